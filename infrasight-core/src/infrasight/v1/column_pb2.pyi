@@ -1,0 +1,26 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Origin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ORIGIN_UNSPECIFIED: _ClassVar[Origin]
+    ORIGIN_AGENT: _ClassVar[Origin]
+    ORIGIN_SERVER: _ClassVar[Origin]
+ORIGIN_UNSPECIFIED: Origin
+ORIGIN_AGENT: Origin
+ORIGIN_SERVER: Origin
+COLUMN_FIELD_NUMBER: _ClassVar[int]
+column: _descriptor.FieldDescriptor
+
+class Column(_message.Message):
+    __slots__ = ("dictionary", "origin")
+    DICTIONARY_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    dictionary: bool
+    origin: Origin
+    def __init__(self, dictionary: _Optional[bool] = ..., origin: _Optional[_Union[Origin, str]] = ...) -> None: ...

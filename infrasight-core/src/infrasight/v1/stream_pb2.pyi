@@ -1,0 +1,163 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFUSAL_REASON_UNSPECIFIED: _ClassVar[RefusalReason]
+    REFUSAL_REASON_UNKNOWN_PROBE: _ClassVar[RefusalReason]
+    REFUSAL_REASON_SCHEMA_MISMATCH: _ClassVar[RefusalReason]
+    REFUSAL_REASON_MALFORMED: _ClassVar[RefusalReason]
+    REFUSAL_REASON_TOO_LARGE: _ClassVar[RefusalReason]
+    REFUSAL_REASON_REJECTED_BY_STORE: _ClassVar[RefusalReason]
+REFUSAL_REASON_UNSPECIFIED: RefusalReason
+REFUSAL_REASON_UNKNOWN_PROBE: RefusalReason
+REFUSAL_REASON_SCHEMA_MISMATCH: RefusalReason
+REFUSAL_REASON_MALFORMED: RefusalReason
+REFUSAL_REASON_TOO_LARGE: RefusalReason
+REFUSAL_REASON_REJECTED_BY_STORE: RefusalReason
+
+class StreamRequest(_message.Message):
+    __slots__ = ("hello", "batch")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    batch: Batch
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
+
+class StreamResponse(_message.Message):
+    __slots__ = ("welcome", "acknowledgement", "refusal")
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    welcome: Welcome
+    acknowledgement: Acknowledgement
+    refusal: Refusal
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("node", "boot_id", "agent_version", "probes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    boot_id: str
+    agent_version: str
+    probes: _containers.RepeatedCompositeFieldContainer[ProbeSchema]
+    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeSchema, _Mapping]]] = ...) -> None: ...
+
+class ProbeSchema(_message.Message):
+    __slots__ = ("probe", "message_type", "fingerprint")
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    probe: str
+    message_type: str
+    fingerprint: str
+    def __init__(self, probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("server_version", "probes", "max_batch_bytes")
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    server_version: str
+    probes: _containers.RepeatedCompositeFieldContainer[ProbeAnswer]
+    max_batch_bytes: int
+    def __init__(self, server_version: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeAnswer, _Mapping]]] = ..., max_batch_bytes: _Optional[int] = ...) -> None: ...
+
+class ProbeAnswer(_message.Message):
+    __slots__ = ("probe", "accepted", "reason")
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    probe: str
+    accepted: bool
+    reason: str
+    def __init__(self, probe: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Batch(_message.Message):
+    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "drops", "retry")
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    probe: str
+    message_type: str
+    fingerprint: str
+    rows: int
+    arrow: bytes
+    messages: Messages
+    drops: _containers.RepeatedCompositeFieldContainer[Drop]
+    retry: bool
+    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., drops: _Optional[_Iterable[_Union[Drop, _Mapping]]] = ..., retry: _Optional[bool] = ...) -> None: ...
+
+class Messages(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, messages: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Drop(_message.Message):
+    __slots__ = ("reason", "events")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    events: int
+    def __init__(self, reason: _Optional[str] = ..., events: _Optional[int] = ...) -> None: ...
+
+class Acknowledgement(_message.Message):
+    __slots__ = ("batch_id",)
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    def __init__(self, batch_id: _Optional[str] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("batch_id", "reason", "detail")
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    batch_id: str
+    reason: RefusalReason
+    detail: str
+    def __init__(self, batch_id: _Optional[str] = ..., reason: _Optional[_Union[RefusalReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class QueryRequest(_message.Message):
+    __slots__ = ("sql",)
+    SQL_FIELD_NUMBER: _ClassVar[int]
+    sql: str
+    def __init__(self, sql: _Optional[str] = ...) -> None: ...
+
+class QueryResponse(_message.Message):
+    __slots__ = ("arrow",)
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    arrow: bytes
+    def __init__(self, arrow: _Optional[bytes] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("probes",)
+    PROBES_FIELD_NUMBER: _ClassVar[int]
+    probes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, probes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("probe", "arrow", "skipped")
+    PROBE_FIELD_NUMBER: _ClassVar[int]
+    ARROW_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    probe: str
+    arrow: bytes
+    skipped: int
+    def __init__(self, probe: _Optional[str] = ..., arrow: _Optional[bytes] = ..., skipped: _Optional[int] = ...) -> None: ...

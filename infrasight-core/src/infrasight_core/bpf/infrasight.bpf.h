@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What a probe's C includes. The probe lists its columns once, says what it keeps from a call's entry to its exit, and
+ * includes this file:
+ *
+ *   #define COLUMNS(FIXED, CHARS, TEXT) FIXED(u32, flags) CHARS(parent_comm, 16) TEXT(path, 4096, 64)
+ *   struct entry { u64 time; const char *path; u32 flags; };
+ *   #include "infrasight.bpf.h"
+ *
+ * FIXED is a number, CHARS a string in a fixed width, TEXT a string at its own length: at most the second number of bytes
+ * (a power of two) and about the third on average. Every CPU has a block: an array per column, and for each TEXT column a
+ * heap and an array of ends. A program writes an event into the slot at `head`, field by field, and moves `head` last; the
+ * agent has the block mapped, takes slices of the columns up to `head`, and moves `tail`.
+ *
+ * Only programs on perf-type tracepoints (syscalls:, sched:, sock: …) may write a block: they run with preemption off and
+ * never nest on a CPU, so a block has one writer at a time.
+ */
+#define PATH_BYTES 4096
+#define PATH_DEPTH 128 /* components and mounts that a path may have */
+#define CURRENT_DIRECTORY (-100)
+
+/* The contexts of the tracepoints, as in their format files; the first 8 bytes are common to all. */
+struct sys_enter {
+  u64 common;
+  long number;
+  unsigned long args[6];
+};
+
+struct sys_exit {
+  u64 common;
+  long number;
+  long ret;
+};
+
+#define DATA_LOC(context, member) ((char *)(context) + ((context)->member & 0xffff))
+
+/* The columns that every event has, filled by common(). */
+#define HEADER_COLUMNS(FIXED, CHARS)                                                                                           \
+  FIXED(u64, time)                                                                                                             \
+  FIXED(u64, duration_ns)                                                                                                      \
+  FIXED(u64, process_key)                                                                                                      \
+  FIXED(u64, parent_process_key)                                                                                               \
+  FIXED(u64, cgroup_id)                                                                                                        \
+  FIXED(u64, quality)                                                                                                          \
+  FIXED(u32, pid)                                                                                                              \
+  FIXED(u32, tid)                                                                                                              \
+  FIXED(u32, ppid)                                                                                                             \
+  FIXED(u32, uid)                                                                                                              \
+  FIXED(u32, gid)                                                                                                              \
+  FIXED(s32, return_code)                                                                                                      \
+  CHARS(comm, 16)
+
+/* A column's array is of bytes, because LLVM writes an array of u64 out element by element (0.5 s per 16,384) and char in no
+ * time; its type stands before it as an array of no elements, for the agent to read from the layout. Widths are numbers,
+ * because BCC's layout description trips over a sizeof in an array bound. */
+#define WIDTH_u8 1
+#define WIDTH_u16 2
+#define WIDTH_u32 4
+#define WIDTH_s32 4
+#define WIDTH_u64 8
+#define WIDTH_s64 8
+
+#define NOTHING(...)
+#define FIXED_TYPE(type, name) typedef type name##_column;
+#define TEXT_INDEX(name, max, mean) TEXT_##name,
+#define TEXT_SIZES(name, max, mean) name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
+#define FIXED_ARRAY(type, name)                                                                                                \
+  type name##_type[0];                                                                                                         \
+  char name[SLOTS * WIDTH_##type];
+#define CHARS_ARRAY(name, width) char name[SLOTS * width];
+#define TEXT_ARRAYS(name, max, mean)                                                                                           \
+  char name##_end[SLOTS * 4];                                                                                                  \
+  char name##_heap[name##_heap_size + 2 * max + 8]; /* a string may run past the end, so that it never wraps */
+
+HEADER_COLUMNS(FIXED_TYPE, NOTHING)
+COLUMNS(FIXED_TYPE, NOTHING, NOTHING)
+enum text { COLUMNS(NOTHING, NOTHING, TEXT_INDEX) TEXTS };
+enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
+
+/* A CPU's block. What is being written of the event at `head` stands in the block too (its quality, the length of each text, a
+ * walk's position), not on the stack: to the verifier, what it loads from a map is any number, so that it checks the rounds of
+ * a loop once each and not every way through all of them. */
+struct block {
+  u64 head, heap_head[15]; /* moved by the program */
+  u64 tail, heap_tail[15]; /* moved by the agent, on cache lines of their own */
+  u64 seen, block_full, heap_full, entries_full, counters_[12];
+  u64 flags, length[15];
+  u64 dentry, mount, root, at, walk_[12];
+  HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
+  COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
+  char scratch[2 * PATH_BYTES];
+};
+
+BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
+BPF_HASH(entries, u32, struct entry, ENTRIES);
+
+/* What a row says of itself: bit 0, then three bits for each TEXT column. */
+#define ENTRY_MISSING 1ULL
+#define TEXT_CUT(name) (1ULL << (1 + 3 * TEXT_##name))
+#define TEXT_MISSING(name) (2ULL << (1 + 3 * TEXT_##name))
+#define TEXT_USER_MEMORY(name) (4ULL << (1 + 3 * TEXT_##name))
+
+static inline struct block *this_block(void) {
+  int cpu = bpf_get_smp_processor_id();
+  return blocks.lookup(&cpu);
+}
+
+/* Keeps what the call's entry tells until its exit; without it the event is recorded all the same, as ENTRY_MISSING. */
+static inline int enter(struct entry *entry) {
+  u32 tid = bpf_get_current_pid_tgid();
+  entry->time = bpf_ktime_get_boot_ns();
+  if (entries.update(&tid, entry)) {
+    struct block *b = this_block();
+    if (b) b->entries_full++;
+  }
+  return 0;
+}
+
+static inline struct entry *entry_of(u32 tid) {
+  return entries.lookup(&tid);
+}
+
+static inline void forget(u32 tid) {
+  entries.delete(&tid);
+}
+
+#define HEAP_ROOM(name, max, mean)                                                                                             \
+  if (b->heap_head[TEXT_##name] - b->heap_tail[TEXT_##name] + max > name##_heap_size) {                                        \
+    b->heap_full++;                                                                                                            \
+    return NULL;                                                                                                               \
+  }
+#define NO_TEXT(name, max, mean) b->length[TEXT_##name] = 0;
+
+/* Takes the next slot of this CPU's block; NULL, and counted why, where there is none. */
+static inline struct block *begin(void) {
+  struct block *b = this_block();
+  if (!b) return NULL;
+  b->seen++;
+  if (b->head - b->tail >= SLOTS) {
+    b->block_full++;
+    return NULL;
+  }
+  COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
+  COLUMNS(NOTHING, NOTHING, NO_TEXT)
+  b->flags = 0;
+  return b;
+}
+
+#define SLOT(b) ((b)->head & (SLOTS - 1))
+#define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
+#define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * width])
+
+/* Reads a member of a kernel struct; 0 where the memory cannot be read. */
+#define FIELD(type, object, struct_member)                                                                                     \
+  ({                                                                                                                           \
+    type value_ = 0;                                                                                                           \
+    bpf_probe_read_kernel(&value_, sizeof(value_), (char *)(object) + OFFSET_##struct_member);                                 \
+    value_;                                                                                                                    \
+  })
+
+/* A process for ever: the start of its first thread in units of 2^20 ns (1.05 ms) above 22 bits of pid, since boot here, since
+ * the epoch when the agent has added the time of boot. A pid does not come round within a unit. */
+static inline u64 process_key(void *task, u32 pid) {
+  void *leader = FIELD(void *, task, task_struct__group_leader);
+  return (FIELD(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
+}
+
+/* Fills the header's columns, of the current task. */
+static inline void common(struct block *b, struct entry *entry, int return_code) {
+  u64 now = bpf_ktime_get_boot_ns(), began = entry ? entry->time : now, ids = bpf_get_current_pid_tgid();
+  u64 user = bpf_get_current_uid_gid();
+  void *task = (void *)bpf_get_current_task(), *parent = FIELD(void *, task, task_struct__real_parent);
+  u32 ppid = FIELD(u32, parent, task_struct__tgid);
+  if (!entry) b->flags |= ENTRY_MISSING;
+  SET(b, time, began);
+  SET(b, duration_ns, now - began);
+  SET(b, pid, ids >> 32);
+  SET(b, tid, ids);
+  SET(b, ppid, ppid);
+  SET(b, process_key, process_key(task, ids >> 32));
+  SET(b, parent_process_key, process_key(parent, ppid));
+  SET(b, uid, user);
+  SET(b, gid, user >> 32);
+  SET(b, cgroup_id, bpf_get_current_cgroup_id());
+  SET(b, return_code, return_code);
+  bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
+}
+
+/* How long a text is so far, and where its next byte goes. */
+#define TEXT_LENGTH(b, name) ((b)->length[TEXT_##name])
+#define TEXT_AT(b, name)                                                                                                       \
+  (&(b)->name##_heap[((b)->heap_head[TEXT_##name] & (name##_heap_size - 1)) + (TEXT_LENGTH(b, name) & (name##_max - 1))])
+
+/* Takes what a read of a string of at most max + 1 bytes returned: its length with the NUL, or an error. */
+#define TAKE_STRING(b, name, result)                                                                                           \
+  ({                                                                                                                           \
+    long read_ = (result);                                                                                                     \
+    if (read_ <= 0)                                                                                                            \
+      (b)->flags |= TEXT_MISSING(name);                                                                                        \
+    else if (read_ > name##_max)                                                                                               \
+      (b)->flags |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                         \
+    else                                                                                                                       \
+      TEXT_LENGTH(b, name) = read_ - 1;                                                                                        \
+  })
+
+/* The one string of a TEXT column, from kernel memory or from the program's own, which another thread may have changed. */
+#define SET_KERNEL_STRING(b, name, pointer)                                                                                    \
+  TAKE_STRING(b, name, bpf_probe_read_kernel_str(TEXT_AT(b, name), name##_max + 1, pointer))
+#define SET_USER_STRING(b, name, pointer)                                                                                      \
+  ({                                                                                                                           \
+    (b)->flags |= TEXT_USER_MEMORY(name);                                                                                      \
+    TAKE_STRING(b, name, bpf_probe_read_user_str(TEXT_AT(b, name), name##_max + 1, pointer));                                  \
+  })
+
+/* Bytes of user memory as they are, `size` of them; more than fits is cut. */
+#define SET_USER_BYTES(b, name, pointer, size)                                                                                 \
+  ({                                                                                                                           \
+    u64 wanted_ = (size);                                                                                                      \
+    if (wanted_ > name##_max) (b)->flags |= TEXT_CUT(name), wanted_ = name##_max;                                              \
+    if (bpf_probe_read_user(TEXT_AT(b, name), wanted_, pointer))                                                               \
+      (b)->flags |= TEXT_MISSING(name);                                                                                        \
+    else                                                                                                                       \
+      TEXT_LENGTH(b, name) = wanted_;                                                                                          \
+  })
+
+/* Writes the absolute path of the kernel's `struct path`, as its mount namespace sees it, into the block's scratch, from the
+ * end on, and leaves in `at` where it begins. False where the path has more than PATH_DEPTH parts or PATH_BYTES. */
+static inline bool walk_path(struct block *b, char *path) {
+  b->at = PATH_BYTES;
+  b->dentry = FIELD(u64, path, path__dentry);
+  b->mount = FIELD(u64, path, path__mnt);
+  b->root = FIELD(u64, b->mount, vfsmount__mnt_root);
+  for (int i = 0; i < PATH_DEPTH; i++) {
+    if (b->dentry == b->root) { /* the root of a mount: go on at its mount point */
+      u64 inner = b->mount - OFFSET_mount__mnt, outer = FIELD(u64, inner, mount__mnt_parent);
+      if (outer == inner) return true;
+      b->dentry = FIELD(u64, inner, mount__mnt_mountpoint);
+      b->mount = outer + OFFSET_mount__mnt;
+      b->root = FIELD(u64, b->mount, vfsmount__mnt_root);
+      continue;
+    }
+    u64 parent = FIELD(u64, b->dentry, dentry__d_parent), length = FIELD(u32, b->dentry, dentry__d_name__len) & 255;
+    if (length + 1 > b->at) return false;
+    b->at -= length + 1;
+    u64 at = b->at & (PATH_BYTES - 1);
+    b->scratch[at] = '/';
+    bpf_probe_read_kernel(&b->scratch[at + 1], length, FIELD(void *, b->dentry, dentry__d_name__name));
+    if (parent == b->dentry) return true; /* in no tree: a memfd, a file that was never linked */
+    b->dentry = parent;
+  }
+  return false;
+}
+
+#define SET_PATH(b, name, path)                                                                                                \
+  ({                                                                                                                           \
+    if (!walk_path(b, (char *)(path))) (b)->flags |= TEXT_CUT(name);                                                           \
+    if ((b)->at == PATH_BYTES) (b)->scratch[--(b)->at & (PATH_BYTES - 1)] = '/';                                               \
+    u64 length_ = PATH_BYTES - (b)->at;                                                                                        \
+    if (length_ <= PATH_BYTES) {                                                                                               \
+      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->scratch[(b)->at & (PATH_BYTES - 1)]);                             \
+      TEXT_LENGTH(b, name) = length_;                                                                                          \
+    }                                                                                                                          \
+  })
+
+#define COMMIT_TEXT(name, max, mean)                                                                                           \
+  b->heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                           \
+  ((u32 *)b->name##_end)[SLOT(b)] = b->heap_head[TEXT_##name];
+
+/* Publishes the event. The fetching form of the addition is fully ordered on every architecture: whoever sees the new head
+ * sees all that was written before it. */
+static inline void commit(struct block *b) {
+  SET(b, quality, b->flags);
+  COLUMNS(NOTHING, NOTHING, COMMIT_TEXT)
+  if (__sync_fetch_and_add(&b->head, 1) == ~0ULL) b->seen++;
+}

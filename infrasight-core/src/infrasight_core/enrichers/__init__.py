@@ -1,0 +1,1 @@
+"""The core's own plugins: they use the same hook as a third party's."""

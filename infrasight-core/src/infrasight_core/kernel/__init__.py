@@ -1,0 +1,1 @@
+"""The kernel side: offsets from BTF, the loader process, blocks and their reader."""

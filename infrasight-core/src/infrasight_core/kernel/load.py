@@ -1,0 +1,179 @@
+"""Loads a probe's BPF program through the loader process and keeps what keeps it running."""
+
+import array
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import structlog
+from attrs import define, frozen
+
+from infrasight_core.errors import KernelError, ProbeError
+from infrasight_core.kernel import loader
+from infrasight_core.kernel.block import Blocks
+from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.layout import layout_of
+from infrasight_core.program import BpfProgram, Kernel
+
+log = structlog.get_logger(__name__)
+HEADER = "infrasight.bpf.h"
+LOAD_SECONDS = 60
+HEADER_FIELDS = (
+    "dentry.d_name.len",
+    "dentry.d_name.name",
+    "dentry.d_parent",
+    "mount.mnt",
+    "mount.mnt_mountpoint",
+    "mount.mnt_parent",
+    "path.dentry",
+    "path.mnt",
+    "task_struct.group_leader",
+    "task_struct.real_parent",
+    "task_struct.start_boottime",
+    "task_struct.tgid",
+    "vfsmount.mnt_root",
+)
+
+
+@frozen
+class LoadSettings:
+    """How probes are loaded.
+
+    Attributes:
+        python: A Python that has bcc.
+        memory: The bytes that one probe's blocks may take, over all CPUs.
+        entries: Calls of one probe that may be under way at once.
+    """
+
+    python: Path = Path("/usr/bin/python3")
+    memory: int = 64 << 20
+    entries: int = 10240
+
+
+@define
+class LoadedProbe:
+    """A probe that is recording; it stops when it is closed, or when this process ends.
+
+    Attributes:
+        name: The probe.
+        blocks: Its blocks, mapped.
+        descriptors: What keeps its programs attached.
+    """
+
+    name: str
+    blocks: Blocks
+    descriptors: list[int]
+
+    def detach(self) -> None:
+        """Stops recording; what is in the blocks can still be read."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def close(self) -> None:
+        """Stops recording and lets the blocks go, read or not."""
+        self.detach()
+        self.blocks.close()
+
+
+def running_kernel() -> Kernel:
+    """The kernel of this machine."""
+    possible = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return Kernel(platform.release(), platform.machine(), int(re.split("[,-]", possible)[-1]) + 1)
+
+
+def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> LoadedProbe:
+    """Compiles, loads and attaches a program; takes about a second.
+
+    Raises:
+        ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
+    """
+    try:
+        request = _request(program, kernel, settings)
+        answer, descriptors = _ask_loader(request, settings.python)
+    except KernelError as error:
+        raise ProbeError(probe, "load_bpf", str(error)) from error
+    map_fd, *kept = descriptors
+    try:
+        layout = layout_of(answer["layout"], answer["slots"], answer["value_size"])
+        blocks = Blocks(map_fd, layout, kernel.cpus)
+    finally:
+        os.close(map_fd)
+    if answer["slots"] < program.slots:
+        log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
+    return LoadedProbe(probe, blocks, kept)
+
+
+def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dict[str, object]:
+    if program.slots < 64 or program.slots & (program.slots - 1):
+        raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
+    offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
+    defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
+    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
+    bpf = resources.files("infrasight_core") / "bpf"
+    return {
+        "source": _with_header(program.source, bpf / HEADER),
+        "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
+        "attach": [[point.function, point.event] for point in program.attach],
+        "headers": str(bpf),
+        "slots": program.slots,
+        "cpus": kernel.cpus,
+        "memory": settings.memory,
+    }
+
+
+def _with_header(source: Path | Traversable, header: Traversable) -> str:
+    """The source with the header in place of its include: BCC rewrites map accesses in the main file alone."""
+    text, include = source.read_text(encoding="utf-8"), f'#include "{HEADER}"\n'
+    before, found, after = text.partition(include)
+    if not found:
+        raise KernelError(f"{source.name} does not include {HEADER}")
+    line = before.count("\n") + 2
+    return (
+        f'#line 1 "{source.name}"\n{before}#line 1 "{HEADER}"\n{header.read_text(encoding="utf-8")}\n'
+        f'#line {line} "{source.name}"\n{after}'
+    )
+
+
+def _ask_loader(request: dict[str, object], python: Path) -> tuple[dict[str, object], list[int]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        command = [str(python), "-E", "-s", loader.__file__, str(theirs.fileno())]
+        try:
+            done = subprocess.run(
+                command,
+                input=json.dumps(request).encode(),
+                pass_fds=[theirs.fileno()],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=LOAD_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise KernelError(f"there is no {python}: set `loader_python` to a Python that has bcc") from error
+        except subprocess.TimeoutExpired as error:
+            raise KernelError(f"the loader took more than {LOAD_SECONDS} s") from error
+        theirs.close()
+        message, ancillary, *_ = ours.recvmsg(loader.MESSAGE_BYTES, socket.CMSG_SPACE(253 * array.array("i").itemsize))
+    descriptors = array.array("i")
+    for _, _, data in ancillary:
+        descriptors.frombytes(data)
+    said = done.stdout.decode(errors="replace")
+    if not message:
+        raise KernelError(f"the loader ended with status {done.returncode}: {_first_words(said)}")
+    answer: dict[str, object] = json.loads(message)
+    if "error" in answer:
+        raise KernelError(f"{answer['error']}; {_first_words(said)}" if _first_words(said) else str(answer["error"]))
+    return answer, list(descriptors)
+
+
+def _first_words(output: str) -> str:
+    """The lines that tell: compiler errors, else the last lines, in one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and "modprobe" not in line]
+    errors = [line for line in lines if "error:" in line]
+    return "; ".join((errors or lines[-3:])[:3])

@@ -1,0 +1,64 @@
+"""The loader: compiles one probe's C with bcc, loads and attaches it, hands its descriptors over, and exits.
+
+Run as a program by a Python that has bcc (Debian's own), with nothing but the standard library, so that the agent lives in any
+virtual environment and LLVM never stays in memory::
+
+    python3 loader.py SOCKET_FD < REQUEST
+
+The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`), `headers`, `slots`
+and `memory`, the bytes that the blocks of all CPUs may take. The answer is a JSON message on the Unix socket: `layout`
+(BCC's description of `struct block`), `slots`, `value_size`, and with it the descriptors of the blocks' map, of each program
+and of each attachment, in that order; or `error`.
+"""
+
+import ctypes
+import json
+import os
+import socket
+import sys
+from typing import Any
+
+MESSAGE_BYTES = 65536
+
+
+def main() -> None:
+    """Answers one request."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    request = json.load(sys.stdin)
+    os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
+    try:
+        from bcc import BPF, lib
+    except ImportError as error:
+        answer: dict[str, Any] = {"error": f"{sys.executable} has no bcc ({error}): apt-get install python3-bpfcc"}
+        channel.send(json.dumps(answer).encode())
+        return
+    try:
+        answer, descriptors = load(BPF, lib, request)
+    except Exception as error:  # bcc raises bare Exceptions; whatever it is, the agent must hear of it
+        channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        return
+    socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)
+
+
+def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803 - bcc's own name
+    """Compiles, halving the slots until the blocks fit the memory; loads; attaches."""
+    slots, cpus = request["slots"], request["cpus"]
+    while True:
+        cflags = [*request["cflags"], f"-DSLOTS={slots}"]
+        bpf = BPF(text=request["source"].encode(), cflags=cflags)
+        size = ctypes.sizeof(bpf["blocks"].Leaf)
+        if size * cpus <= request["memory"] or slots <= 64:
+            break
+        bpf.cleanup()
+        slots //= 2
+    layout = json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks"))
+    programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
+    for name, event in request["attach"]:
+        bpf.attach_tracepoint(tp=event.encode(), fn_name=name.encode())
+    attached = [bpf.tracepoint_fds[event.encode()] for _, event in request["attach"]]
+    answer = {"layout": layout, "slots": slots, "value_size": size, "programs": list(programs)}
+    return answer, [bpf["blocks"].map_fd, *(p.fd for p in programs.values()), *attached]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What a probe asks the kernel for: values only, nothing here touches the kernel."""
+
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from attrs import field, frozen
+
+
+@frozen
+class Tracepoint:
+    """A BPF function and the tracepoint that it hangs on.
+
+    Attributes:
+        function: The function's name in the C source.
+        event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
+    """
+
+    function: str
+    event: str
+
+
+@frozen
+class BpfProgram:
+    """What `load_bpf` returns.
+
+    Attributes:
+        source: The `.bpf.c` resource; it includes `infrasight.bpf.h`.
+        attach: Where each of its functions hangs.
+        kernel_fields: Members of kernel structs that the C reads, as `struct.member` or `struct.member.member`; each becomes
+            the define `OFFSET_struct__member` (dots are `__`), in bytes, from the node's BTF.
+        defines: Further `-D` defines, from options.
+        slots: How many events a CPU's block holds, a power of two; halved until the blocks fit the memory budget.
+    """
+
+    source: Path | Traversable
+    attach: tuple[Tracepoint, ...]
+    kernel_fields: tuple[str, ...] = ()
+    defines: Mapping[str, int] = field(factory=dict)
+    slots: int = 16384
+
+
+@frozen
+class Kernel:
+    """The kernel that a probe is about to be loaded into.
+
+    Attributes:
+        release: `uname -r`.
+        machine: `uname -m`.
+        cpus: The number of possible CPUs, which is the number of blocks.
+    """
+
+    release: str
+    machine: str
+    cpus: int

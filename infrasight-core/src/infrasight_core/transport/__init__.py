@@ -1,0 +1,1 @@
+"""The wire: the only part of the core that knows gRPC."""

@@ -1,0 +1,1 @@
+"""The execve probe of InfraSight."""

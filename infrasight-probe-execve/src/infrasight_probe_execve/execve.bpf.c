@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * execve(2) and execveat(2). A call that succeeds is recorded when the new image is in place (sched_process_exec), from the
+ * image's own memory, which no thread of the caller can reach any more; one that fails, at its exit.
+ */
+#define COLUMNS(FIXED, CHARS, TEXT)                                                                                            \
+  TEXT(exe, 4096, 64)                                                                                                          \
+  TEXT(filename, 4096, 64)                                                                                                     \
+  TEXT(argv, 32768, 256)                                                                                                       \
+  TEXT(cwd, 4096, 64)                                                                                                          \
+  CHARS(parent_comm, 16)                                                                                                       \
+  FIXED(u32, argv_length)                                                                                                      \
+  FIXED(s32, dirfd)                                                                                                            \
+  FIXED(u32, at_flags)
+
+struct entry {
+  u64 time;
+  const char *filename;
+  const char **argv;
+  int dirfd;
+  u32 at_flags;
+};
+
+#include "infrasight.bpf.h"
+
+#define FAILED_ARGUMENTS 1024 /* how many arguments of a failed call are read */
+
+struct sched_process_exec {
+  u64 common;
+  u32 filename;
+  int pid, old_pid;
+};
+
+int enter_execve(struct sys_enter *call) {
+  struct entry entry = {
+      .filename = (void *)call->args[0], .argv = (void *)call->args[1], .dirfd = CURRENT_DIRECTORY};
+  return enter(&entry);
+}
+
+int enter_execveat(struct sys_enter *call) {
+  struct entry entry = {.dirfd = call->args[0],
+                        .filename = (void *)call->args[1],
+                        .argv = (void *)call->args[2],
+                        .at_flags = call->args[4]};
+  return enter(&entry);
+}
+
+static inline void who(struct block *b, struct entry *entry, int return_code) {
+  char *task = (char *)bpf_get_current_task(), *fs = FIELD(char *, task, task_struct__fs);
+  char *mm = FIELD(char *, task, task_struct__mm), *parent = FIELD(char *, task, task_struct__real_parent);
+  common(b, entry, return_code);
+  bpf_probe_read_kernel(CHARS_AT(b, parent_comm, 16), 16, parent + OFFSET_task_struct__comm);
+  SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
+  SET(b, at_flags, entry ? entry->at_flags : 0);
+  SET_PATH(b, exe, FIELD(char *, mm, mm_struct__exe_file) + OFFSET_file__f_path);
+  SET_PATH(b, cwd, fs + OFFSET_fs_struct__pwd);
+}
+
+int succeeded(struct sched_process_exec *exec) {
+  u32 tid = exec->old_pid; /* a thread that executes takes the place of its group's leader, and its id */
+  struct block *b = begin();
+  if (b) {
+    char *mm = FIELD(char *, bpf_get_current_task(), task_struct__mm);
+    u64 from = FIELD(u64, mm, mm_struct__arg_start), size = FIELD(u64, mm, mm_struct__arg_end) - from;
+    who(b, entry_of(tid), 0);
+    SET_KERNEL_STRING(b, filename, DATA_LOC(exec, filename));
+    SET(b, argv_length, size);
+    SET_USER_BYTES(b, argv, (void *)from, size);
+    commit(b);
+  }
+  forget(tid);
+  return 0;
+}
+
+/* The arguments of a failed call, from the caller's memory: each with its NUL, one after the other. */
+static inline void user_argv(struct block *b, const char **argv) {
+  b->flags |= TEXT_USER_MEMORY(argv);
+  SET(b, argv_length, 0);
+  for (int i = 0; i < FAILED_ARGUMENTS; i++) {
+    const char *argument = NULL;
+    long length = bpf_probe_read_user(&argument, sizeof(argument), argv + i);
+    if (!length && !argument) return;
+    if (!length) length = bpf_probe_read_user_str(TEXT_AT(b, argv), argv_max, argument);
+    if (length < 0) {
+      b->flags |= TEXT_MISSING(argv);
+      return;
+    }
+    u64 total = (((argv_length_column *)b->argv_length)[SLOT(b)] += length);
+    if (total < argv_max)
+      TEXT_LENGTH(b, argv) = total;
+    else
+      b->flags |= TEXT_CUT(argv);
+  }
+  b->flags |= TEXT_CUT(argv);
+}
+
+int failed(struct sys_exit *call) {
+  u32 tid = bpf_get_current_pid_tgid();
+  struct entry *entry = entry_of(tid);
+  struct block *b = call->ret < 0 ? begin() : NULL;
+  if (b) {
+    who(b, entry, call->ret);
+    SET_USER_STRING(b, filename, entry ? entry->filename : NULL);
+    user_argv(b, entry ? entry->argv : NULL);
+    commit(b);
+  }
+  forget(tid);
+  return 0;
+}

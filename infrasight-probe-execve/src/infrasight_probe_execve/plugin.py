@@ -1,0 +1,53 @@
+"""The probe `execve`: programs executed, by execve(2) and execveat(2), successful or not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import pyarrow as pa
+from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl
+
+from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_execve")
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """One row per call; see execve.proto for the columns."""
+    return EventSchema(ExecveEvent, _FILES / "execve_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Successful calls at sched_process_exec, failed ones at their exit. It has no options."""
+    if options:
+        raise ConfigError(f"probes.execve: {next(iter(options))!r} is not known; execve has no options")
+    return BpfProgram(
+        _FILES / "execve.bpf.c",
+        attach=(
+            Tracepoint("enter_execve", "syscalls:sys_enter_execve"),
+            Tracepoint("enter_execveat", "syscalls:sys_enter_execveat"),
+            Tracepoint("succeeded", "sched:sched_process_exec"),
+            Tracepoint("failed", "syscalls:sys_exit_execve"),
+            Tracepoint("failed", "syscalls:sys_exit_execveat"),
+        ),
+        kernel_fields=(
+            "file.f_path",
+            "fs_struct.pwd",
+            "mm_struct.arg_end",
+            "mm_struct.arg_start",
+            "mm_struct.exe_file",
+            "task_struct.comm",
+            "task_struct.fs",
+            "task_struct.mm",
+        ),
+        slots=4096,
+    )
+
+
+@hookimpl
+def decode(columns: Columns) -> Mapping[str, pa.Array]:
+    """The arguments lie one after the other, each with its NUL."""
+    return {"argv": columns.split("argv", 0)}

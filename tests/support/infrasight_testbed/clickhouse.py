@@ -1,0 +1,82 @@
+"""A real ClickHouse server for tests, which can be killed and started again with its data."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from infrasight_testbed.clickhouse_install import clickhouse_library
+
+_START_SECONDS = 30.0
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ClickHouseServer:
+    """A server over HTTP on a loopback port.
+
+    Args:
+        folder: Where it keeps its data; the data stay when it is stopped or killed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For `--store` of infrasight-server."""
+        return f"http://127.0.0.1:{self._port}/"
+
+    def start(self) -> "ClickHouseServer":
+        """Starts it and waits until it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        never_written = self._folder / "fifo"
+        if not never_written.exists():
+            os.mkfifo(never_written)
+        # The server lives as long as its query, which waits for a writer that never comes.
+        query = f"SYSTEM START LISTEN HTTP; SELECT * FROM file('{never_written}', 'LineAsString') FORMAT Null"
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(__file__).with_name("clickhouse_process.py")),
+                str(clickhouse_library()),
+                f"--path={self._folder / 'data'}",
+                f"--http_port={self._port}",
+                "--listen_host=127.0.0.1",
+                f"--query={query}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._folder / "log").open("ab"),
+        )
+        until = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"ClickHouse did not start:\n{(self._folder / 'log').read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}ping", timeout=5) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, as when the machine loses it; what it had committed stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None

@@ -1,0 +1,179 @@
+"""Makes the machine and `.venv` ready; asks apt and a package registry only for what is missing.
+
+    python3 tools/setup.py lint     the virtual environment: the workspace's packages and the development tools
+    python3 tools/setup.py run      and what recording needs: bcc, libbpf, the kernel's file systems
+    python3 tools/setup.py test     and what the tests need: a C compiler, strace, npm
+
+It runs before anything is installed: standard library only, and it says everything on stderr.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+LOCK = ROOT / "requirements.lock"
+STAMP = VENV / "infrasight-setup.stamp"
+UV = VENV / "bin" / "uv"
+
+# What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
+PACKAGES = {
+    "lint": {},
+    "run": {"python3-bpfcc": "", "libbpf1": ""},
+    "test": {"python3-bpfcc": "", "libbpf1": "", "gcc": "cc", "libc6-dev": "", "strace": "strace", "npm": "npm"},
+}
+FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
+PAUSES = (2, 5, 15, 30, 60)  # seconds before each further try: a registry can fail for minutes
+
+
+class SetUpError(Exception):
+    """What is wrong and what to do, in one line."""
+
+
+def say(text: str) -> None:
+    """Tells the person who waits."""
+    print(f"set-up: {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, tries: int = 1, env: dict[str, str] | None = None) -> None:
+    """Runs a command with its output on stderr; tries again after a pause when it fails.
+
+    Raises:
+        SetUpError: It failed every time.
+    """
+    line = " ".join(str(part).replace(f"{ROOT}/", "") for part in command)
+    say(line)
+    for pause in (*PAUSES[: tries - 1], None):
+        status = subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, cwd=ROOT, env=env, check=False).returncode
+        if status == 0:
+            return
+        if pause is not None:
+            say(f"that failed; trying again in {pause} s")
+            time.sleep(pause)
+    often = f" {tries} times" if tries > 1 else ""
+    remedy = "; is the registry reachable? Type the command again, what is done is kept" if tries > 1 else ""
+    raise SetUpError(f"`{line}` failed{often} (status {status}), see above{remedy}")
+
+
+def debian_packages(purpose: str) -> None:
+    """Installs the Debian packages that are missing, or says which command does."""
+    wanted = [name for name, command in PACKAGES[purpose].items() if not (command and shutil.which(command))]
+    if importlib.util.find_spec("ensurepip") is None:
+        wanted.append("python3-venv")
+    if not wanted:
+        return
+    if shutil.which("dpkg-query") is None:
+        say(f"not a Debian system: see to it that there is what Debian calls {', '.join(wanted)}")
+        return
+    query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *wanted]
+    shown = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    missing = [name for name in wanted if f"{name} installed" not in shown]
+    if not missing:
+        return
+    if os.geteuid() != 0:
+        raise SetUpError(f"as root, type: apt-get install --no-install-recommends {' '.join(missing)}")
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    options = ("-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0")
+    run("apt-get", *options, "-o", "APT::Update::Error-Mode=any", "update", tries=len(PAUSES) + 1, env=env)
+    run("apt-get", *options, "install", "--no-install-recommends", "-y", *missing, tries=len(PAUSES) + 1, env=env)
+
+
+def mount_file_systems() -> None:
+    """Mounts what recording reads and the kernel did not mount at boot; nothing here is ever unmounted."""
+    mounted = {tuple(line.split()[1:3]) for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()}
+    for folder, kind in FILE_SYSTEMS.items():
+        if (folder, kind) in mounted:
+            continue
+        command = ("mount", "-t", kind, kind, folder)
+        if os.geteuid() != 0:
+            say(f"recording needs {folder}; as root, type: {' '.join(command)}")
+            continue
+        try:
+            run(*command)
+        except SetUpError as error:
+            say(f"{error}; nothing can be recorded here without {folder}")
+
+
+def digest() -> str:
+    """Stands for everything that decides what is in the virtual environment."""
+    files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("infrasight-*/pyproject.toml")), LOCK, Path(__file__)]
+    text = b"\0".join([str(ROOT).encode(), *(part for file in files for part in (file.name.encode(), file.read_bytes()))])
+    return hashlib.sha256(text).hexdigest()
+
+
+def registry_settings() -> dict[str, str]:
+    """The environment for uv: where pip was told of another index or certificate, uv is told the same."""
+    listed = subprocess.run(
+        [VENV / "bin" / "python", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, cwd=ROOT
+    ).stdout
+    told = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        told[key.rpartition(".")[2]] = value.strip("'\"")
+    env = {"UV_HTTP_TIMEOUT": "120", "VIRTUAL_ENV": str(VENV)}
+    for key, name in (("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX"), ("cert", "SSL_CERT_FILE")):
+        if key in told:
+            env[name] = " ".join(told[key].split("\\n"))
+    return {**env, **os.environ, "VIRTUAL_ENV": str(VENV)}
+
+
+def python_packages() -> None:
+    """Makes `.venv` hold exactly the locked versions and the workspace's packages, editable."""
+    stamp = f"{ROOT}\n{digest()}\n"
+    before = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
+    python = VENV / "bin" / "python"
+    if before == stamp and python.exists():
+        return
+    say(f"Python {sys.version.split()[0]} ({sys.executable}), into {VENV}")
+    moved = bool(before) and not before.startswith(f"{ROOT}\n")  # its scripts name the place where it was made
+    if moved or not python.exists():
+        importlib.invalidate_caches()
+        if importlib.util.find_spec("ensurepip") is None:
+            raise SetUpError(f"{sys.executable} has no ensurepip module; install it, or name another: make PYTHON=…")
+        run(sys.executable, "-m", "venv", "--clear", VENV)
+    STAMP.unlink(missing_ok=True)
+    locked = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("uv==")]
+    env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(PAUSES) + 1, env=env)
+    env = registry_settings()
+    run(UV, "pip", "install", "--no-progress", "--requirements", LOCK, tries=len(PAUSES) + 1, env=env)
+    editable = [part for file in sorted(ROOT.glob("infrasight-*/pyproject.toml")) for part in ("--editable", f"./{file.parent.name}")]
+    run(UV, "pip", "install", "--offline", "--no-deps", "--no-build-isolation", *editable, env=env)
+    STAMP.write_text(stamp, encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Does what the purpose asks for; 0, or 1 after one line that says why not."""
+    if len(arguments) != 1 or arguments[0] not in PACKAGES:
+        print(__doc__, file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    try:
+        if sys.version_info < (3, 11):
+            raise SetUpError(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=…")
+        with Path(__file__).open() as one_at_a_time:
+            fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+            debian_packages(arguments[0])
+            python_packages()
+            if arguments[0] != "lint":
+                mount_file_systems()
+    except SetUpError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; type the command again, what is done is kept")
+        return 130
+    if (seconds := time.monotonic() - started) > 1:
+        say(f"ready after {seconds:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

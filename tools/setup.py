@@ -2,7 +2,7 @@
 
     python3 tools/setup.py lint     the virtual environment: the workspace's packages and the development tools
     python3 tools/setup.py run      and what recording needs: bcc, libbpf, the kernel's file systems
-    python3 tools/setup.py test     and what the tests need: a C compiler, strace, npm
+    python3 tools/setup.py test     and what the tests need: a C compiler, strace
 
 It runs before anything is installed: standard library only, and it says everything on stderr.
 """
@@ -27,7 +27,7 @@ UV = VENV / "bin" / "uv"
 PACKAGES = {
     "lint": {},
     "run": {"python3-bpfcc": "", "libbpf1": ""},
-    "test": {"python3-bpfcc": "", "libbpf1": "", "gcc": "cc", "libc6-dev": "", "strace": "strace", "npm": "npm"},
+    "test": {"python3-bpfcc": "", "libbpf1": "", "gcc": "cc", "libc6-dev": "", "strace": "strace"},
 }
 FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
 PAUSES = (2, 5, 15, 30, 60)  # seconds before each further try: a registry can fail for minutes

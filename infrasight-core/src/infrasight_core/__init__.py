@@ -3,7 +3,8 @@
 Everything that a probe or an enricher needs stands here; modules below are the agent's own and may change at any time.
 """
 
-from infrasight_core.columns import Columns, constant, map_distinct
+from infrasight_core.arrays import constant, map_distinct, numbers, strings
+from infrasight_core.columns import Columns
 from infrasight_core.context import EnrichContext
 from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
 from infrasight_core.hookspecs import API_VERSION, hookimpl
@@ -25,4 +26,6 @@ __all__ = [
     "constant",
     "hookimpl",
     "map_distinct",
+    "numbers",
+    "strings",
 ]

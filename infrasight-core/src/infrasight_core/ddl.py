@@ -101,8 +101,9 @@ def check(probe: str, schema: EventSchema) -> None:
         wrong.append(f"the columns' order is {', '.join(stored)}; in the message it is {', '.join(names)}")
     for field in schema.stored:
         allowed = clickhouse_types(field.type)
-        if field.name in stored and stored[field.name].type not in allowed:
-            wrong.append(f"column {field.name} is {stored[field.name].type}; for {field.type} it must be {' or '.join(allowed)}")
+        column = stored.get(field.name)
+        if column is not None and column.type not in allowed:
+            wrong.append(f"column {column.name} is {column.type}; for {field.type} it must be {' or '.join(allowed)}")
     if wrong:
         raise SchemaError(f"{probe}: DDL does not agree with {schema.message_type}: {'; '.join(wrong)}")
 

@@ -45,3 +45,7 @@ class QueryError(InfraSightError):
 
 class StoreError(InfraSightError):
     """The store cannot be opened, migrated or written."""
+
+
+class StoreAwayError(StoreError):
+    """The store does not answer, or cannot for now; the same can succeed later."""

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from infrasight_core.errors import SchemaError
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", unify_dictionaries=True)
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def to_bytes(*batches: pa.RecordBatch) -> bytes:

@@ -110,6 +110,6 @@ def _arrow_type(field: FieldDescriptor) -> pa.DataType:
         item = pa.int32()
     else:
         raise SchemaError(f"{field.full_name}: no column type for it; use scalars, bytes, Timestamp, repeated or map of them")
-    if field.is_repeated:
-        return pa.list_(pa.field("item", item, nullable=False))
-    return pa.dictionary(pa.int32(), item) if _column(field).dictionary else item
+    if _column(field).dictionary:
+        item = pa.dictionary(pa.int32(), item)
+    return pa.list_(pa.field("item", item, nullable=False)) if field.is_repeated else item

@@ -74,7 +74,7 @@ int succeeded(struct sched_process_exec *exec) {
 
 /* The arguments of a failed call, from the caller's memory: each with its NUL, one after the other. */
 static inline void user_argv(struct block *b, const char **argv) {
-  b->flags |= TEXT_USER_MEMORY(argv);
+  b->_quality |= TEXT_USER_MEMORY(argv);
   SET(b, argv_length, 0);
   for (int i = 0; i < FAILED_ARGUMENTS; i++) {
     const char *argument = NULL;
@@ -82,16 +82,16 @@ static inline void user_argv(struct block *b, const char **argv) {
     if (!length && !argument) return;
     if (!length) length = bpf_probe_read_user_str(TEXT_AT(b, argv), argv_max, argument);
     if (length < 0) {
-      b->flags |= TEXT_MISSING(argv);
+      b->_quality |= TEXT_MISSING(argv);
       return;
     }
     u64 total = (((argv_length_column *)b->argv_length)[SLOT(b)] += length);
     if (total < argv_max)
       TEXT_LENGTH(b, argv) = total;
     else
-      b->flags |= TEXT_CUT(argv);
+      b->_quality |= TEXT_CUT(argv);
   }
-  b->flags |= TEXT_CUT(argv);
+  b->_quality |= TEXT_CUT(argv);
 }
 
 int failed(struct sys_exit *call) {

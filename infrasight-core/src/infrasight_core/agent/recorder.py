@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import pyarrow as pa
 import structlog
@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.batches import Clock, assemble, conform, merge
+from infrasight_core.arrays import recycle_memory
 from infrasight_core.columns import Columns
 from infrasight_core.context import EnrichContext
 from infrasight_core.errors import ProbeError, SchemaError
@@ -22,29 +23,43 @@ from infrasight_core.schema import EventSchema
 log = structlog.get_logger(__name__)
 SOONEST, LATEST = 0.005, 0.05  # seconds between two looks at the blocks
 LINGER = 0.1  # seconds that the first event of a batch waits for others
-BATCH_ROWS = 32768
+BATCH_ROWS, BATCH_BYTES = 32768, 8 << 20
 FILL = 0.25  # the share of a block that a look should find full
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
-DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
 
 
 @frozen
 class Delivery:
-    """A conforming batch and what identifies it.
+    """Conforming batches, sent and acknowledged as one, and what identifies it.
 
     Attributes:
         batch_id: Unique on the node for ever: when the probe was loaded, then the first event's CPU and slot number.
         probe: Whose events.
         schema: Of the probe.
-        batch: The agent columns.
+        batches: The agent columns.
     """
 
     batch_id: str
     probe: str
     schema: EventSchema
-    batch: pa.RecordBatch
+    batches: list[pa.RecordBatch]
+
+    @property
+    def rows(self) -> int:
+        """How many events."""
+        return sum(batch.num_rows for batch in self.batches)
+
+
+class Sink(Protocol):
+    """Where the recorder's work goes; called by its thread, must not block."""
+
+    def put(self, delivery: Delivery) -> None:
+        """Takes a batch."""
+
+    def dropped(self, probe: str, reason: str, events: int) -> None:
+        """Takes the news of events that will never come."""
 
 
 @define
@@ -54,6 +69,7 @@ class _Recording:
     run: str
     waiting: list[pa.RecordBatch] = field(factory=list)
     rows: int = 0
+    bytes: int = 0
     since: float = 0.0
     first: tuple[int, int] = (0, 0)
     counted: dict[str, int] = field(factory=dict)
@@ -66,13 +82,11 @@ class Recorder:
         plugins: Where the probes come from.
         settings: How they are loaded.
         node: The host's name.
-        deliver: Called by the reading thread with each batch; it must not block.
+        sink: Gets the batches.
     """
 
-    def __init__(
-        self, plugins: PluginManager, settings: LoadSettings, node: str, deliver: Callable[[Delivery], None]
-    ) -> None:
-        self._plugins, self._settings, self._node, self._deliver = plugins, settings, node, deliver
+    def __init__(self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink) -> None:
+        self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
         self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
         self._recordings: dict[str, _Recording] = {}
         self._lock = threading.Lock()
@@ -112,6 +126,7 @@ class Recorder:
 
     def start(self) -> None:
         """Begins to read."""
+        recycle_memory()
         self._thread.start()
 
     def stop(self) -> dict[str, Counts]:
@@ -141,9 +156,10 @@ class Recorder:
         fill = blocks.waiting() / blocks.layout.slots
         if fill:
             self._read(recording)
-        if recording.rows >= BATCH_ROWS or (recording.rows and now - recording.since >= LINGER - LATEST):
+        due = recording.rows and now - recording.since >= LINGER - LATEST
+        if due or recording.rows >= BATCH_ROWS or recording.bytes >= BATCH_BYTES:
             self._flush(recording)
-            self._count_drops(recording, blocks.counts())
+        self._count_drops(recording, blocks.counts())
         return fill
 
     def _read(self, recording: _Recording) -> None:
@@ -155,6 +171,7 @@ class Recorder:
                 recording.since, recording.first = time.monotonic(), (columns.cpu, columns.first)
             recording.waiting.append(batch)
             recording.rows += columns.rows
+            recording.bytes += batch.nbytes
 
     def _assembled(self, recording: _Recording, columns: Columns) -> pa.RecordBatch | None:
         probe = recording.loaded.name
@@ -170,25 +187,25 @@ class Recorder:
         if not recording.rows:
             return
         probe, rows = recording.loaded.name, recording.rows
-        waiting, recording.waiting, recording.rows = recording.waiting, [], 0
+        waiting, recording.waiting, recording.rows, recording.bytes = recording.waiting, [], 0, 0
         try:
-            batch = merge(waiting)
-            extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node))
-            batch = conform(batch, extra, recording.schema.agent)
+            context = EnrichContext("agent", probe, self._node)
+            schema, texts = recording.schema.agent, [text.name for text in recording.loaded.blocks.layout.texts]
+            batches = [conform(b, self._plugins.enrich(b, context), schema, texts) for b in merge(waiting)]
         except (SchemaError, pa.ArrowException) as error:
             self._lost(probe, "enrich", rows, error)
             return
         BATCHES.labels(probe).observe(rows)
         cpu, first = recording.first
-        self._deliver(Delivery(f"{recording.run}-{cpu}-{first:x}", probe, recording.schema, batch))
+        self._sink.put(Delivery(f"{recording.run}-{cpu}-{first:x}", probe, recording.schema, batches))
 
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
-        DROPPED.labels(probe, reason).inc(rows)
+        self._sink.dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
 
     def _count_drops(self, recording: _Recording, counts: Counts) -> None:
         for reason in ("block_full", "heap_full"):
             dropped: int = getattr(counts, reason)
             if new := dropped - recording.counted.get(reason, 0):
-                DROPPED.labels(recording.loaded.name, reason).inc(new)
+                self._sink.dropped(recording.loaded.name, reason, new)
                 recording.counted[reason] = dropped

@@ -9,8 +9,9 @@
  *
  * FIXED is a number, CHARS a string in a fixed width, TEXT a string at its own length: at most the second number of bytes
  * (a power of two) and about the third on average. Every CPU has a block: an array per column, and for each TEXT column a
- * heap and an array of ends. A program writes an event into the slot at `head`, field by field, and moves `head` last; the
- * agent has the block mapped, takes slices of the columns up to `head`, and moves `tail`.
+ * heap and an array of ends. A program writes an event into the slot at `_head`, field by field, and moves `_head` last;
+ * the agent has the block mapped, takes slices of the columns up to `_head`, and moves `_tail`.
+ * Names that begin with an underscore, or hold two in a row, are the header's own.
  *
  * Only programs on perf-type tracepoints (syscalls:, sched:, sock: …) may write a block: they run with preemption off and
  * never nest on a CPU, so a block has one writer at a time.
@@ -65,30 +66,30 @@ struct sys_exit {
 #define TEXT_INDEX(name, max, mean) TEXT_##name,
 #define TEXT_SIZES(name, max, mean) name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
 #define FIXED_ARRAY(type, name)                                                                                                \
-  type name##_type[0];                                                                                                         \
+  type name##__type[0];                                                                                                         \
   char name[SLOTS * WIDTH_##type];
 #define CHARS_ARRAY(name, width) char name[SLOTS * width];
 #define TEXT_ARRAYS(name, max, mean)                                                                                           \
-  char name##_end[SLOTS * 4];                                                                                                  \
-  char name##_heap[name##_heap_size + 2 * max + 8]; /* a string may run past the end, so that it never wraps */
+  char name##__end[SLOTS * 4];                                                                                                  \
+  char name##__heap[name##_heap_size + 2 * max + 8]; /* a string may run past the end, so that it never wraps */
 
 HEADER_COLUMNS(FIXED_TYPE, NOTHING)
 COLUMNS(FIXED_TYPE, NOTHING, NOTHING)
 enum text { COLUMNS(NOTHING, NOTHING, TEXT_INDEX) TEXTS };
 enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 
-/* A CPU's block. What is being written of the event at `head` stands in the block too (its quality, the length of each text, a
+/* A CPU's block. What is being written of the event at `_head` stands in the block too (its quality, the length of each text, a
  * walk's position), not on the stack: to the verifier, what it loads from a map is any number, so that it checks the rounds of
  * a loop once each and not every way through all of them. */
 struct block {
-  u64 head, heap_head[15]; /* moved by the program */
-  u64 tail, heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 seen, block_full, heap_full, entries_full, counters_[12];
-  u64 flags, length[15];
-  u64 dentry, mount, root, at, walk_[12];
+  u64 _head, _heap_head[15]; /* moved by the program */
+  u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
+  u64 _seen, _block_full, _heap_full, _entries_full, _counters[12];
+  u64 _quality, _length[15];
+  u64 _dentry, _mount, _root, _at, _walk[12];
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
-  char scratch[2 * PATH_BYTES];
+  char _scratch[2 * PATH_BYTES];
 };
 
 BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
@@ -111,7 +112,7 @@ static inline int enter(struct entry *entry) {
   entry->time = bpf_ktime_get_boot_ns();
   if (entries.update(&tid, entry)) {
     struct block *b = this_block();
-    if (b) b->entries_full++;
+    if (b) b->_entries_full++;
   }
   return 0;
 }
@@ -125,28 +126,28 @@ static inline void forget(u32 tid) {
 }
 
 #define HEAP_ROOM(name, max, mean)                                                                                             \
-  if (b->heap_head[TEXT_##name] - b->heap_tail[TEXT_##name] + max > name##_heap_size) {                                        \
-    b->heap_full++;                                                                                                            \
+  if (b->_heap_head[TEXT_##name] - b->_heap_tail[TEXT_##name] + max > name##_heap_size) {                                        \
+    b->_heap_full++;                                                                                                            \
     return NULL;                                                                                                               \
   }
-#define NO_TEXT(name, max, mean) b->length[TEXT_##name] = 0;
+#define NO_TEXT(name, max, mean) b->_length[TEXT_##name] = 0;
 
 /* Takes the next slot of this CPU's block; NULL, and counted why, where there is none. */
 static inline struct block *begin(void) {
   struct block *b = this_block();
   if (!b) return NULL;
-  b->seen++;
-  if (b->head - b->tail >= SLOTS) {
-    b->block_full++;
+  b->_seen++;
+  if (b->_head - b->_tail >= SLOTS) {
+    b->_block_full++;
     return NULL;
   }
   COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
   COLUMNS(NOTHING, NOTHING, NO_TEXT)
-  b->flags = 0;
+  b->_quality = 0;
   return b;
 }
 
-#define SLOT(b) ((b)->head & (SLOTS - 1))
+#define SLOT(b) ((b)->_head & (SLOTS - 1))
 #define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
 #define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * width])
 
@@ -171,7 +172,7 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   u64 user = bpf_get_current_uid_gid();
   void *task = (void *)bpf_get_current_task(), *parent = FIELD(void *, task, task_struct__real_parent);
   u32 ppid = FIELD(u32, parent, task_struct__tgid);
-  if (!entry) b->flags |= ENTRY_MISSING;
+  if (!entry) b->_quality |= ENTRY_MISSING;
   SET(b, time, began);
   SET(b, duration_ns, now - began);
   SET(b, pid, ids >> 32);
@@ -187,18 +188,18 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
 }
 
 /* How long a text is so far, and where its next byte goes. */
-#define TEXT_LENGTH(b, name) ((b)->length[TEXT_##name])
+#define TEXT_LENGTH(b, name) ((b)->_length[TEXT_##name])
 #define TEXT_AT(b, name)                                                                                                       \
-  (&(b)->name##_heap[((b)->heap_head[TEXT_##name] & (name##_heap_size - 1)) + (TEXT_LENGTH(b, name) & (name##_max - 1))])
+  (&(b)->name##__heap[((b)->_heap_head[TEXT_##name] & (name##_heap_size - 1)) + (TEXT_LENGTH(b, name) & (name##_max - 1))])
 
 /* Takes what a read of a string of at most max + 1 bytes returned: its length with the NUL, or an error. */
 #define TAKE_STRING(b, name, result)                                                                                           \
   ({                                                                                                                           \
     long read_ = (result);                                                                                                     \
     if (read_ <= 0)                                                                                                            \
-      (b)->flags |= TEXT_MISSING(name);                                                                                        \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                        \
     else if (read_ > name##_max)                                                                                               \
-      (b)->flags |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                         \
+      (b)->_quality |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                         \
     else                                                                                                                       \
       TEXT_LENGTH(b, name) = read_ - 1;                                                                                        \
   })
@@ -208,7 +209,7 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   TAKE_STRING(b, name, bpf_probe_read_kernel_str(TEXT_AT(b, name), name##_max + 1, pointer))
 #define SET_USER_STRING(b, name, pointer)                                                                                      \
   ({                                                                                                                           \
-    (b)->flags |= TEXT_USER_MEMORY(name);                                                                                      \
+    (b)->_quality |= TEXT_USER_MEMORY(name);                                                                                      \
     TAKE_STRING(b, name, bpf_probe_read_user_str(TEXT_AT(b, name), name##_max + 1, pointer));                                  \
   })
 
@@ -216,60 +217,60 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
 #define SET_USER_BYTES(b, name, pointer, size)                                                                                 \
   ({                                                                                                                           \
     u64 wanted_ = (size);                                                                                                      \
-    if (wanted_ > name##_max) (b)->flags |= TEXT_CUT(name), wanted_ = name##_max;                                              \
+    if (wanted_ > name##_max) (b)->_quality |= TEXT_CUT(name), wanted_ = name##_max;                                              \
     if (bpf_probe_read_user(TEXT_AT(b, name), wanted_, pointer))                                                               \
-      (b)->flags |= TEXT_MISSING(name);                                                                                        \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                        \
     else                                                                                                                       \
       TEXT_LENGTH(b, name) = wanted_;                                                                                          \
   })
 
 /* Writes the absolute path of the kernel's `struct path`, as its mount namespace sees it, into the block's scratch, from the
- * end on, and leaves in `at` where it begins. False where the path has more than PATH_DEPTH parts or PATH_BYTES. */
+ * end on, and leaves in `_at` where it begins. False where the path has more than PATH_DEPTH parts or PATH_BYTES. */
 static inline bool walk_path(struct block *b, char *path) {
-  b->at = PATH_BYTES;
-  b->dentry = FIELD(u64, path, path__dentry);
-  b->mount = FIELD(u64, path, path__mnt);
-  b->root = FIELD(u64, b->mount, vfsmount__mnt_root);
+  b->_at = PATH_BYTES;
+  b->_dentry = FIELD(u64, path, path__dentry);
+  b->_mount = FIELD(u64, path, path__mnt);
+  b->_root = FIELD(u64, b->_mount, vfsmount__mnt_root);
   for (int i = 0; i < PATH_DEPTH; i++) {
-    if (b->dentry == b->root) { /* the root of a mount: go on at its mount point */
-      u64 inner = b->mount - OFFSET_mount__mnt, outer = FIELD(u64, inner, mount__mnt_parent);
+    if (b->_dentry == b->_root) { /* the root of a mount: go on at its mount point */
+      u64 inner = b->_mount - OFFSET_mount__mnt, outer = FIELD(u64, inner, mount__mnt_parent);
       if (outer == inner) return true;
-      b->dentry = FIELD(u64, inner, mount__mnt_mountpoint);
-      b->mount = outer + OFFSET_mount__mnt;
-      b->root = FIELD(u64, b->mount, vfsmount__mnt_root);
+      b->_dentry = FIELD(u64, inner, mount__mnt_mountpoint);
+      b->_mount = outer + OFFSET_mount__mnt;
+      b->_root = FIELD(u64, b->_mount, vfsmount__mnt_root);
       continue;
     }
-    u64 parent = FIELD(u64, b->dentry, dentry__d_parent), length = FIELD(u32, b->dentry, dentry__d_name__len) & 255;
-    if (length + 1 > b->at) return false;
-    b->at -= length + 1;
-    u64 at = b->at & (PATH_BYTES - 1);
-    b->scratch[at] = '/';
-    bpf_probe_read_kernel(&b->scratch[at + 1], length, FIELD(void *, b->dentry, dentry__d_name__name));
-    if (parent == b->dentry) return true; /* in no tree: a memfd, a file that was never linked */
-    b->dentry = parent;
+    u64 parent = FIELD(u64, b->_dentry, dentry__d_parent), length = FIELD(u32, b->_dentry, dentry__d_name__len) & 255;
+    if (length + 1 > b->_at) return false;
+    b->_at -= length + 1;
+    u64 at = b->_at & (PATH_BYTES - 1);
+    b->_scratch[at] = '/';
+    bpf_probe_read_kernel(&b->_scratch[at + 1], length, FIELD(void *, b->_dentry, dentry__d_name__name));
+    if (parent == b->_dentry) return true; /* in no tree: a memfd, a file that was never linked */
+    b->_dentry = parent;
   }
   return false;
 }
 
 #define SET_PATH(b, name, path)                                                                                                \
   ({                                                                                                                           \
-    if (!walk_path(b, (char *)(path))) (b)->flags |= TEXT_CUT(name);                                                           \
-    if ((b)->at == PATH_BYTES) (b)->scratch[--(b)->at & (PATH_BYTES - 1)] = '/';                                               \
-    u64 length_ = PATH_BYTES - (b)->at;                                                                                        \
+    if (!walk_path(b, (char *)(path))) (b)->_quality |= TEXT_CUT(name);                                                           \
+    if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                               \
+    u64 length_ = PATH_BYTES - (b)->_at;                                                                                        \
     if (length_ <= PATH_BYTES) {                                                                                               \
-      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->scratch[(b)->at & (PATH_BYTES - 1)]);                             \
+      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                             \
       TEXT_LENGTH(b, name) = length_;                                                                                          \
     }                                                                                                                          \
   })
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \
-  b->heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                           \
-  ((u32 *)b->name##_end)[SLOT(b)] = b->heap_head[TEXT_##name];
+  b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                           \
+  ((u32 *)b->name##__end)[SLOT(b)] = b->_heap_head[TEXT_##name];
 
 /* Publishes the event. The fetching form of the addition is fully ordered on every architecture: whoever sees the new head
  * sees all that was written before it. */
 static inline void commit(struct block *b) {
-  SET(b, quality, b->flags);
+  SET(b, quality, b->_quality);
   COLUMNS(NOTHING, NOTHING, COMMIT_TEXT)
-  if (__sync_fetch_and_add(&b->head, 1) == ~0ULL) b->seen++;
+  if (__sync_fetch_and_add(&b->_head, 1) == ~0ULL) b->_seen++;
 }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from infrasight_core.columns import map_distinct
+from infrasight_core.arrays import map_distinct
 from infrasight_core.context import EnrichContext
 from infrasight_core.hookspecs import hookimpl
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from infrasight_core.columns import map_distinct
+from infrasight_core.arrays import map_distinct
 from infrasight_core.context import EnrichContext
 from infrasight_core.hookspecs import hookimpl
 

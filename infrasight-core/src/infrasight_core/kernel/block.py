@@ -51,7 +51,7 @@ class _Block:
             return np.frombuffer(area, dtype, count, base + offset)
 
         self.cpu = cpu
-        self.scalars = {n: view(at, "<u8", 1) for n, at in layout.scalars.items() if n not in ("heap_head", "heap_tail")}
+        self.scalars = {name: view(at, "<u8", 1) for name, at in layout.scalars.items()}
         self.head, self.tail = self.scalars["head"], self.scalars["tail"]
         self.heap_tail = view(layout.scalars["heap_tail"], "<u8", 15)
         self.fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}

@@ -75,16 +75,16 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
     if (offset + 7) // 8 * 8 != (size + 7) // 8 * 8:
         raise KernelError(f"the layout of the block is {offset} bytes by its description and {size} by its map: a bug, please report")
     fixed, texts = [], []
-    for name, (at, kind, length) in members.items():
-        if name.endswith("_type") and length == 0:
+    for name, (at, _, length) in members.items():
+        column, _, part = name.partition("__")
+        if name.startswith("_") or part in ("type", "heap"):
             continue
-        if f"{name}_type" in members:
-            fixed.append(FixedColumn(name, at, np.dtype(_DTYPES[members[f"{name}_type"][1]])))
-        elif name.endswith("_end"):
-            column = name.removesuffix("_end")
-            heap_at, _, heap = members[f"{column}_heap"]
+        if part == "end":
+            heap_at, _, heap = members[f"{column}__heap"]
             texts.append(TextColumn(column, len(texts), at, heap_at, 1 << (heap.bit_length() - 1), heap))
-        elif kind == "char" and not name.endswith("_heap") and name != "scratch":
+        elif kind := members.get(f"{name}__type"):
+            fixed.append(FixedColumn(name, at, np.dtype(_DTYPES[kind[1]])))
+        else:
             fixed.append(FixedColumn(name, at, np.dtype(f"S{length // slots}")))
-    scalars = {name: at for name, (at, kind, _) in members.items() if kind == "unsigned long long" and not name.endswith("_type")}
+    scalars = {name[1:]: at for name, (at, *_) in members.items() if name.startswith("_")}
     return Layout(slots, size, tuple(fixed), tuple(texts), scalars)

@@ -1,0 +1,45 @@
+"""Which probes to run, and attaching them one by one, so that one that fails leaves the others running."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from infrasight_core.agent.recorder import Recorder
+from infrasight_core.errors import ConfigError, ProbeError
+from infrasight_core.plugins import PluginManager
+
+log = structlog.get_logger(__name__)
+
+
+def attach_all(
+    plugins: PluginManager, recorder: Recorder, options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, ProbeError]:
+    """Attaches every loaded probe.
+
+    Returns:
+        Why the others could not be attached, by probe.
+
+    Raises:
+        ConfigError: There is no probe, or options are given for one that is not loaded.
+        ProbeError: Not one could be attached; the first one's reason.
+    """
+    probes = plugins.probes()
+    failures = dict(plugins.failures)
+    if unknown := sorted(options.keys() - plugins.plugins.keys() - failures.keys()):
+        raise ConfigError(f"options.{unknown[0]}: no loaded plugin of that name; loaded: {_names(probes)}")
+    for probe in probes:
+        try:
+            recorder.attach(probe, options.get(probe, {}))
+        except ProbeError as error:
+            failures[probe] = error
+            log.error("probe not attached", probe=probe, reason=error.reason)
+    if not recorder.probes():
+        if failures:
+            raise next(iter(failures.values()))
+        raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")
+    return failures
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

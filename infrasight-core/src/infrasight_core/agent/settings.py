@@ -1,0 +1,50 @@
+"""The agent's settings; see `infrasight agent --help` for where they may come from."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import Factory, field, frozen
+
+from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.tls import TlsFiles
+
+
+@frozen
+class AgentSettings:
+    """What an agent is told.
+
+    Attributes:
+        server: `host:port` of the server.
+        tls: Certificate, key and CA of mutual TLS; without it the server must be on loopback.
+        plaintext: Send over the network without TLS all the same.
+        node: The name that the host's events carry.
+        probes: Which probes to run; none named: all installed ones.
+        disable: Plugins not to load, enrichers too.
+        options: Each probe's own table.
+        status_listen: `host:port` of /metrics, /healthz and /readyz.
+        block_memory: The bytes that one probe's blocks may take in the kernel, over all CPUs.
+        outbox_memory: The bytes of batches that may wait for the server.
+        loader_python: A Python that has bcc.
+        stop_seconds: How long to wait at the end for the server's last acknowledgements.
+        log_level: debug, info, warning or error.
+    """
+
+    server: str = "127.0.0.1:7443"
+    tls: TlsFiles | None = None
+    plaintext: bool = False
+    node: str = field(factory=platform.node)
+    probes: tuple[str, ...] = ()
+    disable: tuple[str, ...] = ()
+    options: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    status_listen: str = "127.0.0.1:7445"
+    block_memory: int = 64 << 20
+    outbox_memory: int = 128 << 20
+    loader_python: Path = Path("/usr/bin/python3")
+    stop_seconds: float = 5.0
+    log_level: str = "info"
+
+    def load_settings(self) -> LoadSettings:
+        """How the probes are to be loaded."""
+        return LoadSettings(self.loader_python, self.block_memory)

@@ -1,0 +1,105 @@
+"""One agent's stream: reads what comes, answers each batch when its fate is known."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import structlog
+from infrasight.v1.stream_pb2 import (
+    REFUSAL_REASON_REJECTED_BY_STORE,
+    Acknowledgement,
+    Batch,
+    Hello,
+    Refusal,
+    StreamRequest,
+    StreamResponse,
+)
+from infrasight_core.errors import TransportError
+
+from infrasight_server import metrics
+from infrasight_server.intake import Intake, count_drops, count_refusal
+
+log = structlog.get_logger(__name__)
+
+
+class AgentStream:
+    """The server's side of `EventService.Stream`."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._answers: asyncio.Queue[StreamResponse | None] = asyncio.Queue()
+        self._unanswered = 0
+        self._node = ""
+        self._reading: asyncio.Task[None] | None = None
+
+    async def answers(self, requests: AsyncIterator[StreamRequest]) -> AsyncIterator[StreamResponse]:
+        """Reads the requests and yields their answers, until the agent ends or `stop`, and the last batch is answered.
+
+        Raises:
+            TransportError: The agent broke the protocol.
+        """
+        self._reading = asyncio.create_task(self._read(requests))
+        self._reading.add_done_callback(lambda _: self._end_if_done())
+        try:
+            while (answer := await self._answers.get()) is not None:
+                yield answer
+            if not self._reading.cancelled() and (error := self._reading.exception()):
+                raise error
+        finally:
+            self._reading.cancel()
+
+    def stop(self) -> None:
+        """Reads no further; what has been read is still answered."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def _read(self, requests: AsyncIterator[StreamRequest]) -> None:
+        async for request in requests:
+            match request.WhichOneof("message"):
+                case "hello":
+                    self._greet(request.hello)
+                case "batch" if self._node:
+                    await self._take(request.batch)
+                case _:
+                    raise TransportError("a stream begins with hello, which names the node; then come batches")
+
+    def _greet(self, hello: Hello) -> None:
+        if not hello.node:
+            raise TransportError("hello names no node")
+        self._node = hello.node
+        welcome = self._intake.welcome(hello)
+        for answer in welcome.probes:
+            if not answer.accepted:
+                log.warning("probe not accepted", node=self._node, probe=answer.probe, reason=answer.reason)
+        log.info("agent connected", node=self._node, version=hello.agent_version, probes=[p.probe for p in hello.probes])
+        self._answers.put_nowait(StreamResponse(welcome=welcome))
+
+    async def _take(self, batch: Batch) -> None:
+        taken = await self._intake.take(self._node, batch)
+        if isinstance(taken, Refusal):
+            log.warning("batch refused", node=self._node, probe=batch.probe, reason=taken.detail)
+            self._answers.put_nowait(StreamResponse(refusal=taken))
+        else:
+            batch.ClearField("body")  # it may have to wait for long, and only its numbers are needed now
+            self._unanswered += 1
+            taken.add_done_callback(lambda stored: self._answer(batch, stored))
+
+    def _answer(self, batch: Batch, stored: asyncio.Future[bool]) -> None:
+        self._unanswered -= 1
+        if (error := stored.exception()) is not None:
+            count_refusal(batch.probe, batch, REFUSAL_REASON_REJECTED_BY_STORE)
+            detail = f"batch {batch.batch_id!r} of {batch.probe}: the store rejects it: {error}"
+            log.warning("batch refused", node=self._node, probe=batch.probe, reason=detail)
+            refusal = Refusal(batch_id=batch.batch_id, reason=REFUSAL_REASON_REJECTED_BY_STORE, detail=detail)
+            self._answers.put_nowait(StreamResponse(refusal=refusal))
+        else:
+            if stored.result():
+                metrics.BATCHES_REPEATED.labels(batch.probe).inc()
+            else:
+                metrics.BATCHES_STORED.labels(batch.probe).inc()
+                count_drops(batch.probe, batch)
+            self._answers.put_nowait(StreamResponse(acknowledgement=Acknowledgement(batch_id=batch.batch_id)))
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._reading is not None and self._reading.done() and not self._unanswered:
+            self._answers.put_nowait(None)

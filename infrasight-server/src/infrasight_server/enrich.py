@@ -1,0 +1,70 @@
+"""What the server adds to a batch: where and when it came from, and what the plugins know here."""
+
+from typing import Any
+
+import pyarrow as pa
+import structlog
+from infrasight_core import constant
+from infrasight_core.context import EnrichContext
+from infrasight_core.plugins import PluginManager
+from prometheus_client import Counter
+
+log = structlog.get_logger(__name__)
+UNFIT = Counter("infrasight_server_unfit_columns", "Columns of an enricher that do not fit the schema.", ["probe", "column"])
+
+
+def enrich(table: pa.Table, stored: pa.Schema, context: EnrichContext, plugins: PluginManager) -> pa.Table:
+    """The rows with all stored columns, in the table's order and types.
+
+    Args:
+        table: The agent's columns.
+        stored: `EventSchema.stored` of the probe.
+        context: With side `server`, and node, batch id and received time set.
+        plugins: Whose `enrich` hooks are called. What they return beyond the schema, or in a type that cannot become the
+            column's, is left out; a column that nobody fills is empty.
+    """
+    rows = table.num_rows
+    batch = table.combine_chunks().to_batches()[0] if rows else pa.RecordBatch.from_pylist([], table.schema)
+    columns: dict[str, pa.Array] = dict(zip(batch.schema.names, batch.columns, strict=True))
+    columns["node"] = constant(context.node, rows, pa.string())
+    columns["batch_id"] = constant(context.batch_id, rows, pa.string())
+    columns["received_time"] = pa.repeat(pa.scalar(context.received_time, stored.field("received_time").type), rows)
+    known = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
+    for name, array in plugins.enrich(known, context).items():
+        if name in stored.names:
+            columns[name] = _fitted(array, stored.field(name), columns.get(name), context.probe)
+    return pa.Table.from_arrays([_array(columns.get(f.name), f.type, rows) for f in stored], schema=stored)
+
+
+def _fitted(array: pa.Array, field: pa.Field, before: pa.Array | None, probe: str) -> pa.Array | None:
+    """An enricher's array in the column's type, without nulls; what was there before it when it cannot be had."""
+    try:
+        fitted = array.cast(field.type)
+        return fitted.fill_null(pa.scalar(_empty(field.type), _plain(field.type))) if fitted.null_count else fitted
+    except pa.ArrowException as error:
+        UNFIT.labels(probe, field.name).inc()
+        log.warning("enriched column does not fit", probe=probe, column=field.name, reason=str(error))
+        return before
+
+
+def _array(array: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
+    if array is not None:
+        return array
+    empty = pa.repeat(pa.scalar(_empty(kind), _plain(kind)), rows)
+    return empty.dictionary_encode() if pa.types.is_dictionary(kind) else empty
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _empty(kind: pa.DataType) -> Any:
+    """protobuf's default value, which is ClickHouse's too."""
+    kind = _plain(kind)
+    if pa.types.is_binary(kind):
+        return b""
+    if pa.types.is_string(kind):
+        return ""
+    if pa.types.is_nested(kind):
+        return []
+    return False if pa.types.is_boolean(kind) else 0

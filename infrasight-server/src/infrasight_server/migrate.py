@@ -1,0 +1,78 @@
+"""Brings the store's tables to what the plugins' DDL says: creates them, adds columns; never drops or changes one."""
+
+from collections.abc import Mapping
+
+import structlog
+from infrasight_core import ddl
+from infrasight_core.errors import SchemaError, StoreAwayError, StoreError
+from infrasight_core.schema import EventSchema
+
+from infrasight_server.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+def migrate(store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | None) -> dict[str, str]:
+    """Migrates the table of every probe.
+
+    Args:
+        store: An open store.
+        schemas: The schemas by probe.
+        ttl_days: After how many days rows are deleted; None keeps them for ever.
+
+    Returns:
+        Why a probe has no table that its events fit into, by probe; empty when all is well.
+
+    Raises:
+        StoreAwayError: The store does not answer.
+    """
+    refused = {}
+    for probe, schema in schemas.items():
+        try:
+            migrate_table(store, probe, schema, ttl_days)
+        except StoreAwayError:
+            raise
+        except (SchemaError, StoreError) as error:
+            refused[probe] = str(error)
+            log.error("probe refused", probe=probe, reason=str(error))
+    return refused
+
+
+def migrate_table(store: Store, probe: str, schema: EventSchema, ttl_days: int | None) -> None:
+    """Migrates one probe's table.
+
+    Raises:
+        SchemaError: The DDL does not agree with the probe's message.
+        StoreError: The table is there with another type for a column, or the store refuses the DDL.
+        StoreAwayError: The store does not answer.
+    """
+    ddl.check(probe, schema)
+    definition = ddl.parse(schema.ddl_text())
+    there = store.columns(definition.name)
+    if not there:
+        store.command(schema.ddl_text())
+        log.info("table created", table=definition.name)
+    for before, column in zip((None, *definition.columns), definition.columns, strict=False):
+        if not there:
+            break
+        if column.name not in there:
+            place = f"AFTER `{before.name}`" if before else "FIRST"
+            store.command(f"ALTER TABLE {definition.name} ADD COLUMN IF NOT EXISTS {column.definition} {place}")
+            log.info("column added", table=definition.name, column=column.name, type=column.type)
+        elif ddl.canonical_type(there[column.name]) != column.type:
+            raise StoreError(
+                f"table {store.database}.{definition.name}: column {column.name} is {there[column.name]}, the probe's DDL says "
+                f"{column.type}; a type is never changed by itself: alter the column, or move the table away"
+            )
+    _set_ttl(store, definition.name, ttl_days)
+
+
+def _set_ttl(store: Store, table: str, days: int | None) -> None:
+    has_ttl = "\nTTL " in store.create_statement(table)
+    if days is not None:
+        # Only parts that are due are dropped; nothing is rewritten now.
+        store.command(
+            f"ALTER TABLE {table} MODIFY TTL toDateTime(time) + INTERVAL {days} DAY SETTINGS materialize_ttl_after_modify = 0"
+        )
+    elif has_ttl:
+        store.command(f"ALTER TABLE {table} REMOVE TTL")

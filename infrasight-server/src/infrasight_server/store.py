@@ -1,0 +1,304 @@
+"""ClickHouse: a server by URL, or chDB embedded in this process. Nothing else here knows which.
+
+All methods block; call them from worker threads. Two kinds of connection are kept: those that write, and those that read
+people's queries, which are put into ClickHouse's read-only mode for ever when they are opened.
+"""
+
+import fcntl
+import logging
+import queue
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
+
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it would log, it raises too
+
+CONNECTIONS = 4
+"""How many statements of each kind run at once; a further one waits."""
+
+# Errors that say nothing about the rows: the same insert can succeed later.
+_AWAY = frozenset(
+    {
+        *(74, 75, 76, 95, 243),  # cannot read, write or open a file; no space
+        *(202, 209, 210, 279, 425),  # network, too many at once
+        *(159, 236, 241, 394),  # time, memory, shutting down, cancelled
+        *(164, 242, 291, 492, 497, 516, 999),  # read-only, no access, no coordinator
+        *(60, 81),  # no such table or database: somebody is at work on the store
+        *(1000, 1001, 1002),  # exceptions of the operating system and the standard library
+    }
+)
+_TOO_MANY_PARTS = 252  # of a whole table, which merges will mend; of one insert too, which nothing will
+
+
+class Store:
+    """An open store.
+
+    Args:
+        connect: Opens a client with the given settings; raises ClickHouseError.
+        database: The database of all tables; created when it is not there.
+        query_seconds: How long one query of a person may run.
+        query_bytes: How large its answer may be.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
+
+    def __init__(self, connect: Callable[..., Any], database: str, query_seconds: float, query_bytes: int) -> None:
+        self.database = database
+        reading = {
+            "output_format_arrow_string_as_string": 0,  # what the kernel gives are bytes
+            "max_execution_time": query_seconds,
+            "max_result_bytes": query_bytes,
+            "readonly": 1,  # last: nothing can be set after it
+        }
+        with _store_errors():
+            client = connect(settings={})
+            client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
+            client.close()
+        self._writers = _Clients(lambda: connect(database=database, settings={}))
+        self._readers = _Clients(lambda: connect(database=database, settings=reading))
+
+    @classmethod
+    def embedded(cls, folder: Path, database: str, query_seconds: float = 60, query_bytes: int = 1 << 30) -> "Store":
+        """chDB with its data in a folder, which is created; one process at a time may have it open.
+
+        Raises:
+            StoreError: The folder cannot be written, or another process has it open.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"data directory {folder} cannot be written: {error.strerror}; name another one with --data, or mend its owner"
+            ) from error
+        if _in_use(folder):
+            raise StoreError(f"data directory {folder} is in use by another infrasight-server; name another one with --data")
+
+        def connect(**arguments: Any) -> Any:
+            return clickhouse_connect.get_client(interface="chdb", path=str(folder), **arguments)
+
+        try:
+            return cls(connect, database, query_seconds, query_bytes)
+        except StoreError as error:
+            raise StoreError(f"the embedded store in {folder} cannot be opened: {error}") from error
+
+    @classmethod
+    def at(cls, url: str, database: str, password: str = "", query_seconds: float = 60, query_bytes: int = 1 << 30) -> "Store":
+        """A ClickHouse server, `http://user@host:8123/` or `https://…`.
+
+        Raises:
+            ConfigError: The URL is not one, or has a password in it.
+            StoreError: The server is not there, or does not let us in.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
+            raise ConfigError("store: write `embedded` or http[s]://user@host:port/; the password goes into store_password")
+
+        def connect(**arguments: Any) -> Any:
+            return clickhouse_connect.get_client(
+                interface=parts.scheme,
+                host=parts.hostname,
+                port=parts.port or (8443 if parts.scheme == "https" else 8123),
+                username=parts.username or "default",
+                password=password,
+                connect_timeout=5,
+                send_receive_timeout=60,
+                autogenerate_session_id=False,  # a session would let only one statement run at a time
+                **arguments,
+            )
+
+        try:
+            return cls(connect, database, query_seconds, query_bytes)
+        except StoreError as error:
+            raise StoreError(f"the ClickHouse server at {url} cannot be used: {error}") from error
+
+    def close(self) -> None:
+        """Closes every connection that is not in use."""
+        self._writers.close()
+        self._readers.close()
+
+    def insert(self, table: str, rows: pa.Table, insert_id: str) -> None:
+        """Inserts all rows as one block.
+
+        Args:
+            table: The table's name.
+            rows: Its columns, by name.
+            insert_id: Names this attempt for `is_running`.
+
+        Raises:
+            StoreAwayError: Whether the rows are in is not known.
+            StoreError: The store rejects them for good.
+        """
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        # A buffer, not bytes: bytes the client would send a second time when the connection breaks.
+        with _store_errors(), self._writers.one() as client:
+            client.raw_insert(
+                _quoted(table), rows.schema.names, sink.getvalue(), settings={"query_id": insert_id}, fmt="ArrowStream"
+            )
+
+    def is_running(self, insert_id: str) -> bool:
+        """Whether an insert whose connection was lost still runs, so that its rows may yet arrive. Raises StoreAwayError."""
+        sql = "SELECT count() FROM system.processes WHERE query_id = {id:String}"
+        return bool(self._rows(sql, {"id": insert_id})[0][0])
+
+    def stored_rows(self, table: str, nodes: Collection[str], batches: Collection[str]) -> dict[tuple[str, str], int]:
+        """How many rows of some batches are in a table, by node and batch id. Raises StoreAwayError, StoreError."""
+        sql = (
+            f"SELECT node, batch_id, count() FROM {_quoted(table)} "
+            "WHERE node IN {nodes:Array(String)} AND batch_id IN {batches:Array(String)} GROUP BY node, batch_id"
+        )
+        return {(node, batch): rows for node, batch, rows in self._rows(sql, {"nodes": list(nodes), "batches": list(batches)})}
+
+    def delete_batch(self, table: str, node: str, batch: str) -> None:
+        """Takes out the rows of a batch that came in only partly. Raises StoreAwayError, StoreError."""
+        self.command(
+            f"DELETE FROM {_quoted(table)} WHERE node = {{node:String}} AND batch_id = {{batch:String}}",
+            {"node": node, "batch": batch},
+        )
+
+    def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
+        """Runs a statement that answers nothing. Raises StoreAwayError, StoreError."""
+        with _store_errors(), self._writers.one() as client:
+            client.command(sql, parameters=dict(parameters or {}))
+
+    def columns(self, table: str) -> dict[str, str]:
+        """The types of a table's columns by name, in order; empty where there is no such table. Raises as `command`."""
+        sql = (
+            "SELECT name, type FROM system.columns "
+            "WHERE database = {database:String} AND table = {table:String} ORDER BY position"
+        )
+        return dict(self._rows(sql, {"database": self.database, "table": table}))
+
+    def create_statement(self, table: str) -> str:
+        """What `SHOW CREATE TABLE` says. Raises as `command`."""
+        return str(self._rows(f"SHOW CREATE TABLE {_quoted(table)}", {})[0][0])
+
+    def table_functions(self) -> frozenset[str]:
+        """The names of everything that can stand for a table, in lower case. Raises as `command`."""
+        return frozenset(name.lower() for (name,) in self._rows("SELECT name FROM system.table_functions", {}))
+
+    def ping(self) -> None:
+        """Sees that it answers. Raises StoreAwayError."""
+        self._rows("SELECT 1", {})
+
+    def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        with _store_errors(), self._writers.one() as client:
+            return list(client.query(sql, parameters=dict(parameters)).result_rows)
+
+    def formatted(self, sql: str) -> str:
+        """One statement as ClickHouse's own parser understood it: no comments, and one way to write everything.
+
+        Raises:
+            QueryError: It is not one statement of ClickHouse SQL.
+            StoreAwayError: The store does not answer.
+        """
+        with _query_errors(), self._readers.one() as client:
+            text: bytes = client.raw_query("SELECT formatQuery({sql:String})", parameters={"sql": sql}, fmt="RawBLOB")
+            return text.decode("utf-8", "surrogateescape")
+
+    def query(self, sql: str) -> Iterator[pa.RecordBatch]:
+        """The answer of a reading statement, in pieces; the first comes even when there are no rows.
+
+        Strings come as binary. The store itself refuses to write anything here.
+
+        Raises:
+            QueryError: The store refuses the statement or fails at it; later pieces may raise it too.
+            StoreAwayError: The store does not answer.
+        """
+        with _query_errors(), self._readers.one() as client:
+            answer = client.raw_stream(sql, fmt="ArrowStream")
+            try:
+                with pa.ipc.open_stream(answer) as reader:
+                    yield pa.RecordBatch.from_pylist([], reader.schema)
+                    yield from reader
+            except (pa.ArrowException, OSError) as error:
+                raise QueryError(f"the answer broke off: {_one_line(error)}") from error
+            finally:
+                answer.close()
+
+
+class _Clients:
+    """Some clients of one kind, each used by one thread at a time and opened when first needed."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(CONNECTIONS):
+            self._idle.put(None)
+
+    @contextmanager
+    def one(self) -> Iterator[Any]:
+        client = self._idle.get()
+        try:
+            client = client or self._connect()
+            yield client
+        finally:
+            self._idle.put(client)
+
+    def close(self) -> None:
+        while not self._idle.empty():
+            client = self._idle.get_nowait()
+            if client is not None:
+                client.close()
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """For what the server itself does: whether trying again makes sense."""
+    try:
+        yield
+    except ClickHouseError as error:
+        code, text = getattr(error, "code", None), _one_line(error)
+        away = code is None or code in _AWAY or (code == _TOO_MANY_PARTS and "partitions" not in text)
+        raise (StoreAwayError if away else StoreError)(text) from error
+
+
+@contextmanager
+def _query_errors() -> Iterator[None]:
+    """For what people ask: whatever the store answers is the asker's matter."""
+    try:
+        yield
+    except ClickHouseError as error:
+        answered = getattr(error, "code", None) is not None
+        raise (QueryError if answered else StoreAwayError)(_one_line(error)) from error
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a chDB has the folder open; its own complaint would be lines long."""
+    try:
+        with (folder / "status").open("rb") as status:
+            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    """ClickHouse's words, or the operating system's, without what only their developers need."""
+    text = " ".join(str(error).split())
+    if system := re.search(r"\[Errno \d+\] ([\w ]+)", text):
+        return system[1]
+    text = text.partition("server response: ")[2] or text
+    for noise in (" (version ", ", Stack trace", ": In scope SELECT formatQuery("):
+        text = text.partition(noise)[0]
+    return text.removesuffix(".")
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

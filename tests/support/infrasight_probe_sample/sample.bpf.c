@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * openat(2) as the program gives it: the shortest probe there is.
+ */
+#define COLUMNS(FIXED, CHARS, TEXT) TEXT(path, 4096, 64) FIXED(u32, flags)
+
+struct entry {
+  u64 time;
+  const char *path;
+  u32 flags;
+};
+
+#include "infrasight.bpf.h"
+
+int enter_openat(struct sys_enter *call) {
+  struct entry entry = {.path = (void *)call->args[1], .flags = call->args[2]};
+  return enter(&entry);
+}
+
+int exit_openat(struct sys_exit *call) {
+  u32 tid = bpf_get_current_pid_tgid();
+  struct entry *entry = entry_of(tid);
+  struct block *b = begin();
+  if (b) {
+    common(b, entry, call->ret);
+    SET(b, flags, entry ? entry->flags : 0);
+    SET_USER_STRING(b, path, entry ? entry->path : NULL);
+    commit(b);
+  }
+  forget(tid);
+  return 0;
+}

@@ -1,0 +1,77 @@
+"""Batches of execve events, as an agent would send them, and plugins that a server takes them for."""
+
+from collections.abc import Callable, Mapping
+from importlib import resources
+from types import ModuleType
+from typing import Any
+
+import infrasight_probe_execve
+import numpy as np
+import pyarrow as pa
+from infrasight.v1.stream_pb2 import Batch, Hello, ProbeSchema
+from infrasight_core import API_VERSION, EventSchema, constant, hookimpl, ipc
+from infrasight_core.plugins import PluginManager
+from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+
+SCHEMA = EventSchema(ExecveEvent, resources.files(infrasight_probe_execve) / "execve_events.sql")
+NODE = "node-1"
+TIME = 1_790_000_000_123_456_789
+"""When the first event of `table` happened, in nanoseconds since the epoch; each next one happens a microsecond later."""
+
+
+def plugins(schemas: Mapping[str, EventSchema] | None = None, enrich: Callable[..., Any] | None = None) -> PluginManager:
+    """A manager of plugins that have a schema each, execve's when none is given; and of an enricher."""
+    manager = PluginManager()
+    for name, schema in (schemas or {"execve": SCHEMA}).items():
+        manager.register(name, _module("schema", lambda schema=schema: schema))
+    if enrich is not None:
+        manager.register("enricher", _module("enrich", enrich))
+    assert not manager.failures, manager.failures
+    return manager
+
+
+def _module(hook: str, function: Callable[..., Any]) -> ModuleType:
+    module = ModuleType(hook)
+    vars(module).update({"infrasight_api": API_VERSION, hook: hookimpl(function)})
+    return module
+
+
+def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
+    """Agent columns of execve events whose `sequence` counts from `first`; further columns replace made-up ones."""
+    numbers = np.arange(first, first + rows)
+    for field in SCHEMA.agent:
+        if field.name in columns:
+            continue
+        if field.name == "time":
+            columns[field.name] = pa.array(TIME + numbers * 1000).cast(field.type)
+        elif pa.types.is_integer(field.type):
+            columns[field.name] = pa.array(numbers).cast(field.type)
+        elif pa.types.is_dictionary(field.type):
+            columns[field.name] = constant("sh" if pa.types.is_string(field.type.value_type) else b"sh", rows, field.type.value_type)
+        elif pa.types.is_list(field.type):
+            item = "argv_cut" if pa.types.is_string(field.type.value_type) else b"-c"
+            items = pa.repeat(pa.scalar(item, field.type.value_type), 2 * rows)
+            columns[field.name] = pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2), pa.int32()), items, field.type)
+        else:
+            columns[field.name] = pa.repeat(pa.scalar(b"/usr/bin/sh", field.type), rows)
+    return pa.Table.from_arrays([columns[f.name] for f in SCHEMA.agent], schema=SCHEMA.agent)
+
+
+def batch(batch_id: str, content: pa.Table, *, probe: str = "execve", **fields: Any) -> Batch:
+    """The batch of some agent columns; further fields replace what belongs to them."""
+    body = {} if "arrow" in fields or "messages" in fields else {"arrow": ipc.to_bytes(*content.combine_chunks().to_batches())}
+    sent = {
+        "batch_id": batch_id,
+        "probe": probe,
+        "message_type": SCHEMA.message_type,
+        "fingerprint": SCHEMA.fingerprint,
+        "rows": content.num_rows,
+    }
+    return Batch(**(sent | body | fields))
+
+
+def hello(*probes: str, node: str = NODE, fingerprint: str = SCHEMA.fingerprint) -> Hello:
+    """The hello of an agent with these probes, all with execve's schema; execve alone when none is named."""
+    named = probes or ("execve",)
+    schemas = [ProbeSchema(probe=p, message_type=SCHEMA.message_type, fingerprint=fingerprint) for p in named]
+    return Hello(node=node, boot_id="boot", agent_version="test", probes=schemas)

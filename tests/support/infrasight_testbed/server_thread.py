@@ -1,0 +1,29 @@
+"""An infrasight-server in a thread of the test's process, on ports of its own."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+from infrasight_core.plugins import PluginManager
+from infrasight_server.config import ServerConfig
+from infrasight_server.server import Server
+
+
+@contextmanager
+def running_server(config: ServerConfig, plugins: PluginManager) -> Iterator[Server]:
+    """A server that listens while the context lasts, then stops cleanly. The config's ports should be 0."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="server")
+    thread.start()
+    try:
+        server = Server(config, plugins, config.open_store())
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
+        try:
+            yield server
+        finally:
+            asyncio.run_coroutine_threadsafe(server.stop(), loop).result(60)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

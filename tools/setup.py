@@ -143,8 +143,8 @@ def python_packages() -> None:
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(PAUSES) + 1, env=env)
     env = registry_settings()
-    run(UV, "pip", "install", "--no-progress", "--requirements", LOCK, tries=len(PAUSES) + 1, env=env)
-    editable = [part for file in sorted(ROOT.glob("infrasight-*/pyproject.toml")) for part in ("--editable", f"./{file.parent.name}")]
+    run(UV, "pip", "install", "--requirements", LOCK, tries=len(PAUSES) + 1, env=env)
+    editable = [f"--editable=./{file.parent.name}" for file in sorted(ROOT.glob("infrasight-*/pyproject.toml"))]
     run(UV, "pip", "install", "--offline", "--no-deps", "--no-build-isolation", *editable, env=env)
     STAMP.write_text(stamp, encoding="utf-8")
 

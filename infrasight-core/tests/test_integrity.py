@@ -8,28 +8,9 @@ import infrasight_probe_sample.plugin
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from infrasight_core.agent.recorder import Delivery, Recorder
-from infrasight_core.kernel.block import Counts
-from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_recording import Recording, recording
 
 PROCESSES, COUNT = 6, 100_000
-
-
-class Kept:
-    """A sink that keeps everything."""
-
-    def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
-        self.drops: dict[str, int] = {}
-
-    def put(self, delivery: Delivery) -> None:
-        """Keeps it."""
-        self.deliveries.append(delivery)
-
-    def dropped(self, probe: str, reason: str, events: int) -> None:
-        """Adds it up."""
-        self.drops[reason] = self.drops.get(reason, 0) + events
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +22,12 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def record(storm: Path, options: dict[str, int]) -> tuple[pa.Table, Kept, Counts, set[int]]:
+def record(storm: Path, options: dict[str, int]) -> tuple[Recording, set[int]]:
     """Runs the storm in several processes at once under the probe `sample`."""
-    plugins = PluginManager()
-    plugins.register("sample", infrasight_probe_sample.plugin)
-    kept = Kept()
-    recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    recorder.attach("sample", options)
-    recorder.start()
-    storms = [subprocess.Popen([storm, str(COUNT)], stdout=subprocess.DEVNULL) for _ in range(PROCESSES)]
-    assert [process.wait() for process in storms] == [0] * PROCESSES
-    counts = recorder.stop()["sample"]
-    return pa.Table.from_batches([batch for d in kept.deliveries for batch in d.batches]), kept, counts, {p.pid for p in storms}
+    with recording("sample", infrasight_probe_sample.plugin, options) as kept:
+        storms = [subprocess.Popen([storm, str(COUNT)], stdout=subprocess.DEVNULL) for _ in range(PROCESSES)]
+        assert [process.wait() for process in storms] == [0] * PROCESSES
+    return kept, {process.pid for process in storms}
 
 
 def assert_whole(mine: pa.Table) -> dict[int, list[int]]:
@@ -80,11 +55,11 @@ def of_storms(table: pa.Table, pids: set[int]) -> pa.Table:
 
 def test_every_event_of_every_process_is_there_once_and_whole(storm: Path) -> None:
     """Six processes on all CPUs at full rate: 600,000 events, none lost, none twice, each row's fields of one event."""
-    table, kept, counts, pids = record(storm, {})
-    assert counts.dropped == 0, f"{counts}"
+    kept, pids = record(storm, {})
+    assert kept.counts.dropped == 0
     assert kept.drops == {}
-    assert table.num_rows == counts.seen == counts.read
-    by_pid = assert_whole(of_storms(table, pids))
+    assert kept.table.num_rows == kept.counts.seen == kept.counts.read
+    by_pid = assert_whole(of_storms(kept.table, pids))
     assert by_pid.keys() == pids
     for numbers in by_pid.values():
         assert sorted(numbers) == list(range(COUNT))
@@ -92,7 +67,7 @@ def test_every_event_of_every_process_is_there_once_and_whole(storm: Path) -> No
 
 def test_sequence_numbers_have_no_gap(storm: Path) -> None:
     """On each CPU the sequence runs from 0 without a gap, so that a missing row would show."""
-    table, _, _, _ = record(storm, {})
+    table = record(storm, {})[0].table
     for cpu in pc.unique(table["cpu"]).to_pylist():
         sequence = table.filter(pc.equal(table["cpu"], cpu))["sequence"].to_pylist()
         assert sequence == list(range(len(sequence)))
@@ -100,12 +75,11 @@ def test_sequence_numbers_have_no_gap(storm: Path) -> None:
 
 def test_what_overflows_is_counted_to_the_event(storm: Path) -> None:
     """Blocks of 256 slots under the same storm: rows + dropped = seen, and every row that came is whole."""
-    table, kept, counts, pids = record(storm, {"slots": 256})
+    kept, pids = record(storm, {"slots": 256})
+    counts = kept.counts
     assert counts.dropped > 0
-    assert kept.drops == {"block_full": counts.block_full, "heap_full": counts.heap_full} or sum(
-        kept.drops.values()
-    ) == counts.dropped
-    assert table.num_rows == counts.submitted == counts.seen - counts.dropped
+    assert sum(kept.drops.values()) == counts.dropped
+    assert kept.table.num_rows == counts.submitted == counts.seen - counts.dropped
     assert counts.seen >= PROCESSES * COUNT
-    for numbers in assert_whole(of_storms(table, pids)).values():
+    for numbers in assert_whole(of_storms(kept.table, pids)).values():
         assert len(set(numbers)) == len(numbers)

@@ -1,4 +1,4 @@
-"""A slice of one CPU's block, as whole columns."""
+"""The events of one probe as whole columns, as they come out of its blocks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,31 +13,30 @@ from infrasight_core.arrays import map_distinct, numbers
 
 @frozen
 class Columns:
-    """What `decode` gets: views into the block, valid only until it returns.
+    """What `decode` gets: the events that waited in the blocks of one probe, copied out of them.
 
     Attributes:
         rows: The number of events.
-        cpu: Whose block it is.
-        first: The slot number of the first event since the probe was loaded; the next ones follow without a gap.
-        fixed: FIXED and CHARS columns by name, NumPy views of `rows` elements (`S<width>` for CHARS).
-        texts: TEXT columns by name: offsets (int32, `rows + 1`, from 0) and bytes (uint8 view).
+        cpu: Whose block each event was in (uint32).
+        sequence: Its slot number there since the probe was loaded (uint64); gapless on each CPU.
+        fixed: FIXED and CHARS columns by name, NumPy arrays of `rows` elements (`S<width>` for CHARS).
+        texts: TEXT columns by name: offsets (int32, `rows + 1`, from 0) and bytes (uint8).
     """
 
     rows: int
-    cpu: int
-    first: int
+    cpu: npt.NDArray[np.uint32]
+    sequence: npt.NDArray[np.uint64]
     fixed: Mapping[str, npt.NDArray[Any]]
     texts: Mapping[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]] = field(factory=dict)
 
     def array(self, name: str) -> pa.Array:
-        """A copy of one column that Arrow owns: numbers as they are, CHARS as a dictionary of binary, TEXT as binary."""
+        """One column as Arrow has it: numbers as they are, CHARS as a dictionary of binary, TEXT as binary."""
         if name in self.texts:
             offsets, data = self.texts[name]
-            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data.tobytes())]
-            return pa.BinaryArray.from_buffers(pa.binary(), self.rows, buffers)
+            return pa.Array.from_buffers(pa.binary(), self.rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
         values = self.fixed[name]
         if values.dtype.kind != "S":
-            return numbers(values.copy())
+            return numbers(values)
         return map_distinct(values, lambda names: [n.split(b"\0", 1)[0] for n in names], pa.binary())
 
     def split(self, name: str, separator: int = 0) -> pa.ListArray:
@@ -54,6 +53,6 @@ class Columns:
         parts[1:] = after - np.searchsorted(separators, after)
         rows = np.searchsorted(after, offsets, side="right").astype(np.int32)
         values = pa.BinaryArray.from_buffers(
-            pa.binary(), len(after), [None, pa.py_buffer(parts), pa.py_buffer(data[data != separator].tobytes())]
+            pa.binary(), len(after), [None, pa.py_buffer(parts), pa.py_buffer(data[data != separator])]
         )
         return pa.ListArray.from_arrays(numbers(rows), values, type=pa.list_(pa.field("item", pa.binary(), nullable=False)))

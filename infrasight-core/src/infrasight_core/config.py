@@ -8,42 +8,133 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from cattrs.errors import AttributeValidationNote, BaseValidationError, ForbiddenExtraKeysError, IterableValidationNote
 
 from infrasight_core.config_file import read_file
-from infrasight_core.config_types import EnvironmentText, allowed, converter, settings_class
+from infrasight_core.config_values import Text, allowed, make_converter
 from infrasight_core.errors import ConfigError
 
-Keys = tuple[str, ...]
+T = TypeVar("T")
+Keys = tuple[Any, ...]
 _SECRET = re.compile(r"password|passwd|secret|token|credential", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/@\s]*@")
+_URL_USER = re.compile(r"(?<=://)[^/\s]*@")
 # Kubernetes puts these into every pod beside a service called `infrasight-server`; they are not settings of ours.
-_SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
+_SERVICE_LINK = re.compile(r"service_host|service_port(_\w+)?|port|port_\d+_(tcp|udp|sctp)(_(proto|port|addr))?")
 
 
-def load[T](cls: type[T], *, file: Path | None, env_prefix: str, flags: Mapping[str, object]) -> T:
+def load(cls: type[T], *, file: Path | None, env_prefix: str, flags: Mapping[str, object]) -> T:
     """Reads the settings of a process.
 
     Args:
         cls: A frozen attrs class; its attributes are the keys, attrs classes within it are tables.
         file: A TOML or YAML file; None for the one that `<env_prefix>CONFIG` names, if any.
-        env_prefix: `INFRASIGHT_AGENT_`: the variable `INFRASIGHT_AGENT_TLS__KEY` is the key `tls.key`. Lists are separated by
-            commas. A variable that is empty counts as not set.
-        flags: Values by key, `tls.key` for nested ones; None and () count as not given.
+        env_prefix: With `INFRASIGHT_AGENT_`, the variable `INFRASIGHT_AGENT_TLS__KEY` is the key `tls.key`. Lists are separated
+            by commas. A variable that is empty counts as not set.
+        flags: Values by key, `tls.key` for nested ones, as text or typed; None and () count as not given.
 
     Raises:
         ConfigError: The file cannot be read, a key is unknown or missing, or a value is not allowed.
     """
-    named = os.environ.get(f"{env_prefix}CONFIG")
-    file = Path(named) if file is None and named else file
-    settings = _Settings(cls, env_prefix)
-    if file is not None:
-        settings.add_table((), read_file(file), str(file))
-    settings.add_environment()
-    for key, value in flags.items():
-        if value is not None and value != ():
-            settings.add(tuple(key.split(".")), value, f"option --{key.replace('.', '-').replace('_', '-')}")
-    return settings.structure()
+    environment = {k.removeprefix(env_prefix).lower(): (k, v) for k, v in os.environ.items() if k.startswith(env_prefix) and v}
+    _, named = environment.pop("config", ("", ""))
+    settings = _Settings()
+    if file is not None or named:
+        settings.add((), read_file(path := file or Path(named)), str(path))
+    names = {a.name for a in attrs.fields(cls)}  # type: ignore[arg-type]
+    for key, (variable, value) in environment.items():
+        if key in names or not _SERVICE_LINK.fullmatch(key):
+            settings.add(tuple(key.split("__")), Text(value), variable)
+    for key, given in flags.items():
+        if given is not None and given != ():
+            option = "--" + key.replace(".", "-").replace("_", "-")
+            settings.add(tuple(key.split(".")), Text(given) if isinstance(given, str) else given, option)
+    try:
+        return make_converter().structure(settings.table, cls)
+    except BaseValidationError as error:
+        raise ConfigError("; ".join(settings.explained(error))) from None  # the cause would show every value
+
+
+class _Settings:
+    """A table that grows, and where each of its values came from."""
+
+    def __init__(self) -> None:
+        self.table: dict[Any, Any] = {}
+        self._sources: dict[Keys, str] = {}
+
+    def add(self, keys: Keys, value: Any, source: str) -> None:
+        if isinstance(value, Mapping) and (value or not keys):
+            for key, item in value.items():
+                self.add((*keys, str(key)), item, source)
+            return
+        table = self.table
+        for key in keys[:-1]:
+            if not isinstance(table.get(key), dict):
+                table[key] = {}
+            table = table[key]
+        table[keys[-1]] = value
+        self._sources[keys] = source
+
+    def explained(self, error: BaseException, keys: Keys = (), kind: Any = None) -> Iterator[str]:
+        """One line for each thing that is wrong."""
+        if isinstance(error, ForbiddenExtraKeysError):
+            known = [a.name for a in attrs.fields(error.cl)]
+            for key in sorted(error.extra_fields):
+                close = difflib.get_close_matches(key, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                yield f"unknown key {_named((*keys, key))} ({self._source((*keys, key))}): {hint}"
+        elif isinstance(error, BaseValidationError):
+            for inner in error.exceptions:
+                note = _note(inner)
+                if note is None:
+                    yield from self.explained(inner, keys)
+                else:
+                    yield from self.explained(inner, (*keys, _key(note)), note.type)
+        elif isinstance(error, KeyError):
+            yield f"{_named(keys)} is not set ({self._source(keys)}): expected {allowed(kind)}"
+        elif kind is None:  # the class itself refused: a validator of attrs, whose message begins with the attribute's name
+            name, _, said = str(error.args[0] if error.args else error).removeprefix("'").partition("' ")
+            yield self._refused((*keys, name), said) if said else _masked(name)
+        else:
+            yield self._refused(keys, f"expected {allowed(kind)}")
+
+    def _refused(self, keys: Keys, why: str) -> str:
+        if any(_SECRET.search(str(key)) for key in keys):
+            return f"{_named(keys)} ({self._source(keys)}): its value is not allowed"
+        value: Any = self.table
+        for key in keys:
+            value = value[key] if isinstance(value, Mapping) and key in value else _item(value, key)
+        shown = "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else repr(value)
+        return _masked(f"{_named(keys)} = {shown[:100]} ({self._source(keys)}): {why}")
+
+    def _source(self, keys: Keys) -> str:
+        for length in range(len(keys), 0, -1):
+            for known, source in self._sources.items():
+                if known[:length] == keys[:length]:
+                    return source
+        return "in no file, variable or option"
+
+
+def _item(value: Any, index: Any) -> Any:
+    """An item of a list, which may still be one text with commas."""
+    items = [i.strip() for i in value.split(",") if i.strip()] if isinstance(value, str) else value
+    return items[index] if isinstance(items, list | tuple) and isinstance(index, int) else value
+
+
+def _note(error: BaseException) -> AttributeValidationNote | IterableValidationNote | None:
+    notes = getattr(error, "__notes__", ())
+    return next((n for n in notes if isinstance(n, AttributeValidationNote | IterableValidationNote)), None)
+
+
+def _key(note: AttributeValidationNote | IterableValidationNote) -> Any:
+    return note.name if isinstance(note, AttributeValidationNote) else note.index
+
+
+def _named(keys: Keys) -> str:
+    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).removeprefix(".")
+
+
+def _masked(text: str) -> str:
+    return _URL_USER.sub("…@", text)

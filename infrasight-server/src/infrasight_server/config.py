@@ -29,8 +29,8 @@ class ServerConfig:
         tls: Certificate, key and CA for mutual TLS; agents and readers must show a certificate of that CA.
         plaintext: Listen without TLS even where others can reach it.
         probes: Only these probes; empty for all that are installed.
-        linger_seconds: How long a batch may wait for others before its insert.
-        max_insert_rows: An insert takes no more batches when it has as many rows.
+        linger_seconds: A table's inserts begin so long after each other, at the earliest; batches wait together meanwhile.
+        max_insert_rows: With as many rows an insert begins at once, and takes no more batches.
         max_batch_bytes: The longest batch that is taken.
         max_pending_bytes: What all batches together may hold until they are stored; then agents wait.
         ttl_days: After how many days rows are deleted; not set: never.

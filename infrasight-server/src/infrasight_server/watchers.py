@@ -29,7 +29,7 @@ class Watcher:
 
     def offer(self, probe: str, rows: pa.Table) -> None:
         """Queues rows, or counts them as skipped when too much is queued."""
-        if self._probes and probe not in self._probes:
+        if not rows.num_rows or (self._probes and probe not in self._probes):
             return
         if self._queue and self._bytes + rows.nbytes > _QUEUED_BYTES:
             self._skipped += rows.num_rows

@@ -1,6 +1,7 @@
 """One table's inserts: batches are merged, inserted, and only then acknowledged, each exactly once."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections import deque
@@ -9,7 +10,7 @@ from concurrent.futures import Executor
 
 import pyarrow as pa
 import structlog
-from attrs import field, frozen
+from attrs import frozen
 from infrasight_core.errors import StoreAwayError, StoreError
 
 from infrasight_server import metrics
@@ -30,7 +31,6 @@ class PendingBatch:
         table: Its rows with all stored columns.
         retry: Whether it may be in the store already.
         stored: Done when the store has it (True: it had it already), or fails with the StoreError that refuses it for good.
-        since: When it came, on the monotonic clock.
     """
 
     node: str
@@ -38,7 +38,6 @@ class PendingBatch:
     table: pa.Table
     retry: bool
     stored: asyncio.Future[bool]
-    since: float = field(factory=time.monotonic)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -53,8 +52,8 @@ class TableWriter:
         probe: Its name; the table is `<probe>_events`.
         store: Where they go.
         threads: What runs the inserts.
-        linger_seconds: How long a batch may wait for others.
-        max_rows: An insert holds no more batches when it has as many rows.
+        linger_seconds: An insert begins so long after the one before, at the earliest, so that busy times make large ones.
+        max_rows: With as many rows an insert begins at once, and takes no more batches.
         on_stored: Called with each batch's rows after their insert.
     """
 
@@ -74,6 +73,7 @@ class TableWriter:
         self._on_stored = on_stored
         self._queue: deque[PendingBatch] = deque()
         self._queued_rows = 0
+        self._last_insert = -math.inf
         self._pending: dict[tuple[str, str], asyncio.Future[bool]] = {}
         self._changed = asyncio.Event()
         self._closing = False
@@ -106,7 +106,7 @@ class TableWriter:
             if self._closing:
                 return []
             await self._wait(None)
-        until = self._queue[0].since + self._linger_seconds
+        until = self._last_insert + self._linger_seconds
         while not self._closing and self._queued_rows < self._max_rows and (left := until - time.monotonic()) > 0:
             await self._wait(left)
         group = [self._queue.popleft()]
@@ -115,6 +115,7 @@ class TableWriter:
             group.append(self._queue.popleft())
             rows, size = rows + group[-1].table.num_rows, size + group[-1].table.nbytes
         self._queued_rows -= rows
+        self._last_insert = time.monotonic()
         return group
 
     async def _wait(self, seconds: float | None) -> None:

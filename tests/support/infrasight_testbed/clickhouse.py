@@ -46,20 +46,17 @@ class ClickHouseServer:
             os.mkfifo(never_written)
         # The server lives as long as its query, which waits for a writer that never comes.
         query = f"SYSTEM START LISTEN HTTP; SELECT * FROM file('{never_written}', 'LineAsString') FORMAT Null"
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                str(Path(__file__).with_name("clickhouse_process.py")),
-                str(clickhouse_library()),
-                f"--path={self._folder / 'data'}",
-                f"--http_port={self._port}",
-                "--listen_host=127.0.0.1",
-                f"--query={query}",
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._folder / "log").open("ab"),
-        )
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("clickhouse_process.py")),
+            str(clickhouse_library()),
+            f"--path={self._folder / 'data'}",
+            f"--http_port={self._port}",
+            "--listen_host=127.0.0.1",
+            f"--query={query}",
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
         until = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:

@@ -47,11 +47,15 @@ def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
         elif pa.types.is_integer(field.type):
             columns[field.name] = pa.array(numbers).cast(field.type)
         elif pa.types.is_dictionary(field.type):
-            columns[field.name] = constant("sh" if pa.types.is_string(field.type.value_type) else b"sh", rows, field.type.value_type)
+            columns[field.name] = constant(
+                "sh" if pa.types.is_string(field.type.value_type) else b"sh", rows, field.type.value_type
+            )
         elif pa.types.is_list(field.type):
             item = "argv_cut" if pa.types.is_string(field.type.value_type) else b"-c"
             items = pa.repeat(pa.scalar(item, field.type.value_type), 2 * rows)
-            columns[field.name] = pa.ListArray.from_arrays(pa.array(np.arange(0, 2 * rows + 1, 2), pa.int32()), items, field.type)
+            columns[field.name] = pa.ListArray.from_arrays(
+                pa.array(np.arange(0, 2 * rows + 1, 2), pa.int32()), items, field.type
+            )
         else:
             columns[field.name] = pa.repeat(pa.scalar(b"/usr/bin/sh", field.type), rows)
     return pa.Table.from_arrays([columns[f.name] for f in SCHEMA.agent], schema=SCHEMA.agent)

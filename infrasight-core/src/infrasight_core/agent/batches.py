@@ -1,4 +1,4 @@
-"""From a slice of a block to a record batch that conforms to the probe's schema."""
+"""From columns to a record batch that conforms to the probe's schema."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,6 @@ from infrasight_core.schema import TIMESTAMP
 
 KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
 KEY_PID_BITS = 22
-LARGE_ROWS = 2048
 
 
 @frozen
@@ -43,26 +42,26 @@ class Clock:
 
 
 def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schema, clock: Clock) -> pa.RecordBatch:
-    """Copies a slice out of its block.
+    """Makes a batch of what the block, the probe's decode and the clock give.
 
     Args:
-        columns: The slice.
+        columns: The events.
         decoded: What the probe's decode made of it; goes before the block's own columns.
         schema: The probe's agent columns.
         clock: Of this boot.
 
     Returns:
-        The columns of the schema that the block, its decode and its position give, in the schema's order, `quality` still as
-        the block's mask; enrichers and `conform` do the rest.
+        The columns of the schema that are known by now, in the schema's order, `quality` still as the block's mask;
+        enrichers and `conform` do the rest.
     """
     given: dict[str, pa.Array] = {}
     for name in schema.names:
         if name in decoded:
             given[name] = decoded[name]
         elif name == "cpu":
-            given[name] = numbers(np.full(columns.rows, columns.cpu, np.uint32))
+            given[name] = numbers(columns.cpu)
         elif name == "sequence":
-            given[name] = numbers(np.arange(columns.first, columns.first + columns.rows, dtype=np.uint64))
+            given[name] = numbers(columns.sequence)
         elif name == "time":
             given[name] = numbers(columns.fixed[name] + clock.wall_offset(), TIMESTAMP)
         elif name in ("process_key", "parent_process_key"):
@@ -70,14 +69,6 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
         elif name in columns.fixed or name in columns.texts:
             given[name] = columns.array(name)
     return pa.RecordBatch.from_arrays(list(given.values()), schema=pa.schema([_field(schema, n, a) for n, a in given.items()]))
-
-
-def merge(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Small batches made one; where they are large on average, the copy would cost more than it saves, and they stay."""
-    if sum(batch.num_rows for batch in batches) >= LARGE_ROWS * len(batches):
-        return batches
-    merged: list[pa.RecordBatch] = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
-    return merged
 
 
 def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Schema, texts: Sequence[str]) -> pa.RecordBatch:

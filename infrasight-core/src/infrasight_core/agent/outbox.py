@@ -50,8 +50,8 @@ class Outbox:
             probe=delivery.probe,
             message_type=delivery.schema.message_type,
             fingerprint=delivery.schema.fingerprint,
-            rows=delivery.rows,
-            arrow=ipc.to_bytes(*delivery.batches),
+            rows=delivery.batch.num_rows,
+            arrow=ipc.to_bytes(delivery.batch),
         )
         with self._lock:
             if not (full := self._bytes + len(batch.arrow) > self._limit):

@@ -10,9 +10,8 @@ import structlog
 from attrs import define, field, frozen
 from prometheus_client import Counter, Histogram
 
-from infrasight_core.agent.batches import Clock, assemble, conform, merge
+from infrasight_core.agent.batches import Clock, assemble, conform
 from infrasight_core.arrays import recycle_memory
-from infrasight_core.columns import Columns
 from infrasight_core.context import EnrichContext
 from infrasight_core.errors import ProbeError, SchemaError
 from infrasight_core.kernel.block import Counts
@@ -22,9 +21,8 @@ from infrasight_core.schema import EventSchema
 
 log = structlog.get_logger(__name__)
 SOONEST, LATEST = 0.005, 0.05  # seconds between two looks at the blocks
-LINGER = 0.1  # seconds that the first event of a batch waits for others
-BATCH_ROWS, BATCH_BYTES = 32768, 8 << 20
-FILL = 0.25  # the share of a block that a look should find full
+LINGER = 0.1  # seconds that an event may wait in its block for others
+FILL = 0.25  # the share of a block that is worth a batch
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
@@ -32,24 +30,19 @@ BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["pro
 
 @frozen
 class Delivery:
-    """Conforming batches, sent and acknowledged as one, and what identifies it.
+    """A conforming batch and what identifies it.
 
     Attributes:
         batch_id: Unique on the node for ever: when the probe was loaded, then the first event's CPU and slot number.
         probe: Whose events.
         schema: Of the probe.
-        batches: The agent columns.
+        batch: The agent columns.
     """
 
     batch_id: str
     probe: str
     schema: EventSchema
-    batches: list[pa.RecordBatch]
-
-    @property
-    def rows(self) -> int:
-        """How many events."""
-        return sum(batch.num_rows for batch in self.batches)
+    batch: pa.RecordBatch
 
 
 class Sink(Protocol):
@@ -67,11 +60,8 @@ class _Recording:
     loaded: LoadedProbe
     schema: EventSchema
     run: str
-    waiting: list[pa.RecordBatch] = field(factory=list)
-    rows: int = 0
-    bytes: int = 0
-    since: float = 0.0
-    first: tuple[int, int] = (0, 0)
+    waiting_since: float | None = None
+    left: float = 0.0
     counted: dict[str, int] = field(factory=dict)
 
 
@@ -108,8 +98,7 @@ class Recorder:
         with self._lock:
             recording = self._recordings.pop(probe)
             recording.loaded.detach()
-            self._read(recording)
-            self._flush(recording)
+            self._take(recording)
             counts = recording.loaded.blocks.counts()
             self._count_drops(recording, counts)
         recording.loaded.close()
@@ -129,6 +118,10 @@ class Recorder:
         recycle_memory()
         self._thread.start()
 
+    def cpu_clock(self) -> int:
+        """The clock of the CPU time that reading has taken, for `time.clock_gettime`; only once it has begun."""
+        return time.pthread_getcpuclockid(self._thread.ident or 0)
+
     def stop(self) -> dict[str, Counts]:
         """Detaches every probe, delivers what is left, ends the thread. Returns the last counts by probe."""
         self._stop.set()
@@ -137,67 +130,47 @@ class Recorder:
         return {probe: self.detach(probe) for probe in self.probes()}
 
     def _run(self) -> None:
-        pause = SOONEST
+        pause, looked = SOONEST, time.monotonic()
         try:
             while not self._stop.wait(pause):
-                began = time.monotonic()
+                now, before = time.monotonic(), looked
                 with self._lock:
-                    fill = max((self._look(recording, began) for recording in self._recordings.values()), default=0.0)
-                # the fill grew in the time since the look before: the next look comes when it is about FILL
-                pause = min(max(pause * FILL / fill, SOONEST), LATEST) if fill else LATEST
+                    due = min((self._look(r, now, now - before) for r in self._recordings.values()), default=LATEST)
+                pause, looked = min(max(due, SOONEST), LATEST), now
         except BaseException as error:
             self.failure = error
             log.exception("the recorder failed")
             raise
 
-    def _look(self, recording: _Recording, now: float) -> float:
-        """Reads what waits, delivers what is due; returns the share of the fullest block that was full."""
-        blocks = recording.loaded.blocks
-        fill = blocks.waiting() / blocks.layout.slots
-        if fill:
-            self._read(recording)
-        due = recording.rows and now - recording.since >= LINGER - LATEST
-        if due or recording.rows >= BATCH_ROWS or recording.bytes >= BATCH_BYTES:
-            self._flush(recording)
-        self._count_drops(recording, blocks.counts())
-        return fill
+    def _look(self, recording: _Recording, now: float, elapsed: float) -> float:
+        """Takes what waits if it is much, or has waited long; returns in how many seconds it will be much again."""
+        fill = recording.loaded.blocks.fill()
+        growth, recording.left = fill - recording.left, fill
+        if fill and recording.waiting_since is None:
+            recording.waiting_since = now
+        if fill >= FILL or (recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST):
+            self._take(recording)
+            recording.waiting_since, recording.left = None, 0.0
+        self._count_drops(recording, recording.loaded.blocks.counts())
+        return (FILL - recording.left) * elapsed / growth if growth > 0 else LATEST
 
-    def _read(self, recording: _Recording) -> None:
-        for columns in recording.loaded.blocks.slices():
-            batch = self._assembled(recording, columns)
-            if batch is None:
-                continue
-            if not recording.rows:
-                recording.since, recording.first = time.monotonic(), (columns.cpu, columns.first)
-            recording.waiting.append(batch)
-            recording.rows += columns.rows
-            recording.bytes += batch.nbytes
-
-    def _assembled(self, recording: _Recording, columns: Columns) -> pa.RecordBatch | None:
-        probe = recording.loaded.name
+    def _take(self, recording: _Recording) -> None:
+        """Takes what waits, makes a conforming batch of it and delivers that."""
+        probe, schema, blocks = recording.loaded.name, recording.schema.agent, recording.loaded.blocks
+        columns = blocks.take()
+        if not columns.rows:
+            return
         READ.labels(probe).inc(columns.rows)
+        BATCHES.labels(probe).observe(columns.rows)
         try:
-            decoded = self._plugins.decode(probe, columns)
-            return assemble(columns, decoded, recording.schema.agent, self._clock)
+            batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
+            extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node))
+            batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts])
         except (ProbeError, SchemaError, pa.ArrowException) as error:
-            self._lost(probe, "decode", columns.rows, error)
-            return None
-
-    def _flush(self, recording: _Recording) -> None:
-        if not recording.rows:
+            self._lost(probe, "decode_failed", columns.rows, error)
             return
-        probe, rows = recording.loaded.name, recording.rows
-        waiting, recording.waiting, recording.rows, recording.bytes = recording.waiting, [], 0, 0
-        try:
-            context = EnrichContext("agent", probe, self._node)
-            schema, texts = recording.schema.agent, [text.name for text in recording.loaded.blocks.layout.texts]
-            batches = [conform(b, self._plugins.enrich(b, context), schema, texts) for b in merge(waiting)]
-        except (SchemaError, pa.ArrowException) as error:
-            self._lost(probe, "enrich", rows, error)
-            return
-        BATCHES.labels(probe).observe(rows)
-        cpu, first = recording.first
-        self._sink.put(Delivery(f"{recording.run}-{cpu}-{first:x}", probe, recording.schema, batches))
+        batch_id = f"{recording.run}-{columns.cpu[0]}-{columns.sequence[0]:x}"
+        self._sink.put(Delivery(batch_id, probe, recording.schema, batch))
 
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
         self._sink.dropped(probe, reason, rows)

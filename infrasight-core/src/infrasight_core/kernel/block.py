@@ -1,8 +1,9 @@
-"""The blocks of one probe, mapped: slices of columns out, `tail` forward, counters read."""
+"""The blocks of one probe, mapped: columns out, `tail` forward, counters read."""
 
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from attrs import frozen
 
 from infrasight_core.columns import Columns
 from infrasight_core.kernel.layout import Layout
-
-SLICE_ROWS = 65536
 
 
 @frozen
@@ -41,6 +40,18 @@ class Counts:
         return self.block_full + self.heap_full
 
 
+@frozen
+class _Piece:
+    """Views of some events that lie in one piece in a block, and where its heaps stand behind them."""
+
+    cpu: int
+    first: int
+    rows: int
+    fixed: Mapping[str, npt.NDArray[Any]]
+    texts: Mapping[str, tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]
+    heap_tails: list[int]
+
+
 class _Block:
     """One CPU's block as NumPy views of the mapping."""
 
@@ -53,11 +64,40 @@ class _Block:
         self.cpu = cpu
         self.scalars = {name: view(at, "<u8", 1) for name, at in layout.scalars.items()}
         self.head, self.tail = self.scalars["head"], self.scalars["tail"]
-        self.heap_tail = view(layout.scalars["heap_tail"], "<u8", 15)
-        self.fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}
-        self.texts = [
+        self._heap_tail = view(layout.scalars["heap_tail"], "<u8", 15)
+        self._fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}
+        self._texts = [
             (t, view(t.ends_offset, "<u4", layout.slots), view(t.heap_offset, "u1", t.heap_bytes)) for t in layout.texts
         ]
+
+    def pieces(self, slots: int) -> Iterator[_Piece]:
+        """What waits, cut where the slots or a heap come to their end."""
+        tail, head = int(self.tail[0]), int(self.head[0])
+        load_barrier()  # the columns must not be loaded before the head that publishes them
+        heap_tails = [int(self._heap_tail[text.index]) for text, _, _ in self._texts]
+        while tail < head:
+            at = tail & (slots - 1)
+            rows = min(head - tail, slots - at)
+            starts = [position & (text.heap_size - 1) for (text, _, _), position in zip(self._texts, heap_tails, strict=True)]
+            lengths = []
+            for (text, ends, _), position, start in zip(self._texts, heap_tails, starts, strict=True):
+                so_far = ends[at : at + rows] - np.uint32(position & 0xFFFFFFFF)  # wraps as the kernel's does
+                if start + int(so_far[-1]) > text.heap_size:  # the text that runs into the guard is the piece's last
+                    rows = min(rows, int(np.searchsorted(so_far, text.heap_size - start)) + 1)
+                lengths.append(so_far)
+            texts = {
+                text.name: (so_far[:rows], heap[start : start + int(so_far[rows - 1])])
+                for (text, _, heap), so_far, start in zip(self._texts, lengths, starts, strict=True)
+            }
+            heap_tails = [position + len(data) for position, (_, data) in zip(heap_tails, texts.values(), strict=True)]
+            fixed = {name: column[at : at + rows] for name, column in self._fixed.items()}
+            yield _Piece(self.cpu, tail, rows, fixed, texts, heap_tails)
+            tail += rows
+
+    def free(self, piece: _Piece) -> None:
+        """Gives the piece's slots and bytes back to the program."""
+        self._heap_tail[: len(piece.heap_tails)] = piece.heap_tails
+        self.tail[0] = piece.first + piece.rows
 
 
 class Blocks:
@@ -80,9 +120,9 @@ class Blocks:
         self._blocks.clear()
         self._area.close()
 
-    def waiting(self) -> int:
-        """The most events that wait in any block."""
-        return max(int(b.head[0] - b.tail[0]) for b in self._blocks)
+    def fill(self) -> float:
+        """The share of the fullest block that waits to be taken; 0 where nothing waits at all."""
+        return max(int(b.head[0] - b.tail[0]) for b in self._blocks) / self.layout.slots
 
     def counts(self) -> Counts:
         """The counters of all CPUs; exact once the probe is at rest."""
@@ -91,40 +131,27 @@ class Blocks:
         submitted, read = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in ("head", "tail"))
         return Counts(seen, submitted, block_full, heap_full, entries_full, read)
 
-    def slices(self) -> Iterator[Columns]:
-        """What waits in the blocks now, a slice at a time; the next step of the iteration frees the slice before it.
-
-        A slice ends where the slots or a heap come to their end, so that every column of it lies in one piece.
-        """
+    def take(self) -> Columns:
+        """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""
+        pieces: list[_Piece] = []
         for block in self._blocks:
-            yield from self._slices_of(block)
+            pieces += block.pieces(self.layout.slots)
+        fixed = {c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed} if pieces else {}
+        texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts} if pieces else {}
+        rows = sum(piece.rows for piece in pieces)
+        cpu = np.repeat(np.array([p.cpu for p in pieces], np.uint32), [p.rows for p in pieces])
+        sequence = np.concatenate([np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces] or [cpu])
+        load_barrier()  # the slots must not be freed before they have been copied
+        for piece in pieces:
+            self._blocks[piece.cpu].free(piece)
+        return Columns(rows, cpu, sequence.astype(np.uint64, copy=False), fixed, texts)
 
-    def _slices_of(self, block: _Block) -> Iterator[Columns]:
-        head = int(block.head[0])
-        load_barrier()  # the columns must not be loaded before the head that publishes them
-        while (tail := int(block.tail[0])) < head:
-            first = tail & (self.layout.slots - 1)
-            rows = min(head - tail, self.layout.slots - first, SLICE_ROWS)
-            pieces = []
-            for text, ends, heap in block.texts:
-                start = int(block.heap_tail[text.index])
-                at = start & (text.heap_size - 1)
-                lengths = ends[first : first + rows] - np.uint32(start & 0xFFFFFFFF)  # wraps as the kernel's does
-                if at + int(lengths[-1]) > text.heap_size:
-                    rows = min(rows, int(np.searchsorted(lengths, text.heap_size - at)) + 1)
-                pieces.append((text, start, at, lengths, heap))
-            texts, heap_tails = {}, {}
-            for text, start, at, lengths, heap in pieces:
-                offsets = np.zeros(rows + 1, np.int32)
-                offsets[1:] = lengths[:rows]
-                texts[text.name] = (offsets, heap[at : at + int(offsets[-1])])
-                heap_tails[text.index] = start + int(offsets[-1])
-            fixed = {name: column[first : first + rows] for name, column in block.fixed.items()}
-            yield Columns(rows, block.cpu, tail, fixed, texts)
-            load_barrier()  # nor may the slots be freed before they have been copied
-            for index, position in heap_tails.items():
-                block.heap_tail[index] = position
-            block.tail[0] = tail + rows
+
+def _joined(parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """One text column from the lengths so far and the bytes of each piece."""
+    starts = accumulate((len(data) for _, data in parts), initial=0)
+    offsets = np.concatenate([[0], *(ends + np.uint32(start) for (ends, _), start in zip(parts, starts, strict=False))])
+    return offsets.astype(np.int32), np.concatenate([data for _, data in parts])
 
 
 _fence = threading.Lock()

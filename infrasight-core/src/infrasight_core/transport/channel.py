@@ -32,7 +32,7 @@ def channel_options(address: str) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.initial_reconnect_backoff_ms", 500),
-        ("grpc.max_reconnect_backoff_ms", 30_000),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
     if Address.parse(address).is_loopback:  # gRPC would send even this through a proxy that the environment names
         options.append(("grpc.enable_http_proxy", 0))

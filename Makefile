@@ -1,0 +1,53 @@
+# The few commands people type. Each installs what it needs first; `make` alone explains them.
+MAKEFLAGS += --no-print-directory
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
+PACKAGES := infrasight-core infrasight-probe-execve infrasight-server
+
+.PHONY: help setup run test lint proto lock bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what running and testing need; quick when there is nothing to do
+	@$(PYTHON) tools/setup.py test
+
+run: ## Record this machine's program executions and show them, until Ctrl-C (as root)
+	@$(PYTHON) tools/setup.py run
+	@$(BIN)/python tools/run.py
+
+test: ## Run all tests (as root); ARGS="-k execve -x" goes to pytest
+	@$(PYTHON) tools/setup.py test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: ## Check style, types, import contracts, protobuf, C, and that generated code is up to date
+	@$(PYTHON) tools/setup.py lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@for tests in infrasight-*/tests; do echo "$(BIN)/mypy $$tests"; $(BIN)/mypy $$tests || exit; done
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
+	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/python tools/proto.py --check
+	@echo "/usr/bin/python3 compiles the loader, which imports nothing but the standard library and bcc"
+	@/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' infrasight-core/src/infrasight_core/kernel/loader.py
+
+proto: ## Generate the Python code of the .proto files
+	@$(PYTHON) tools/setup.py lint
+	$(BIN)/python tools/proto.py
+
+lock: ## Write the newest versions that fit together into requirements.lock
+	@$(PYTHON) tools/setup.py lint
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
+	  --group dev $(PACKAGES:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock >/dev/null
+
+bench: ## Measure this machine, beside its peers (as root)
+	@$(PYTHON) tools/setup.py test
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+clean: ## Delete the virtual environment, caches and built files; the data directory stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+"""The good end of a command that would go on for ever."""
+
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infrasight_core.cli import close_stdout
+
+
+@contextmanager
+def until_stopped() -> Iterator[None]:
+    """Runs the body until Ctrl-C, SIGTERM, or nobody reads stdout any more; none of these is an error. Main thread only."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    done = threading.Event()
+    threading.Thread(target=_watch_reader, args=(done,), name="stdout's reader", daemon=True).start()
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return
+    except BrokenPipeError:
+        close_stdout()
+    finally:
+        done.set()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _watch_reader(done: threading.Event) -> None:
+    """Ends the command as soon as the reader of its pipe is gone, not only when there is something to write."""
+    if not stat.S_ISFIFO(os.fstat(1).st_mode):
+        return
+    poll = select.poll()
+    poll.register(1, 0)  # what is asked for in no mask: the other end was closed
+    while not done.is_set():
+        if poll.poll(500) and not done.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            return

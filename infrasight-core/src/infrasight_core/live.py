@@ -1,0 +1,168 @@
+"""Events as they come: a live table on a terminal, JSON lines anywhere else."""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from threading import Lock
+from typing import Any, Protocol
+
+import pyarrow as pa
+from attrs import frozen
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from infrasight.v1.event_pb2 import EventHeader
+from infrasight_core.show import json_lines, printable, quoted, shown
+
+_HEADER = frozenset(EventHeader.DESCRIPTOR.fields_by_name)
+_KEPT = 200  # rows; no terminal shows more
+_EVENT_CHARACTERS = 1000
+# Column, its width, and how wide the terminal must be to show it.
+_COLUMNS = {
+    "TIME": (12, 0),
+    "NODE": (12, 130),
+    "PROBE": (8, 0),
+    "COMM": (15, 0),
+    "PID": (7, 0),
+    "PPID": (7, 90),
+    "USER": (10, 70),
+    "RESULT": (8, 0),
+    "TOOK": (7, 100),
+}
+
+
+class EventView(Protocol):
+    """Where events are shown."""
+
+    def add(self, probe: str, rows: pa.Table) -> None:
+        """Shows one probe's events, the newest last."""
+
+
+@contextmanager
+def event_view(as_table: bool | None = None) -> Iterator[EventView]:
+    """Shows events on stdout for as long as the context lasts.
+
+    Messages on stderr may be written meanwhile; on a terminal they appear above the table.
+
+    Args:
+        as_table: A live table, or JSON lines; None to choose the table on a terminal.
+    """
+    console = Console()
+    if as_table is None:
+        as_table = console.is_terminal and not console.is_dumb_terminal
+    if not as_table:
+        yield Lines()
+        return
+    table = EventTable()
+    on_screen = sys.stderr.isatty()  # what goes to a file stays on its way there
+    with Live(table, console=console, refresh_per_second=8, redirect_stderr=on_screen, vertical_overflow="crop"):
+        yield table
+
+
+class Lines:
+    """JSON lines on stdout, each with its probe, flushed at the end of each batch."""
+
+    def add(self, probe: str, rows: pa.Table) -> None:
+        """Writes the rows. Raises BrokenPipeError when nobody reads any more."""
+        named = rows.add_column(0, "probe", pa.array([probe] * rows.num_rows, pa.string()))
+        for line in json_lines(named):
+            sys.stdout.buffer.write(line.encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+@frozen
+class _Row:
+    cells: dict[str, str]
+    event: Text
+    failed: bool
+
+
+class EventTable:
+    """The newest events, as many as the terminal has lines for, the newest at the bottom."""
+
+    def __init__(self) -> None:
+        self._rows: deque[_Row] = deque(maxlen=_KEPT)
+        self._lock = Lock()
+        self._events = 0
+        self._probes: set[str] = set()
+
+    def add(self, probe: str, rows: pa.Table) -> None:
+        """Takes events in; only those that can be seen are looked at."""
+        newest = _rows(probe, rows.slice(max(0, rows.num_rows - _KEPT)))
+        with self._lock:
+            self._rows.extend(newest)
+            self._events += rows.num_rows
+            self._probes.add(probe)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = max(1, console.size.height - 3)
+        with self._lock:
+            rows, events, probes = list(self._rows)[-height:], self._events, len(self._probes)
+        shows = [name for name, (_, least) in _COLUMNS.items() if console.width >= least]
+        shows = [name for name in shows if any(r.cells[name] for r in rows) and (name != "PROBE" or probes > 1)]
+        table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+        for name in shows:
+            number = name in ("PID", "PPID", "TOOK")
+            table.add_column(name, width=_COLUMNS[name][0], no_wrap=True, justify="right" if number else "left")
+        table.add_column("EVENT", ratio=1, no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            cells = [Text(row.cells[name], "red" if name == "RESULT" and row.failed else "") for name in shows]
+            table.add_row(*cells, row.event)
+        yield table
+        yield Text(f"{events:,} events; Ctrl-C ends", "dim", no_wrap=True)
+
+
+def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
+    columns = {name: _python(rows.column(name)) for name in rows.column_names}
+    own = [name for name in columns if name not in _HEADER]
+    own.sort(key=lambda name: not pa.types.is_list(rows.schema.field(name).type))  # argv says most: lists come first
+    for index in range(rows.num_rows):
+        row = {name: column[index] for name, column in columns.items()}
+        code = row.get("return_code") or 0
+        cells = {
+            "TIME": datetime.fromtimestamp(row.get("time", 0) // 1_000_000 / 1000).strftime("%H:%M:%S.%f")[:-3],
+            "NODE": _text(row.get("node") or ""),
+            "PROBE": probe,
+            "COMM": _text(row.get("comm") or ""),
+            "PID": str(row.get("pid", "")),
+            "PPID": str(row.get("ppid", "")),
+            "USER": _text(row.get("user") or str(row.get("uid", ""))),
+            "RESULT": _text(row.get("error") or str(code)),
+            "TOOK": _duration(row.get("duration_ns", 0)),
+        }
+        yield _Row(cells, _event({name: row[name] for name in own}, row.get("quality") or []), code < 0)
+
+
+def _python(column: pa.ChunkedArray) -> list[Any]:
+    return list((column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist())
+
+
+def _event(own: dict[str, Any], quality: list[str]) -> Text:
+    text = Text(no_wrap=True)
+    for name, value in own.items():
+        if value in (None, 0, b"", "", []) or len(text) > _EVENT_CHARACTERS:
+            continue
+        if isinstance(value, list):
+            words = [quoted(v[:_EVENT_CHARACTERS]) if isinstance(v, bytes) else _text(v) for v in value[:_EVENT_CHARACTERS]]
+            text.append(" ".join(words)[:_EVENT_CHARACTERS] + " ")
+        else:
+            text.append(f"{name}=", "dim").append(_text(value)[:_EVENT_CHARACTERS] + " ")
+    if not quality:
+        return text
+    flags = Text(no_wrap=True).append(f"[{' '.join(map(_text, quality))}] ", "yellow")
+    return flags.append(text)  # flags first, as the end of the line may be cut off
+
+
+def _text(value: Any) -> str:
+    return printable(shown(value) if isinstance(value, bytes) else str(value))
+
+
+def _duration(nanoseconds: int) -> str:
+    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1000)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.1f}{unit}" if nanoseconds < 100 * size else f"{nanoseconds // size}{unit}"
+    return f"{nanoseconds}ns"

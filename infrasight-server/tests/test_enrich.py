@@ -1,0 +1,63 @@
+"""What the server adds to a batch, and that a bad enricher costs only its own column."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pytest
+from infrasight_core.context import EnrichContext
+from infrasight_server.enrich import UNFIT, enrich
+from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
+
+CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_the_servers_columns_are_filled(rows: int) -> None:
+    """Node, batch id and received time are there in every row, in the schema's order and types."""
+    found = enrich(table(rows), SCHEMA.stored, CONTEXT, plugins())
+    assert found.schema.equals(SCHEMA.stored)
+    assert found.num_rows == rows
+    assert set(found["node"].to_pylist()) == ({NODE} if rows else set())
+    assert set(found["batch_id"].to_pylist()) == ({"batch-1"} if rows else set())
+    assert set(found["received_time"].cast(pa.int64()).to_pylist()) == ({TIME} if rows else set())
+
+
+def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
+    """Its hook gets the columns with node and batch id; what it returns is cast to the column's type, nulls emptied."""
+    seen = []
+
+    def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
+        seen.append((context, batch.schema.names))
+        return {"user": pa.array(["root", None, "root"]), "uid": pa.array([1, None, 3]), "unheard_of": pa.array([1, 2, 3])}
+
+    found = enrich(table(3), SCHEMA.stored, CONTEXT, plugins(enrich=hook))
+    assert found.schema.equals(SCHEMA.stored)
+    assert found["user"].to_pylist() == [b"root", b"", b"root"]
+    assert found["uid"].to_pylist() == [1, 0, 3]
+    assert seen[0][0] == CONTEXT
+    assert {"node", "batch_id", "received_time", "pid"} <= set(seen[0][1])
+
+
+def test_a_column_that_does_not_fit_is_left_out_and_counted() -> None:
+    """An enricher that returns text for a number loses that column only; the rest of the batch is stored."""
+    before = UNFIT.labels("execve", "pid")._value.get()
+    found = enrich(table(2), SCHEMA.stored, CONTEXT, plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])}))
+    assert found["pid"].to_pylist() == [0, 1]
+    assert UNFIT.labels("execve", "pid")._value.get() == before + 1
+
+
+def test_an_enricher_that_raises_costs_nothing_else() -> None:
+    """The batch is stored without what it would have added."""
+
+    def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
+        raise RuntimeError("no database")
+
+    assert enrich(table(2), SCHEMA.stored, CONTEXT, plugins(enrich=hook)).num_rows == 2
+
+
+def test_a_column_that_nobody_fills_is_empty() -> None:
+    """A column that the probe leaves to a server-side enricher has protobuf's default where there is none."""
+    kinds = [pa.uint32(), pa.bool_(), pa.float64(), pa.string(), pa.list_(pa.binary()), pa.map_(pa.string(), pa.int64())]
+    extra = [pa.field(f"extra_{n}", kind) for n, kind in enumerate([*kinds, pa.dictionary(pa.int32(), pa.binary())])]
+    found = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
+    assert [found[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]

@@ -1,0 +1,229 @@
+"""The server over a real socket: streams, refusals, queries, watching, health."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pyarrow as pa
+import pytest
+from infrasight.v1.stream_pb2 import Drop, Hello, QueryRequest, WatchRequest
+from infrasight.v1.stream_pb2_grpc import EventServiceStub
+from infrasight_core import ipc
+from infrasight_core.schema import EventSchema
+from infrasight_core.tls import TlsFiles
+from infrasight_core.transport.channel import sync_channel
+from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.config import ServerConfig
+from infrasight_server.server import Server
+from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.certificates import CertificateAuthority
+from infrasight_testbed.execve_batches import NODE, SCHEMA, batch, hello, plugins, table
+from infrasight_testbed.server_thread import running_server
+
+MakeConfig = Callable[..., ServerConfig]
+
+
+@pytest.fixture
+def server(config: MakeConfig) -> Iterator[Server]:
+    """A server with the execve probe, on each store."""
+    with running_server(config(max_batch_bytes=1 << 20), plugins()) as running:
+        yield running
+
+
+def query(server: Server, sql: str, tls: TlsFiles | None = None) -> pa.Table:
+    """A query over the wire."""
+    with sync_channel(server.address, tls, plaintext=False) as channel:
+        pieces = [ipc.from_bytes(piece.arrow) for piece in EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)]
+    return pa.concat_tables(pieces)
+
+
+def get(server: Server, path: str) -> tuple[int, str]:
+    """Status and text of an HTTP answer."""
+    try:
+        with urllib.request.urlopen(f"http://{server.status_address}{path}", timeout=60) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metric(server: Server, name: str, **labels: str) -> float:
+    """A counter's value; 0 where nothing was counted."""
+    wanted = f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in labels.items())}}} "
+    found = [line for line in get(server, "/metrics")[1].splitlines() if line.startswith(wanted)]
+    return float(found[0].split()[1]) if found else 0.0
+
+
+def test_batches_are_stored_and_acknowledged(server: Server) -> None:
+    """After the acknowledgement the rows are there, with the node and the batch that brought them."""
+    with AgentClient(server.address) as agent:
+        agent.send(hello())
+        welcome = agent.answer().welcome
+        assert [(p.probe, p.accepted, p.reason) for p in welcome.probes] == [("execve", True, "")]
+        assert welcome.max_batch_bytes == 1 << 20
+        for number in range(5):
+            agent.send(batch(f"b{number}", table(10, first=10 * number)))
+        assert agent.answers(5) == {f"b{number}": "stored" for number in range(5)}
+        found = query(server, "SELECT node, batch_id, count() AS rows, min(sequence) AS first FROM execve_events GROUP BY ALL ORDER BY first")
+    assert found.to_pylist() == [
+        {"node": NODE.encode(), "batch_id": f"b{n}".encode(), "rows": 10, "first": 10 * n} for n in range(5)
+    ]
+
+
+def test_a_bad_batch_is_refused_and_the_stream_goes_on(server: Server) -> None:
+    """Malformed, unknown, oversized and of another schema: each with its reason, and the good ones are stored."""
+    unknown_before = metric(server, "infrasight_server_batches_refused_total", probe="unknown", reason="unknown_probe")
+    with AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("good-1", table(3)))
+        agent.send(batch("malformed", table(3), arrow=b"nonsense"))
+        agent.send(batch("unknown", table(3), probe="bpf_party"))
+        agent.send(batch("oversized", table(3), arrow=b"\xff" * (1 << 20)))
+        agent.send(batch("fingerprint", table(3), fingerprint="0123456789abcdef"))
+        agent.send(batch("rows", table(3), rows=2))
+        agent.send(batch("good-2", table(3)))
+        assert agent.answers(7) == {
+            "good-1": "stored",
+            "malformed": "MALFORMED",
+            "unknown": "UNKNOWN_PROBE",
+            "oversized": "TOO_LARGE",
+            "fingerprint": "SCHEMA_MISMATCH",
+            "rows": "MALFORMED",
+            "good-2": "stored",
+        }
+    assert query(server, "SELECT count() AS n FROM execve_events")["n"].to_pylist() == [6]
+    unknown = metric(server, "infrasight_server_batches_refused_total", probe="unknown", reason="unknown_probe")
+    assert unknown == unknown_before + 1
+
+
+def test_hello_is_answered_for_each_probe(server: Server) -> None:
+    """An unknown probe is named, a different schema has both fingerprints; a later hello is answered too."""
+    with AgentClient(server.address) as agent:
+        agent.send(hello("execve", "nowhere"))
+        answers = {p.probe: p for p in agent.answer().welcome.probes}
+        assert answers["execve"].accepted
+        assert not answers["nowhere"].accepted
+        assert "this server has no probe 'nowhere'; it knows: execve" in answers["nowhere"].reason
+        agent.send(hello(fingerprint="0000000000000000"))
+        (answer,) = agent.answer().welcome.probes
+        assert not answer.accepted
+        assert "'0000000000000000'" in answer.reason
+        assert SCHEMA.fingerprint in answer.reason
+
+
+@pytest.mark.parametrize("first", [batch("b", table(1)), Hello(node="")])
+def test_a_stream_begins_with_hello(server: Server, first: Hello) -> None:
+    """A batch before hello, or a hello without a node, ends the stream with FAILED_PRECONDITION."""
+    with AgentClient(server.address) as agent:
+        agent.send(first)
+        with pytest.raises(grpc.RpcError) as raised:
+            agent.answer()
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_one_refused_table_leaves_the_other_probe_running(config: MakeConfig, tmp_path: Path) -> None:
+    """A probe whose DDL does not agree is refused in the welcome and per batch; the other one stores, and /readyz tells."""
+    wrong = tmp_path / "wrong.sql"
+    wrong.write_text(SCHEMA.ddl_text())
+    both = {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}
+    with running_server(config(), plugins(both)) as server, AgentClient(server.address) as agent:
+        agent.send(hello("broken", "execve"))
+        answers = {p.probe: p for p in agent.answer().welcome.probes}
+        assert "the table is called execve_events, not broken_events" in answers["broken"].reason
+        assert answers["execve"].accepted
+        agent.send(batch("b1", table(1), probe="broken"))
+        agent.send(batch("b2", table(1)))
+        assert agent.answers(2) == {"b1": "UNKNOWN_PROBE", "b2": "stored"}
+        status, text = get(server, "/readyz")
+        assert status == 200
+        assert "refused broken: " in text
+
+
+def test_what_agents_lost_is_counted(server: Server) -> None:
+    """The drops that a batch reports are in the metrics by probe and reason; odd reasons share one label."""
+    before = metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full")
+    other = metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="other")
+    with AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        drops = [Drop(reason="block_full", events=7), Drop(reason="block_full", events=1), Drop(reason="Odd\n", events=2)]
+        agent.send(batch("b", table(0), arrow=ipc.to_bytes(pa.RecordBatch.from_pylist([], SCHEMA.agent)), drops=drops))
+        assert agent.answers(1) == {"b": "stored"}
+    assert metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full") == before + 8
+    assert metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="other") == other + 2
+
+
+def test_queries_are_answered_or_refused(server: Server) -> None:
+    """A reading statement is answered even without rows; writing and nonsense are INVALID_ARGUMENT with a clear line."""
+    assert query(server, "SELECT pid FROM execve_events").schema.names == ["pid"]
+    assert query(server, "SELECT number FROM numbers(1000000)").num_rows == 1_000_000
+    for sql, said in [
+        ("DROP TABLE execve_events", "only reading is allowed here, not DROP"),
+        ("SELECT * FROM nowhere", "Unknown table"),
+        ("SELECT * FROM file('/etc/passwd')", "file() reaches outside the store"),
+        ("SELECT throwIf(number = 500000) FROM numbers(1000000)", "throwIf"),
+    ]:
+        with pytest.raises(grpc.RpcError) as raised:
+            query(server, sql)
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert said in raised.value.details()
+
+
+def test_queries_given_up_leave_room_for_others(server: Server) -> None:
+    """More askers who hang up in the middle of an answer than there are connections do not use the connections up."""
+    with grpc.insecure_channel(server.address) as channel:
+        for _ in range(12):
+            pieces = EventServiceStub(channel).Query(QueryRequest(sql="SELECT number FROM numbers(5000000)"), timeout=60)
+            next(pieces)
+            pieces.cancel()
+    assert query(server, "SELECT 1 AS a")["a"].to_pylist() == [1]
+
+
+def test_watchers_see_what_is_stored(server: Server) -> None:
+    """One who watches sees the stored columns of new batches; one who watches an unknown probe is told what there is."""
+    with grpc.insecure_channel(server.address) as channel, AgentClient(server.address) as agent:
+        watching = EventServiceStub(channel).Watch(WatchRequest(probes=["execve"]), timeout=60)
+        watching.initial_metadata()
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("b", table(3)))
+        seen = next(watching)
+        watching.cancel()
+        rows = ipc.from_bytes(seen.arrow)
+        assert seen.probe == "execve"
+        assert rows.schema.names == SCHEMA.stored.names
+        assert rows["sequence"].to_pylist() == [0, 1, 2]
+        assert set(rows["node"].to_pylist()) == {NODE}
+        with pytest.raises(grpc.RpcError, match="no probe nowhere here; this server knows: execve"):
+            next(EventServiceStub(channel).Watch(WatchRequest(probes=["nowhere"]), timeout=60))
+
+
+def test_health_is_told(server: Server) -> None:
+    """/healthz, /readyz and /metrics answer."""
+    assert get(server, "/healthz") == (200, "ok\n")
+    assert get(server, "/readyz") == (200, "ready; probes: execve\n")
+    assert "infrasight_server_pending_bytes 0.0" in get(server, "/metrics")[1]
+
+
+def test_mutual_tls(config: MakeConfig, tmp_path: Path) -> None:
+    """Who has a certificate of the CA comes in; who has none, or another CA's, does not."""
+    ours, others = CertificateAuthority(tmp_path / "ours", "ours"), CertificateAuthority(tmp_path / "others", "others")
+    agent_files = ours.issue("agent")
+    with running_server(config(tls=ours.issue("server")), plugins()) as server:
+        channel = sync_channel(server.address, agent_files, plaintext=False)
+        with AgentClient(server.address, channel) as agent:
+            agent.send(hello())
+            agent.answer()
+            agent.send(batch("b", table(2)))
+            assert agent.answers(1) == {"b": "stored"}
+        assert query(server, "SELECT count() AS n FROM execve_events", agent_files)["n"].to_pylist() == [2]
+        stranger = others.issue("agent")
+        impostor = TlsFiles(stranger.certificate, stranger.key, agent_files.ca)
+        for files in (impostor, None):
+            with pytest.raises(grpc.RpcError) as raised:
+                query(server, "SELECT 1", files)
+            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

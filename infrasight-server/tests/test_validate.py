@@ -1,0 +1,134 @@
+"""A batch from the wire is what it says it is, or is refused with a reason."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from infrasight.v1.event_pb2 import EventHeader
+from infrasight.v1.stream_pb2 import Messages, Refusal, RefusalReason
+from infrasight_core import ipc
+from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.validate import validate
+from infrasight_testbed.execve_batches import SCHEMA, TIME, batch, table
+
+LIMIT = 1 << 20
+GOOD = ipc.to_bytes(*table(3).to_batches())
+
+
+def with_nulls(name: str, values: pa.Array) -> pa.Table:
+    """Rows whose schema says that there are no nulls, with nulls in a column."""
+    rows = table(len(values))
+    columns = [values if f.name == name else rows[f.name] for f in SCHEMA.agent]
+    return pa.Table.from_arrays(columns, schema=SCHEMA.agent)
+
+
+def test_good_rows_pass_unchanged() -> None:
+    """What an agent sends arrives as the same columns."""
+    sent = table(1000)
+    assert validate(batch("b", sent), SCHEMA, LIMIT).equals(sent)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "said"),
+    [
+        ({"arrow": b""}, "MALFORMED", "not an Arrow IPC stream"),
+        ({"arrow": b"\x00" * 100}, "MALFORMED", "Arrow IPC stream"),
+        ({"arrow": GOOD[: len(GOOD) // 2]}, "MALFORMED", "not an Arrow IPC stream"),
+        ({"arrow": b"\xff" * LIMIT}, "TOO_LARGE", "at most 1048576 are taken"),
+        ({"rows": 4}, "MALFORMED", "it says 4 rows and holds 3"),
+        ({"batch_id": ""}, "MALFORMED", "no batch_id"),
+        ({"fingerprint": "0123"}, "SCHEMA_MISMATCH", f"fingerprint '0123', the server's '{SCHEMA.fingerprint}'"),
+        ({"message_type": "a.B"}, "SCHEMA_MISMATCH", "the agent's message is 'a.B'"),
+        ({"arrow": ipc.to_bytes(*table(3).drop_columns(["pid"]).to_batches())}, "MALFORMED", "missing ['pid']"),
+        ({"arrow": ipc.to_bytes(*table(3).append_column("x", [[1, 2, 3]]).to_batches())}, "MALFORMED", "unknown ['x']"),
+        (
+            {"arrow": ipc.to_bytes(*table(3).set_column(1, "pid", [pa.array([1, 2, 3])]).to_batches())},
+            "MALFORMED",
+            "pid is pyarrow.Field<pid: int64>, not pyarrow.Field<pid: uint32 not null>",
+        ),
+        (
+            {"arrow": ipc.to_bytes(*table(3).select(["pid", "time", *SCHEMA.agent.names[2:]]).to_batches())},
+            "MALFORMED",
+            "in another order",
+        ),
+        ({"messages": Messages(messages=[b"\xff\xff"]), "rows": 1}, "MALFORMED", "a message is not a infrasight_probe_execve"),
+    ],
+)
+def test_what_is_not_as_it_says_is_refused(fields: dict[str, Any], reason: str, said: str) -> None:
+    """Truncated, foreign, oversized, or of another schema: the reason has a name, and a line for people."""
+    refusal = validate(batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT)
+    assert isinstance(refusal, Refusal)
+    assert RefusalReason.Name(refusal.reason) == f"REFUSAL_REASON_{reason}"
+    assert said in refusal.detail
+
+
+def test_a_batch_without_a_body_is_refused() -> None:
+    """Nothing is not zero rows."""
+    empty = batch("b", table(1))
+    empty.ClearField("body")
+    assert "it has no body" in validate(empty, SCHEMA, LIMIT).detail
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("pid", pa.array([1, None], pa.uint32())),
+        ("comm", pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([b"a", None]))),
+        ("argv", pa.array([[b"a"], [None]], pa.list_(pa.binary())).cast(pa.list_(pa.binary()))),
+    ],
+)
+def test_nulls_are_refused(name: str, values: pa.Array) -> None:
+    """No column has nulls, whatever the schema of the stream claims: in values, dictionaries, list items."""
+    if name == "argv":
+        values = pa.Array.from_buffers(SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values])
+    refusal = validate(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
+    assert f"column {name} has nulls" in refusal.detail
+
+
+def test_an_index_outside_its_dictionary_is_refused() -> None:
+    """Arrow bytes that would make a reader read elsewhere do not come through."""
+    outside = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False)
+    refusal = validate(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
+    assert RefusalReason.Name(refusal.reason) == "REFUSAL_REASON_MALFORMED"
+
+
+def test_messages_become_the_same_columns() -> None:
+    """A client without Arrow sends protobuf messages: every field lands in its column."""
+    header = EventHeader(
+        time=Timestamp(seconds=TIME // 10**9, nanos=TIME % 10**9),
+        node="not believed",
+        pid=7,
+        comm=b"\xff",
+        error="ENOENT",
+        return_code=-2,
+        quality=["argv_cut"],
+    )
+    events = [
+        ExecveEvent(header=header, filename=b"/bin/\xfe", argv=[b"", b"\xff\n"], dirfd=-100),
+        ExecveEvent(),
+    ]
+    messages = Messages(messages=[event.SerializeToString() for event in events])
+    found = validate(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
+    assert found.schema.equals(SCHEMA.agent)
+    first, second = found.to_pylist()
+    sent = {"time", "pid", "comm", "error", "return_code", "quality", "filename", "argv", "dirfd"}
+    assert found["time"].cast(pa.int64()).to_pylist() == [TIME, 0]
+    assert {k: first[k] for k in sent - {"time"}} == {
+        "pid": 7,
+        "comm": b"\xff",
+        "error": "ENOENT",
+        "return_code": -2,
+        "quality": ["argv_cut"],
+        "filename": b"/bin/\xfe",
+        "argv": [b"", b"\xff\n"],
+        "dirfd": -100,
+    }
+    assert not any(second[name] for name in found.column_names if name != "time")
+
+
+def test_a_time_beyond_the_column_is_refused() -> None:
+    """A timestamp that nanoseconds cannot hold is malformed, not an error of the server."""
+    event = ExecveEvent(header=EventHeader(time=Timestamp(seconds=2**40)))
+    refusal = validate(batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT)
+    assert "column time" in refusal.detail

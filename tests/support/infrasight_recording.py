@@ -1,0 +1,75 @@
+"""Records with one probe under the running kernel, for tests and benchmarks: no server, no wire."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import infrasight_core.enrichers.errors
+import infrasight_core.enrichers.users
+import pyarrow as pa
+from attrs import define, field
+from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.kernel.block import Counts
+from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.plugins import PluginManager
+
+
+@define
+class Recording:
+    """What was recorded; complete once the `with` has ended.
+
+    Attributes:
+        deliveries: In order.
+        drops: Events that never came, by reason.
+        counts: The blocks' last counters.
+    """
+
+    deliveries: list[Delivery] = field(factory=list)
+    drops: dict[str, int] = field(factory=dict)
+    counts: Counts = field(default=Counts(0, 0, 0, 0, 0, 0))
+
+    def put(self, delivery: Delivery) -> None:
+        """Keeps a delivery."""
+        self.deliveries.append(delivery)
+
+    def dropped(self, probe: str, reason: str, events: int) -> None:
+        """Adds up."""
+        self.drops[reason] = self.drops.get(reason, 0) + events
+
+    @property
+    def table(self) -> pa.Table:
+        """All events."""
+        return pa.Table.from_batches([delivery.batch for delivery in self.deliveries])
+
+
+def plugins_with(probe: str, module: object) -> PluginManager:
+    """A manager with one probe and the core's enrichers."""
+    plugins = PluginManager()
+    for name, plugin in (
+        (probe, module),
+        ("users", infrasight_core.enrichers.users),
+        ("errors", infrasight_core.enrichers.errors),
+    ):
+        plugins.register(name, plugin)
+    assert not plugins.failures
+    return plugins
+
+
+@contextmanager
+def recording(probe: str, module: object, options: Mapping[str, Any] | None = None) -> Iterator[Recording]:
+    """Records while the body runs.
+
+    Args:
+        probe: The probe's name.
+        module: Its plugin.
+        options: Its options.
+    """
+    kept = Recording()
+    recorder = Recorder(plugins_with(probe, module), LoadSettings(), "here", kept)
+    recorder.attach(probe, options or {})
+    recorder.start()
+    try:
+        yield kept
+    finally:
+        kept.counts = recorder.stop()[probe]
+        assert recorder.failure is None

@@ -1,0 +1,231 @@
+"""What the house asks of every package and file, as far as a test can see it."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import infrasight_core
+import pytest
+from infrasight_core import hookspecs
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent for path in ROOT.glob("infrasight-*/pyproject.toml"))
+PROBES = [package for package in PACKAGES if package.name.startswith("infrasight-probe-")]
+HOOKS = sorted(name for name, value in vars(hookspecs).items() if hasattr(value, "infrasight_spec"))
+GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
+
+each_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+each_probe = pytest.mark.parametrize("probe", PROBES, ids=lambda path: path.name)
+each_hook = pytest.mark.parametrize("hook", HOOKS)
+
+
+@cache
+def files(*suffixes: str) -> list[Path]:
+    """The files of the tree that are, or are going to be, in git and are not generated; all without suffixes."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [f for f in found if f.is_file() and not GENERATED.search(f.name) and (not suffixes or f.suffix in suffixes)]
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    """A Python file's syntax."""
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def all_tests() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every test function with its file."""
+    for file in files(".py"):
+        if file.name.startswith("test_"):
+            for node in ast.walk(tree(file)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                    yield file, node
+
+
+def project(package: Path) -> dict[str, Any]:
+    """The `[project]` table of a package."""
+    return tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]  # type: ignore[no-any-return]
+
+
+def requirements(package: Path) -> dict[str, Requirement]:
+    """What a package depends on, by name."""
+    return {r.name: r for r in map(Requirement, project(package)["dependencies"])}
+
+
+def place(file: Path, line: int = 0) -> str:
+    """A file's path for people."""
+    return f"{file.relative_to(ROOT)}:{line}" if line else str(file.relative_to(ROOT))
+
+
+def test_there_are_packages_probes_and_hooks() -> None:
+    """The lists that the other tests go through are not empty."""
+    assert PACKAGES
+    assert PROBES
+    assert set(HOOKS) == {"schema", "load_bpf", "decode", "enrich"}
+    assert len(files(".py")) > 50
+
+
+@each_hook
+def test_hook_is_documented(hook: str) -> None:
+    """Every hook is called by its name, with its arguments, in the core's README or in docs/."""
+    pages = [ROOT / "infrasight-core" / "README.md", *ROOT.glob("docs/**/*.md")]
+    assert any(f"`{hook}(" in page.read_text(encoding="utf-8") for page in pages)
+
+
+@each_hook
+def test_hook_has_a_test(hook: str) -> None:
+    """Every hook is named by the name or the docstring of a test elsewhere."""
+    assert [
+        place(file, test.lineno)
+        for file, test in all_tests()
+        if file != Path(__file__) and (hook in test.name or f"`{hook}`" in (ast.get_docstring(test) or ""))
+    ]
+
+
+@each_package
+def test_package_is_whole(package: Path) -> None:
+    """Every package has its README, CHANGELOG, licence, tests, and a py.typed in each import package."""
+    for name in ("README.md", "CHANGELOG.md", "LICENSE"):
+        assert (package / name).is_file(), name
+    assert list((package / "tests").rglob("test_*.py"))
+    for folder in (package / "src").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            assert list(folder.rglob("py.typed")), folder.name
+
+
+@each_package
+def test_licences_are_the_roots(package: Path) -> None:
+    """A package's copies of the licences are those at the top; kernel C brings the GPL and names it in its first line."""
+    kernel = [*package.rglob("*.bpf.c"), *package.rglob("*.bpf.h")]
+    for licence in ["LICENSE", *(["LICENSE-GPL-2.0"] if kernel else [])]:
+        assert (package / licence).read_bytes() == (ROOT / licence).read_bytes()
+        assert licence in project(package)["license-files"]
+    for file in kernel:
+        assert file.read_text(encoding="utf-8").startswith("/* SPDX-License-Identifier: GPL-2.0-or-later\n"), place(file)
+
+
+@each_package
+def test_version_is_the_changelogs(package: Path) -> None:
+    """The first version in the CHANGELOG is the package's."""
+    versions = re.findall(r"^## (\S+)", (package / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0] == project(package)["version"]
+
+
+@each_package
+def test_package_joined_the_workspace(package: Path) -> None:
+    """A package's folder, distribution and import name are one word, and the lists that cannot find it hold it."""
+    module = package.name.replace("-", "_")
+    assert project(package)["name"] == package.name
+    assert (package / "src" / module / "__init__.py").is_file()
+    assert f"    {module}\n" in (ROOT / ".importlinter").read_text(encoding="utf-8")
+    assert re.search(rf"^PACKAGES :=.* {package.name}\b", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert workspace["uv"]["sources"][package.name] == {"workspace": True}
+    assert f"{package.name}/src" in workspace["mypy"]["mypy_path"]
+    assert f"{package.name}/tests" in workspace["pytest"]["ini_options"]["testpaths"]
+
+
+@each_package
+def test_dependencies_are_locked(package: Path) -> None:
+    """The lock holds an allowed version of every dependency, and nothing about where it comes from."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = dict(line.split(" ;")[0].split("==") for line in lock.splitlines())
+    assert not re.search(r"^-|://| @ ", lock, re.MULTILINE)
+    for name, requirement in requirements(package).items():
+        assert name.startswith("infrasight-") or requirement.specifier.contains(locked[name]), name
+    assert "bcc" not in requirements(package)  # a package index has another one of that name
+
+
+@each_package
+def test_generated_code_sets_the_floors(package: Path) -> None:
+    """Generated code refuses an older runtime than its generator's, so no older one may be installed with it."""
+    for file in package.rglob("*_pb2.py"):
+        made = re.search(r"^# Protobuf Python Version: (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert made
+        assert f">={made[1]}" in str(requirements(package)["protobuf"].specifier), place(file)
+    for file in package.rglob("*_pb2_grpc.py"):
+        made = re.search(r"^GRPC_GENERATED_VERSION = '(\S+)'$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert made
+        assert f">={made[1]}" in str(requirements(package)["grpcio"].specifier), place(file)
+
+
+@each_probe
+def test_probe_uses_public_names_only(probe: Path) -> None:
+    """A probe imports from the core what its `__all__` holds, the wire's generated code, and nothing below."""
+    found = []
+    for file in (probe / "src").rglob("*.py"):
+        for node in [] if GENERATED.search(file.name) else ast.walk(tree(file)):
+            if isinstance(node, ast.Import):
+                found += [(file, node.lineno, alias.name) for alias in node.names if alias.name.startswith("infrasight_core")]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "infrasight_core":
+                public = infrasight_core.__all__ if node.module == "infrasight_core" else []
+                found += [(file, node.lineno, alias.name) for alias in node.names if alias.name not in public]
+    assert not [f"{place(file, line)} imports {name}" for file, line, name in found]
+
+
+@each_probe
+def test_probe_reads_like_a_page(probe: Path) -> None:
+    """A probe's C has fewer than 130 lines."""
+    programs = list((probe / "src").rglob("*.bpf.c"))
+    assert programs
+    assert not [place(f) for f in programs if len(f.read_text(encoding="utf-8").splitlines()) >= 130]
+
+
+def test_files_are_short() -> None:
+    """No file that people read as code is over 300 lines."""
+    sources = files(".py", ".c", ".h", ".proto", ".sql", ".sh")
+    assert not [place(f) for f in sources if len(f.read_text(encoding="utf-8").splitlines()) > 300]
+
+
+def test_every_test_says_what_it_shows() -> None:
+    """Every test has a docstring."""
+    assert not [f"{place(file, test.lineno)} {test.name}" for file, test in all_tests() if not ast.get_docstring(test)]
+
+
+def test_no_c_in_python_strings() -> None:
+    """C stands in files of its own, where an editor and clang-format find it."""
+    c = re.compile(r"#\s*include\s*<|\bBPF_[A-Z_]+\(|\bstruct \w+ \{|\bint \w+\((struct|void|int|char)\b")
+    found = [
+        place(file, node.lineno)
+        for file in files(".py")
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and file != Path(__file__) and c.search(node.value)
+    ]
+    assert not found
+
+
+def test_no_error_is_swallowed() -> None:
+    """No `except` has an empty body."""
+    found = [
+        place(file, node.lineno)
+        for file in files(".py")
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.ExceptHandler)
+        and all(isinstance(s, ast.Pass) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)) for s in node.body)
+    ]
+    assert not found
+
+
+def test_the_tree_names_no_place() -> None:
+    """No file names a folder of one machine, the host of a package registry, or a ticket's number."""
+    forbidden = re.compile(
+        r"(?<![\w.)}])/(work|root|home)/\w|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b|\bissue \d",
+        re.IGNORECASE,
+    )
+    found = []
+    for file in files():
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if not file.name.startswith("LICENSE") else []
+        found += [place(file, number) for number, line in enumerate(lines, 1) if forbidden.search(line)]
+    assert not found

@@ -1,0 +1,98 @@
+"""The wheels: whole, and installable without this tree."""
+
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("infrasight-*/pyproject.toml"))
+# Of the installed wheels: everything comes from them, plugins are found, and their resources can be read.
+USE = """
+import sys
+from importlib import resources
+from pathlib import Path
+import infrasight.v1.stream_pb2_grpc
+import infrasight_core, infrasight_probe_execve, infrasight_server
+from infrasight_core.plugins import PluginManager
+from infrasight_core.program import Kernel
+for module in infrasight.v1, infrasight_core, infrasight_probe_execve, infrasight_server:
+    assert all(Path(path).is_relative_to(sys.prefix) for path in module.__path__), module.__path__
+plugins = PluginManager.discover()
+assert not plugins.failures, plugins.failures
+assert plugins.probes() == ["execve"], plugins.probes()
+assert {"errors", "users"} < plugins.plugins.keys(), plugins.plugins.keys()
+assert "CREATE TABLE" in plugins.schemas()["execve"].ddl_text()
+assert "infrasight.bpf.h" in plugins.load_bpf("execve", Kernel("6.1", "x86_64", 2), {}).source.read_text()
+assert (resources.files("infrasight") / "v1" / "event.proto").read_text().startswith("syntax")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A freshly built wheel of each package."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for package in PACKAGES:
+        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+        subprocess.run(command, cwd=ROOT / package, check=True)
+    return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in PACKAGES}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
+    """What lies in the package's `src` is in its wheel, resources and generated code too, and nothing else but the licences."""
+    source = ROOT / package / "src"
+    wanted = {str(f.relative_to(source)) for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    with zipfile.ZipFile(wheels[package]) as wheel:
+        names = wheel.namelist()
+    held = {name for name in names if ".dist-info/" not in name}
+    licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
+    assert held == wanted
+    assert licences == {f.name for f in (ROOT / package).glob("LICENSE*")}
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("infrasight-core", "infrasight/v1/event.proto"),
+        ("infrasight-core", "infrasight/v1/py.typed"),
+        ("infrasight-core", "infrasight/v1/stream_pb2_grpc.py"),
+        ("infrasight-core", "infrasight_core/bpf/include/linux/types.h"),
+        ("infrasight-core", "infrasight_core/bpf/infrasight.bpf.h"),
+        ("infrasight-core", "infrasight_core/py.typed"),
+        ("infrasight-probe-execve", "infrasight_probe_execve/execve.bpf.c"),
+        ("infrasight-probe-execve", "infrasight_probe_execve/execve_events.sql"),
+        ("infrasight-probe-execve", "infrasight_probe_execve/py.typed"),
+        ("infrasight-probe-execve", "infrasight_probe_execve/v1/execve.proto"),
+        ("infrasight-server", "infrasight_server/py.typed"),
+    ],
+)
+def test_wheel_holds_what_is_not_python(wheels: dict[str, Path], package: str, name: str) -> None:
+    """The files that are easily forgotten are in the wheel."""
+    with zipfile.ZipFile(wheels[package]) as wheel:
+        assert name in wheel.namelist()
+
+
+def test_namespace_is_shared(wheels: dict[str, Path]) -> None:
+    """`infrasight` is a namespace package, so that another distribution may add to it."""
+    with zipfile.ZipFile(wheels["infrasight-core"]) as wheel:
+        assert "infrasight/__init__.py" not in wheel.namelist()
+
+
+def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """Installed into an environment of their own, the packages import, the plugins are found and the commands start."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin" / "python"
+    site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
+    # The dependencies come from this environment; its own .pth files, which name the tree, are not followed from there.
+    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()], check=True)
+    subprocess.run([python, "-I", "-c", USE], check=True, cwd=tmp_path)
+    for command in ("infrasight", "infrasight-server"):
+        shown = subprocess.run([python.with_name(command), "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "Usage:" in shown.stdout

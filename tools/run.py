@@ -12,6 +12,7 @@ standard error. Ctrl-C, SIGTERM, SIGHUP, the end of the pipe, or the end of any 
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -140,6 +141,13 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe without a reader, or a terminal that is gone."""
+    output = select.poll()
+    output.register(1, 0)  # an error or hang-up is told without being asked for
+    return bool(output.poll(0))
+
+
 def say(text: str) -> None:
     """Tells the person at the terminal."""
     with contextlib.suppress(OSError):  # the terminal may be gone; the parts must be stopped all the same
@@ -204,10 +212,8 @@ def run(settings: Settings, stopping: threading.Event) -> None:
                 wait_ready(part, port, stopping)
             if stopping.is_set():
                 return
-        while not stopping.wait(0.2):
+        while not stopping.wait(0.2) and not _nobody_reads():
             for part in started:
-                if part.log is None and part.process.poll() in (0, -signal.SIGPIPE):
-                    return  # whoever read our output has had enough
                 part.fail_if_ended()
     finally:
         for part in reversed(started):

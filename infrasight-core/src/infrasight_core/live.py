@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 from attrs import frozen
+from infrasight.v1.event_pb2 import EventHeader
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from infrasight.v1.event_pb2 import EventHeader
 from infrasight_core.show import json_lines, printable, quoted, shown
 
 _HEADER = frozenset(EventHeader.DESCRIPTOR.fields_by_name)

@@ -19,6 +19,7 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
+from urllib3.exceptions import HTTPError
 
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it would log, it raises too
 
@@ -58,6 +59,7 @@ class Store:
             "output_format_arrow_string_as_string": 0,  # what the kernel gives are bytes
             "max_execution_time": query_seconds,
             "max_result_bytes": query_bytes,
+            "wait_end_of_query": 1,  # a query that fails in the middle says why, instead of breaking the connection
             "readonly": 1,  # last: nothing can be set after it
         }
         with _store_errors():
@@ -225,8 +227,8 @@ class Store:
                 with pa.ipc.open_stream(answer) as reader:
                     yield pa.RecordBatch.from_pylist([], reader.schema)
                     yield from reader
-            except (pa.ArrowException, OSError) as error:
-                raise QueryError(f"the answer broke off: {_one_line(error)}") from error
+            except (pa.ArrowException, OSError, HTTPError) as error:
+                raise QueryError(f"the answer broke off: {_one_line(error)}; ask again") from error
             finally:
                 answer.close()
 

@@ -47,6 +47,16 @@ class AgentClient:
                 found[answer.acknowledgement.batch_id] = "stored"
         return found
 
+    def rest(self) -> list[StreamResponse]:
+        """Whatever still comes until the stream ends, well or not."""
+        found = []
+        try:
+            for answer in self._answers:
+                found.append(answer)
+        except grpc.RpcError:
+            self._requests.put(None)
+        return found
+
     def end(self) -> None:
         """Sends nothing more."""
         self._requests.put(None)

@@ -33,11 +33,12 @@ def attach_all(
             recorder.attach(probe, options.get(probe, {}))
         except ProbeError as error:
             failures[probe] = error
-            log.error("probe not attached", probe=probe, reason=error.reason)
     if not recorder.probes():
         if failures:
             raise next(iter(failures.values()))
         raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")
+    for probe, error in failures.items():
+        log.error("probe not attached", probe=probe, reason=error.reason)
     return failures
 
 

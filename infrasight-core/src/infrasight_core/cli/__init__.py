@@ -48,7 +48,8 @@ class _Commands(click.Group):
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             close = difflib.get_close_matches(name, COMMANDS, 2, 0.5)
-            ctx.fail(f"no command {name!r}; " + (f"did you mean {' or '.join(close)}?" if close else f"try {', '.join(COMMANDS)}"))
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -81,9 +82,7 @@ def close_stdout() -> None:
     os.close(nowhere)
 
 
-@click.group(
-    cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version(), message="%(prog)s %(version)s")
 def main() -> None:
     """Kernel-level observability: what this machine's processes do, as rows that SQL can ask."""

@@ -30,6 +30,20 @@ def until_stopped() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def stop_event() -> Iterator[threading.Event]:
+    """The same ends as an event to look at, for a body that has something to finish. Main thread only."""
+    stop = threading.Event()
+    before = [signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)]
+    threading.Thread(target=_watch_reader, args=(stop,), name="stdout's reader", daemon=True).start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+
+
 def _watch_reader(done: threading.Event) -> None:
     """Ends the command as soon as the reader of its pipe is gone, not only when there is something to write."""
     if not stat.S_ISFIFO(os.fstat(1).st_mode):

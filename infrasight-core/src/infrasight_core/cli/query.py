@@ -46,15 +46,14 @@ _LEAST_WIDTH = 6  # of a column; rows with more columns than fit are shown one b
 def command(sql: str, form: str | None, connect: Callable[[], "ServerClient"], server: str | None) -> None:
     """Ask a server with one SQL statement; - reads it from standard input."""
     if sql == "-":
-        sql = click.get_text_stream("stdin", errors="backslashreplace").read()
+        sql = sys.stdin.buffer.read().decode("utf-8", "backslashreplace")
     if not sql.strip():
         raise click.UsageError('no statement: try infrasight query "SELECT 1"')
     form = form or ("table" if sys.stdout.isatty() else "json")
     if form == "arrow" and sys.stdout.isatty():
         raise click.UsageError("--format arrow is for a file or a pipe: add > FILE")
-    write = {"json": _write_json, "csv": _write_csv, "arrow": _write_arrow, "table": _write_table}[form]
     with connect() as client:
-        write(client.query(sql))
+        _WRITERS[form](client.query(sql))
 
 
 def _write_json(pieces: Iterator[pa.Table]) -> None:
@@ -119,6 +118,14 @@ def _print(console: Console, piece: pa.Table, before: int) -> None:
                 console.print(Text(f"{name:<{max(map(len, names))}}  ").append(cell), soft_wrap=True)
     if not upright:
         console.print(table)
+
+
+_WRITERS: dict[str, Callable[[Iterator[pa.Table]], None]] = {
+    "json": _write_json,
+    "csv": _write_csv,
+    "arrow": _write_arrow,
+    "table": _write_table,
+}
 
 
 def _cell(value: object) -> str:

@@ -14,14 +14,12 @@ if TYPE_CHECKING:
     from infrasight_core.transport.client import ServerClient
 
 DEFAULT_SERVER = "127.0.0.1:7443"
-_FILE = click.Path(path_type=Path)
-_OPTIONS = (
-    click.option("--server", envvar="INFRASIGHT_SERVER", metavar="HOST:PORT", help=f"The server's address.  [{DEFAULT_SERVER}]"),
-    click.option("--tls-certificate", envvar="INFRASIGHT_TLS_CERTIFICATE", metavar="FILE", type=_FILE, help="Our certificate, PEM."),
-    click.option("--tls-key", envvar="INFRASIGHT_TLS_KEY", metavar="FILE", type=_FILE, help="Its private key, PEM."),
-    click.option("--tls-ca", envvar="INFRASIGHT_TLS_CA", metavar="FILE", type=_FILE, help="Who signs the server's certificate, PEM."),
-    click.option("--plaintext", envvar="INFRASIGHT_PLAINTEXT", is_flag=True, help="No TLS, even to another machine."),
-)
+_HELP = {
+    "server": f"The server's address.  [{DEFAULT_SERVER}]",
+    "tls-certificate": "Our certificate, PEM; with the next two: mutual TLS.",
+    "tls-key": "Its private key, PEM.",
+    "tls-ca": "What the server's certificate must be signed by, PEM.",
+}
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,8 +41,13 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
 
         command(connect=connect, server=server, **rest)
 
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
+    flag = click.option("--plaintext", envvar="INFRASIGHT_PLAINTEXT", is_flag=True, help="No TLS, even to another machine.")
+    wrapped = flag(wrapped)
+    for name, text in reversed(_HELP.items()):
+        variable = f"INFRASIGHT_{name.replace('-', '_').upper()}"
+        kind = str if name == "server" else click.Path(path_type=Path)
+        metavar = "HOST:PORT" if name == "server" else "FILE"
+        wrapped = click.option(f"--{name}", envvar=variable, show_envvar=True, metavar=metavar, type=kind, help=text)(wrapped)
     return wrapped
 
 

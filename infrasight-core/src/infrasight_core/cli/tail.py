@@ -29,7 +29,7 @@ in the meantime is in the tables: ask with `infrasight query`.
 
 @click.command("tail", epilog=EPILOG)
 @click.argument("probes", metavar="[PROBE]...", nargs=-1)
-@click.option("--where", "conditions", metavar="COLUMN=VALUE", multiple=True, help="Only uid=…, pid=… or comm=…; all must hold.")
+@click.option("--where", "conditions", metavar="COLUMN=VALUE", multiple=True, help="uid=…, pid=… or comm=…; all must hold.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), help="[table on a terminal, json in a pipe]")
 @server_options
 def command(

@@ -24,6 +24,7 @@ from infrasight_core.program import BpfProgram, Kernel
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 LOAD_SECONDS = 60
+TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 HEADER_FIELDS = (
     "dentry.d_name.len",
     "dentry.d_name.name",
@@ -168,8 +169,17 @@ def _ask_loader(request: dict[str, object], python: Path) -> tuple[dict[str, obj
         raise KernelError(f"the loader ended with status {done.returncode}: {_first_words(said)}")
     answer: dict[str, object] = json.loads(message)
     if "error" in answer:
-        raise KernelError(f"{answer['error']}; {_first_words(said)}" if _first_words(said) else str(answer["error"]))
+        raise KernelError(_explained(f"{answer['error']}; {said}" if (said := _first_words(said)) else str(answer["error"])))
     return answer, list(descriptors)
+
+
+def _explained(error: str) -> str:
+    """What to do about the commonest refusals."""
+    if "Operation not permitted" in error:
+        return "the kernel does not permit it: run as root, or with CAP_BPF and CAP_PERFMON; see `infrasight doctor`"
+    if not any(Path(folder, "events").is_dir() for folder in TRACEFS):
+        return "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; see `infrasight doctor`"
+    return error
 
 
 def _first_words(output: str) -> str:

@@ -1,0 +1,116 @@
+"""`infrasight doctor`: whether this machine can record events."""
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from infrasight_core import checks
+from infrasight_core.checks import Check
+from infrasight_core.cli.server_options import server_options
+from infrasight_core.errors import InfraSightError, ProbeError
+from infrasight_core.kernel.load import running_kernel
+from infrasight_core.plugins import PluginManager
+from infrasight_core.show import printable
+
+if TYPE_CHECKING:
+    from infrasight_core.transport.client import ServerClient
+
+EPILOG = """\b
+Examples:
+  sudo infrasight doctor
+  sudo infrasight doctor --server db.example:7443 --tls-certificate a.pem --tls-key a.key --tls-ca ca.pem
+  infrasight doctor --json | jq -r 'select(.status == "fail") | .remedy'
+
+\b
+It changes nothing and mounts nothing. Its status is 1 when something that is needed fails.
+"""
+_ROOT = Path("/")
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+@click.command("doctor", epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@click.option(
+    "--loader-python",
+    envvar="INFRASIGHT_LOADER_PYTHON",
+    type=click.Path(path_type=Path),
+    default="/usr/bin/python3",
+    show_default=True,
+    help="The Python that has bcc.",
+)
+@server_options
+def command(as_json: bool, loader_python: Path, connect: Callable[[], "ServerClient"], server: str | None) -> None:
+    """Check whether this machine can record events, and say for each refusal what to do.
+
+    With --server it is also seen whether that server answers.
+    """
+    results = [*_machine(loader_python), *_plugins()]
+    if server is not None:
+        results.append(_server(connect, server))
+    console = Console()
+    if as_json or not console.is_terminal:
+        for check in results:
+            click.echo(json.dumps(attrs.asdict(check), ensure_ascii=False))
+    else:
+        console.print(_table(results))
+    if any(check.status == "fail" for check in results):
+        click.get_current_context().exit(1)
+
+
+def _machine(loader_python: Path) -> Iterator[Check]:
+    yield checks.kernel(platform.release())
+    yield checks.architecture(platform.machine())
+    yield checks.btf(_ROOT)
+    yield checks.tracefs(_ROOT)
+    yield checks.bpffs(_ROOT)
+    yield checks.capabilities(_ROOT)
+    yield checks.lockdown(_ROOT)
+    yield checks.unprivileged(_ROOT)
+    yield checks.bcc(loader_python)
+    yield checks.libbpf()
+
+
+def _plugins() -> Iterator[Check]:
+    manager = PluginManager.discover()
+    broken = list(manager.failures.values())
+    wanted: list[str] = []
+    for probe in manager.probes():
+        try:
+            wanted += [point.event for point in manager.load_bpf(probe, running_kernel(), {}).attach]
+        except ProbeError as error:
+            broken.append(error)
+    for failure in broken:
+        yield Check("plugin", "warn", str(failure), "see `infrasight probes`; mend, upgrade or uninstall it")
+    if not manager.probes():
+        yield Check("probes", "fail", "none is installed", "pip install infrasight-probe-execve")
+    else:
+        yield Check("probes", "ok", ", ".join(manager.probes()))
+        yield checks.tracepoints(_ROOT, wanted)
+
+
+def _server(connect: Callable[[], "ServerClient"], address: str) -> Check:
+    try:
+        with connect() as client:
+            for _ in client.query("SELECT 1"):
+                pass
+    except InfraSightError as error:
+        return Check("server", "fail", address, str(error))
+    return Check("server", "ok", f"{address} answers")
+
+
+def _table(results: list[Check]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("CHECK", "", "FOUND", "WHAT TO DO"):
+        table.add_column(name, overflow="fold")
+    for check in results:
+        colour = _COLOURS[check.status]
+        table.add_row(check.name, Text(check.status, colour), Text(printable(check.found)), Text(printable(check.remedy)))
+    return table

@@ -1,0 +1,86 @@
+"""`infrasight trace`: events of this machine, without a server."""
+
+import contextlib
+import platform
+import queue
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pyarrow as pa
+
+from infrasight_core.agent.attach import attach_all
+from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.cli.ending import stop_event
+from infrasight_core.errors import InfraSightError
+from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.live import event_view
+from infrasight_core.plugins import PluginManager
+from infrasight_core.where import Where
+
+_WAITING_BATCHES = 256
+
+
+class _Screen:
+    """Takes batches from the recorder's thread for the one that shows them."""
+
+    def __init__(self) -> None:
+        self.batches: queue.Queue[Delivery] = queue.Queue(_WAITING_BATCHES)
+        self.events = 0
+        self.lost: Counter[str] = Counter()
+
+    def put(self, delivery: Delivery) -> None:
+        """Keeps a batch to be shown; where the terminal is too slow, counts it instead."""
+        try:
+            self.batches.put_nowait(delivery)
+        except queue.Full:
+            self.dropped(delivery.probe, "display_full", delivery.batch.num_rows)
+
+    def dropped(self, probe: str, reason: str, events: int) -> None:
+        """Counts."""
+        self.lost[f"{probe}: {reason}"] += events
+
+
+@click.command()
+@click.argument("probes", nargs=-1, metavar="[PROBE]…")
+@click.option("--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="uid=, pid= or comm= (with * ?); all must hold.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), help="Default: table on a terminal, json in a pipe.")
+@click.option("--memory", type=click.IntRange(min=1), default=64, show_default=True, metavar="MIB", help="For the blocks of one probe, over all CPUs.")
+@click.option("--python", default="/usr/bin/python3", show_default=True, help="A Python that has bcc.", envvar="INFRASIGHT_LOADER_PYTHON")
+def command(probes: tuple[str, ...], conditions: tuple[str, ...], form: str | None, memory: int, python: str) -> None:
+    """Show what happens on this machine, as it happens; needs root, but no server.
+
+    PROBE is one of `infrasight probes`; all installed ones by default. Ctrl-C ends.
+
+    \b
+    Examples:
+      infrasight trace execve
+      infrasight trace execve --where uid=0 --where 'comm=ba*'
+      infrasight trace execve | jq -r '[.pid, .comm, (.argv | join(" "))] | @tsv'
+    """
+    screen, where = _Screen(), Where.parse(conditions)
+    plugins = PluginManager.discover(probes or None)
+    recorder = Recorder(plugins, LoadSettings(Path(python), memory << 20), platform.node(), screen)
+    attach_all(plugins, recorder, {})
+    recorder.start()
+    click.echo(f"recording {', '.join(recorder.probes())}; Ctrl-C ends", err=True)
+    with stop_event() as stop, event_view(None if form is None else form == "table") as view:
+        while recorder.failure is None and not stop.is_set():
+            _show(screen, where, view.add, 0.1)
+        recorder.stop()
+        while not screen.batches.empty():
+            _show(screen, where, view.add, 0)
+    lost = "; ".join(f"{events:,} lost ({reason})" for reason, events in screen.lost.items())
+    click.echo(f"{screen.events:,} events, {lost or 'none lost'}", err=True)
+    if recorder.failure:
+        raise InfraSightError(f"the recorder failed: {recorder.failure!r}")
+
+
+def _show(screen: _Screen, where: Where, add: Callable[[str, pa.Table], None], seconds: float) -> None:
+    with contextlib.suppress(queue.Empty):
+        delivery = screen.batches.get(timeout=seconds) if seconds else screen.batches.get_nowait()
+        screen.events += delivery.batch.num_rows
+        rows = where.apply(pa.Table.from_batches([delivery.batch]))
+        if rows.num_rows:
+            add(delivery.probe, rows)

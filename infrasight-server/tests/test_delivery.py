@@ -1,0 +1,186 @@
+"""Exactly once, whatever happens to the store, and however often a batch is sent."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from infrasight_core.context import EnrichContext
+from infrasight_server import metrics
+from infrasight_server.budget import Budget
+from infrasight_server.config import ServerConfig
+from infrasight_server.enrich import enrich
+from infrasight_server.migrate import migrate_table
+from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.clickhouse import ClickHouseServer
+from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, batch, hello, plugins, table
+from infrasight_testbed.server_thread import running_server
+
+MakeConfig = Callable[..., ServerConfig]
+
+
+def stored_sequences(config: ServerConfig) -> list[int]:
+    """The sequence numbers in the table, sorted, with what is there twice twice."""
+    store = config.open_store()
+    found = pa.Table.from_batches(store.query("SELECT sequence FROM execve_events ORDER BY sequence"))
+    store.close()
+    return list(found["sequence"].to_pylist())
+
+
+def test_a_batch_sent_again_is_stored_once(config: MakeConfig) -> None:
+    """A repeated batch that is in the store is acknowledged and not inserted; one that is not there is inserted."""
+    settings = config()
+    repeated = metrics.BATCHES_REPEATED.labels("execve")._value.get()
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("a", table(10)))
+        assert agent.answers(1) == {"a": "stored"}
+        agent.send(batch("a", table(10), retry=True))
+        agent.send(batch("b", table(10, first=10), retry=True))
+        assert agent.answers(2) == {"a": "stored", "b": "stored"}
+    assert stored_sequences(settings) == list(range(20))
+    assert metrics.BATCHES_REPEATED.labels("execve")._value.get() == repeated + 1
+
+
+def test_the_same_batch_twice_at_once_is_stored_once(config: MakeConfig) -> None:
+    """An agent that reconnects sends what still waits for its insert: both streams get an acknowledgement."""
+    settings = config(linger_seconds=1.0)
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as old, AgentClient(server.address) as new:
+        for agent in (old, new):
+            agent.send(hello())
+            agent.answer()
+        old.send(batch("first", table(1)))
+        assert old.answers(1) == {"first": "stored"}  # the next insert waits for a second
+        old.send(batch("a", table(10, first=1)))
+        new.send(batch("a", table(10, first=1), retry=True))
+        assert old.answers(1) == new.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == list(range(11))
+
+
+def test_half_a_batch_becomes_a_whole_one(config: MakeConfig) -> None:
+    """Where an earlier attempt left only some rows, the repeated batch brings all of them, each once; others' rows stay."""
+    settings = config()
+    store = settings.open_store()
+    migrate_table(store, "execve", SCHEMA, None)
+    for node, batch_id, rows in ((NODE, "a", table(4)), ("node-2", "a", table(2, first=100))):
+        context = EnrichContext("server", "execve", node, batch_id, TIME)
+        store.insert("execve_events", enrich(rows, SCHEMA.stored, context, plugins()), batch_id)
+    store.close()
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("a", table(10), retry=True))
+        assert agent.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == [*range(10), 100, 101]
+
+
+def test_only_the_batch_that_the_store_rejects_is_refused(config: MakeConfig) -> None:
+    """In one insert with others, rows that ClickHouse never takes cost only their own batch."""
+    settings = config(linger_seconds=1.0)
+    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(SCHEMA.agent.field("time").type)
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("alone", table(1)))
+        assert agent.answers(1) == {"alone": "stored"}  # the next three wait a second for their common insert
+        agent.send(batch("before", table(1, first=1)))
+        agent.send(batch("poison", table(150, first=1000, time=days)))
+        agent.send(batch("after", table(1, first=2)))
+        assert agent.answers(3) == {"before": "stored", "poison": "REJECTED_BY_STORE", "after": "stored"}
+    assert stored_sequences(settings) == [0, 1, 2]
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[ClickHouseServer]:
+    """A ClickHouse server of the test's own, to be killed."""
+    server = ClickHouseServer(tmp_path / "clickhouse").start()
+    yield server
+    server.kill()
+
+
+def test_a_killed_clickhouse_loses_and_doubles_nothing(mortal: ClickHouseServer) -> None:
+    """SIGKILL in the middle of inserts, five times: every batch is acknowledged in the end, every row is there once."""
+    settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, linger_seconds=0.05)
+    rounds, batches, rows = 5, 12, 4000
+    answers: dict[str, str] = {}
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        for number in range(rounds * batches):
+            agent.send(batch(f"b{number}", table(rows, first=number * rows)))
+        for _ in range(rounds):
+            answers |= agent.answers(batches // 2)
+            mortal.kill()
+            mortal.start()
+        answers |= agent.answers(rounds * batches - len(answers))
+    assert answers == {f"b{number}": "stored" for number in range(rounds * batches)}
+    assert stored_sequences(settings) == list(range(rounds * batches * rows))
+
+
+def test_while_the_store_is_away_memory_is_bounded(mortal: ClickHouseServer) -> None:
+    """With ClickHouse away, what waits stays under the limit however much is sent; when it is back, all is stored."""
+    rows = table(5000)
+    size = enrich(rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, "b", TIME), plugins()).nbytes
+    settings = ServerConfig(
+        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, max_pending_bytes=4 * size, linger_seconds=0
+    )
+    number = 40
+    retries = metrics.INSERT_RETRIES.labels("execve")
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        mortal.kill()
+        before = retries._value.get()
+        for at in range(number):
+            agent.send(batch(f"b{at}", table(5000, first=5000 * at)))
+        most = 0.0
+        while retries._value.get() < before + 4:
+            most = max(most, metrics.PENDING_BYTES._value.get())
+        assert 0 < most <= 4 * size
+        mortal.start()
+        assert set(agent.answers(number).values()) == {"stored"}
+    assert stored_sequences(settings) == list(range(5000 * number))
+
+
+def test_stopping_while_the_store_is_away_acknowledges_nothing(mortal: ClickHouseServer) -> None:
+    """The server stops in its time; what it could not store is not acknowledged, and is stored when it is sent again."""
+    settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, stop_seconds=0.5)
+    with running_server(settings, plugins()) as server:
+        agent = AgentClient(server.address)
+        agent.send(hello())
+        agent.answer()
+        mortal.kill()
+        agent.send(batch("a", table(10)))
+    with agent:
+        assert agent.rest() == []
+    mortal.start()
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as again:
+        again.send(hello())
+        again.answer()
+        again.send(batch("a", table(10), retry=True))
+        assert again.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == list(range(10))
+
+
+def test_a_budget_makes_its_takers_wait() -> None:
+    """No more is held than the limit, but for one that is larger than the limit alone."""
+
+    async def take() -> None:
+        budget = Budget(100)
+        await budget.take(60)
+        waiting = asyncio.create_task(budget.take(60))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        budget.give_back(60)
+        await waiting
+        budget.give_back(60)
+        await budget.take(1000)
+        huge = asyncio.create_task(budget.take(1))
+        await asyncio.sleep(0)
+        assert not huge.done()
+        budget.give_back(1000)
+        await huge
+
+    asyncio.run(take())

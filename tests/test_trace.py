@@ -1,0 +1,72 @@
+"""`infrasight trace`: events of this machine without a server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
+
+
+@contextmanager
+def tracing(output: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Runs `infrasight trace` into a file; inside, it records."""
+    with output.open("w") as out:
+        process = subprocess.Popen([*INFRASIGHT, "trace", *arguments], stdout=out, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("recording"):
+                break
+        time.sleep(0.2)
+        yield process
+        time.sleep(0.5)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+
+
+def test_a_file_gets_every_event_as_a_json_line(tmp_path: Path) -> None:
+    """Twenty-three programs are executed: twenty-three JSON lines with their arguments, and status 0 after SIGTERM."""
+    with tracing(tmp_path / "out", "execve") as process:
+        for number in range(23):
+            subprocess.run(["/bin/true", "mark-trace", str(number)], check=True)
+    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    mine = [row for row in rows if row["argv"][:2] == ["/bin/true", "mark-trace"]]
+    assert [row["argv"][2] for row in sorted(mine, key=lambda r: r["time"])] == [str(n) for n in range(23)]
+    assert {row["ppid"] for row in mine} == {os.getpid()}
+    assert process.returncode == 0
+
+
+def test_where_keeps_only_what_fits(tmp_path: Path) -> None:
+    """--where comm and uid: only events for which both hold are shown."""
+    with tracing(tmp_path / "out", "execve", "--where", "comm=tru*", "--where", "uid=65534"):
+        subprocess.run(["/bin/true", "root"], check=True)
+        subprocess.run(["/bin/true", "nobody"], check=True, user=65534)
+        subprocess.run(["/bin/false", "nobody"], check=False, user=65534)
+    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [row["argv"] for row in rows] == [["/bin/true", "nobody"]]
+
+
+def test_an_unknown_probe_is_one_clear_line() -> None:
+    """A probe that is not installed: its name, what is installed, status 1, no traceback."""
+    done = subprocess.run([*INFRASIGHT, "trace", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("infrasight: no installed plugin is called 'nonsense'")
+    assert "execve" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_capability_is_one_clear_line() -> None:
+    """A user who may not load BPF: one line that says so and where to look, status 1."""
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    done = subprocess.run([*without, *INFRASIGHT, "trace", "execve"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "execve" in done.stderr
+    assert "infrasight doctor" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1

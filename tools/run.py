@@ -3,10 +3,10 @@
 `make run` starts it. Events go to standard output (a live table on a terminal, JSON lines in a pipe), everything else to
 standard error. Ctrl-C, SIGTERM, SIGHUP, the end of the pipe, or the end of any part stops all parts. Settings:
 
-    INFRASIGHT_PORT                  the server's gRPC port                   7443
-    INFRASIGHT_SERVER_STATUS_PORT    its /metrics, /healthz and /readyz       7444
-    INFRASIGHT_AGENT_STATUS_PORT     the same of the agent                    7445
-    INFRASIGHT_DATA                  the folder of the store and the logs     ./data
+    INFRASIGHT_RUN_PORT                  the server's gRPC port                   7443
+    INFRASIGHT_RUN_SERVER_STATUS_PORT    its /metrics, /healthz and /readyz       7444
+    INFRASIGHT_RUN_AGENT_STATUS_PORT     the same of the agent                    7445
+    INFRASIGHT_RUN_DATA                  the folder of the store and the logs     ./data
 """
 
 import contextlib
@@ -60,9 +60,9 @@ class Settings:
         """Raises RunError for a value that is no port, or a port that is taken."""
         ports = []
         for name, default in (
-            ("INFRASIGHT_PORT", 7443),
-            ("INFRASIGHT_SERVER_STATUS_PORT", 7444),
-            ("INFRASIGHT_AGENT_STATUS_PORT", 7445),
+            ("INFRASIGHT_RUN_PORT", 7443),
+            ("INFRASIGHT_RUN_SERVER_STATUS_PORT", 7444),
+            ("INFRASIGHT_RUN_AGENT_STATUS_PORT", 7445),
         ):
             text = os.environ.get(name, "") or str(default)
             if not text.isdecimal() or not 0 < int(text) < 65536:
@@ -75,8 +75,8 @@ class Settings:
                     raise RunError(f"port {text} is taken ({error.strerror}); choose another with {name}=…") from error
             ports.append(int(text))
         if len(set(ports)) < len(ports):
-            raise RunError(f"ports {ports} must differ; see INFRASIGHT_PORT and the two …_STATUS_PORT")
-        data = Path(os.environ.get("INFRASIGHT_DATA", "") or ROOT / "data").absolute()
+            raise RunError(f"ports {ports} must differ; see INFRASIGHT_RUN_PORT and the two …_STATUS_PORT")
+        data = Path(os.environ.get("INFRASIGHT_RUN_DATA", "") or ROOT / "data").absolute()
         return cls(port=ports[0], server_status=ports[1], agent_status=ports[2], data=data)
 
 
@@ -188,7 +188,7 @@ def run(settings: Settings, stopping: threading.Event) -> None:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(
-            f"cannot write to {settings.data} ({error.strerror}); choose another folder with INFRASIGHT_DATA=…"
+            f"cannot write to {settings.data} ({error.strerror}); choose another folder with INFRASIGHT_RUN_DATA=…"
         ) from error
     server = f"127.0.0.1:{settings.port}"
     say(f"server on {server}, data and logs in {settings.data}")

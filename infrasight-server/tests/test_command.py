@@ -115,12 +115,9 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        grpc_taken = run(
-            "--listen", address, "--status-listen", "127.0.0.1:0", "--data", str(tmp_path / "a"), "--log-level", "error"
-        )
-        status_taken = run(
-            "--listen", "127.0.0.1:0", "--status-listen", address, "--data", str(tmp_path / "b"), "--log-level", "error"
-        )
+        own = ("--data", str(tmp_path / "data"), "--log-level", "error")
+        grpc_taken = run("--listen", address, "--status-listen", "127.0.0.1:0", *own)
+        status_taken = run("--listen", "127.0.0.1:0", "--status-listen", address, *own)
     for done in (grpc_taken, status_taken):
         assert done.returncode == 1
         assert done.stderr.startswith("infrasight-server: ")
@@ -133,16 +130,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     [
         (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store cannot be written"),
         (["--store", "http://127.0.0.1:9/"], "the ClickHouse server at http://127.0.0.1:9/ cannot be used: Connection refused"),
-        (["--store", "sqlite"], "store: write `embedded` or http"),
-        (["--store", "http://127.0.0.1:9/", "--store-password-file", "/nowhere"], "store_password_file: cannot read /nowhere"),
         (["--listen", "0.0.0.0:7443"], "0.0.0.0:7443 is not on this machine and there is no TLS"),
-        (["--listen", "7443"], "address '7443'"),
         (["--probe", "nowhere"], "no installed plugin is called 'nowhere'"),
-        (["--config", "/nowhere.toml"], "/nowhere.toml"),
         (["--max-insert-rows", "many"], "max_insert_rows"),
-        (["--max-insert-rows", "0"], "max_insert_rows"),
         (["--max-batch-bytes", "100000000"], "max_batch_bytes"),
-        (["--database", "a-b"], "database"),
         (["--log-level", "loud"], "loud"),
         (["--tls-key", "k"], "tls"),
     ],
@@ -183,13 +174,8 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    """--help shows examples, defaults and what to do next, and every setting has its option."""
+    """--help shows examples, defaults, variables, and what to do next."""
     done = run("--help")
     assert done.returncode == 0
-    for text in (
-        "infrasight-server --data ./data",
-        "[127.0.0.1:7443]",
-        "INFRASIGHT_SERVER_TLS__CERTIFICATE",
-        "infrasight query",
-    ):
+    for text in ("infrasight-server --data ./data", "[127.0.0.1:7443]", "_TLS__CERTIFICATE", "infrasight query"):
         assert text in done.stdout

@@ -143,6 +143,8 @@ def _python(column: pa.ChunkedArray) -> list[Any]:
 
 def _event(own: dict[str, Any], quality: list[str]) -> Text:
     text = Text(no_wrap=True)
+    if quality:  # a mark where it is surely seen; which flags they are stands at the end
+        text.append("! ", "yellow")
     for name, value in own.items():
         if value in (None, 0, b"", "", []) or len(text) > _EVENT_CHARACTERS:
             continue
@@ -151,10 +153,9 @@ def _event(own: dict[str, Any], quality: list[str]) -> Text:
             text.append(" ".join(words)[:_EVENT_CHARACTERS] + " ")
         else:
             text.append(f"{name}=", "dim").append(_text(value)[:_EVENT_CHARACTERS] + " ")
-    if not quality:
-        return text
-    flags = Text(no_wrap=True).append(f"[{' '.join(map(_text, quality))}] ", "yellow")
-    return flags.append(text)  # flags first, as the end of the line may be cut off
+    if quality:
+        text.append(f"[{' '.join(map(_text, quality))}]", "yellow")
+    return text
 
 
 def _text(value: Any) -> str:

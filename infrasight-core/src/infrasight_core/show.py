@@ -22,11 +22,11 @@ def json_lines(table: pa.Table) -> Iterator[str]:
     Bytes are shown as UTF-8, what is not as `\\xNN`; timestamps as ISO 8601 in UTC with all digits that their unit has; NaN
     and infinity, which JSON lacks, as null. A name that comes twice gets `_2` at its end the second time.
     """
-    keys = [_safe_json(_encode(name)) + ":" for name in unique_names(table.column_names)]
+    keys = unique_names(table.column_names)
     for batch in table.to_batches(max_chunksize=_ROWS):
         columns = [values(column) for column in batch.columns]
         for row in zip(*columns, strict=True):
-            yield "{" + ",".join(key + _safe_json(_encode(value)) for key, value in zip(keys, row, strict=True)) + "}"
+            yield _safe_json(_encode(dict(zip(keys, row, strict=True))))
 
 
 def unique_names(names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The command `infrasight-server`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def main(file: Path | None, **options: object) -> None:
 
 
 def _run(file: Path | None, options: dict[str, object]) -> None:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC prints about a port it also raises
     from infrasight_server.config import ServerConfig  # with it come chDB and pyarrow, which --help need not wait for
     from infrasight_server.server import serve
 

@@ -111,7 +111,7 @@ class Server:
         config = self._config
         # Without this two servers could listen on one port, each getting some of the agents.
         server = grpc.aio.server(options=[*server_options(), ("grpc.so_reuseport", 0)])
-        add_EventServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]
+        add_EventServiceServicer_to_server(self._service, server)
         try:
             if config.tls is None:
                 self._port = server.add_insecure_port(config.listen)

@@ -21,7 +21,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
 from urllib3.exceptions import HTTPError
 
-logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)  # what it would log, it raises too
+for _name in ("clickhouse_connect", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would log, they raise too
 
 CONNECTIONS = 4
 """How many statements of each kind run at once; a further one waits."""

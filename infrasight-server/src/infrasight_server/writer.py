@@ -184,5 +184,5 @@ class TableWriter:
         missing = [batch.table for batch in group if batch.key not in already and batch.table.num_rows]
         if missing:
             with metrics.INSERT_SECONDS.labels(self.probe).time():
-                self._store.insert(self._table, pa.concat_tables(missing).unify_dictionaries().combine_chunks(), attempt)
+                self._store.insert(self._table, pa.concat_tables(missing), attempt)
         return already

@@ -95,7 +95,8 @@ def _write_table(pieces: Iterator[pa.Table]) -> None:
             total, waiting = total + waiting.num_rows, waiting.slice(0, 0)
     if waiting.num_rows or not total:
         _print(console, waiting, total)
-    click.echo(f"{total + waiting.num_rows:,} rows", err=True)
+    total += waiting.num_rows
+    click.echo("1 row" if total == 1 else f"{total:,} rows", err=True)
 
 
 def _print(console: Console, piece: pa.Table, before: int) -> None:

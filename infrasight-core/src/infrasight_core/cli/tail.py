@@ -42,7 +42,7 @@ def command(
     """Show events as a server stores them, from now on."""
     where = Where.parse(conditions)
     as_table = None if form is None else form == "table"
-    with connect() as client, until_stopped(), event_view(as_table) as view:
+    with until_stopped(), connect() as client, event_view(as_table) as view:
         for probe, rows, skipped in client.watch(probes, _say_away):
             if skipped:
                 click.echo(f"infrasight: {skipped} events skipped here: they came faster than they could be shown", err=True)

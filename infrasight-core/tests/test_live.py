@@ -1,0 +1,85 @@
+"""The live table."""
+
+import io
+
+import pyarrow as pa
+from rich.console import Console
+
+from infrasight_core.live import EventTable
+
+NAMES = pa.dictionary(pa.int32(), pa.binary())
+
+
+def events(first: int, number: int, comm: bytes = b"sh", code: int = 0, quality: tuple[str, ...] = ()) -> pa.Table:
+    """Events as an execve probe's, their pid counting up."""
+    columns = {
+        "time": pa.array([1_700_000_000_000_000_000] * number, pa.timestamp("ns", "UTC")),
+        "pid": pa.array(range(first, first + number), pa.uint32()),
+        "comm": pa.array([comm] * number, NAMES),
+        "return_code": pa.array([code] * number, pa.int32()),
+        "error": pa.array(["ENOENT" if code else ""] * number, pa.dictionary(pa.int32(), pa.string())),
+        "duration_ns": pa.array([1_234_567] * number, pa.uint64()),
+        "quality": pa.array([list(quality)] * number, pa.list_(pa.string())),
+        "filename": pa.array([b"/bin/[red]x"] * number, pa.binary()),
+        "argv": pa.array([[b"x", b"a b", b"\x1b[2J[bold]"]] * number, pa.list_(pa.binary())),
+    }
+    return pa.table(columns)
+
+
+def screen(table: EventTable, width: int = 160, height: int = 10) -> list[str]:
+    """What a terminal of that size shows."""
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().splitlines()
+
+
+def test_the_newest_are_at_the_bottom_and_fit() -> None:
+    """Of more events than lines the last ones are shown, in order, and all are counted."""
+    table = EventTable()
+    table.add("execve", events(1000, 5))
+    table.add("execve", events(2000, 1000))
+    lines = screen(table, height=10)
+    assert len(lines) <= 9
+    pids = [int(line.split()[2]) for line in lines[1:-1]]
+    assert pids == list(range(2993, 3000))
+    assert lines[-1].startswith("1,005 events")
+
+
+def test_a_row_says_what_happened() -> None:
+    """Name, pid, result, duration, then the arguments as a shell would take them, then the probe's other fields."""
+    table = EventTable()
+    table.add("execve", events(42, 1, code=-2, quality=("argv_cut",)))
+    header, row, _ = screen(table)
+    assert header.split() == ["TIME", "COMM", "PID", "RESULT", "TOOK", "EVENT"]
+    assert row.split(maxsplit=1)[1].split() == [
+        *("sh", "42", "ENOENT", "1.2ms", "!", "x", "'a", "b'", "$'\\x1b[2J[bold]'", "filename=/bin/[red]x", "[argv_cut]"),
+    ]
+
+
+def test_nothing_from_an_event_reaches_the_terminal_raw() -> None:
+    """Escape sequences and rich's markup in names and arguments are shown, not obeyed."""
+    table = EventTable()
+    table.add("execve", events(1, 1, comm=b"\x1b]0;hi\x07"))
+    text = "\n".join(screen(table))
+    assert not {c for c in text if not c.isprintable()} - {"\n"}
+    assert "\\x1b]0;hi\\x07" in text
+    assert "[bold]" in text
+    assert "[red]" in text
+
+
+def test_several_probes_and_narrow_terminals() -> None:
+    """The probe is named once there are two; a narrow terminal leaves columns out, and no line is longer than it."""
+    table = EventTable()
+    table.add("execve", events(1, 1))
+    assert "PROBE" not in screen(table)[0]
+    table.add("open", events(2, 1))
+    assert "PROBE" in screen(table)[0]
+    narrow = screen(table, width=70)
+    assert "TOOK" not in narrow[0]
+    assert max(map(len, narrow)) <= 70
+
+
+def test_no_events_yet() -> None:
+    """Before the first event there is a header and a count."""
+    assert screen(EventTable())[-1].startswith("0 events")

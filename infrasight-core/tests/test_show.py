@@ -1,0 +1,96 @@
+"""Rows as JSON lines, and text that is safe on a terminal."""
+
+import json
+import subprocess
+from datetime import date
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from infrasight_core.show import json_lines, printable, quoted, shown, unique_names
+
+
+def one(array: pa.Array) -> object:
+    """The first value, through a JSON line and back."""
+    return json.loads(next(json_lines(pa.table({"x": array}))))["x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "said"),
+    [
+        (b"caf\xc3\xa9", pa.binary(), "café"),
+        (b"a\xffb\\", pa.binary(), "a\\xffb\\"),
+        (b"x", pa.dictionary(pa.int32(), pa.binary()), "x"),
+        ([b"a", b"\xfe"], pa.list_(pa.binary()), ["a", "\\xfe"]),
+        (1_700_000_000_123_456_789, pa.timestamp("ns", "UTC"), "2023-11-14T22:13:20.123456789Z"),
+        (0, pa.timestamp("ns", "Europe/Berlin"), "1970-01-01T00:00:00.000000000Z"),
+        (-1, pa.timestamp("s"), "1969-12-31T23:59:59"),
+        (date(2020, 2, 2), pa.date32(), "2020-02-02"),
+        (Decimal("1.20"), pa.decimal128(9, 2), "1.20"),
+        (float("nan"), pa.float64(), None),
+        (1.5, pa.float64(), 1.5),
+        ((1 << 64) - 1, pa.uint64(), (1 << 64) - 1),
+        (True, pa.bool_(), True),
+        (None, pa.binary(), None),
+        ([("k", [1, None])], pa.map_(pa.string(), pa.list_(pa.int32())), {"k": [1, None]}),
+        ({"a": b"\xff", "b": None}, pa.struct({"a": pa.binary(), "b": pa.int8()}), {"a": "\\xff", "b": None}),
+    ],
+)
+def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> None:
+    """Each Arrow type has its one JSON form."""
+    assert one(pa.array([value], kind)) == said
+
+
+def test_text_that_is_not_utf8() -> None:
+    """The store's strings may hold any bytes; they are shown like binary ones."""
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a\xff"], pa.binary()).buffers())
+    assert one(broken) == "a\\xff"
+
+
+def test_slices_and_nulls_of_nested_columns() -> None:
+    """A slice of a list or map column shows its own rows, not those before it."""
+    lists = pa.array([[1], None, [2, 3], []])
+    maps = pa.array([[("a", 1)], None, [("b", 2), ("c", 3)], []], pa.map_(pa.string(), pa.int32()))
+    table = pa.table({"l": lists, "m": maps})
+    rows = [{"l": [1], "m": {"a": 1}}, {"l": None, "m": None}, {"l": [2, 3], "m": {"b": 2, "c": 3}}, {"l": [], "m": {}}]
+    assert [json.loads(line) for line in json_lines(table)] == rows
+    assert [json.loads(line) for line in json_lines(table.slice(2))] == rows[2:]
+
+
+def test_order_and_repeated_names() -> None:
+    """Keys keep the order of the columns, and a repeated name loses nothing."""
+    table = pa.Table.from_arrays([pa.array([n]) for n in (1, 2, 3, 4)], ["b", "a", "b", "b_2"])
+    assert list(json_lines(table)) == ['{"b":1,"a":2,"b_2":3,"b_2_2":4}']
+    assert unique_names(["x", "x", "x"]) == ["x", "x_2", "x_3"]
+
+
+def test_json_holds_nothing_that_a_terminal_obeys() -> None:
+    """Control characters of all kinds and marks of direction are escaped, and come back as they were."""
+    nasty = "\x1b[2J\x07\r\n\x7f\x9b1m\u202e\u2066\u200b\ufeffé"
+    (line,) = json_lines(pa.table({nasty: pa.array([nasty.encode()])}))
+    assert printable(line) == line
+    assert "é" in line
+    assert json.loads(line) == {nasty: nasty}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a b", "a b"), ("é", "é"), ("a\x1b[1m", "a\\x1b[1m"), ("\n\t", "\\n\\t"), ("\u202e", "\\u202e")]
+)
+def test_printable(text: str, said: str) -> None:
+    """What a terminal would obey is escaped, the rest is left."""
+    assert printable(text) == said
+
+
+@pytest.mark.parametrize("argument", [b"", b"ls", b"a b", b"it's", b"$HOME", b"\xff\xfe'\\", b"new\nline", "é\u202e".encode(), b"\x1b[0m"])
+def test_a_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
+    """Typed into bash it gives the same bytes again, and it prints safely."""
+    word = quoted(argument)
+    assert printable(word) == word
+    command = ["bash", "-c", f"printf %s {word}"]
+    assert subprocess.run(command, env={"LC_ALL": "C.UTF-8"}, capture_output=True, check=True).stdout == argument
+
+
+def test_shown() -> None:
+    """Bytes are UTF-8 where they can be."""
+    assert shown(b"\xc3\xa9\xc3") == "é\\xc3"

@@ -1,0 +1,163 @@
+"""The whole system as people run it: the commands, as processes, on free ports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from infrasight_testbed.clickhouse import free_port
+
+BIN = Path(sys.executable).parent
+PATIENCE = 40.0
+
+
+def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    """Waits until it is done; a test that waits in vain fails with `what`."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
+
+
+class Process:
+    """One running command.
+
+    Args:
+        command: What to run.
+        log: Where stderr goes.
+        status: `host:port` of its status server.
+        environment: Further variables.
+    """
+
+    def __init__(self, command: list[str | Path], log: Path, status: str, environment: dict[str, str] | None = None) -> None:
+        self._log, self._status = log, status
+        with log.open("ab") as stderr:
+            environ = {**os.environ, **(environment or {})}
+            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it has logged."""
+        return self._log.read_text(errors="replace")
+
+    def get(self, page: str) -> str:
+        """A page of its status server; empty while there is none."""
+        try:
+            with urllib.request.urlopen(f"http://{self._status}/{page}", timeout=10) as response:
+                return str(response.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return str(error.read().decode())
+        except OSError:
+            return ""
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples, whose line begins with `name`; 0 while there is none."""
+        return sum(float(line.rsplit(" ", 1)[1]) for line in self.get("metrics").splitlines() if line.startswith(name))
+
+    def ready(self) -> bool:
+        """Whether it says that it does its work."""
+        assert self._process.poll() is None, self.log()
+        try:
+            with urllib.request.urlopen(f"http://{self._status}/readyz", timeout=10) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+
+class System:
+    """A server and agents with a store of their own.
+
+    Args:
+        folder: For data and logs.
+        store: `embedded` or a ClickHouse URL.
+        database: The database of the tables.
+    """
+
+    def __init__(self, folder: Path, store: str = "embedded", database: str = "infrasight") -> None:
+        self._folder, self._store, self._database = folder, store, database
+        self.address = f"127.0.0.1:{free_port()}"
+        self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        self._started: list[Process] = []
+
+    def start_server(self, *options: str) -> Process:
+        """Starts the server and waits until it is ready."""
+        command: list[str | Path] = [
+            BIN / "infrasight-server",
+            "--listen",
+            self.address,
+            "--status-listen",
+            self._server_status,
+        ]
+        command += ["--data", self._folder, "--store", self._store, "--database", self._database, *options]
+        server = self._start(command, "server.log", self._server_status)
+        until(server.ready, "the server is ready")
+        return server
+
+    def start_agent(self, *options: str, ready: bool = True, environment: dict[str, str] | None = None) -> Process:
+        """Starts an agent and, unless told not to, waits until it records and streams."""
+        command: list[str | Path] = [BIN / "infrasight", "agent", "--server", self.address]
+        command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
+        agent = self._start(command, "agent.log", self._agent_status, environment)
+        until(agent.ready if ready else lambda: "recording" in agent.log(), "the agent is ready")
+        return agent
+
+    def _start(self, command: list[str | Path], log: str, status: str, environment: dict[str, str] | None = None) -> Process:
+        process = Process(command, self._folder / log, status, environment)
+        self._started.append(process)
+        return process
+
+    def query(self, sql: str, *options: str) -> list[dict[str, Any]]:
+        """The rows of `infrasight query`."""
+        command = [BIN / "infrasight", "query", "--server", self.address, *options, sql]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def rows(self, marker: str, columns: str = "*") -> list[dict[str, Any]]:
+        """The execve events with the marker as second argument, in order of time."""
+        return self.query(f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' ORDER BY time, sequence")
+
+    def stop(self) -> None:
+        """Ends what still runs, agents first."""
+        for process in reversed(self._started):
+            process.stop()
+
+
+@contextmanager
+def running_system(folder: Path, store: str = "embedded", database: str = "infrasight") -> Iterator[System]:
+    """A system that leaves nothing running."""
+    system = System(folder, store, database)
+    try:
+        yield system
+    finally:
+        system.stop()
+
+
+def execute(marker: str, count: int, first: int = 0) -> None:
+    """Executes /bin/true `count` times with the marker and a running number."""
+    for number in range(first, first + count):
+        subprocess.run(["/bin/true", marker, str(number)], check=True)

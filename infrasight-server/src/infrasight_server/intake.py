@@ -61,6 +61,7 @@ class Intake:
         known = batch.probe in self._writers
         label = batch.probe if known else "unknown"
         metrics.BATCHES_RECEIVED.labels(label).inc()
+        metrics.ROWS_RECEIVED.labels(label).inc(batch.rows)
         if known:
             ready = await asyncio.to_thread(self._ready, node, batch)
         else:

@@ -5,6 +5,7 @@ import re
 from prometheus_client import Counter, Gauge, Histogram
 
 BATCHES_RECEIVED = Counter("infrasight_server_batches_received", "Batches that arrived.", ["probe"])
+ROWS_RECEIVED = Counter("infrasight_server_rows_received", "Rows that arrived, as their batches say.", ["probe"])
 ROWS_STORED = Counter("infrasight_server_rows_stored", "Rows that the store has.", ["probe"])
 BATCHES_STORED = Counter("infrasight_server_batches_stored", "Batches that the store has.", ["probe"])
 BATCHES_REPEATED = Counter("infrasight_server_batches_repeated", "Batches sent again that the store had already.", ["probe"])

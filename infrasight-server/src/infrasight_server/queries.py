@@ -8,7 +8,8 @@ from threading import Lock
 from infrasight_core import ipc
 
 from infrasight_server import query_guard
-from infrasight_server.store import CONNECTIONS, Store
+from infrasight_server.connections import CONNECTIONS
+from infrasight_server.store import Store
 
 _PIECE_BYTES = 8 << 20
 

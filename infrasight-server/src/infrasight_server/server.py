@@ -16,11 +16,12 @@ from infrasight_core.transport.channel import server_options
 
 from infrasight_server.budget import Budget
 from infrasight_server.config import ServerConfig
+from infrasight_server.connections import CONNECTIONS
 from infrasight_server.intake import Intake
 from infrasight_server.migrate import migrate
 from infrasight_server.queries import Queries
 from infrasight_server.service import EventService
-from infrasight_server.store import CONNECTIONS, Store
+from infrasight_server.store import Store
 from infrasight_server.watchers import Watchers
 from infrasight_server.writer import TableWriter
 

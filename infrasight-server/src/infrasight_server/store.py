@@ -6,7 +6,6 @@ people's queries, which are put into ClickHouse's read-only mode for ever when t
 
 import fcntl
 import logging
-import queue
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,11 +20,10 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
 from urllib3.exceptions import HTTPError
 
+from infrasight_server.connections import Connections
+
 for _name in ("clickhouse_connect", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would log, they raise too
-
-CONNECTIONS = 4
-"""How many statements of each kind run at once; a further one waits."""
 
 # Errors that say nothing about the rows: the same insert can succeed later.
 _AWAY = frozenset(
@@ -67,8 +65,8 @@ class Store:
             client = connect(settings={})
             client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
             client.close()
-        self._writers = _Clients(lambda: connect(database=database, settings={}))
-        self._readers = _Clients(lambda: connect(database=database, settings=reading))
+        self._writers = Connections(lambda: connect(database=database, settings={}))
+        self._readers = Connections(lambda: connect(database=database, settings=reading))
 
     @classmethod
     def embedded(cls, folder: Path, database: str, query_seconds: float = 60, query_bytes: int = 1 << 30) -> "Store":
@@ -232,31 +230,6 @@ class Store:
                 raise QueryError(f"the answer broke off: {_one_line(error)}; ask again") from error
             finally:
                 answer.close()
-
-
-class _Clients:
-    """Some clients of one kind, each used by one thread at a time and opened when first needed."""
-
-    def __init__(self, connect: Callable[[], Any]) -> None:
-        self._connect = connect
-        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(CONNECTIONS):
-            self._idle.put(None)
-
-    @contextmanager
-    def one(self) -> Iterator[Any]:
-        client = self._idle.get()
-        try:
-            client = client or self._connect()
-            yield client
-        finally:
-            self._idle.put(client)
-
-    def close(self) -> None:
-        while not self._idle.empty():
-            client = self._idle.get_nowait()
-            if client is not None:
-                client.close()
 
 
 @contextmanager

@@ -1,17 +1,17 @@
 """The reading client against a real server on a socket."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pyarrow as pa
 import pytest
-from infrasight_testbed.certificates import CertificateAuthority
-from infrasight_testbed.event_server import EventServer, Refused
-
 from infrasight_core.errors import ConfigError, QueryError, TransportError, UnknownProbeError
 from infrasight_core.tls import TlsFiles
 from infrasight_core.transport.client import ServerClient
+from infrasight_testbed.certificates import CertificateAuthority
+from infrasight_testbed.event_server import EventServer, RefusedError
 
 TABLE = pa.table({"n": pa.array([1, 2, 3])})
 
@@ -43,10 +43,10 @@ def test_a_refused_query_says_why_in_one_line(server: EventServer) -> None:
 
     def refuse(sql: str) -> Iterator[pa.Table]:
         yield TABLE
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "no such\n table")
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "no such\n table")
 
     server.answer = refuse
-    with pytest.raises(QueryError, match="^no such table$"):
+    with pytest.raises(QueryError, match=r"^no such table$"):
         ask(server.address)
 
 
@@ -54,7 +54,7 @@ def test_a_server_that_cannot_answer_now(server: EventServer) -> None:
     """A server that is there but whose store is away is not called unreachable."""
 
     def refuse(sql: str) -> Iterator[pa.Table]:
-        raise Refused(grpc.StatusCode.UNAVAILABLE, "the store does not answer")
+        raise RefusedError(grpc.StatusCode.UNAVAILABLE, "the store does not answer")
 
     server.answer = refuse
     with pytest.raises(TransportError, match="cannot answer now: the store does not answer"):
@@ -73,8 +73,6 @@ def test_a_server_that_is_not_there(server: EventServer) -> None:
 
 def test_another_kind_of_server() -> None:
     """A gRPC server without our service is said to be none of ours."""
-    from concurrent.futures import ThreadPoolExecutor
-
     other = grpc.server(ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
@@ -87,14 +85,20 @@ def test_mutual_tls(tmp_path: Path) -> None:
     """With certificates of one CA it works; each way in which they do not fit has its own words."""
     ca, strange = CertificateAuthority(tmp_path / "a", "a"), CertificateAuthority(tmp_path / "b", "b")
     ours, theirs = ca.issue("reader"), strange.issue("reader")
+    wrong_ca = TlsFiles(ours.certificate, ours.key, theirs.ca)
+    wrong_certificate = TlsFiles(theirs.certificate, theirs.key, ours.ca)
     with EventServer(ca.issue("server"), "0.0.0.0") as server:
         port = server.address.split(":")[1]
         server.answer = lambda sql: iter((TABLE,))
         assert ask(f"localhost:{port}", ours)[0].equals(TABLE)
         for address, tls, said in (
-            (f"localhost:{port}", TlsFiles(ours.certificate, ours.key, theirs.ca), "a certificate that the given CA did not sign"),
+            (f"localhost:{port}", wrong_ca, "a certificate that the given CA did not sign"),
             (f"127.0.0.2:{port}", ours, "shows a certificate of another name"),
-            (f"localhost:{port}", theirs, "closed the connection: .* wants TLS or a certificate that its CA signed|refuses TLS"),
+            (
+                f"localhost:{port}",
+                wrong_certificate,
+                "closed the connection: .* wants TLS or a certificate that its CA signed|refuses TLS",
+            ),
             (f"localhost:{port}", None, "closed the connection: .* wants TLS"),
         ):
             with pytest.raises(TransportError, match=said):

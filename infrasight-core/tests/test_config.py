@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import pytest
 from attrs import Factory, field, frozen, validators
-
 from infrasight_core.config import load
 from infrasight_core.errors import ConfigError
 

@@ -3,9 +3,8 @@
 import io
 
 import pyarrow as pa
-from rich.console import Console
-
 from infrasight_core.live import EventTable
+from rich.console import Console
 
 NAMES = pa.dictionary(pa.int32(), pa.binary())
 

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-
 from infrasight_core.show import json_lines, printable, quoted, shown, unique_names
 
 
@@ -82,7 +81,9 @@ def test_printable(text: str, said: str) -> None:
     assert printable(text) == said
 
 
-@pytest.mark.parametrize("argument", [b"", b"ls", b"a b", b"it's", b"$HOME", b"\xff\xfe'\\", b"new\nline", "é\u202e".encode(), b"\x1b[0m"])
+@pytest.mark.parametrize(
+    "argument", [b"", b"ls", b"a b", b"it's", b"$HOME", b"\xff\xfe'\\", b"new\nline", "é\u202e".encode(), b"\x1b[0m"]
+)
 def test_a_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
     """Typed into bash it gives the same bytes again, and it prints safely."""
     word = quoted(argument)

@@ -5,10 +5,9 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client import Counter
-
 from infrasight_core.errors import ConfigError
 from infrasight_core.status import StatusServer
+from prometheus_client import Counter
 
 STATE = [(False, "no stream to the server")]
 SEEN = Counter("status_test", "Counted by a test.")

@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from infrasight_testbed.certificates import CertificateAuthority
-
 from infrasight_core.address import Address
 from infrasight_core.errors import ConfigError
 from infrasight_core.tls import TlsFiles, require_tls_or_loopback
+from infrasight_testbed.certificates import CertificateAuthority
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/run/x"])

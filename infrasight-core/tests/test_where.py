@@ -4,7 +4,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-
 from infrasight_core.errors import ConfigError
 from infrasight_core.where import Where
 
@@ -51,7 +50,9 @@ def test_all_conditions_must_hold(expressions: list[str], left: list[int], dicti
     assert uids(where.apply(table.to_batches()[0])) == [uid for uid in left if uid < 3]
 
 
-@pytest.mark.parametrize("text", ["uid", "uid=", "uid=root", "uid=-1", "uid=4294967296", "pid=0x1", "user=root", "comm=", "", "=1"])
+@pytest.mark.parametrize(
+    "text", ["uid", "uid=", "uid=root", "uid=-1", "uid=4294967296", "pid=0x1", "user=root", "comm=", "", "=1"]
+)
 def test_what_is_not_understood_says_what_is_allowed(text: str) -> None:
     """A bad expression is named, with the ones that are allowed."""
     with pytest.raises(ConfigError, match="write uid=NUMBER, pid=NUMBER, or comm=NAME") as caught:
@@ -61,6 +62,6 @@ def test_what_is_not_understood_says_what_is_allowed(text: str) -> None:
 
 def test_a_name_that_the_kernel_cannot_hold() -> None:
     """A name longer than a comm, which would never fit, is refused with what the kernel keeps of it."""
-    with pytest.raises(ConfigError, match="write comm=a-rather-long-n$"):
+    with pytest.raises(ConfigError, match=r"write comm=a-rather-long-n$"):
         Where.parse(["comm=a-rather-long-name"])
     assert Where.parse(["comm=a-rather-long-*"]).conditions

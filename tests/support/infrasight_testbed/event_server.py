@@ -12,7 +12,7 @@ from infrasight_core import ipc
 from infrasight_core.tls import TlsFiles
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Raised by an answer: the status and the words that the client gets."""
 
     def __init__(self, code: grpc.StatusCode, words: str) -> None:
@@ -24,7 +24,7 @@ class EventServer(EventServiceServicer):
     """A server on a loopback port; a context manager.
 
     Attributes:
-        answer: What Query answers to a statement, table by table; it may raise Refused.
+        answer: What Query answers to a statement, table by table; it may raise RefusedError.
         events: What Watch sends: probe, rows, skipped; None ends the stream.
         asked: The statements and lists of probes that came, in order.
 
@@ -69,7 +69,7 @@ class EventServer(EventServiceServicer):
         try:
             for table in self.answer(request.sql):
                 yield QueryResponse(arrow=_bytes(table))
-        except Refused as refused:
+        except RefusedError as refused:
             context.abort(refused.code, str(refused))
 
     def Watch(self, request: WatchRequest, context: grpc.ServicerContext) -> Iterator[WatchResponse]:

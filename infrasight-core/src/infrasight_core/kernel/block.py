@@ -115,6 +115,15 @@ class Blocks:
         self._area = mmap.mmap(map_fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
         self._blocks = [_Block(self._area, layout, cpu) for cpu in range(cpus)]
 
+    @property
+    def cpus(self) -> int:
+        """How many blocks there are."""
+        return len(self._blocks)
+
+    def memory(self) -> bytes:
+        """All blocks as they lie."""
+        return self._area[:]
+
     def close(self) -> None:
         """Unmaps the blocks."""
         self._blocks.clear()

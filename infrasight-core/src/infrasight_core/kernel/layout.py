@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 
 from infrasight_core.errors import KernelError
 
@@ -49,6 +49,7 @@ class Layout:
         size: The bytes of a block.
         fixed: FIXED and CHARS columns, in C order.
         texts: TEXT columns, in C order, which is also the order of their bits in `quality`.
+        description: What all this was read from.
         scalars: The uint64 positions and counters (`head`, `tail`, `heap_tail`, `seen`, `block_full`, `heap_full`, `entries_full`).
     """
 
@@ -57,6 +58,7 @@ class Layout:
     fixed: tuple[FixedColumn, ...]
     texts: tuple[TextColumn, ...]
     scalars: dict[str, int]
+    description: Sequence[Any] = field(repr=False)
 
 
 def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
@@ -87,4 +89,4 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
         else:
             fixed.append(FixedColumn(name, at, np.dtype(f"S{length // slots}")))
     scalars = {name[1:]: at for name, (at, *_) in members.items() if name.startswith("_")}
-    return Layout(slots, size, tuple(fixed), tuple(texts), scalars)
+    return Layout(slots, size, tuple(fixed), tuple(texts), scalars, description)

@@ -1,0 +1,156 @@
+"""What `infrasight doctor` looks at, each refusal with what to do."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from infrasight_core import checks
+
+MOUNTS = "tracefs /sys/kernel/tracing tracefs rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root in which everything is as it should be."""
+    for path, text in {
+        "proc/self/mounts": MOUNTS,
+        "proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n",
+        "proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
+        "sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
+        "sys/kernel/tracing/events/sched/sched_process_exec/id": "1\n",
+    }.items():
+        put(tmp_path / path, text.encode())
+    put(tmp_path / "sys/kernel/btf/vmlinux", b"\x9f\xeb\x01")
+    return tmp_path
+
+
+def put(path: Path, content: bytes) -> None:
+    """A file with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_everything_as_it_should_be(root: Path) -> None:
+    """Nothing is to be done on such a machine."""
+    found = [checks.btf(root), checks.tracefs(root), checks.bpffs(root), checks.capabilities(root), checks.lockdown(root)]
+    found += [checks.unprivileged(root), checks.tracepoints(root, ["sched:sched_process_exec"])]
+    found += [checks.kernel("5.15.0-1-amd64"), checks.kernel("6.18.44"), checks.architecture("x86_64"), checks.libbpf()]
+    assert [(c.name, c.status, c.remedy) for c in found if c.status != "ok" or c.remedy] == []
+
+
+@pytest.mark.parametrize(
+    ("release", "status"), [("5.14.9", "fail"), ("4.18.0-553.el8", "fail"), ("5.15", "ok"), ("odd", "warn")]
+)
+def test_kernel(release: str, status: str) -> None:
+    """What is older than 5.15 is refused with what is needed."""
+    check = checks.kernel(release)
+    assert check.status == status
+    assert ("5.15" in check.remedy) == (status != "ok")
+
+
+def test_architecture() -> None:
+    """Other machines than the tested one are said to be so."""
+    assert [checks.architecture(m).status for m in ("x86_64", "aarch64", "riscv64")] == ["ok", "warn", "fail"]
+
+
+def test_btf(root: Path) -> None:
+    """BTF that is absent or something else needs another kernel."""
+    path = root / "sys/kernel/btf/vmlinux"
+    path.write_bytes(b"ELF")
+    assert (checks.btf(root).status, "CONFIG_DEBUG_INFO_BTF" in checks.btf(root).remedy) == ("fail", True)
+    path.unlink()
+    assert (checks.btf(root).status, "CONFIG_DEBUG_INFO_BTF" in checks.btf(root).remedy) == ("fail", True)
+    path.mkdir()
+    assert checks.btf(root).found.endswith("Is a directory")
+
+
+def test_tracefs(root: Path) -> None:
+    """Not mounted: the exact command, and nothing is mounted; the old place is as good."""
+    mounts = root / "proc/self/mounts"
+    mounts.write_text("proc /proc proc rw 0 0\n")
+    assert checks.tracefs(root) == checks.Check(
+        "tracefs", "fail", "not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"
+    )
+    assert checks.tracepoints(root, ["a:b"]).status == "warn"
+    mounts.write_text("tracefs /sys/kernel/debug/tracing tracefs rw 0 0\n")
+    put(root / "sys/kernel/debug/tracing/events/a/b/id", b"1")
+    assert checks.tracefs(root).found == str(root / "sys/kernel/debug/tracing")
+    assert checks.tracepoints(root, ["a:b"]).status == "ok"
+
+
+def test_tracepoints(root: Path) -> None:
+    """Those that the kernel lacks are named."""
+    check = checks.tracepoints(root, ["sched:sched_process_exec", "syscalls:sys_enter_execve"])
+    assert (check.status, check.found) == ("fail", "not in this kernel: syscalls:sys_enter_execve")
+
+
+def test_bpffs(root: Path) -> None:
+    """Not mounted is no reason to refuse, but the command is said."""
+    (root / "proc/self/mounts").write_text("none /sys/fs/bpf tmpfs rw 0 0\n")
+    check = checks.bpffs(root)
+    assert (check.status, check.remedy) == ("warn", "needed only for pinning: mount -t bpf bpf /sys/fs/bpf")
+
+
+@pytest.mark.parametrize(
+    ("effective", "status", "found"),
+    [
+        (1 << 21, "ok", "CAP_SYS_ADMIN"),
+        (1 << 38 | 1 << 39, "ok", "CAP_BPF, CAP_PERFMON"),
+        (1 << 39, "fail", "without CAP_PERFMON"),
+        (1 << 38, "fail", "without CAP_BPF"),
+        (0, "fail", "without CAP_BPF, CAP_PERFMON"),
+    ],
+)
+def test_capabilities(root: Path, effective: int, status: str, found: str) -> None:
+    """The effective set is decoded, and what is missing named."""
+    (root / "proc/self/status").write_text(f"CapPrm:\tffffffffffffffff\nCapEff:\t{effective:016x}\n")
+    check = checks.capabilities(root)
+    assert (check.status, check.found) == (status, found)
+    assert ("sudo" in check.remedy) == (status == "fail")
+
+
+def test_lockdown_and_unprivileged(root: Path) -> None:
+    """Confidentiality keeps BPF from the kernel's memory; open doors for everyone are pointed at; absence is no fault."""
+    put(root / "sys/kernel/security/lockdown", b"none integrity [confidentiality]\n")
+    put(root / "proc/sys/kernel/unprivileged_bpf_disabled", b"0\n")
+    assert checks.lockdown(root).status == "fail"
+    assert checks.unprivileged(root).remedy == "sysctl kernel.unprivileged_bpf_disabled=1"
+    (root / "sys/kernel/security/lockdown").unlink()
+    (root / "proc/sys/kernel/unprivileged_bpf_disabled").unlink()
+    assert (checks.lockdown(root).status, checks.unprivileged(root).status) == ("ok", "ok")
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        ("echo 0.26.0", "ok", "bcc 0.26.0"),
+        ("echo another bcc: /x/bcc.py", "fail", "another bcc: /x/bcc.py"),
+        ("echo \"ModuleNotFoundError: No module named 'bcc'\" >&2; exit 1", "fail", "No module named 'bcc'"),
+        ("exit 1", "fail", "nothing"),
+    ],
+)
+def test_bcc(tmp_path: Path, script: str, status: str, said: str) -> None:
+    """A Python without bcc, or with PyPI's other one, is refused with Debian's package."""
+    python = tmp_path / "python3"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    check = checks.bcc(python)
+    assert check.status == status
+    assert said in check.found
+    assert ("apt-get install python3-bpfcc" in check.remedy and "unrelated" in check.remedy) == (status == "fail")
+
+
+def test_no_python_at_all(tmp_path: Path) -> None:
+    """A Python that is not there is said so."""
+    assert "cannot be run" in checks.bcc(tmp_path / "python3").found
+
+
+def test_libbpf() -> None:
+    """Without the library its package is named."""
+
+    def missing(name: str) -> object:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    assert checks.libbpf(missing) == checks.Check(
+        "libbpf", "fail", "libbpf.so.1: cannot open shared object file", "apt-get install libbpf1"
+    )

@@ -1,0 +1,165 @@
+"""The command `infrasight`, run as people run it."""
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import grpc
+import pyarrow as pa
+import pytest
+from infrasight_core import cli
+from infrasight_testbed.command import COMMAND, environment, on_terminal, run
+from infrasight_testbed.event_server import EventServer, RefusedError
+
+TABLE = pa.table(
+    {
+        "pid": pa.array([1, 2, 3], pa.uint32()),
+        "uid": pa.array([0, 1000, 0], pa.uint32()),
+        "comm": pa.array([b"sh", b"a\xff", b"\x1b[2J[red]"], pa.dictionary(pa.int32(), pa.binary())),
+        "argv": pa.array([[b"sh", b"-c"], [], [b"x,\n"]], pa.list_(pa.binary())),
+    }
+)
+
+
+@pytest.fixture
+def server() -> Iterator[EventServer]:
+    """A server whose every answer is TABLE, twice."""
+    with EventServer() as running:
+        running.answer = lambda sql: iter((TABLE, TABLE))
+        yield running
+
+
+def test_help_lists_every_command_and_each_explains_itself() -> None:
+    """The list that --help shows is that of the modules, and each command's help has examples."""
+    done = run("--help")
+    folder = Path(cli.__file__).parent
+    for name, text in cli.COMMANDS.items():
+        assert (folder / f"{name}.py").exists()
+        assert f"  {name} " in done.stdout
+        assert text.endswith(".")
+    for name in ("query", "tail", "probes", "doctor"):
+        assert "Examples:\n    infrasight" in run(name, "--help").stdout.replace("sudo ", "")
+    assert run("--version").stdout.startswith("infrasight ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["qeury"], "no command 'qeury'; did you mean query?"),
+        (["zzz"], "no command 'zzz'; there are trace, agent, tail, query, probes, doctor"),
+        (["query"], "Missing argument 'SQL'"),
+        (["query", " "], "no statement"),
+        (["query", "SELECT 1", "--format", "xml"], "'xml' is not one of"),
+        (["tail", "--where", "uid=root"], "infrasight: --where 'uid=root': write uid=NUMBER, pid=NUMBER, or comm=NAME"),
+        (["query", "SELECT 1", "--server", "nowhere"], "infrasight: address 'nowhere': write host:port"),
+        (
+            ["query", "SELECT 1", "--server", "192.0.2.1:1"],
+            "infrasight: 192.0.2.1:1 is not on this machine and there is no TLS",
+        ),
+        (
+            ["query", "SELECT 1", "--tls-ca", "x"],
+            "infrasight: mutual TLS needs three files: --tls-certificate and --tls-key missing",
+        ),
+        (["query", "SELECT 1", "--server", "127.0.0.1:1"], "infrasight: the server at 127.0.0.1:1 is not reachable"),
+        (["tail", "--server", "127.0.0.1:1"], "infrasight: the server at 127.0.0.1:1 is not reachable"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments: list[str], said: str) -> None:
+    """A status that is not 0, the reason, no traceback, nothing on stdout."""
+    done = run(*arguments)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not said.startswith("infrasight:") or len(done.stderr.splitlines()) == 1
+
+
+def test_a_refused_query(server: EventServer) -> None:
+    """The server's reason is one line, status 1."""
+
+    def refuse(sql: str) -> Iterator[pa.Table]:
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, f"only reading is allowed here, not {sql}")
+
+    server.answer = refuse
+    done = run("query", "DROP", server=server)
+    assert (done.returncode, done.stderr, done.stdout) == (1, "infrasight: only reading is allowed here, not DROP\n", "")
+
+
+def test_query_in_a_pipe_is_json_lines(server: EventServer) -> None:
+    """Each row is a line; the statement may come from standard input."""
+    done = run("query", "-", server=server, text="SELECT 'é'\n")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows == 2 * [
+        {"pid": 1, "uid": 0, "comm": "sh", "argv": ["sh", "-c"]},
+        {"pid": 2, "uid": 1000, "comm": "a\\xff", "argv": []},
+        {"pid": 3, "uid": 0, "comm": "\x1b[2J[red]", "argv": ["x,\n"]},
+    ]
+    assert server.asked == ["SELECT 'é'\n"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_query_as_csv_and_arrow(server: EventServer) -> None:
+    """CSV has one header and lists as JSON; Arrow is one stream of everything."""
+    rows = list(csv.reader(io.StringIO(run("query", "x", "--format", "csv", server=server).stdout)))
+    assert rows[0] == ["pid", "uid", "comm", "argv"]
+    assert rows[1] == ["1", "0", "sh", '["sh", "-c"]']
+    assert len(rows) == 7
+    done = subprocess.run(
+        [*COMMAND, "query", "x", "--format", "arrow"], capture_output=True, env=environment(server), timeout=120, check=True
+    )
+    assert pa.ipc.open_stream(done.stdout).read_all().to_pylist() == 2 * TABLE.to_pylist()
+
+
+def test_query_on_a_terminal_is_a_table(server: EventServer) -> None:
+    """Aligned columns; what a terminal would obey or rich would read as markup is shown as it is."""
+    text = on_terminal("query", "x", server=server)
+    lines = text.splitlines()
+    assert lines[0].split() == ["pid", "uid", "comm", "argv"]
+    assert len({line.index("sh") for line in lines if '["sh", "-c"]' in line}) == 1
+    assert "\\x1b[2J[red]" in text
+    assert "\x1b[2J" not in text
+
+
+def test_rows_too_wide_for_a_terminal_stand_upright(server: EventServer) -> None:
+    """With more columns than fit, each value has a line of its own."""
+    text = on_terminal("query", "x", server=server, width=20)
+    assert "── row 6 ──\npid   3\nuid   0\ncomm  \\x1b[2J[red]\n" in text
+
+
+def test_a_reader_who_leaves_early(server: EventServer) -> None:
+    """`query | head` ends quietly with status 0 however long the answer is."""
+    server.answer = lambda sql: (TABLE for _ in range(100_000))
+    with subprocess.Popen(
+        [*COMMAND, "query", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_full_disk(server: EventServer) -> None:
+    """Output that cannot be written is an error in one line."""
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*COMMAND, "query", "x"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(server),
+            timeout=120,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "infrasight: cannot write the output: No space left on device\n")
+
+
+def test_every_command_is_a_click_command() -> None:
+    """The group finds each command's own object."""
+    context = click.Context(cli.main)
+    assert all(isinstance(cli.main.get_command(context, name), click.Command) for name in cli.COMMANDS)

@@ -23,7 +23,7 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Successful calls at sched_process_exec, failed ones at their exit. It has no options."""
     if options:
-        raise ConfigError(f"probes.execve: {next(iter(options))!r} is not known; execve has no options")
+        raise ConfigError(f"options.execve: {next(iter(options))!r} is not known; execve has no options")
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(

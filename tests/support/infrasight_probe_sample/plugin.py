@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl
+from infrasight_core import BpfProgram, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl
 
 from infrasight_probe_sample.v1.sample_pb2 import SampleEvent
 
@@ -21,6 +21,8 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """The option `slots` sets the size of the blocks."""
+    if unknown := sorted(options.keys() - {"slots"}):
+        raise ConfigError(f"options.sample: {unknown[0]!r} is not known; allowed: slots")
     return BpfProgram(
         _FILES / "sample.bpf.c",
         attach=(

@@ -1,0 +1,85 @@
+"""Columns and the arrays made of them, against the plain Python that they replace."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from infrasight_core.arrays import constant, map_distinct, quality_names, view
+from infrasight_core.columns import Columns
+
+
+def texts_of(rows: list[bytes]) -> Columns:
+    """Columns with one text column `t`."""
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    offsets[1:] = np.cumsum([len(row) for row in rows])
+    data = np.frombuffer(b"".join(rows), np.uint8)
+    zeros = np.zeros(len(rows), np.uint32)
+    return Columns(len(rows), zeros, zeros.astype(np.uint64), {}, {"t": (offsets, data)})
+
+
+def plain_split(row: bytes) -> list[bytes]:
+    """What `split` must give."""
+    if not row:
+        return []
+    return row[:-1].split(b"\0") if row.endswith(b"\0") else row.split(b"\0")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_split_gives_what_plain_python_gives(seed: int) -> None:
+    """Rows of random parts, empty, ended and not: the same lists, row by row."""
+    chance = random.Random(seed)
+    rows = [bytes(chance.choice([0, 0, 65, 255]) for _ in range(chance.randrange(9))) for _ in range(chance.randrange(50))]
+    assert texts_of(rows).split("t").to_pylist() == [plain_split(row) for row in rows]
+
+
+def test_a_text_column_is_binary_as_it_lies() -> None:
+    """Texts come out as they went in, empty ones and any byte too."""
+    rows = [b"", b"\xff\0\n", b"plain", b""]
+    assert texts_of(rows).array("t").to_pylist() == rows
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("dtype", ["S16", "<u4", "<u8", "<i4"])
+def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:
+    """The function sees every distinct value once; its results come back in the rows' places."""
+    chance = random.Random(seed)
+    values = [chance.randrange(4) for _ in range(chance.randrange(1, 60))]
+    column = np.array([f"name-{v}" if dtype == "S16" else v for v in values], dtype)
+    asked: list[object] = []
+
+    def function(distinct: list[object]) -> list[bytes]:
+        asked.extend(distinct)
+        return [b"<%s>" % str(v).encode() for v in distinct]
+
+    result = map_distinct(column, function, pa.binary())
+    assert len(asked) == len(set(asked)) == len(set(values))
+    result.validate(full=True)
+    lookup = dict(zip(asked, [b"<%s>" % str(v).encode() for v in asked], strict=True))
+    padded = [v.ljust(16, b"\0") if isinstance(v, bytes) else v for v in column.tolist()]
+    assert result.to_pylist() == [lookup.get(v, lookup.get(w)) for v, w in zip(column.tolist(), padded, strict=True)]
+
+
+def test_no_rows_are_no_trouble() -> None:
+    """Empty columns give empty arrays."""
+    assert map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist() == []
+    assert quality_names(np.zeros(0, np.uint64), ["t"]).to_pylist() == []
+    assert texts_of([]).split("t").to_pylist() == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_quality_bits_become_names(seed: int) -> None:
+    """Every bit has its name, in the order of the texts; names that all rows share come last."""
+    chance = random.Random(seed)
+    masks = np.array([chance.choice([0, 0, 1, 2, 5, 64, 127]) for _ in range(chance.randrange(1, 50))], np.uint64)
+    names = ["entry_missing", "a_cut", "a_missing", "a_user_memory", "b_cut", "b_missing", "b_user_memory"]
+    wanted = [[n for bit, n in enumerate(names) if int(mask) >> bit & 1] + ["exe_missing"] for mask in masks]
+    result = quality_names(masks, ["a", "b"], ["exe_missing"])
+    result.validate(full=True)
+    assert result.to_pylist() == wanted
+
+
+def test_view_and_constant() -> None:
+    """A view sees a slice's own values; a constant is one value in every row."""
+    assert view(pa.array([1, 2, 3, 4], pa.uint32()).slice(1, 2)).tolist() == [2, 3]
+    assert constant("x", 3, pa.string()).to_pylist() == ["x"] * 3

@@ -1,0 +1,99 @@
+"""Loading: what is refused is explained, and what is loaded is what the header promises."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import infrasight_probe_sample.plugin as sample
+import pytest
+from attrs import evolve
+from infrasight_core import BpfProgram, ConfigError, Tracepoint
+from infrasight_core.errors import ProbeError
+from infrasight_core.kernel import load as loading
+from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+
+PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
+
+# Compiles a request and prints every function's bytecode, 8 bytes an instruction, in hexadecimal.
+_DUMP = """
+import json, os, sys
+request = json.load(sys.stdin)
+os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
+from bcc import BPF
+bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-DSLOTS=64"])
+print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["attach"]]))
+"""
+
+
+def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
+    """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, which every architecture's JIT makes fully ordered."""
+    request = loading._request(PROGRAM, running_kernel(), LoadSettings())
+    run = subprocess.run(["/usr/bin/python3", "-c", _DUMP], input=json.dumps(request), capture_output=True, text=True, check=True)
+    codes = [bytes.fromhex(code) for code in json.loads(run.stdout.splitlines()[-1])]
+    instructions = [code[i : i + 8] for code in codes for i in range(0, len(code), 8)]
+    atomic = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
+    assert atomic
+    assert {int.from_bytes(i[4:], "little") for i in atomic} == {0x01}  # BPF_ADD | BPF_FETCH
+
+
+def test_blocks_are_made_smaller_until_they_fit() -> None:
+    """A memory budget that the wanted slots would exceed halves them, and the layout says how many there are."""
+    loaded = load("sample", PROGRAM, running_kernel(), LoadSettings(memory=1 << 20))
+    layout = loaded.blocks.layout
+    loaded.close()
+    assert layout.slots < PROGRAM.slots
+    assert layout.size * running_kernel().cpus <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (evolve(PROGRAM, attach=(Tracepoint("no_such", "syscalls:sys_enter_openat"),)), "no_such"),
+        (evolve(PROGRAM, attach=(Tracepoint("enter_openat", "syscalls:no_such_event"),)), "no_such_event"),
+        (evolve(PROGRAM, kernel_fields=("task_struct.no_such",)), "no member 'no_such'"),
+        (evolve(PROGRAM, kernel_fields=("no_struct.field",)), "no struct 'no_struct'"),
+        (evolve(PROGRAM, slots=1000), "power of two"),
+        (evolve(PROGRAM, source=Path(__file__)), "does not include infrasight.bpf.h"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(program: BpfProgram, said: str) -> None:
+    """A wrong function, event, field, size or source: a ProbeError of load_bpf that names it."""
+    with pytest.raises(ProbeError, match=said) as caught:
+        load("sample", program, running_kernel(), LoadSettings())
+    assert (caught.value.probe, caught.value.hook) == ("sample", "load_bpf")
+
+
+def test_a_mistake_in_the_c_is_shown_with_its_file_and_line(tmp_path: Path) -> None:
+    """A compiler error names the probe's own file and the line there, not the header's."""
+    source = tmp_path / "wrong.bpf.c"
+    text = PROGRAM.source.read_text(encoding="utf-8").replace("common(b, entry, call->ret);", "common(b, nothing, call->ret);")
+    source.write_text(text)
+    line = next(number for number, content in enumerate(text.splitlines(), 1) if "nothing" in content)
+    with pytest.raises(ProbeError, match=rf"wrong\.bpf\.c:{line}:.*undeclared identifier 'nothing'"):
+        load("sample", evolve(PROGRAM, source=source), running_kernel(), LoadSettings())
+
+
+def test_a_python_without_bcc_says_what_to_install(tmp_path: Path) -> None:
+    """A loader Python that is not there, or has no bcc: the remedy is in the message."""
+    with pytest.raises(ProbeError, match="loader_python"):
+        load("sample", PROGRAM, running_kernel(), LoadSettings(python=tmp_path / "python"))
+    without = tmp_path / "python3"
+    without.write_text('#!/bin/sh\nexec /usr/bin/python3 -S "$@"\n')
+    without.chmod(0o755)
+    with pytest.raises(ProbeError, match="apt-get install python3-bpfcc"):
+        load("sample", PROGRAM, running_kernel(), LoadSettings(python=without))
+
+
+def test_offsets_are_the_kernels_own() -> None:
+    """Members, members of anonymous members and of members: in bytes, within their struct."""
+    offsets = kernel_offsets(["list_head.next", "list_head.prev", "path.mnt", "path.dentry", "dentry.d_name.name", "dentry.d_name"])
+    assert (offsets["list_head.next"], offsets["list_head.prev"]) == (0, 8)
+    assert offsets["path.dentry"] == offsets["path.mnt"] + 8
+    assert offsets["dentry.d_name.name"] == offsets["dentry.d_name"] + 8
+
+
+def test_options_that_are_not_known_are_refused() -> None:
+    """The sample probe knows `slots` only."""
+    with pytest.raises(ConfigError, match="slotz"):
+        sample.load_bpf(running_kernel(), {"slotz": 1})

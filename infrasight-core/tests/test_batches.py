@@ -1,0 +1,72 @@
+"""From columns to a batch that conforms, and what is said when it cannot."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from infrasight_core import Columns, SchemaError, numbers, strings
+from infrasight_core.agent.batches import Clock, assemble, conform
+
+SCHEMA = pa.schema(
+    [
+        pa.field("time", pa.timestamp("ns", "UTC"), nullable=False),
+        pa.field("process_key", pa.uint64(), nullable=False),
+        pa.field("user", pa.dictionary(pa.int32(), pa.binary()), nullable=False),
+        pa.field("exe", pa.binary(), nullable=False),
+        pa.field("quality", pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False)), nullable=False),
+        pa.field("cpu", pa.uint32(), nullable=False),
+        pa.field("sequence", pa.uint64(), nullable=False),
+        pa.field("flags", pa.uint32(), nullable=False),
+    ]
+)
+CLOCK = Clock(np.uint64(1000 << 22))
+
+
+def columns(flags: str = "<u4") -> Columns:
+    """Two events."""
+    fixed = {
+        "time": np.array([10, 20], "<u8"),
+        "process_key": np.array([(1 << 22) | 7, (2 << 22) | 8], "<u8"),
+        "quality": np.array([0, 1], "<u8"),
+        "flags": np.array([3, 4], flags),
+    }
+    return Columns(2, np.array([0, 1], np.uint32), np.array([5, 9], np.uint64), fixed)
+
+
+def test_what_nobody_filled_is_empty_and_says_so() -> None:
+    """Columns without a source are empty, and every row's quality names them beside its own flags."""
+    batch = conform(assemble(columns(), {}, SCHEMA, CLOCK), {}, SCHEMA, [])
+    assert batch.schema == SCHEMA
+    batch.validate(full=True)
+    assert batch["user"].to_pylist() == batch["exe"].to_pylist() == [b"", b""]
+    assert batch["quality"].to_pylist() == [["user_missing", "exe_missing"], ["entry_missing", "user_missing", "exe_missing"]]
+
+
+def test_position_time_and_key_are_the_events_own() -> None:
+    """cpu and sequence come from the blocks, the time is wall clock, the key counts from the epoch and keeps its pid."""
+    batch = assemble(columns(), {}, SCHEMA, CLOCK)
+    assert (batch["cpu"].to_pylist(), batch["sequence"].to_pylist()) == ([0, 1], [5, 9])
+    assert batch["process_key"].to_pylist() == [(1001 << 22) | 7, (1002 << 22) | 8]
+    first, second = batch["time"].cast(pa.int64()).to_pylist()
+    assert second - first == 10
+    assert abs(first - int(Clock.wall_offset())) < 10**9
+
+
+def test_decode_and_enrichers_go_before_the_block() -> None:
+    """A decoded column replaces the block's, an enricher's replaces both."""
+    decoded = {"flags": numbers(np.array([7, 7], np.uint32))}
+    batch = assemble(columns(), decoded, SCHEMA, CLOCK)
+    assert batch["flags"].to_pylist() == [7, 7]
+    extra = {"exe": strings([b"a", b"b"], pa.binary()), "flags": numbers(np.array([8, 9], np.uint32))}
+    assert conform(batch, extra, SCHEMA, [])["flags"].to_pylist() == [8, 9]
+
+
+def test_a_wrong_type_is_named_with_both() -> None:
+    """A column of another width than the schema's is refused, with the column and both types."""
+    with pytest.raises(SchemaError, match="'flags' is uint64, and the schema wants uint32"):
+        conform(assemble(columns("<u8"), {}, SCHEMA, CLOCK), {}, SCHEMA, [])
+
+
+def test_a_column_that_the_schema_lacks_is_named() -> None:
+    """An enricher's column outside the schema is refused by name, not dropped in silence."""
+    with pytest.raises(SchemaError, match="'colour' of an enricher is not in the schema"):
+        conform(assemble(columns(), {}, SCHEMA, CLOCK), {"colour": numbers(np.zeros(2, np.uint8))}, SCHEMA, [])

@@ -110,7 +110,16 @@ def main(rounds: int) -> None:
     """Prints the table."""
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cpus[1:] or cpus)
-    table = Table("storm", "events", "ours µs", "lost", "bcc callback µs", "lost", "ratio", title="from block to record batch, CPU per event")
+    table = Table(
+        "storm",
+        "events",
+        "ours µs",
+        "lost",
+        "bcc callback µs",
+        "lost",
+        "ratio",
+        title="from block to record batch, CPU per event",
+    )
     with tempfile.TemporaryDirectory() as folder:
         for storm in STORMS:
             program = f"{folder}/{storm.source}"

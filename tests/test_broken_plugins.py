@@ -34,7 +34,9 @@ def installed(folder: Path, name: str, source: str) -> dict[str, str]:
 
 def probes(environment: dict[str, str]) -> dict[str, dict[str, str]]:
     """What `infrasight probes --json` says, by name."""
-    done = subprocess.run([BIN / "infrasight", "probes", "--json"], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [BIN / "infrasight", "probes", "--json"], capture_output=True, text=True, env=environment, check=False
+    )
     return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
 
 

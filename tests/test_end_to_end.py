@@ -59,13 +59,15 @@ def test_23_calls_become_23_rows(system: System) -> None:
         assert (row["filename"], row["cwd"]) == ("/bin/true", str(Path.cwd()))
         assert row["time"] <= row["received_time"]
         assert row["batch_id"]
-    exact = system.query("SELECT toUnixTimestamp64Nano(time) AS t, duration_ns FROM execve_events WHERE argv[2] = 'mark-e2e' ORDER BY t")
+    exact = system.query(
+        "SELECT toUnixTimestamp64Nano(time) AS t, duration_ns FROM execve_events WHERE argv[2] = 'mark-e2e' ORDER BY t"
+    )
     assert before - 1 < int(exact[0]["t"]) / 1e9 < time.time()
     assert [row["user"] for row in system.rows("mark-e2e-fails", "user")] == ["root", "nobody"]
 
 
 def test_the_server_may_come_late(embedded: System) -> None:
-    """An agent without a server records, says that it is not ready and why, and delivers everything once the server is there."""
+    """An agent without a server records, says that it is not ready and why, and delivers it all once the server is there."""
     agent = embedded.start_agent(ready=False)
     execute("mark-late", 30)
     assert not agent.ready()

@@ -14,7 +14,7 @@ SLOTS, HEAP, MAX = 64, 1024, 256
 DESCRIPTION: list[Any] = [
     "block",
     [
-        *([name, "unsigned long long", *([[15]] if name.endswith("heap_head") or name.endswith("heap_tail") else [])]
+        *([name, "unsigned long long", *([[15]] if name.endswith(("heap_head", "heap_tail")) else [])]
           for name in ("_head", "_heap_head", "_tail", "_heap_tail", "_seen", "_block_full", "_heap_full", "_entries_full")),
         ["number__type", "unsigned int", [0]],
         ["number", "char", [SLOTS * 4]],
@@ -63,7 +63,12 @@ def blocks() -> Blocks:
         file.truncate((SIZE + 7) // 8 * 8 * 3 + 4096)
         made = Blocks(file.fileno(), layout_of(DESCRIPTION, SLOTS, SIZE), 3)
     for block in made._blocks:
-        for view in (*block.scalars.values(), block._heap_tail, *block._fixed.values(), *(v for t in block._texts for v in t[1:])):
+        for view in (
+            *block.scalars.values(),
+            block._heap_tail,
+            *block._fixed.values(),
+            *(v for t in block._texts for v in t[1:]),
+        ):
             assert view.flags.writeable
     return made
 
@@ -89,7 +94,9 @@ def test_every_event_comes_out_once_and_whole(blocks: Blocks, seed: int) -> None
                 taken[where].append((got, got_text))
                 sequences[where].append(sequence)
     rest = blocks.take()
-    for where, sequence, got, got_text in zip(rest.cpu, rest.sequence, rest.fixed["number"], rest.array("text").to_pylist(), strict=True):
+    for where, sequence, got, got_text in zip(
+        rest.cpu, rest.sequence, rest.fixed["number"], rest.array("text").to_pylist(), strict=True
+    ):
         taken[where].append((int(got), got_text))
         sequences[where].append(int(sequence))
     assert taken == written

@@ -29,7 +29,9 @@ print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["att
 def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
     """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, which every architecture's JIT makes fully ordered."""
     request = loading._request(PROGRAM, running_kernel(), LoadSettings())
-    run = subprocess.run(["/usr/bin/python3", "-c", _DUMP], input=json.dumps(request), capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["/usr/bin/python3", "-c", _DUMP], input=json.dumps(request), capture_output=True, text=True, check=True
+    )
     codes = [bytes.fromhex(code) for code in json.loads(run.stdout.splitlines()[-1])]
     instructions = [code[i : i + 8] for code in codes for i in range(0, len(code), 8)]
     atomic = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
@@ -87,7 +89,9 @@ def test_a_python_without_bcc_says_what_to_install(tmp_path: Path) -> None:
 
 def test_offsets_are_the_kernels_own() -> None:
     """Members, members of anonymous members and of members: in bytes, within their struct."""
-    offsets = kernel_offsets(["list_head.next", "list_head.prev", "path.mnt", "path.dentry", "dentry.d_name.name", "dentry.d_name"])
+    offsets = kernel_offsets(
+        ["list_head.next", "list_head.prev", "path.mnt", "path.dentry", "dentry.d_name.name", "dentry.d_name"]
+    )
     assert (offsets["list_head.next"], offsets["list_head.prev"]) == (0, 8)
     assert offsets["path.dentry"] == offsets["path.mnt"] + 8
     assert offsets["dentry.d_name.name"] == offsets["dentry.d_name"] + 8

@@ -81,7 +81,7 @@ def test_load_bpf_hook_gives_a_program() -> None:
     """`load_bpf` of one probe is called with the kernel and its options; what raises or is no program is a ProbeError."""
     made = manager(sample=sample, wrong=plugin(load_bpf=lambda kernel, options: None))
     assert made.load_bpf("sample", running_kernel(), {"slots": 128}).slots == 128
-    with pytest.raises(ProbeError, match="'sample': load_bpf: options.sample: 'x' is not known"):
+    with pytest.raises(ProbeError, match=r"'sample': load_bpf: options\.sample: 'x' is not known"):
         made.load_bpf("sample", running_kernel(), {"x": 1})
     with pytest.raises(ProbeError, match="NoneType, not BpfProgram"):
         made.load_bpf("wrong", running_kernel(), {})

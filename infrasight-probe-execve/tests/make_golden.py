@@ -27,7 +27,9 @@ def main() -> None:
     kernel = running_kernel()
     program = evolve(plugins.load_bpf("execve", kernel, {}), slots=64)
     loaded = load("execve", program, kernel, LoadSettings())
-    subprocess.run(["/bin/sh", "-c", SCRIPT], env={}, cwd="/usr", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        ["/bin/sh", "-c", SCRIPT], env={}, cwd="/usr", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+    )
     loaded.detach()
     save_golden(FOLDER, loaded, plugins)
     loaded.close()

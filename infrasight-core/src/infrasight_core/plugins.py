@@ -90,7 +90,7 @@ class PluginManager:
         distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
         try:
             module = point.load()
-        except Exception as error:  # whatever a stranger's module raises on import is that module's failure
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises on import is that module's failure
             self._failed(ProbeError(point.name, "import", _one_line(error)))
             return
         self.register(point.name, module, distribution)
@@ -113,7 +113,7 @@ class PluginManager:
                 _ = schema.stored, schema.ddl_text()
         except ProbeError as error:
             self._failed(error)
-        except Exception as error:  # pluggy's complaints about a hook's signature, a schema that cannot be derived
+        except Exception as error:  # noqa: BLE001 - pluggy's complaints about a hook's signature, a schema that cannot be derived
             self._failed(ProbeError(name, "schema", _one_line(error)))
         else:
             self.plugins[name] = Plugin(name, distribution, hooks, schema)
@@ -147,7 +147,7 @@ class PluginManager:
         return program
 
     def decode(self, probe: str, columns: Columns) -> Mapping[str, pa.Array]:
-        """What the probe's block does not hold as the schema wants it; empty for a probe without a decode. Raises ProbeError."""
+        """What the probe's block does not hold as the schema wants it; empty without a decode. Raises ProbeError."""
         if "decode" not in self.plugins[probe].hooks:
             return {}
         return _arrays(probe, "decode", self._call(probe, "decode", columns=columns), columns.rows)
@@ -159,7 +159,9 @@ class PluginManager:
             if "enrich" not in plugin.hooks:
                 continue
             try:
-                columns.update(_arrays(name, "enrich", self._call(name, "enrich", batch=batch, context=context), batch.num_rows))
+                columns.update(
+                    _arrays(name, "enrich", self._call(name, "enrich", batch=batch, context=context), batch.num_rows)
+                )
             except ProbeError as error:
                 log.warning("enricher failed", probe=name, of=context.probe, reason=error.reason)
         return columns

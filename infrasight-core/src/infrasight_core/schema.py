@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from attrs import frozen
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from infrasight.v1.column_pb2 import ORIGIN_SERVER, Column, column
 from infrasight.v1.event_pb2 import EventHeader
@@ -50,12 +50,12 @@ class EventSchema:
     @cached_property
     def stored(self) -> pa.Schema:
         """All columns in the order of the table: the header's, then the probe's own."""
-        return pa.schema(_arrow_field(f) for f in event_fields(self.message.DESCRIPTOR))
+        return pa.schema(_arrow_field(f) for f in event_fields(self.message))
 
     @cached_property
     def agent(self) -> pa.Schema:
         """The columns that an agent sends: all but those that the server fills."""
-        return pa.schema(_arrow_field(f) for f in event_fields(self.message.DESCRIPTOR) if not set_by_server(f))
+        return pa.schema(_arrow_field(f) for f in event_fields(self.message) if not set_by_server(f))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,12 +68,13 @@ class EventSchema:
         return self.ddl.read_text(encoding="utf-8")
 
 
-def event_fields(descriptor: Descriptor) -> list[FieldDescriptor]:
+def event_fields(message: type[Message]) -> list[FieldDescriptor]:
     """The fields of an event in column order: those of its header, then its own.
 
     Raises:
         SchemaError: The message has no header of the right type, or the same name twice.
     """
+    descriptor = message.DESCRIPTOR
     first = descriptor.fields[0] if descriptor.fields else None
     if first is None or first.name != "header" or first.message_type != EventHeader.DESCRIPTOR:
         raise SchemaError(f"{descriptor.full_name}: the first field must be 'infrasight.v1.EventHeader header'")
@@ -90,7 +91,7 @@ def set_by_server(field: FieldDescriptor) -> bool:
 
 
 def _column(field: FieldDescriptor) -> Column:
-    options: Column = field.GetOptions().Extensions[column]
+    options: Column = field.GetOptions().Extensions[column]  # type: ignore[index]  # the stubs know no extension descriptor
     return options
 
 

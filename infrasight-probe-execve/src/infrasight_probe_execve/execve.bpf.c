@@ -32,16 +32,13 @@ struct sched_process_exec {
 };
 
 int enter_execve(struct sys_enter *call) {
-  struct entry entry = {
-      .filename = (void *)call->args[0], .argv = (void *)call->args[1], .dirfd = CURRENT_DIRECTORY};
+  struct entry entry = {.filename = (void *)call->args[0], .argv = (void *)call->args[1], .dirfd = CURRENT_DIRECTORY};
   return enter(&entry);
 }
 
 int enter_execveat(struct sys_enter *call) {
-  struct entry entry = {.dirfd = call->args[0],
-                        .filename = (void *)call->args[1],
-                        .argv = (void *)call->args[2],
-                        .at_flags = call->args[4]};
+  struct entry entry = {
+      .dirfd = call->args[0], .filename = (void *)call->args[1], .argv = (void *)call->args[2], .at_flags = call->args[4]};
   return enter(&entry);
 }
 

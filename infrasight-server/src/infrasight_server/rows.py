@@ -26,7 +26,7 @@ def columns_of(bodies: Sequence[bytes], schema: EventSchema) -> pa.Table:
         raise SchemaError(f"a message is not a {schema.message_type}: {error}") from error
     own = schema.message.DESCRIPTOR
     columns = []
-    for field in event_fields(own):
+    for field in event_fields(schema.message):
         if set_by_server(field):
             continue
         holders = messages if field.containing_type is own else [m.header for m in messages]  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ class System:
 
     def query(self, sql: str, *options: str) -> list[dict[str, Any]]:
         """The rows of `infrasight query`."""
-        command = [BIN / "infrasight", "query", "--server", self.address, *options, sql]
+        command: list[str | Path] = [BIN / "infrasight", "query", "--server", self.address, *options, sql]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

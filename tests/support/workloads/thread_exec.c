@@ -11,5 +11,6 @@ static void *run(void *program) {
 int main(int argc, char **argv) {
   pthread_t thread;
   if (argc != 2 || pthread_create(&thread, 0, run, argv[1])) return 1;
-  for (;;) pause();
+  for (;;)
+    pause();
 }

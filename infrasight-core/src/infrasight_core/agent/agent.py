@@ -49,9 +49,7 @@ class Agent:
         self._outbox.bind(loop)
         self._status.start()
         try:
-            self._failures = await asyncio.to_thread(
-                attach_all, self._plugins, self._recorder, self._settings.options
-            )
+            self._failures = await asyncio.to_thread(attach_all, self._plugins, self._recorder, self._settings.options)
             self._recorder.start()
             streaming = asyncio.create_task(self._stream.run())
             log.info("recording", node=self._settings.node, probes=self._recorder.probes(), status=self._status.address)

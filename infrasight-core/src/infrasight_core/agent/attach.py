@@ -12,9 +12,7 @@ from infrasight_core.plugins import PluginManager
 log = structlog.get_logger(__name__)
 
 
-def attach_all(
-    plugins: PluginManager, recorder: Recorder, options: Mapping[str, Mapping[str, Any]]
-) -> dict[str, ProbeError]:
+def attach_all(plugins: PluginManager, recorder: Recorder, options: Mapping[str, Mapping[str, Any]]) -> dict[str, ProbeError]:
     """Attaches every loaded probe.
 
     Returns:
@@ -37,8 +35,8 @@ def attach_all(
         if failures:
             raise next(iter(failures.values()))
         raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")
-    for probe, error in failures.items():
-        log.error("probe not attached", probe=probe, reason=error.reason)
+    for probe, failure in failures.items():
+        log.error("probe not attached", probe=probe, reason=failure.reason)
     return failures
 
 

@@ -66,11 +66,11 @@ struct sys_exit {
 #define TEXT_INDEX(name, max, mean) TEXT_##name,
 #define TEXT_SIZES(name, max, mean) name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
 #define FIXED_ARRAY(type, name)                                                                                                \
-  type name##__type[0];                                                                                                         \
+  type name##__type[0];                                                                                                        \
   char name[SLOTS * WIDTH_##type];
 #define CHARS_ARRAY(name, width) char name[SLOTS * width];
 #define TEXT_ARRAYS(name, max, mean)                                                                                           \
-  char name##__end[SLOTS * 4];                                                                                                  \
+  char name##__end[SLOTS * 4];                                                                                                 \
   char name##__heap[name##_heap_size + 2 * max + 8]; /* a string may run past the end, so that it never wraps */
 
 HEADER_COLUMNS(FIXED_TYPE, NOTHING)
@@ -126,8 +126,8 @@ static inline void forget(u32 tid) {
 }
 
 #define HEAP_ROOM(name, max, mean)                                                                                             \
-  if (b->_heap_head[TEXT_##name] - b->_heap_tail[TEXT_##name] + max > name##_heap_size) {                                        \
-    b->_heap_full++;                                                                                                            \
+  if (b->_heap_head[TEXT_##name] - b->_heap_tail[TEXT_##name] + max > name##_heap_size) {                                      \
+    b->_heap_full++;                                                                                                           \
     return NULL;                                                                                                               \
   }
 #define NO_TEXT(name, max, mean) b->_length[TEXT_##name] = 0;
@@ -197,9 +197,9 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   ({                                                                                                                           \
     long read_ = (result);                                                                                                     \
     if (read_ <= 0)                                                                                                            \
-      (b)->_quality |= TEXT_MISSING(name);                                                                                        \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
     else if (read_ > name##_max)                                                                                               \
-      (b)->_quality |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                         \
+      (b)->_quality |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                      \
     else                                                                                                                       \
       TEXT_LENGTH(b, name) = read_ - 1;                                                                                        \
   })
@@ -209,7 +209,7 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   TAKE_STRING(b, name, bpf_probe_read_kernel_str(TEXT_AT(b, name), name##_max + 1, pointer))
 #define SET_USER_STRING(b, name, pointer)                                                                                      \
   ({                                                                                                                           \
-    (b)->_quality |= TEXT_USER_MEMORY(name);                                                                                      \
+    (b)->_quality |= TEXT_USER_MEMORY(name);                                                                                   \
     TAKE_STRING(b, name, bpf_probe_read_user_str(TEXT_AT(b, name), name##_max + 1, pointer));                                  \
   })
 
@@ -217,9 +217,9 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
 #define SET_USER_BYTES(b, name, pointer, size)                                                                                 \
   ({                                                                                                                           \
     u64 wanted_ = (size);                                                                                                      \
-    if (wanted_ > name##_max) (b)->_quality |= TEXT_CUT(name), wanted_ = name##_max;                                              \
+    if (wanted_ > name##_max) (b)->_quality |= TEXT_CUT(name), wanted_ = name##_max;                                           \
     if (bpf_probe_read_user(TEXT_AT(b, name), wanted_, pointer))                                                               \
-      (b)->_quality |= TEXT_MISSING(name);                                                                                        \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
     else                                                                                                                       \
       TEXT_LENGTH(b, name) = wanted_;                                                                                          \
   })
@@ -254,17 +254,17 @@ static inline bool walk_path(struct block *b, char *path) {
 
 #define SET_PATH(b, name, path)                                                                                                \
   ({                                                                                                                           \
-    if (!walk_path(b, (char *)(path))) (b)->_quality |= TEXT_CUT(name);                                                           \
-    if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                               \
-    u64 length_ = PATH_BYTES - (b)->_at;                                                                                        \
+    if (!walk_path(b, (char *)(path))) (b)->_quality |= TEXT_CUT(name);                                                        \
+    if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                            \
+    u64 length_ = PATH_BYTES - (b)->_at;                                                                                       \
     if (length_ <= PATH_BYTES) {                                                                                               \
-      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                             \
+      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                           \
       TEXT_LENGTH(b, name) = length_;                                                                                          \
     }                                                                                                                          \
   })
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \
-  b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                           \
+  b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \
   ((u32 *)b->name##__end)[SLOT(b)] = b->_heap_head[TEXT_##name];
 
 /* Publishes the event. The fetching form of the addition is fully ordered on every architecture: whoever sees the new head

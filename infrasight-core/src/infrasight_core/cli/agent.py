@@ -13,7 +13,9 @@ from infrasight_core.agent.settings import AgentSettings
 @click.command()
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file of settings.")
 @click.option("--server", metavar="HOST:PORT", help="Where to send the events; 127.0.0.1:7443 by default.")
-@click.option("--probe", "probes", multiple=True, metavar="PROBE", help="Run this one; may be repeated. All installed ones by default.")
+@click.option(
+    "--probe", "probes", multiple=True, metavar="PROBE", help="Run this one; may be repeated. All installed ones by default."
+)
 @click.option("--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin; may be repeated.")
 @click.option("--node", help="The name that the events carry; the host's by default.")
 @click.option("--tls-certificate", metavar="FILE", help="Our certificate, PEM.")

@@ -44,10 +44,21 @@ class _Screen:
 
 @click.command()
 @click.argument("probes", nargs=-1, metavar="[PROBE]…")
-@click.option("--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="uid=, pid= or comm= (with * ?); all must hold.")
+@click.option(
+    "--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="uid=, pid= or comm= (with * ?); all must hold."
+)
 @click.option("--format", "form", type=click.Choice(["table", "json"]), help="Default: table on a terminal, json in a pipe.")
-@click.option("--memory", type=click.IntRange(min=1), default=64, show_default=True, metavar="MIB", help="For the blocks of one probe, over all CPUs.")
-@click.option("--python", default="/usr/bin/python3", show_default=True, help="A Python that has bcc.", envvar="INFRASIGHT_LOADER_PYTHON")
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="MIB",
+    help="For the blocks of one probe, over all CPUs.",
+)
+@click.option(
+    "--python", default="/usr/bin/python3", show_default=True, help="A Python that has bcc.", envvar="INFRASIGHT_LOADER_PYTHON"
+)
 def command(probes: tuple[str, ...], conditions: tuple[str, ...], form: str | None, memory: int, python: str) -> None:
     """Show what happens on this machine, as it happens; needs root, but no server.
 

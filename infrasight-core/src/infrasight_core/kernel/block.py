@@ -149,14 +149,18 @@ class Blocks:
         texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts} if pieces else {}
         rows = sum(piece.rows for piece in pieces)
         cpu = np.repeat(np.array([p.cpu for p in pieces], np.uint32), [p.rows for p in pieces])
-        sequence = np.concatenate([np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces] or [cpu])
+        sequence = np.concatenate(
+            [np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces] or [np.zeros(0, np.uint64)]
+        )
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
-        return Columns(rows, cpu, sequence.astype(np.uint64, copy=False), fixed, texts)
+        return Columns(rows, cpu, sequence, fixed, texts)
 
 
-def _joined(parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+def _joined(
+    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """One text column from the lengths so far and the bytes of each piece."""
     starts = accumulate((len(data) for _, data in parts), initial=0)
     offsets = np.concatenate([[0], *(ends + np.uint32(start) for (ends, _), start in zip(parts, starts, strict=False))])

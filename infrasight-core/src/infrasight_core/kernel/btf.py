@@ -45,7 +45,9 @@ class _Btf:
         lib.btf__name_by_offset.restype = ctypes.c_char_p
         self._btf = lib.btf__load_vmlinux_btf()
         if not self._btf or self._btf > 2**64 - 4096:
-            raise KernelError("the kernel's BTF cannot be read at /sys/kernel/btf/vmlinux: a kernel with CONFIG_DEBUG_INFO_BTF is needed")
+            raise KernelError(
+                "the kernel's BTF cannot be read at /sys/kernel/btf/vmlinux: a kernel with CONFIG_DEBUG_INFO_BTF is needed"
+            )
         return self
 
     def __exit__(self, *_: object) -> None:

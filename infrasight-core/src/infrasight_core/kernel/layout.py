@@ -8,7 +8,15 @@ from attrs import field, frozen
 
 from infrasight_core.errors import KernelError
 
-_SIZES = {"char": 1, "unsigned char": 1, "unsigned short": 2, "unsigned int": 4, "int": 4, "unsigned long long": 8, "long long": 8}
+_SIZES = {
+    "char": 1,
+    "unsigned char": 1,
+    "unsigned short": 2,
+    "unsigned int": 4,
+    "int": 4,
+    "unsigned long long": 8,
+    "long long": 8,
+}
 _DTYPES = {
     "unsigned char": "<u1",
     "unsigned short": "<u2",
@@ -50,7 +58,7 @@ class Layout:
         fixed: FIXED and CHARS columns, in C order.
         texts: TEXT columns, in C order, which is also the order of their bits in `quality`.
         description: What all this was read from.
-        scalars: The uint64 positions and counters (`head`, `tail`, `heap_tail`, `seen`, `block_full`, `heap_full`, `entries_full`).
+        scalars: The uint64 positions and counters: `head`, `tail`, `heap_tail`, `seen`, `block_full` and the others.
     """
 
     slots: int
@@ -75,8 +83,11 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
         members[name] = (offset, kind, length)
         offset += _SIZES[kind] * length
     if (offset + 7) // 8 * 8 != (size + 7) // 8 * 8:
-        raise KernelError(f"the layout of the block is {offset} bytes by its description and {size} by its map: a bug, please report")
-    fixed, texts = [], []
+        raise KernelError(
+            f"the layout of the block is {offset} bytes by its description and {size} by its map: a bug, please report"
+        )
+    fixed: list[FixedColumn] = []
+    texts: list[TextColumn] = []
     for name, (at, _, length) in members.items():
         column, _, part = name.partition("__")
         if name.startswith("_") or part in ("type", "heap"):

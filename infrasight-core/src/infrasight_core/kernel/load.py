@@ -10,6 +10,7 @@ import subprocess
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from attrs import define, frozen
@@ -110,7 +111,7 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
     return LoadedProbe(probe, blocks, kept)
 
 
-def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dict[str, object]:
+def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dict[str, Any]:
     if program.slots < 64 or program.slots & (program.slots - 1):
         raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
     offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
@@ -141,7 +142,7 @@ def _with_header(source: Path | Traversable, header: Traversable) -> str:
     )
 
 
-def _ask_loader(request: dict[str, object], python: Path) -> tuple[dict[str, object], list[int]]:
+def _ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         command = [str(python), "-E", "-s", loader.__file__, str(theirs.fileno())]
@@ -167,7 +168,7 @@ def _ask_loader(request: dict[str, object], python: Path) -> tuple[dict[str, obj
     said = done.stdout.decode(errors="replace")
     if not message:
         raise KernelError(f"the loader ended with status {done.returncode}: {_first_words(said)}")
-    answer: dict[str, object] = json.loads(message)
+    answer: dict[str, Any] = json.loads(message)
     if "error" in answer:
         raise KernelError(_explained(f"{answer['error']}; {said}" if (said := _first_words(said)) else str(answer["error"])))
     return answer, list(descriptors)

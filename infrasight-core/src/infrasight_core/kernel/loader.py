@@ -34,7 +34,7 @@ def main() -> None:
         return
     try:
         answer, descriptors = load(BPF, lib, request)
-    except Exception as error:  # bcc raises bare Exceptions; whatever it is, the agent must hear of it
+    except Exception as error:  # noqa: BLE001 - bcc raises bare Exceptions; whatever it is, the agent must hear of it
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
     socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)

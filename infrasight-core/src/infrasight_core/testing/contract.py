@@ -76,7 +76,7 @@ class ProbeContract:
         loaded = load(self.probe, program, running_kernel(), LoadSettings())
         layout = loaded.blocks.layout
         loaded.close()
-        held = {column.name for column in (*layout.fixed, *layout.texts)}
+        held = {column.name for column in layout.fixed} | {column.name for column in layout.texts}
         assert held - set(schema.agent.names) == set()
         assert set(schema.agent.names) - held - BY_CORE - self.unfilled == set()
 
@@ -93,4 +93,3 @@ class ProbeContract:
         """An option that it does not know is named in the error, not ignored."""
         with pytest.raises(Exception, match="no_such_option"):
             plugins.load_bpf(self.probe, running_kernel(), {"no_such_option": 1})
-

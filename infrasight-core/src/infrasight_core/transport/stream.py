@@ -8,14 +8,15 @@ import grpc
 import grpc.aio
 import structlog
 from attrs import frozen
-from prometheus_client import Counter
-
 from infrasight.v1.stream_pb2 import Hello, RefusalReason, StreamRequest, StreamResponse, Welcome
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
+from prometheus_client import Counter
+
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.tls import TlsFiles
 from infrasight_core.transport.channel import aio_channel
 
+_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 log = structlog.get_logger(__name__)
 CONNECTIONS = Counter("infrasight_stream_connections", "Streams that were opened.")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts, doubled each time, at random up to a quarter less
@@ -69,12 +70,12 @@ class AgentStream:
             call = EventServiceStub(channel).Stream()
             await asyncio.wait_for(call.write(StreamRequest(hello=self._hello())), CONNECT_SECONDS)
             first = await asyncio.wait_for(call.read(), CONNECT_SECONDS)
-            if first is grpc.aio.EOF:
+            if first is _EOF:
                 return
             self._welcomed(first.welcome)
             sending = asyncio.create_task(self._send(call))
             try:
-                while (response := await call.read()) is not grpc.aio.EOF:
+                while (response := await call.read()) is not _EOF:
                     self._take(response)
             finally:
                 sending.cancel()

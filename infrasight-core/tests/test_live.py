@@ -3,16 +3,19 @@
 import io
 
 import pyarrow as pa
+import pytest
 from infrasight_core.live import EventTable
 from rich.console import Console
 
 NAMES = pa.dictionary(pa.int32(), pa.binary())
 
 
-def events(first: int, number: int, comm: bytes = b"sh", code: int = 0, quality: tuple[str, ...] = ()) -> pa.Table:
+def events(
+    first: int, number: int, comm: bytes = b"sh", code: int = 0, quality: tuple[str, ...] = (), time: int = 0
+) -> pa.Table:
     """Events as an execve probe's, their pid counting up."""
     columns = {
-        "time": pa.array([1_700_000_000_000_000_000] * number, pa.timestamp("ns", "UTC")),
+        "time": pa.array([1_700_000_000_000_000_000 + time] * number, pa.timestamp("ns", "UTC")),
         "pid": pa.array(range(first, first + number), pa.uint32()),
         "comm": pa.array([comm] * number, NAMES),
         "return_code": pa.array([code] * number, pa.int32()),
@@ -42,7 +45,28 @@ def test_the_newest_are_at_the_bottom_and_fit() -> None:
     assert len(lines) <= 9
     pids = [int(line.split()[2]) for line in lines[1:-1]]
     assert pids == list(range(2993, 3000))
-    assert lines[-1].startswith("1,005 events")
+    assert lines[-1].startswith("1,005 shown")
+
+
+def test_batches_of_several_cpus_are_shown_in_order() -> None:
+    """A batch that comes later but holds earlier events stands above."""
+    table = EventTable()
+    table.add("execve", events(1, 1, time=2))
+    table.add("execve", events(2, 1, time=1))
+    assert [line.split()[2] for line in screen(table)[1:-1]] == ["2", "1"]
+
+
+def test_what_was_skipped_and_why_nothing_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line counts what was skipped and says that the server is away until events come again; so does stderr."""
+    table = EventTable()
+    table.add("execve", events(1, 1), skipped=7)
+    table.say("the server is away")
+    last = screen(table)[-1]
+    assert last.startswith("1 shown, 7 events skipped here")
+    assert last.endswith("; the server is away; Ctrl-C ends")
+    table.add("execve", events(1, 1))
+    assert "away" not in screen(table)[-1]
+    assert capsys.readouterr().err.splitlines()[-1] == "infrasight: the server is away"
 
 
 def test_a_row_says_what_happened() -> None:
@@ -81,4 +105,4 @@ def test_several_probes_and_narrow_terminals() -> None:
 
 def test_no_events_yet() -> None:
     """Before the first event there is a header and a count."""
-    assert screen(EventTable())[-1].startswith("0 events")
+    assert screen(EventTable())[-1].startswith("0 shown")

@@ -14,7 +14,7 @@ from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.plugins import PluginManager
 
 
-@define
+@define(slots=False)
 class Recording:
     """What was recorded; complete once the `with` has ended.
 
@@ -56,15 +56,18 @@ def plugins_with(probe: str, module: object) -> PluginManager:
 
 
 @contextmanager
-def recording(probe: str, module: object, options: Mapping[str, Any] | None = None) -> Iterator[Recording]:
+def recording(
+    probe: str, module: object, options: Mapping[str, Any] | None = None, sink: Recording | None = None
+) -> Iterator[Recording]:
     """Records while the body runs.
 
     Args:
         probe: The probe's name.
         module: Its plugin.
         options: Its options.
+        sink: Where the events go; a new one by default.
     """
-    kept = Recording()
+    kept = sink or Recording()
     recorder = Recorder(plugins_with(probe, module), LoadSettings(), "here", kept)
     recorder.attach(probe, options or {})
     recorder.start()

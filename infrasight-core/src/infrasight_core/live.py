@@ -38,8 +38,11 @@ _COLUMNS = {
 class EventView(Protocol):
     """Where events are shown."""
 
-    def add(self, probe: str, rows: pa.Table) -> None:
-        """Shows one probe's events, the newest last."""
+    def add(self, probe: str, rows: pa.Table, skipped: int = 0) -> None:
+        """Shows one probe's events; before them, `skipped` others could not be shown."""
+
+    def say(self, text: str) -> None:
+        """Says why no events come; what is said holds until the next ones do."""
 
 
 @contextmanager
@@ -66,16 +69,23 @@ def event_view(as_table: bool | None = None) -> Iterator[EventView]:
 class Lines:
     """JSON lines on stdout, each with its probe, flushed at the end of each batch."""
 
-    def add(self, probe: str, rows: pa.Table) -> None:
+    def add(self, probe: str, rows: pa.Table, skipped: int = 0) -> None:
         """Writes the rows. Raises BrokenPipeError when nobody reads any more."""
+        if skipped:
+            self.say(_skipped(skipped))
         named = rows.add_column(0, "probe", pa.array([probe] * rows.num_rows, pa.string()))
         for line in json_lines(named):
             sys.stdout.buffer.write(line.encode() + b"\n")
         sys.stdout.buffer.flush()
 
+    def say(self, text: str) -> None:
+        """Writes it to stderr."""
+        print(f"infrasight: {text}", file=sys.stderr)
+
 
 @frozen
 class _Row:
+    time: int
     cells: dict[str, str]
     event: Text
     failed: bool
@@ -87,21 +97,36 @@ class EventTable:
     def __init__(self) -> None:
         self._rows: deque[_Row] = deque(maxlen=_KEPT)
         self._lock = Lock()
-        self._events = 0
+        self._events = self._skipped = 0
+        self._said = ""
         self._probes: set[str] = set()
 
-    def add(self, probe: str, rows: pa.Table) -> None:
+    def add(self, probe: str, rows: pa.Table, skipped: int = 0) -> None:
         """Takes events in; only those that can be seen are looked at."""
+        if skipped:
+            self.say(_skipped(skipped))
         newest = _rows(probe, rows.slice(max(0, rows.num_rows - _KEPT)))
         with self._lock:
             self._rows.extend(newest)
             self._events += rows.num_rows
+            self._skipped += skipped
             self._probes.add(probe)
+            self._said = ""
+
+    def say(self, text: str) -> None:
+        """Shows it in the last line; and writes it to stderr, should that lead elsewhere than to the same terminal."""
+        with self._lock:
+            self._said = f"; {text}"
+        if not sys.stderr.isatty():
+            print(f"infrasight: {text}", file=sys.stderr)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = max(1, console.size.height - 3)
         with self._lock:
-            rows, events, probes = list(self._rows)[-height:], self._events, len(self._probes)
+            rows, probes = sorted(self._rows, key=lambda row: row.time), len(self._probes)
+            skipped = f", {_skipped(self._skipped)}" if self._skipped else ""
+            footer = f"{self._events:,} shown{skipped}{self._said}; Ctrl-C ends"
+        rows = rows[-height:]  # each CPU's events come in a batch of their own: only sorted are the last the newest
         shows = [name for name, (_, least) in _COLUMNS.items() if console.width >= least]
         shows = [name for name in shows if any(r.cells[name] for r in rows) and (name != "PROBE" or probes > 1)]
         table = Table(box=None, expand=True, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
@@ -113,7 +138,11 @@ class EventTable:
             cells = [Text(row.cells[name], "red" if name == "RESULT" and row.failed else "") for name in shows]
             table.add_row(*cells, row.event)
         yield table
-        yield Text(f"{events:,} events; Ctrl-C ends", "dim", no_wrap=True)
+        yield Text(footer, "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _skipped(events: int) -> str:
+    return f"{events:,} events skipped here: they came faster than they could be shown"
 
 
 def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
@@ -134,7 +163,7 @@ def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
             "RESULT": _text(row.get("error") or str(code)),
             "TOOK": _duration(row.get("duration_ns", 0)),
         }
-        yield _Row(cells, _event({name: row[name] for name in own}, row.get("quality") or []), code < 0)
+        yield _Row(row.get("time", 0), cells, _event({name: row[name] for name in own}, row.get("quality") or []), code < 0)
 
 
 def _python(column: pa.ChunkedArray) -> list[Any]:

@@ -68,7 +68,7 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
             given[name] = numbers(columns.fixed[name] + clock.boot_key)
         elif name in columns.fixed or name in columns.texts:
             given[name] = columns.array(name)
-    return pa.RecordBatch.from_arrays(list(given.values()), schema=pa.schema([_field(schema, n, a) for n, a in given.items()]))
+    return pa.RecordBatch.from_arrays(list(given.values()), names=list(given))
 
 
 def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Schema, texts: Sequence[str]) -> pa.RecordBatch:
@@ -96,10 +96,6 @@ def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Sch
         if given[field.name].type != field.type:
             raise SchemaError(f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}")
     return pa.RecordBatch.from_arrays([given[name] for name in schema.names], schema=schema)
-
-
-def _field(schema: pa.Schema, name: str, array: pa.Array) -> pa.Field:
-    return pa.field(name, array.type, nullable=schema.field(name).nullable)
 
 
 def _empty(kind: pa.DataType, rows: int) -> pa.Array:

@@ -43,11 +43,9 @@ def command(
     where = Where.parse(conditions)
     as_table = None if form is None else form == "table"
     with until_stopped(), connect() as client, event_view(as_table) as view:
-        for probe, rows, skipped in client.watch(probes, _say_away):
-            if skipped:
-                click.echo(f"infrasight: {skipped} events skipped here: they came faster than they could be shown", err=True)
-            view.add(probe, where.apply(rows))
 
+        def away(reason: TransportError, seconds: float) -> None:
+            view.say(f"{reason}; trying again in {math.ceil(seconds)} s")
 
-def _say_away(reason: TransportError, seconds: float) -> None:
-    click.echo(f"infrasight: {reason}; trying again in {math.ceil(seconds)} s", err=True)
+        for probe, rows, skipped in client.watch(probes, away):
+            view.add(probe, where.apply(rows), skipped)

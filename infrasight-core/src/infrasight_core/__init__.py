@@ -3,13 +3,17 @@
 Everything that a probe or an enricher needs stands here; modules below are the agent's own and may change at any time.
 """
 
-from infrasight_core.arrays import constant, map_distinct, numbers, strings
-from infrasight_core.columns import Columns
-from infrasight_core.context import EnrichContext
-from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
-from infrasight_core.hookspecs import API_VERSION, hookimpl
-from infrasight_core.program import BpfProgram, Kernel, Tracepoint
-from infrasight_core.schema import EventSchema
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infrasight_core.arrays import constant, map_distinct, numbers, strings
+    from infrasight_core.columns import Columns
+    from infrasight_core.context import EnrichContext
+    from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
+    from infrasight_core.hookspecs import API_VERSION, hookimpl
+    from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+    from infrasight_core.schema import EventSchema
 
 __all__ = [
     "API_VERSION",
@@ -29,3 +33,21 @@ __all__ = [
     "numbers",
     "strings",
 ]
+
+_HOMES = {
+    "arrays": ("constant", "map_distinct", "numbers", "strings"),
+    "columns": ("Columns",),
+    "context": ("EnrichContext",),
+    "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
+    "hookspecs": ("API_VERSION", "hookimpl"),
+    "program": ("BpfProgram", "Kernel", "Tracepoint"),
+    "schema": ("EventSchema",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: NumPy and pyarrow take half a second, which `--help` need not."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"infrasight_core.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

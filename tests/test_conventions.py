@@ -221,7 +221,7 @@ def test_no_error_is_swallowed() -> None:
 def test_the_tree_names_no_place() -> None:
     """No file names a folder of one machine, the host of a package registry, or a ticket's number."""
     forbidden = re.compile(
-        r"(?<![\w.)}])/(work|root|home)/\w|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b|\bissue \d",
+        r"(?<![\w.)}])/(work|home)/\w|/root/\.|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b|\bissue \d",
         re.IGNORECASE,
     )
     found = []

@@ -187,81 +187,8 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
 }
 
-/* How long a text is so far, and where its next byte goes. */
-#define TEXT_LENGTH(b, name) ((b)->_length[TEXT_##name])
-#define TEXT_AT(b, name)                                                                                                       \
-  (&(b)->name##__heap[((b)->_heap_head[TEXT_##name] & (name##_heap_size - 1)) + (TEXT_LENGTH(b, name) & (name##_max - 1))])
-
-/* Takes what a read of a string of at most max + 1 bytes returned: its length with the NUL, or an error. */
-#define TAKE_STRING(b, name, result)                                                                                           \
-  ({                                                                                                                           \
-    long read_ = (result);                                                                                                     \
-    if (read_ <= 0)                                                                                                            \
-      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
-    else if (read_ > name##_max)                                                                                               \
-      (b)->_quality |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                      \
-    else                                                                                                                       \
-      TEXT_LENGTH(b, name) = read_ - 1;                                                                                        \
-  })
-
-/* The one string of a TEXT column, from kernel memory or from the program's own, which another thread may have changed. */
-#define SET_KERNEL_STRING(b, name, pointer)                                                                                    \
-  TAKE_STRING(b, name, bpf_probe_read_kernel_str(TEXT_AT(b, name), name##_max + 1, pointer))
-#define SET_USER_STRING(b, name, pointer)                                                                                      \
-  ({                                                                                                                           \
-    (b)->_quality |= TEXT_USER_MEMORY(name);                                                                                   \
-    TAKE_STRING(b, name, bpf_probe_read_user_str(TEXT_AT(b, name), name##_max + 1, pointer));                                  \
-  })
-
-/* Bytes of user memory as they are, `size` of them; more than fits is cut. */
-#define SET_USER_BYTES(b, name, pointer, size)                                                                                 \
-  ({                                                                                                                           \
-    u64 wanted_ = (size);                                                                                                      \
-    if (wanted_ > name##_max) (b)->_quality |= TEXT_CUT(name), wanted_ = name##_max;                                           \
-    if (bpf_probe_read_user(TEXT_AT(b, name), wanted_, pointer))                                                               \
-      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
-    else                                                                                                                       \
-      TEXT_LENGTH(b, name) = wanted_;                                                                                          \
-  })
-
-/* Writes the absolute path of the kernel's `struct path`, as its mount namespace sees it, into the block's scratch, from the
- * end on, and leaves in `_at` where it begins. False where the path has more than PATH_DEPTH parts or PATH_BYTES. */
-static inline bool walk_path(struct block *b, char *path) {
-  b->_at = PATH_BYTES;
-  b->_dentry = FIELD(u64, path, path__dentry);
-  b->_mount = FIELD(u64, path, path__mnt);
-  b->_root = FIELD(u64, b->_mount, vfsmount__mnt_root);
-  for (int i = 0; i < PATH_DEPTH; i++) {
-    if (b->_dentry == b->_root) { /* the root of a mount: go on at its mount point */
-      u64 inner = b->_mount - OFFSET_mount__mnt, outer = FIELD(u64, inner, mount__mnt_parent);
-      if (outer == inner) return true;
-      b->_dentry = FIELD(u64, inner, mount__mnt_mountpoint);
-      b->_mount = outer + OFFSET_mount__mnt;
-      b->_root = FIELD(u64, b->_mount, vfsmount__mnt_root);
-      continue;
-    }
-    u64 parent = FIELD(u64, b->_dentry, dentry__d_parent), length = FIELD(u32, b->_dentry, dentry__d_name__len) & 255;
-    if (length + 1 > b->_at) return false;
-    b->_at -= length + 1;
-    u64 at = b->_at & (PATH_BYTES - 1);
-    b->_scratch[at] = '/';
-    bpf_probe_read_kernel(&b->_scratch[at + 1], length, FIELD(void *, b->_dentry, dentry__d_name__name));
-    if (parent == b->_dentry) return true; /* in no tree: a memfd, a file that was never linked */
-    b->_dentry = parent;
-  }
-  return false;
-}
-
-#define SET_PATH(b, name, path)                                                                                                \
-  ({                                                                                                                           \
-    if (!walk_path(b, (char *)(path))) (b)->_quality |= TEXT_CUT(name);                                                        \
-    if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                            \
-    u64 length_ = PATH_BYTES - (b)->_at;                                                                                       \
-    if (length_ <= PATH_BYTES) {                                                                                               \
-      bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                           \
-      TEXT_LENGTH(b, name) = length_;                                                                                          \
-    }                                                                                                                          \
-  })
+#include "text.bpf.h"
+#include "path.bpf.h"
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \
   b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \

@@ -24,6 +24,7 @@ from infrasight_core.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
+_INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 60
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 HEADER_FIELDS = (
@@ -114,12 +115,14 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
 def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dict[str, Any]:
     if program.slots < 64 or program.slots & (program.slots - 1):
         raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
+    if f'#include "{HEADER}"' not in program.source.read_text(encoding="utf-8"):
+        raise KernelError(f"{program.source.name} does not include {HEADER}")
     offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
     defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
-        "source": _with_header(program.source, bpf / HEADER),
+        "source": _inlined(program.source, bpf),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
         "attach": [[point.function, point.event] for point in program.attach],
         "headers": str(bpf),
@@ -129,17 +132,15 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dic
     }
 
 
-def _with_header(source: Path | Traversable, header: Traversable) -> str:
-    """The source with the header in place of its include: BCC rewrites map accesses in the main file alone."""
-    text, include = source.read_text(encoding="utf-8"), f'#include "{HEADER}"\n'
-    before, found, after = text.partition(include)
-    if not found:
-        raise KernelError(f"{source.name} does not include {HEADER}")
-    line = before.count("\n") + 2
-    return (
-        f'#line 1 "{source.name}"\n{before}#line 1 "{HEADER}"\n{header.read_text(encoding="utf-8")}\n'
-        f'#line {line} "{source.name}"\n{after}'
-    )
+def _inlined(source: Path | Traversable, headers: Traversable) -> str:
+    """The source with our headers in place of their includes: BCC rewrites map accesses in the main file alone."""
+    lines = [f'#line 1 "{source.name}"']
+    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+        if match := _INCLUDE.fullmatch(line):
+            lines += [_inlined(headers / match[1], headers), f'#line {number + 1} "{source.name}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def _ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:

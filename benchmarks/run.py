@@ -3,19 +3,20 @@
 usage: run.py [ROUNDS]   (as root; 5 rounds by default)
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests/support")]
-
-import agent
-import reader
+HERE = Path(__file__).parent
 
 
 def main() -> None:
     """Runs one after the other."""
-    reader.main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
-    agent.main()
+    rounds = sys.argv[1] if len(sys.argv) > 1 else "5"
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "tests/support")}
+    for script, *arguments in (("reader.py", rounds), ("agent.py",)):
+        subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)
 
 
 if __name__ == "__main__":

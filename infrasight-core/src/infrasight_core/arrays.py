@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute  # noqa: F401 - the first call that needs it would import it while blocks fill
+import pyarrow.compute  # here, because the first call that needs it would import it while blocks fill
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LIST_OF_NAMES = pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False))

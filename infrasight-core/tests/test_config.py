@@ -92,9 +92,10 @@ def test_environment_reaches_nested_keys_and_lists(write: Any, monkeypatch: pyte
 
 def test_flags_reach_nested_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag's key may name a key in a table; what is missing there is said with the flag's name."""
-    both = {"tls.key": "k", "tls.ca": Path("c")}
+    both: dict[str, Any] = {"tls.key": "k", "tls.ca": Path("c")}
     assert settings(**both).tls == Tls(Path("k"), Path("c"))
-    assert refused(**{"tls.key": "k"}) == "tls.ca is not set (--tls-key): expected a path"
+    only_key: dict[str, Any] = {"tls.key": "k"}
+    assert refused(**only_key) == "tls.ca is not set (--tls-key): expected a path"
 
 
 def test_the_environment_may_name_the_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+KERNELS ?= 6.1 6.12
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := infrasight-core infrasight-probe-execve infrasight-server
 
-.PHONY: help setup run test lint proto lock bench clean
+.PHONY: help setup run test test-kernels lint proto lock bench clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what running and testing need; quick when there is nothing to do
 	@$(PYTHON) tools/setup.py test
@@ -21,6 +22,12 @@ run: ## Record this machine's program executions and show them, until Ctrl-C (as
 test: ## Run all tests (as root); ARGS="-k execve -x" goes to pytest
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-kernels: ## Run the probes' tests under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
+	@$(PYTHON) tools/setup.py test
+	@for series in $(KERNELS); do \
+	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(ARGS) || exit; \
+	done
 
 lint: ## Check style, types, import contracts, protobuf, C, and that generated code is up to date
 	@$(PYTHON) tools/setup.py lint

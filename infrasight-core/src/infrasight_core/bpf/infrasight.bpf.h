@@ -151,6 +151,10 @@ static inline struct block *begin(void) {
 #define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
 #define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * width])
 
+/* Makes the compiler forget what it knows of a number, so that the check that follows is of the very register that is used:
+ * the verifier does not see that a check of one number bounds another that was computed from it. */
+#define OPAQUE(number) asm volatile("" : "+r"(number))
+
 /* Reads a member of a kernel struct; 0 where the memory cannot be read. */
 #define FIELD(type, object, struct_member)                                                                                     \
   ({                                                                                                                           \

@@ -23,7 +23,8 @@ static inline bool walk_path(struct block *b, char *path) {
     b->_at -= length + 1;
     u64 at = b->_at & (PATH_BYTES - 1);
     b->_scratch[at] = '/';
-    bpf_probe_read_kernel(&b->_scratch[at + 1], length, FIELD(void *, b->_dentry, dentry__d_name__name));
+    OPAQUE(length); /* 6.12 loses the bound of a number when one that was computed from it is compared */
+    bpf_probe_read_kernel(&b->_scratch[at + 1], length & 255, FIELD(void *, b->_dentry, dentry__d_name__name));
     if (parent == b->_dentry) return true; /* in no tree: a memfd, a file that was never linked */
     b->_dentry = parent;
   }
@@ -40,6 +41,7 @@ static inline bool walk_path(struct block *b, char *path) {
       if (!walk_path(b, path_)) (b)->_quality |= TEXT_CUT(name);                                                               \
       if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                          \
       u64 length_ = PATH_BYTES - (b)->_at;                                                                                     \
+      OPAQUE(length_);                                                                                                         \
       if (length_ <= PATH_BYTES) {                                                                                             \
         bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                         \
         TEXT_LENGTH(b, name) = length_;                                                                                        \

@@ -32,6 +32,7 @@
 #define SET_USER_BYTES(b, name, pointer, size)                                                                                 \
   ({                                                                                                                           \
     u64 wanted_ = (size);                                                                                                      \
+    OPAQUE(wanted_);                                                                                                           \
     if (wanted_ > name##_max) (b)->_quality |= TEXT_CUT(name), wanted_ = name##_max;                                           \
     if (bpf_probe_read_user(TEXT_AT(b, name), wanted_, pointer))                                                               \
       (b)->_quality |= TEXT_MISSING(name);                                                                                     \

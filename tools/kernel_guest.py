@@ -86,7 +86,7 @@ def guest(image: Path, programs: Path, command: list[str]) -> int:
         )
         options = ["--disable-microvm", "--disable-kvm", "--force-9p", "--memory", "4G", "--cpus", "2", "--user", "root"]
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-        boot = [programs / "virtme-ng", "-r", image, *options, "--rwdir=/tmp", "--", "bash", script]
+        boot: list[str | Path] = [programs / "virtme-ng", "-r", image, *options, "--rwdir=/tmp", "--", "bash", script]
         try:
             with Path(os.devnull).open("r+b") as nowhere:
                 subprocess.run(

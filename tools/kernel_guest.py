@@ -80,8 +80,10 @@ def guest(image: Path, programs: Path, command: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="guest.", dir="/tmp") as work:
         script = Path(work) / "run"
         mounts = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing"
+        # Files of the shared /tmp cannot be mapped, nor truncated when they have no name: temporary ones go elsewhere.
+        scratch = f"mkdir {work}/scratch && mount -t tmpfs tmpfs {work}/scratch && export TMPDIR={work}/scratch HOME={work}"
         script.write_text(
-            f"{mounts}\ncd {shlex.quote(str(Path.cwd()))}\nexport HOME={work}\n"
+            f"{mounts}\n{scratch}\ncd {shlex.quote(str(Path.cwd()))}\n"
             f"{shlex.join(command)} > {work}/output 2>&1\necho $? > {work}/status\n"
         )
         options = ["--disable-microvm", "--disable-kvm", "--force-9p", "--memory", "4G", "--cpus", "2", "--user", "root"]

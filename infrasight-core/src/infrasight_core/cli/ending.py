@@ -17,16 +17,20 @@ def until_stopped() -> Iterator[None]:
     """Runs the body until Ctrl-C, SIGTERM, or nobody reads stdout any more; none of these is an error. Main thread only."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     done = threading.Event()
-    threading.Thread(target=_watch_reader, args=(done,), name="stdout's reader", daemon=True).start()
+    watcher = threading.Thread(target=_watch_reader, args=(done,), name="stdout's reader", daemon=True)
+    watcher.start()
     try:
-        yield
-        sys.stdout.flush()
+        try:
+            yield
+            sys.stdout.flush()
+        except BrokenPipeError:
+            close_stdout()
     except KeyboardInterrupt:
         return
-    except BrokenPipeError:
-        close_stdout()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the watcher may be about to tell what we know already
         done.set()
+        watcher.join()
         signal.signal(signal.SIGTERM, before)
 
 
@@ -51,6 +55,6 @@ def _watch_reader(done: threading.Event) -> None:
     poll = select.poll()
     poll.register(1, 0)  # what is asked for in no mask: the other end was closed
     while not done.is_set():
-        if poll.poll(500) and not done.is_set():
+        if poll.poll(100) and not done.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
             return

@@ -77,7 +77,11 @@ static inline void user_argv(struct block *b, const char **argv) {
     const char *argument = NULL;
     long length = bpf_probe_read_user(&argument, sizeof(argument), argv + i);
     if (!length && !argument) return;
-    if (!length) length = bpf_probe_read_user_str(TEXT_AT(b, argv), argv_max, argument);
+    if (!length) {
+      *TEXT_AT(b, argv) = 0;
+      length = bpf_probe_read_user_str(TEXT_AT(b, argv), argv_max, argument);
+      if (!length) length = 1; /* kernels before 6.13 return 0 for an empty string */
+    }
     if (length < 0) {
       b->_quality |= TEXT_MISSING(argv);
       return;

@@ -11,12 +11,12 @@
 #define TAKE_STRING(b, name, result)                                                                                           \
   ({                                                                                                                           \
     long read_ = (result);                                                                                                     \
-    if (read_ <= 0)                                                                                                            \
+    if (read_ < 0)                                                                                                             \
       (b)->_quality |= TEXT_MISSING(name);                                                                                     \
     else if (read_ > name##_max)                                                                                               \
       (b)->_quality |= TEXT_CUT(name), TEXT_LENGTH(b, name) = name##_max;                                                      \
     else                                                                                                                       \
-      TEXT_LENGTH(b, name) = read_ - 1;                                                                                        \
+      TEXT_LENGTH(b, name) = read_ > 0 ? read_ - 1 : 0; /* before 6.13, 0 for an empty one */                                  \
   })
 
 /* The one string of a TEXT column, from kernel memory or from the program's own, which another thread may have changed. */

@@ -25,7 +25,7 @@ from infrasight_core.program import BpfProgram, Kernel
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
-LOAD_SECONDS = 60
+LOAD_SECONDS = 120
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 HEADER_FIELDS = (
     "dentry.d_name.len",

@@ -119,7 +119,7 @@ def test_licences_are_the_roots(package: Path) -> None:
 @each_package
 def test_version_is_the_changelogs(package: Path) -> None:
     """The first version in the CHANGELOG is the package's."""
-    versions = re.findall(r"^## (\S+)", (package / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    versions = re.findall(r"^## (\d\S+)", (package / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert versions[0] == project(package)["version"]
 
 

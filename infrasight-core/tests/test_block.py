@@ -15,7 +15,8 @@ DESCRIPTION: list[Any] = [
     "block",
     [
         *([name, "unsigned long long", *([[15]] if name.endswith(("heap_head", "heap_tail")) else [])]
-          for name in ("_head", "_heap_head", "_tail", "_heap_tail", "_seen", "_block_full", "_heap_full", "_entries_full")),
+          for name in ("_head", "_heap_head", "_tail", "_heap_tail",
+                       "_seen", "_filtered", "_block_full", "_heap_full", "_entries_full")),
         ["number__type", "unsigned int", [0]],
         ["number", "char", [SLOTS * 4]],
         ["name", "char", [SLOTS * 16]],
@@ -23,7 +24,7 @@ DESCRIPTION: list[Any] = [
         ["text__heap", "char", [HEAP + 2 * MAX + 8]],
     ],
 ]  # fmt: skip
-SIZE = 8 * (6 + 2 * 15) + SLOTS * (4 + 16 + 4) + HEAP + 2 * MAX + 8
+SIZE = 8 * (7 + 2 * 15) + SLOTS * (4 + 16 + 4) + HEAP + 2 * MAX + 8
 
 
 class Writer:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core.arrays import constant, map_distinct, quality_names, view
+from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, quality_names, view
 from infrasight_core.columns import Columns
 
 
@@ -77,6 +77,23 @@ def test_quality_bits_become_names(seed: int) -> None:
     result = quality_names(masks, ["a", "b"], ["exe_missing"])
     result.validate(full=True)
     assert result.to_pylist() == wanted
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lists_are_looked_up_once_for_each_value(seed: int) -> None:
+    """Every row gets its value's list, empty ones too; the function is asked about each value once."""
+    chance = random.Random(seed)
+    values = np.array([chance.randrange(8) for _ in range(chance.randrange(0, 60))], np.uint64)
+    asked: list[int] = []
+
+    def bits(distinct: list[int]) -> list[list[bytes]]:
+        asked.extend(distinct)
+        return [[b"bit%d" % bit for bit in range(3) if value >> bit & 1] for value in distinct]
+
+    result = map_distinct_lists(values, bits, pa.binary())
+    result.validate(full=True)
+    assert len(asked) == len(set(asked))
+    assert result.to_pylist() == [bits([value])[0] for value in values.tolist()]
 
 
 def test_view_and_constant() -> None:

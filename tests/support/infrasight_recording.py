@@ -10,6 +10,7 @@ import pyarrow as pa
 from attrs import define, field
 from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.kernel.block import Counts
+from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.plugins import PluginManager
 
@@ -22,11 +23,13 @@ class Recording:
         deliveries: In order.
         drops: Events that never came, by reason.
         counts: The blocks' last counters.
+        recorder: What records.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     drops: dict[str, int] = field(factory=dict)
-    counts: Counts = field(default=Counts(0, 0, 0, 0, 0, 0))
+    counts: Counts = field(default=Counts(0, 0, 0, 0, 0, 0, 0))
+    recorder: Recorder = field(init=False, repr=False)
 
     def put(self, delivery: Delivery) -> None:
         """Keeps a delivery."""
@@ -57,7 +60,11 @@ def plugins_with(probe: str, module: object) -> PluginManager:
 
 @contextmanager
 def recording(
-    probe: str, module: object, options: Mapping[str, Any] | None = None, sink: Recording | None = None
+    probe: str,
+    module: object,
+    options: Mapping[str, Any] | None = None,
+    sink: Recording | None = None,
+    filters: Filters = EVERYTHING,
 ) -> Iterator[Recording]:
     """Records while the body runs.
 
@@ -66,10 +73,11 @@ def recording(
         module: Its plugin.
         options: Its options.
         sink: Where the events go; a new one by default.
+        filters: Which events are recorded.
     """
     kept = sink or Recording()
-    recorder = Recorder(plugins_with(probe, module), LoadSettings(), "here", kept)
-    recorder.attach(probe, options or {})
+    recorder = kept.recorder = Recorder(plugins_with(probe, module), LoadSettings(), "here", kept)
+    recorder.attach(probe, options or {}, filters)
     recorder.start()
     try:
         yield kept

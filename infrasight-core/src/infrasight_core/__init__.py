@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from infrasight_core.arrays import constant, map_distinct, numbers, strings
+    from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, numbers, strings
     from infrasight_core.columns import Columns
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
@@ -30,12 +30,13 @@ __all__ = [
     "constant",
     "hookimpl",
     "map_distinct",
+    "map_distinct_lists",
     "numbers",
     "strings",
 ]
 
 _HOMES = {
-    "arrays": ("constant", "map_distinct", "numbers", "strings"),
+    "arrays": ("constant", "map_distinct", "map_distinct_lists", "numbers", "strings"),
     "columns": ("Columns",),
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),

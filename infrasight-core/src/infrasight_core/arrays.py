@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute  # here, because the first call that needs it would import it while blocks fill
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-LIST_OF_NAMES = pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False))
 
 
 def recycle_memory() -> None:
@@ -105,27 +104,52 @@ def constant(value: Any, rows: int, value_type: pa.DataType) -> pa.DictionaryArr
     return pa.DictionaryArray.from_arrays(numbers(np.zeros(rows, np.int32)), _few([value], value_type))
 
 
-def quality_names(masks: npt.NDArray[np.uint64], texts: Sequence[str], always: Sequence[str] = ()) -> pa.ListArray:
+def map_distinct_lists(
+    values: npt.NDArray[Any], function: Callable[[list[Any]], Sequence[Sequence[Any]]], item_type: pa.DataType
+) -> pa.ListArray:
+    """Looks each distinct value up once, as `map_distinct` does, where the result is a list: the names of a mask's bits.
+
+    Args:
+        values: One column.
+        function: Gets the distinct values, returns as many lists.
+        item_type: The Arrow type of a list's item.
+
+    Returns:
+        A list array of the length of `values`, whose items are dictionary-encoded (int32 indices).
+    """
+    encoded = map_distinct(values, lambda distinct: distinct, pa.from_numpy_dtype(values.dtype))
+    lists = function(encoded.dictionary.to_pylist())
+    names = list(dict.fromkeys(item for items in lists for item in items))
+    code_of = {name: code for code, name in enumerate(names)}
+    lengths = np.array([len(items) for items in lists], np.int32)
+    flat = np.array([code_of[item] for items in lists for item in items], np.int32)
+    offsets = np.zeros(len(values) + 1, np.int32)
+    if len(lists) == 1:
+        offsets[:] = np.arange(len(values) + 1, dtype=np.int32) * lengths[0]
+        codes = np.tile(flat, len(values))
+    else:
+        which, starts = view(encoded.indices), np.cumsum(lengths) - lengths
+        np.cumsum(lengths[which], out=offsets[1:])
+        codes = flat[np.arange(offsets[-1], dtype=np.int32) + np.repeat(starts[which] - offsets[:-1], lengths[which])]
+    items = pa.DictionaryArray.from_arrays(numbers(codes), _few(names, item_type))
+    kind = pa.list_(pa.field("item", items.type, nullable=False))
+    return pa.ListArray.from_arrays(numbers(offsets), items, type=kind)
+
+
+def quality_names(
+    masks: npt.NDArray[np.uint64], texts: Sequence[str], always: Sequence[str] = (), flags: Sequence[str] = ()
+) -> pa.ListArray:
     """The bits of `quality` as lists of names; see `infrasight.bpf.h` for the bits.
 
     Args:
         masks: One mask per row.
         texts: The block's TEXT columns in order.
         always: Further names that every row has.
+        flags: The probe's own flags in order, behind the bits of its texts.
     """
-    names = ["entry_missing", *(f"{text}_{what}" for text in texts for what in ("cut", "missing", "user_memory"))]
-    added = list(range(len(names), len(names) + len(always)))
-    encoded = map_distinct(masks, lambda distinct: distinct, pa.uint64())
-    codes_of = [[bit for bit in range(len(names)) if mask >> bit & 1] + added for mask in encoded.dictionary.to_pylist()]
-    lengths = np.array([len(codes) for codes in codes_of], np.int32)
-    flat = np.array([code for codes in codes_of for code in codes], np.int32)
-    offsets = np.zeros(len(masks) + 1, np.int32)
-    if len(codes_of) == 1:
-        offsets[:] = np.arange(len(masks) + 1, dtype=np.int32) * lengths[0]
-        codes = np.tile(flat, len(masks))
-    else:
-        which, starts = view(encoded.indices), np.cumsum(lengths) - lengths
-        np.cumsum(lengths[which], out=offsets[1:])
-        codes = flat[np.arange(offsets[-1], dtype=np.int32) + np.repeat(starts[which] - offsets[:-1], lengths[which])]
-    items = pa.DictionaryArray.from_arrays(numbers(codes), strings([*names, *always], pa.string()))
-    return pa.ListArray.from_arrays(numbers(offsets), items, type=LIST_OF_NAMES)
+    bits = ["entry_missing", *(f"{text}_{what}" for text in texts for what in ("cut", "missing", "user_memory")), *flags]
+
+    def names_of(distinct: list[int]) -> list[list[str]]:
+        return [[*(name for bit, name in enumerate(bits) if mask >> bit & 1), *always] for mask in distinct]
+
+    return map_distinct_lists(masks, names_of, pa.string())

@@ -21,6 +21,7 @@ class Columns:
         sequence: Its slot number there since the probe was loaded (uint64); gapless on each CPU.
         fixed: FIXED and CHARS columns by name, NumPy arrays of `rows` elements (`S<width>` for CHARS).
         texts: TEXT columns by name: offsets (int32, `rows + 1`, from 0) and bytes (uint8).
+        flags: The probe's own bits of `quality`, in order, behind those of its texts.
     """
 
     rows: int
@@ -28,6 +29,7 @@ class Columns:
     sequence: npt.NDArray[np.uint64]
     fixed: Mapping[str, npt.NDArray[Any]]
     texts: Mapping[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]] = field(factory=dict)
+    flags: tuple[str, ...] = ()
 
     def array(self, name: str) -> pa.Array:
         """One column as Arrow has it: numbers as they are, CHARS as a dictionary of binary, TEXT as binary."""
@@ -38,6 +40,11 @@ class Columns:
         if values.dtype.kind != "S":
             return numbers(values)
         return map_distinct(values, lambda names: [n.split(b"\0", 1)[0] for n in names], pa.binary())
+
+    def whole(self, name: str) -> pa.Array:
+        """A CHARS column in its whole width, NULs and all, as `fixed_size_binary`: an address."""
+        values = self.fixed[name]
+        return pa.Array.from_buffers(pa.binary(values.itemsize), self.rows, [None, pa.py_buffer(values)])
 
     def split(self, name: str, separator: int = 0) -> pa.ListArray:
         """A TEXT column cut at each `separator` byte into lists of binary; each part ends with one, the last may lack it.

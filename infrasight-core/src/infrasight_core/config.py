@@ -57,6 +57,12 @@ def load(cls: type[T], *, file: Path | None, env_prefix: str, flags: Mapping[str
         raise ConfigError("; ".join(settings.explained(error))) from None  # the cause would show every value
 
 
+def named_file(env_prefix: str) -> Path | None:
+    """The file that the environment names, if any."""
+    named = os.environ.get(f"{env_prefix}CONFIG")
+    return Path(named) if named else None
+
+
 class _Settings:
     """A table that grows, and where each of its values came from."""
 

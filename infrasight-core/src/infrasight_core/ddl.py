@@ -6,7 +6,7 @@ from attrs import frozen
 from sqlglot import exp
 
 from infrasight_core.errors import SchemaError
-from infrasight_core.schema import TIMESTAMP, EventSchema
+from infrasight_core.schema import IP_ADDRESS, TIMESTAMP, EventSchema
 
 _DIALECT = "clickhouse"
 _TYPES = {
@@ -19,6 +19,7 @@ _TYPES = {
     pa.float64(): ("Float64",),
     pa.string(): ("String", "LowCardinality(String)"),
     pa.binary(): ("String", "LowCardinality(String)"),
+    IP_ADDRESS: ("IPv6",),
     TIMESTAMP: ("DateTime64(9, 'UTC')", "DateTime64(9)"),
 }
 

@@ -14,10 +14,12 @@ class Tracepoint:
     Attributes:
         function: The function's name in the C source.
         event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
+        optional: Whether the probe goes without it where the kernel does not have it, and says so in the log.
     """
 
     function: str
     event: str
+    optional: bool = False
 
 
 @frozen

@@ -14,6 +14,7 @@ from infrasight.v1.event_pb2 import EventHeader
 
 from infrasight_core.errors import SchemaError
 
+IP_ADDRESS = pa.binary(16)
 TIMESTAMP = pa.timestamp("ns", "UTC")
 _SCALARS = {
     FieldDescriptor.TYPE_BOOL: pa.bool_(),
@@ -111,6 +112,10 @@ def _arrow_type(field: FieldDescriptor) -> pa.DataType:
         item = pa.int32()
     else:
         raise SchemaError(f"{field.full_name}: no column type for it; use scalars, bytes, Timestamp, repeated or map of them")
+    if _column(field).ip_address:
+        if field.type != FieldDescriptor.TYPE_BYTES:
+            raise SchemaError(f"{field.full_name}: the option ip_address is for bytes")
+        item = IP_ADDRESS
     if _column(field).dictionary:
         item = pa.dictionary(pa.int32(), item)
     return pa.list_(pa.field("item", item, nullable=False)) if field.is_repeated else item

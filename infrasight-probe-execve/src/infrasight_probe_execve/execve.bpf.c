@@ -12,6 +12,7 @@
   FIXED(u32, argv_length)                                                                                                      \
   FIXED(s32, dirfd)                                                                                                            \
   FIXED(u32, at_flags)
+#define FILTER_PATH exe
 
 struct entry {
   u64 time;

@@ -3,6 +3,7 @@
  * openat(2) as the program gives it: the shortest probe there is.
  */
 #define COLUMNS(FIXED, CHARS, TEXT) TEXT(path, 4096, 64) FIXED(u32, flags)
+#define FILTER_PATH path
 
 struct entry {
   u64 time;

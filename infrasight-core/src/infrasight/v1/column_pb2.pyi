@@ -18,9 +18,11 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class Column(_message.Message):
-    __slots__ = ("dictionary", "origin")
+    __slots__ = ("dictionary", "origin", "ip_address")
     DICTIONARY_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    IP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     dictionary: bool
     origin: Origin
-    def __init__(self, dictionary: _Optional[bool] = ..., origin: _Optional[_Union[Origin, str]] = ...) -> None: ...
+    ip_address: bool
+    def __init__(self, dictionary: _Optional[bool] = ..., origin: _Optional[_Union[Origin, str]] = ..., ip_address: _Optional[bool] = ...) -> None: ...

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import structlog
 from infrasight.v1.stream_pb2 import Hello, ProbeSchema
+from prometheus_client import Counter
 
-from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.reload import RunningProbes, Source
 from infrasight_core.agent.settings import AgentSettings
-from infrasight_core.errors import InfraSightError, ProbeError
+from infrasight_core.errors import InfraSightError
 from infrasight_core.plugins import PluginManager
 from infrasight_core.status import StatusServer
 from infrasight_core.tls import require_tls_or_loopback
@@ -20,6 +21,7 @@ from infrasight_core.transport.stream import AgentStream, Peer
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
+RELOADS = Counter("infrasight_reloads", "Times that the settings were read again, by what became of it.", ["outcome"])
 
 
 class Agent:
@@ -27,33 +29,39 @@ class Agent:
 
     Args:
         settings: Its settings.
+        source: Where they are read again when they change.
     """
 
-    def __init__(self, settings: AgentSettings) -> None:
+    def __init__(self, settings: AgentSettings, source: Source) -> None:
         require_tls_or_loopback(settings.server, settings.tls, settings.plaintext)
-        self._settings = settings
+        self._settings, self._source = settings, source
         self._plugins = PluginManager.discover(settings.probes or None, settings.disable)
         self._outbox = Outbox(settings.outbox_memory)
         self._recorder = Recorder(self._plugins, settings.load_settings(), settings.node, self._outbox)
         peer = Peer(settings.server, settings.tls, settings.plaintext)
         self._stream = AgentStream(peer, self._hello, self._outbox)
         self._status = StatusServer(settings.status_listen, self._ready)
-        self._failures: dict[str, ProbeError] = {}
+        self._probes = RunningProbes(self._recorder, self._plugins, settings)
+        self._schemas = self._plugins.schemas()
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT. Raises InfraSightError when it cannot go on."""
+        """Runs until SIGTERM or SIGINT; SIGHUP, or a change of the file, has the settings read again.
+
+        Raises:
+            InfraSightError: It cannot go on.
+        """
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        stop, asked = asyncio.Event(), asyncio.Event()
+        for number, event in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, asked)):
+            loop.add_signal_handler(number, event.set)
         self._outbox.bind(loop)
         self._status.start()
         try:
-            self._failures = await asyncio.to_thread(attach_all, self._plugins, self._recorder, self._settings.options)
+            await asyncio.to_thread(self._probes.start)
             self._recorder.start()
             streaming = asyncio.create_task(self._stream.run())
             log.info("recording", node=self._settings.node, probes=self._recorder.probes(), status=self._status.address)
-            await self._until(stop, streaming)
+            await self._until(stop, asked, streaming)
             await self._finish()
             streaming.cancel()
             await asyncio.gather(streaming, return_exceptions=True)
@@ -62,13 +70,34 @@ class Agent:
         if self._recorder.failure:
             raise InfraSightError(f"the recorder failed: {self._recorder.failure!r}; see the log")
 
-    async def _until(self, stop: asyncio.Event, streaming: "asyncio.Task[None]") -> None:
+    async def _until(self, stop: asyncio.Event, asked: asyncio.Event, streaming: "asyncio.Task[None]") -> None:
+        known = before = self._source.signature()
         while not stop.is_set() and self._recorder.failure is None:
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait({stopped, streaming}, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
+            waits = [asyncio.create_task(event.wait()) for event in (stop, asked)]
+            await asyncio.wait({*waits, streaming}, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
             if streaming.done():
                 streaming.result()
+            now = self._source.signature()
+            if asked.is_set() or (now != known and now == before):  # two looks see the same: nobody is writing it
+                asked.clear()
+                known = now
+                await self._reload()
+            before = now
+
+    async def _reload(self) -> None:
+        """Reads the settings again and changes what they change; what is wrong with them is said, and leaves all as it was."""
+        try:
+            settings = await asyncio.to_thread(self._source.read)
+            self._plugins = await asyncio.to_thread(self._probes.change, settings)
+        except InfraSightError as error:
+            RELOADS.labels("refused").inc()
+            log.error("settings not changed", reason=str(error))
+            return
+        RELOADS.labels("done").inc()
+        self._schemas |= self._plugins.schemas()
+        self._stream.greet()
 
     async def _finish(self) -> None:
         """Delivers what is in the blocks, then waits a while for the last acknowledgements."""
@@ -78,21 +107,28 @@ class Agent:
             await asyncio.sleep(0.02)
         batches, events = self._outbox.waiting()
         for probe, count in counts.items():
-            log.info("probe ended", probe=probe, seen=count.seen, submitted=count.submitted, dropped=count.dropped)
+            log.info(
+                "probe ended",
+                probe=probe,
+                seen=count.seen,
+                filtered=count.filtered,
+                submitted=count.submitted,
+                dropped=count.dropped,
+            )
         if events:
             log.error("stopped with events that no server has acknowledged", batches=batches, events=events)
 
     def _hello(self) -> Hello:
         probes = [
             ProbeSchema(probe=name, message_type=schema.message_type, fingerprint=schema.fingerprint)
-            for name, schema in self._plugins.schemas().items()
+            for name, schema in self._schemas.items()  # of those switched off too: some of their events may still wait
         ]
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return Hello(node=self._settings.node, boot_id=boot_id, agent_version=version(), probes=probes)
 
     def _ready(self) -> tuple[bool, str]:
-        if self._failures:
-            return False, "; ".join(str(error) for error in self._failures.values())
+        if self._probes.failures:
+            return False, "; ".join(str(error) for error in self._probes.failures.values())
         if not self._recorder.probes():
             return False, "no probe is attached yet"
         if not self._stream.open:

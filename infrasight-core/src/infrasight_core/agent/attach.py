@@ -1,19 +1,25 @@
 """Which probes to run, and attaching them one by one, so that one that fails leaves the others running."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.errors import ConfigError, ProbeError
+from infrasight_core.kernel.filters import Filters
 from infrasight_core.plugins import PluginManager
 
 log = structlog.get_logger(__name__)
 
 
-def attach_all(plugins: PluginManager, recorder: Recorder, options: Mapping[str, Mapping[str, Any]]) -> dict[str, ProbeError]:
-    """Attaches every loaded probe.
+def attach_all(
+    plugins: PluginManager,
+    recorder: Recorder,
+    options: Mapping[str, Mapping[str, Any]],
+    filters_of: Callable[[str], Filters],
+) -> dict[str, ProbeError]:
+    """Attaches every loaded probe with its options and filters.
 
     Returns:
         Why the others could not be attached, by probe.
@@ -24,11 +30,10 @@ def attach_all(plugins: PluginManager, recorder: Recorder, options: Mapping[str,
     """
     probes = plugins.probes()
     failures = dict(plugins.failures)
-    if unknown := sorted(options.keys() - plugins.plugins.keys() - failures.keys()):
-        raise ConfigError(f"options.{unknown[0]}: no loaded plugin of that name; loaded: {_names(probes)}")
+    check_names(plugins, options, {})
     for probe in probes:
         try:
-            recorder.attach(probe, options.get(probe, {}))
+            recorder.attach(probe, options.get(probe, {}), filters_of(probe))
         except ProbeError as error:
             failures[probe] = error
     if not recorder.probes():
@@ -38,6 +43,14 @@ def attach_all(plugins: PluginManager, recorder: Recorder, options: Mapping[str,
     for probe, failure in failures.items():
         log.error("probe not attached", probe=probe, reason=failure.reason)
     return failures
+
+
+def check_names(plugins: PluginManager, options: Mapping[str, Mapping[str, Any]], filters: Mapping[str, Filters]) -> None:
+    """Raises ConfigError where options or filters are given for a plugin that is not loaded."""
+    known = plugins.plugins.keys() | plugins.failures.keys()
+    for key, given in (("options", options.keys()), ("filters", filters.keys() - {"all"})):
+        if unknown := sorted(given - known):
+            raise ConfigError(f"{key}.{unknown[0]}: no loaded plugin of that name; loaded: {_names(plugins.probes())}")
 
 
 def _names(names: Sequence[str]) -> str:

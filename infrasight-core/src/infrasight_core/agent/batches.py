@@ -67,11 +67,14 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
         elif name in ("process_key", "parent_process_key"):
             given[name] = numbers(columns.fixed[name] + clock.boot_key)
         elif name in columns.fixed or name in columns.texts:
-            given[name] = columns.array(name)
+            whole = pa.types.is_fixed_size_binary(schema.field(name).type)
+            given[name] = columns.whole(name) if whole else columns.array(name)
     return pa.RecordBatch.from_arrays(list(given.values()), names=list(given))
 
 
-def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Schema, texts: Sequence[str]) -> pa.RecordBatch:
+def conform(
+    batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Schema, texts: Sequence[str], flags: Sequence[str] = ()
+) -> pa.RecordBatch:
     """The batch with the enrichers' columns, in the schema's order and types.
 
     A column that nobody filled is empty, and every row says so in `quality` (`<column>_missing`).
@@ -81,6 +84,7 @@ def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Sch
         extra: The enrichers' columns.
         schema: The probe's agent columns.
         texts: The block's TEXT columns in order, for the names in `quality`.
+        flags: The probe's own flags in order, for the names behind them.
 
     Raises:
         SchemaError: A column has another type than the schema, or is not in it.
@@ -91,7 +95,7 @@ def conform(batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Sch
     missing = [name for name in schema.names if name not in given]
     for name in missing:
         given[name] = _empty(schema.field(name).type, batch.num_rows)
-    given["quality"] = quality_names(view(given["quality"]), texts, [f"{name}_missing" for name in missing])
+    given["quality"] = quality_names(view(given["quality"]), texts, [f"{name}_missing" for name in missing], flags)
     for field in schema:
         if given[field.name].type != field.type:
             raise SchemaError(f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}")
@@ -109,4 +113,6 @@ def _empty(kind: pa.DataType, rows: int) -> pa.Array:
         return pa.array([[]] * rows, kind)
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
         return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(np.zeros(rows + 1, np.int32)), pa.py_buffer(b"")])
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(bytes(rows * kind.byte_width))])
     return numbers(np.zeros(rows, np.int64)).cast(kind)

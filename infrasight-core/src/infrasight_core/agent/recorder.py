@@ -13,9 +13,10 @@ from prometheus_client import Counter, Histogram
 from infrasight_core.agent.batches import Clock, assemble, conform
 from infrasight_core.arrays import recycle_memory
 from infrasight_core.context import EnrichContext
-from infrasight_core.errors import ProbeError, SchemaError
+from infrasight_core.errors import KernelError, ProbeError, SchemaError
 from infrasight_core.kernel.block import Counts
-from infrasight_core.kernel.load import LoadedProbe, LoadSettings, load, running_kernel
+from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.schema import EventSchema
 
@@ -25,6 +26,7 @@ LINGER = 0.1  # seconds that an event may wait in its block for others
 FILL = 0.25  # the share of a block that is worth a batch
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
+FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
 
 
@@ -84,11 +86,25 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.failure: BaseException | None = None
 
-    def attach(self, probe: str, options: Mapping[str, Any]) -> None:
+    def use(self, plugins: PluginManager) -> None:
+        """Takes the probes and enrichers from here from now on; it must have those that are recording."""
+        with self._lock:
+            self._plugins = plugins
+
+    def check(self, plugins: PluginManager, probe: str, options: Mapping[str, Any], filters: Filters) -> None:
+        """Raises ProbeError for what is known to be wrong before anything is loaded."""
+        program = plugins.load_bpf(probe, self._kernel, options)
+        try:
+            check_program(program, filters)
+        except KernelError as error:
+            raise ProbeError(probe, "load_bpf", str(error)) from error
+
+    def attach(self, probe: str, options: Mapping[str, Any], filters: Filters = EVERYTHING) -> None:
         """Loads a probe and begins to record it; the others go on. Raises ProbeError."""
         program = self._plugins.load_bpf(probe, self._kernel, options)
         schema = self._plugins.schemas()[probe]
-        recording = _Recording(load(probe, program, self._kernel, self._settings), schema, f"{time.time_ns():x}")
+        loaded = load(probe, program, self._kernel, self._settings, filters)
+        recording = _Recording(loaded, schema, f"{time.time_ns():x}")
         with self._lock:
             self._recordings[probe] = recording
         log.info("probe attached", probe=probe, slots=recording.loaded.blocks.layout.slots)
@@ -96,13 +112,20 @@ class Recorder:
     def detach(self, probe: str) -> Counts:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""
         with self._lock:
-            recording = self._recordings.pop(probe)
-            recording.loaded.detach()
-            self._take(recording)
-            counts = recording.loaded.blocks.counts()
-            self._count_drops(recording, counts)
+            recording = self._recordings.pop(probe)  # from here on it is this thread's alone; the others are read on
+        recording.loaded.detach()
+        self._take(recording)
+        counts = recording.loaded.blocks.counts()
+        self._count(recording, counts)
         recording.loaded.close()
         return counts
+
+    def filter(self, probe: str, filters: Filters) -> None:
+        """Changes which of a probe's events are recorded, while it records. Raises KernelError; then the old filters hold."""
+        maps = self._recordings[probe].loaded.filter_maps
+        if filters != maps.filters:
+            maps.apply(filters)
+            log.info("filters changed", probe=probe)
 
     def probes(self) -> list[str]:
         """The probes that are recording."""
@@ -151,7 +174,7 @@ class Recorder:
         if fill >= FILL or (recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST):
             self._take(recording)
             recording.waiting_since, recording.left = None, 0.0
-        self._count_drops(recording, recording.loaded.blocks.counts())
+        self._count(recording, recording.loaded.blocks.counts())
         return (FILL - recording.left) * elapsed / growth if growth > 0 else LATEST
 
     def _take(self, recording: _Recording) -> None:
@@ -165,7 +188,7 @@ class Recorder:
         try:
             batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
             extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node))
-            batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts])
+            batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags)
         except (ProbeError, SchemaError, pa.ArrowException) as error:
             self._lost(probe, "decode_failed", columns.rows, error)
             return
@@ -176,9 +199,13 @@ class Recorder:
         self._sink.dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
 
-    def _count_drops(self, recording: _Recording, counts: Counts) -> None:
-        for reason in ("block_full", "heap_full"):
-            dropped: int = getattr(counts, reason)
-            if new := dropped - recording.counted.get(reason, 0):
-                self._sink.dropped(recording.loaded.name, reason, new)
-                recording.counted[reason] = dropped
+    def _count(self, recording: _Recording, counts: Counts) -> None:
+        probe = recording.loaded.name
+        for reason in ("filtered", "block_full", "heap_full"):
+            total: int = getattr(counts, reason)
+            if new := total - recording.counted.get(reason, 0):
+                if reason == "filtered":
+                    FILTERED.labels(probe).inc(new)
+                else:
+                    self._sink.dropped(probe, reason, new)
+                recording.counted[reason] = total

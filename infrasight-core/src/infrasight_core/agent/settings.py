@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
+from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.tls import TlsFiles
 
@@ -23,6 +24,7 @@ class AgentSettings:
         probes: Which probes to run; none named: all installed ones.
         disable: Plugins not to load, enrichers too.
         options: Each probe's own table.
+        filters: What each probe records, by probe; `all` for every probe, key by key unless the probe's own sets it.
         status_listen: `host:port` of /metrics, /healthz and /readyz.
         block_memory: The bytes that one probe's blocks may take in the kernel, over all CPUs.
         outbox_memory: The bytes of batches that may wait for the server.
@@ -38,6 +40,7 @@ class AgentSettings:
     probes: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    filters: Mapping[str, Filters] = Factory(dict)
     status_listen: str = "127.0.0.1:7445"
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
@@ -47,4 +50,8 @@ class AgentSettings:
 
     def load_settings(self) -> LoadSettings:
         """How the probes are to be loaded."""
-        return LoadSettings(self.loader_python, self.block_memory)
+        return LoadSettings(self.loader_python, self.block_memory, own_work=False)
+
+    def filters_of(self, probe: str) -> Filters:
+        """Which of a probe's events are recorded."""
+        return self.filters.get("all", EVERYTHING).merged(self.filters.get(probe, EVERYTHING))

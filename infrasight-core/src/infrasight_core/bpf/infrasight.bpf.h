@@ -61,7 +61,12 @@ struct sys_exit {
 #define WIDTH_u64 8
 #define WIDTH_s64 8
 
+#ifndef FLAGS /* what else a row may say of itself in `quality`: FLAG(name) … */
+#define FLAGS(FLAG)
+#endif
 #define NOTHING(...)
+#define FLAG_INDEX(name) FLAG_##name,
+#define FLAG_MEMBER(name) char name##__flag[0];
 #define FIXED_TYPE(type, name) typedef type name##_column;
 #define TEXT_INDEX(name, max, mean) TEXT_##name,
 #define TEXT_SIZES(name, max, mean) name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
@@ -76,6 +81,7 @@ struct sys_exit {
 HEADER_COLUMNS(FIXED_TYPE, NOTHING)
 COLUMNS(FIXED_TYPE, NOTHING, NOTHING)
 enum text { COLUMNS(NOTHING, NOTHING, TEXT_INDEX) TEXTS };
+enum flag { FLAGS(FLAG_INDEX) FLAG_COUNT };
 enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 
 /* A CPU's block. What is being written of the event at `_head` stands in the block too (its quality, the length of each text, a
@@ -84,27 +90,33 @@ enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 _seen, _block_full, _heap_full, _entries_full, _counters[12];
+  u64 _seen, _filtered, _block_full, _heap_full, _entries_full, _counters[11];
   u64 _quality, _length[15];
+  u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
   u64 _dentry, _mount, _root, _at, _walk[12];
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
+  FLAGS(FLAG_MEMBER)
   char _scratch[2 * PATH_BYTES];
 };
 
 BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
 BPF_HASH(entries, u32, struct entry, ENTRIES);
 
-/* What a row says of itself: bit 0, then three bits for each TEXT column. */
+/* What a row says of itself: bit 0, then three bits for each TEXT column, then one for each of the probe's own flags. */
 #define ENTRY_MISSING 1ULL
-#define TEXT_CUT(name) (1ULL << (1 + 3 * TEXT_##name))
-#define TEXT_MISSING(name) (2ULL << (1 + 3 * TEXT_##name))
-#define TEXT_USER_MEMORY(name) (4ULL << (1 + 3 * TEXT_##name))
+#define TEXT_FLAGS(name, bits) ((u64)(bits) << (1 + 3 * TEXT_##name))
+#define TEXT_CUT(name) TEXT_FLAGS(name, 1)
+#define TEXT_MISSING(name) TEXT_FLAGS(name, 2)
+#define TEXT_USER_MEMORY(name) TEXT_FLAGS(name, 4)
+#define FLAG(name) (1ULL << (1 + 3 * TEXTS + FLAG_##name))
 
 static inline struct block *this_block(void) {
   int cpu = bpf_get_smp_processor_id();
   return blocks.lookup(&cpu);
 }
+
+#include "filter.bpf.h"
 
 /* Keeps what the call's entry tells until its exit; without it the event is recorded all the same, as ENTRY_MISSING. */
 static inline int enter(struct entry *entry) {
@@ -132,11 +144,15 @@ static inline void forget(u32 tid) {
   }
 #define NO_TEXT(name, max, mean) b->_length[TEXT_##name] = 0;
 
-/* Takes the next slot of this CPU's block; NULL, and counted why, where there is none. */
+/* Takes the next slot of this CPU's block; NULL, and counted why, where there is none or the event is filtered. */
 static inline struct block *begin(void) {
   struct block *b = this_block();
   if (!b) return NULL;
   b->_seen++;
+  if (task_is_filtered(b)) {
+    b->_filtered++;
+    return NULL;
+  }
   if (b->_head - b->_tail >= SLOTS) {
     b->_block_full++;
     return NULL;
@@ -149,6 +165,7 @@ static inline struct block *begin(void) {
 
 #define SLOT(b) ((b)->_head & (SLOTS - 1))
 #define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
+#define GET(b, name) (((name##_column *)(b)->name)[SLOT(b)])
 #define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * width])
 
 /* Makes the compiler forget what it knows of a number, so that the check that follows is of the very register that is used:
@@ -182,6 +199,7 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   SET(b, pid, ids >> 32);
   SET(b, tid, ids);
   SET(b, ppid, ppid);
+  FILTER_PARENT(b, ppid);
   SET(b, process_key, process_key(task, ids >> 32));
   SET(b, parent_process_key, process_key(parent, ppid));
   SET(b, uid, user);
@@ -191,6 +209,13 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
 }
 
+/* Which process loads this program's loader: the agent, as the kernel numbers it, whatever its pid namespace says. Run once, by
+ * the loader; hung nowhere. */
+int agent_process(void *context) {
+  void *parent = FIELD(void *, bpf_get_current_task(), task_struct__real_parent);
+  return FIELD(u32, parent, task_struct__tgid);
+}
+
 #include "text.bpf.h"
 #include "path.bpf.h"
 
@@ -198,9 +223,13 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \
   ((u32 *)b->name##__end)[SLOT(b)] = b->_heap_head[TEXT_##name];
 
-/* Publishes the event. The fetching form of the addition is fully ordered on every architecture: whoever sees the new head
- * sees all that was written before it. */
+/* Publishes the event, unless it is filtered. The fetching form of the addition is fully ordered on every architecture: whoever
+ * sees the new head sees all that was written before it. */
 static inline void commit(struct block *b) {
+  if (event_is_filtered(b)) {
+    b->_filtered++;
+    return;
+  }
   SET(b, quality, b->_quality);
   COLUMNS(NOTHING, NOTHING, COMMIT_TEXT)
   if (__sync_fetch_and_add(&b->_head, 1) == ~0ULL) b->_seen++;

@@ -7,6 +7,9 @@
 #define TEXT_AT(b, name)                                                                                                       \
   (&(b)->name##__heap[((b)->_heap_head[TEXT_##name] & (name##_heap_size - 1)) + (TEXT_LENGTH(b, name) & (name##_max - 1))])
 
+/* Where a text begins. */
+#define TEXT_START(b, name) (&(b)->name##__heap[(b)->_heap_head[TEXT_##name] & (name##_heap_size - 1)])
+
 /* Takes what a read of a string of at most max + 1 bytes returned: its length with the NUL, or an error. */
 #define TAKE_STRING(b, name, result)                                                                                           \
   ({                                                                                                                           \
@@ -26,6 +29,19 @@
   ({                                                                                                                           \
     (b)->_quality |= TEXT_USER_MEMORY(name);                                                                                   \
     TAKE_STRING(b, name, bpf_probe_read_user_str(TEXT_AT(b, name), name##_max + 1, pointer));                                  \
+  })
+
+/* Adds a path that is a TEXT column to another one, whose max is twice as large. */
+#define APPEND_PATH(b, name, other)                                                                                            \
+  ({                                                                                                                           \
+    u64 length_ = TEXT_LENGTH(b, other);                                                                                       \
+    OPAQUE(length_);                                                                                                           \
+    if (length_ >= PATH_BYTES)                                                                                                 \
+      (b)->_quality |= TEXT_CUT(name);                                                                                         \
+    else {                                                                                                                     \
+      bpf_probe_read_kernel(TEXT_AT(b, name), length_, TEXT_START(b, other));                                                  \
+      TEXT_LENGTH(b, name) += length_;                                                                                         \
+    }                                                                                                                          \
   })
 
 /* Bytes of user memory as they are, `size` of them; more than fits is cut. */

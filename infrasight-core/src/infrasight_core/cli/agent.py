@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from infrasight_core import config, logs
+from infrasight_core import logs
 from infrasight_core.agent.agent import Agent
-from infrasight_core.agent.settings import AgentSettings
+from infrasight_core.agent.reload import Source
 
 
 @click.command()
@@ -31,16 +31,28 @@ def command(file: Path | None, **options: object) -> None:
     the options; the later win. The server may be away: the agent goes on and sends when it is back. SIGTERM ends it, once
     what it has recorded is acknowledged.
 
+    SIGHUP, or a change of the file, has the settings read again while it runs: probes, disable, options and filters come into
+    force at once, each probe by itself; the others at the next start. A file with a mistake leaves everything as it was.
+
+    Filters decide in the kernel what is recorded: what fits every include that is set (pid, uid, comm, cgroup, path) and no
+    exclude. The agent's own work is never recorded.
+
     \b
     A file:
       server = "events.example:7443"
       probes = ["execve"]
+      [filters.all]
+      exclude_comm = ["cron"]
+      [filters.execve]
+      include_uid = [0, 1000]
+      exclude_path = ["/usr/lib/"]
       [tls]
       certificate = "agent.pem"
       key = "agent.key"
       ca = "ca.pem"
     """
     flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    settings = config.load(AgentSettings, file=file, env_prefix="INFRASIGHT_AGENT_", flags=flags)
+    source = Source(file, flags)
+    settings = source.read()
     logs.configure(settings.log_level)
-    asyncio.run(Agent(settings).run())
+    asyncio.run(Agent(settings, source).run())

@@ -14,6 +14,7 @@ from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.cli.ending import stop_event
 from infrasight_core.errors import InfraSightError
+from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.live import event_view
 from infrasight_core.plugins import PluginManager
@@ -47,6 +48,8 @@ class _Screen:
 @click.option(
     "--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="uid=, pid= or comm= (with * ?); all must hold."
 )
+@click.option("--include", multiple=True, metavar="KIND=VALUE", help="Record only these: pid=, uid=, comm=, cgroup= or path=.")
+@click.option("--exclude", multiple=True, metavar="KIND=VALUE", help="Do not record these; goes before --include.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), help="Default: table on a terminal, json in a pipe.")
 @click.option(
     "--memory",
@@ -59,21 +62,33 @@ class _Screen:
 @click.option(
     "--python", default="/usr/bin/python3", show_default=True, help="A Python that has bcc.", envvar="INFRASIGHT_LOADER_PYTHON"
 )
-def command(probes: tuple[str, ...], conditions: tuple[str, ...], form: str | None, memory: int, python: str) -> None:
+def command(
+    probes: tuple[str, ...],
+    conditions: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    form: str | None,
+    memory: int,
+    python: str,
+) -> None:
     """Show what happens on this machine, as it happens; needs root, but no server.
 
     PROBE is one of `infrasight probes`; all installed ones by default. Ctrl-C ends.
+
+    --include and --exclude decide in the kernel what is recorded: what fits one value of every kind that is included, and no
+    excluded one. --where decides, of what is recorded, what is shown.
 
     \b
     Examples:
       infrasight trace execve
       infrasight trace execve --where uid=0 --where 'comm=ba*'
+      infrasight trace execve --include uid=1000 --exclude comm=cron --exclude path=/usr/lib/
       infrasight trace execve | jq -r '[.pid, .comm, (.argv | join(" "))] | @tsv'
     """
-    screen, where = _Screen(), Where.parse(conditions)
+    screen, where, filters = _Screen(), Where.parse(conditions), Filters.parse(include, exclude)
     plugins = PluginManager.discover(probes or None)
-    recorder = Recorder(plugins, LoadSettings(Path(python), memory << 20), platform.node(), screen)
-    attach_all(plugins, recorder, {})
+    recorder = Recorder(plugins, LoadSettings(Path(python), memory << 20, own_work=False), platform.node(), screen)
+    attach_all(plugins, recorder, {}, lambda probe: filters)
     recorder.start()
     click.echo(f"recording {', '.join(recorder.probes())}; Ctrl-C ends", err=True)
     with stop_event() as stop, event_view(None if form is None else form == "table") as view:

@@ -16,10 +16,13 @@ from infrasight_core.kernel.layout import Layout
 
 @frozen
 class Counts:
-    """What a probe's blocks have counted since they were loaded, over all CPUs; `seen = submitted + block_full + heap_full`.
+    """What a probe's blocks have counted since they were loaded, over all CPUs.
+
+    `seen = filtered + submitted + block_full + heap_full`, exactly.
 
     Attributes:
         seen: Events that came to a program's `begin`.
+        filtered: Events that the filters, or being the agent's own, kept from being recorded.
         submitted: Events that were written.
         block_full: Events dropped because every slot was taken.
         heap_full: Events dropped because a heap had no room for the longest text.
@@ -28,6 +31,7 @@ class Counts:
     """
 
     seen: int
+    filtered: int
     submitted: int
     block_full: int
     heap_full: int
@@ -135,10 +139,10 @@ class Blocks:
 
     def counts(self) -> Counts:
         """The counters of all CPUs; exact once the probe is at rest."""
-        names = ("seen", "block_full", "heap_full", "entries_full")
-        seen, block_full, heap_full, entries_full = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in names)
+        names = ("seen", "filtered", "block_full", "heap_full", "entries_full")
+        seen, filtered, block_full, heap_full, entries_full = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in names)
         submitted, read = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in ("head", "tail"))
-        return Counts(seen, submitted, block_full, heap_full, entries_full, read)
+        return Counts(seen, filtered, submitted, block_full, heap_full, entries_full, read)
 
     def take(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""
@@ -155,7 +159,7 @@ class Blocks:
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
-        return Columns(rows, cpu, sequence, fixed, texts)
+        return Columns(rows, cpu, sequence, fixed, texts, self.layout.flags)
 
 
 def _joined(

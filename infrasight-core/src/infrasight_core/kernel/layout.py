@@ -58,6 +58,7 @@ class Layout:
         fixed: FIXED and CHARS columns, in C order.
         texts: TEXT columns, in C order, which is also the order of their bits in `quality`.
         description: What all this was read from.
+        flags: The probe's own bits of `quality`, behind those of its texts, in C order.
         scalars: The uint64 positions and counters: `head`, `tail`, `heap_tail`, `seen`, `block_full` and the others.
     """
 
@@ -67,6 +68,7 @@ class Layout:
     texts: tuple[TextColumn, ...]
     scalars: dict[str, int]
     description: Sequence[Any] = field(repr=False)
+    flags: tuple[str, ...] = ()
 
 
 def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
@@ -88,9 +90,13 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
         )
     fixed: list[FixedColumn] = []
     texts: list[TextColumn] = []
+    flags: list[str] = []
     for name, (at, _, length) in members.items():
         column, _, part = name.partition("__")
         if name.startswith("_") or part in ("type", "heap"):
+            continue
+        if part == "flag":
+            flags.append(column)
             continue
         if part == "end":
             heap_at, _, heap = members[f"{column}__heap"]
@@ -100,4 +106,4 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
         else:
             fixed.append(FixedColumn(name, at, np.dtype(f"S{length // slots}")))
     scalars = {name[1:]: at for name, (at, *_) in members.items() if name.startswith("_")}
-    return Layout(slots, size, tuple(fixed), tuple(texts), scalars, description)
+    return Layout(slots, size, tuple(fixed), tuple(texts), scalars, description, tuple(flags))

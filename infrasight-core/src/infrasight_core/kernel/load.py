@@ -13,30 +13,40 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
-from infrasight_core.program import BpfProgram, Kernel
+from infrasight_core.program import BpfProgram, Kernel, Tracepoint
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
+_FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 120
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 HEADER_FIELDS = (
+    "dentry.d_hash.pprev",
     "dentry.d_name.len",
     "dentry.d_name.name",
     "dentry.d_parent",
+    "fdtable.fd",
+    "fdtable.max_fds",
+    "file.f_path",
+    "files_struct.fdt",
+    "mm_struct.exe_file",
     "mount.mnt",
     "mount.mnt_mountpoint",
     "mount.mnt_parent",
     "path.dentry",
     "path.mnt",
+    "task_struct.files",
     "task_struct.group_leader",
+    "task_struct.mm",
     "task_struct.real_parent",
     "task_struct.start_boottime",
     "task_struct.tgid",
@@ -52,11 +62,13 @@ class LoadSettings:
         python: A Python that has bcc.
         memory: The bytes that one probe's blocks may take, over all CPUs.
         entries: Calls of one probe that may be under way at once.
+        own_work: Whether to record what this process and its children do, too.
     """
 
     python: Path = Path("/usr/bin/python3")
     memory: int = 64 << 20
     entries: int = 10240
+    own_work: bool = True
 
 
 @define
@@ -66,11 +78,13 @@ class LoadedProbe:
     Attributes:
         name: The probe.
         blocks: Its blocks, mapped.
+        filter_maps: What decides in the kernel which events are recorded.
         descriptors: What keeps its programs attached.
     """
 
     name: str
     blocks: Blocks
+    filter_maps: FilterMaps
     descriptors: list[int]
 
     def detach(self) -> None:
@@ -81,6 +95,7 @@ class LoadedProbe:
     def close(self) -> None:
         """Stops recording and lets the blocks go, read or not."""
         self.detach()
+        self.filter_maps.close()
         self.blocks.close()
 
 
@@ -90,18 +105,19 @@ def running_kernel() -> Kernel:
     return Kernel(platform.release(), platform.machine(), int(re.split("[,-]", possible)[-1]) + 1)
 
 
-def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> LoadedProbe:
-    """Compiles, loads and attaches a program; takes about a second.
+def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> LoadedProbe:
+    """Compiles, loads and attaches a program, its filters in force from the first event; takes about a second.
 
     Raises:
         ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
     """
     try:
-        request = _request(program, kernel, settings)
+        request = _request(evolve(program, attach=_present(probe, program.attach)), kernel, settings, filters)
         answer, descriptors = _ask_loader(request, settings.python)
     except KernelError as error:
         raise ProbeError(probe, "load_bpf", str(error)) from error
     map_fd, *kept = descriptors
+    filter_maps = FilterMaps(kept[: len(MAPS)], answer["ours"], filters)
     try:
         layout = layout_of(answer["layout"], answer["slots"], answer["value_size"])
         blocks = Blocks(map_fd, layout, kernel.cpus)
@@ -109,17 +125,28 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         os.close(map_fd)
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
-    return LoadedProbe(probe, blocks, kept)
+    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) :])
 
 
-def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dict[str, Any]:
-    if program.slots < 64 or program.slots & (program.slots - 1):
-        raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
-    if f'#include "{HEADER}"' not in program.source.read_text(encoding="utf-8"):
-        raise KernelError(f"{program.source.name} does not include {HEADER}")
+def _present(probe: str, points: tuple[Tracepoint, ...]) -> tuple[Tracepoint, ...]:
+    """The tracepoints without the optional ones that this kernel does not have."""
+    absent = [point for point in points if point.optional and not has_tracepoint(point.event)]
+    for point in absent:
+        log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
+    return tuple(point for point in points if point not in absent)
+
+
+def has_tracepoint(event: str) -> bool:
+    """Whether tracefs has it, by `category:name`."""
+    return any(Path(folder, "events", *event.split(":")).is_dir() for folder in TRACEFS)
+
+
+def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
+    check_program(program, filters)
     offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
     defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
+    defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
         "source": _inlined(program.source, bpf),
@@ -129,7 +156,22 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings) -> dic
         "slots": program.slots,
         "cpus": kernel.cpus,
         "memory": settings.memory,
+        "filter_maps": MAPS,
+        "filters": [[name, key.hex(), value.hex()] for name, key, value in filters.writes(0)],
+        "filter_state": filters.state(0, NOBODY).hex(),
+        "own_work": settings.own_work,
     }
+
+
+def check_program(program: BpfProgram, filters: Filters) -> None:
+    """Raises KernelError for what can be seen to be wrong before it is compiled."""
+    if program.slots < 64 or program.slots & (program.slots - 1):
+        raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
+    source = program.source.read_text(encoding="utf-8")
+    if f'#include "{HEADER}"' not in source:
+        raise KernelError(f"{program.source.name} does not include {HEADER}")
+    if filters.has_paths and not _FILTER_PATH.search(source):
+        raise KernelError("include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)")
 
 
 def _inlined(source: Path | Traversable, headers: Traversable) -> str:

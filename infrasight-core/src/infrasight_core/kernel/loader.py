@@ -5,20 +5,23 @@ virtual environment and LLVM never stays in memory::
 
     python3 loader.py SOCKET_FD < REQUEST
 
-The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`), `headers`, `slots`
-and `memory`, the bytes that the blocks of all CPUs may take. The answer is a JSON message on the Unix socket: `layout`
-(BCC's description of `struct block`), `slots`, `value_size`, and with it the descriptors of the blocks' map, of each program
-and of each attachment, in that order; or `error`.
+The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`), `headers`,
+`slots`, `memory`, the bytes that the blocks of all CPUs may take, and for the filters `filter_maps`, `filters` (map, key and
+value), `filter_state` and `own_work`. The answer is a JSON message on the Unix socket: `layout` (BCC's description of
+`struct block`), `slots`, `value_size`, `ours` (the agent's process), and with it the descriptors of the blocks' map, of the
+filters' maps, of each program and of each attachment, in that order; or `error`.
 """
 
 import ctypes
 import json
 import os
 import socket
+import struct
 import sys
 from typing import Any
 
 MESSAGE_BYTES = 65536
+SYSCALL_BPF, BPF_PROG_TEST_RUN = {"x86_64": 321, "aarch64": 280}, 10
 
 
 def main() -> None:
@@ -47,12 +50,39 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
     except Exception:  # noqa: BLE001 - bcc raises nothing narrower; the second attempt's own error is the one to tell
         bpf, slots, programs = compiled(BPF, request, "-O2")
     layout = json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks"))
+    ours = fill_filters(BPF, lib, bpf, request)
     for name, event in request["attach"]:
         bpf.attach_tracepoint(tp=event.encode(), fn_name=name.encode())
     attached = [bpf.tracepoint_fds[event.encode()] for _, event in request["attach"]]
     size = ctypes.sizeof(bpf["blocks"].Leaf)
-    answer = {"layout": layout, "slots": slots, "value_size": size, "programs": list(programs)}
-    return answer, [bpf["blocks"].map_fd, *(p.fd for p in programs.values()), *attached]
+    answer = {"layout": layout, "slots": slots, "value_size": size, "programs": list(programs), "ours": ours}
+    maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"])]
+    return answer, [*maps, *(p.fd for p in programs.values()), *attached]
+
+
+def fill_filters(BPF: Any, lib: Any, bpf: Any, request: dict[str, Any]) -> int:  # noqa: N803
+    """Puts the filters in force; returns the agent's process, or NOBODY where its own work is to be recorded."""
+    for name, key, value in request["filters"]:
+        if lib.bpf_update_elem(bpf[name].map_fd, bytes.fromhex(key), bytes.fromhex(value), 0):
+            raise OSError(ctypes.get_errno(), f"filters: {name} cannot be written")
+    (word,) = struct.unpack("<Q", bytes.fromhex(request["filter_state"]))
+    ours: int = word >> 32
+    if not request["own_work"]:
+        ours = run_once(bpf.load_func(b"agent_process", BPF.RAW_TRACEPOINT).fd)
+    state = struct.pack("<Q", ours << 32 | word & 0xFFFFFFFF)
+    if lib.bpf_update_elem(bpf["filter_state"].map_fd, bytes(4), state, 0):
+        raise OSError(ctypes.get_errno(), "filters: their state cannot be written")
+    return ours
+
+
+def run_once(program: int) -> int:
+    """Runs a program in this process and returns what it returns: bpf(2), BPF_PROG_TEST_RUN."""
+    attributes = ctypes.create_string_buffer(struct.pack("<I", program), 80)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(SYSCALL_BPF[os.uname().machine], BPF_PROG_TEST_RUN, attributes, len(attributes)):
+        raise OSError(ctypes.get_errno(), "the kernel does not run a program for its loader (BPF_PROG_TEST_RUN)")
+    result: int = struct.unpack_from("<I", attributes, 4)[0]
+    return result
 
 
 def compiled(BPF: Any, request: dict[str, Any], optimise: str) -> tuple[Any, int, dict[str, Any]]:  # noqa: N803

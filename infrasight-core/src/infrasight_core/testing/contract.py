@@ -30,11 +30,13 @@ class ProbeContract:
     Attributes:
         probe: Its entry-point name.
         options: What to load it with.
+        decoded: Agent columns that the block does not hold, because the probe's `decode` makes them.
         unfilled: Agent columns that the probe leaves to enrichers, or flagged `_missing`.
     """
 
     probe: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+    decoded: ClassVar[frozenset[str]] = frozenset()
     unfilled: ClassVar[frozenset[str]] = frozenset()
 
     @pytest.fixture
@@ -78,7 +80,7 @@ class ProbeContract:
         loaded.close()
         held = {column.name for column in layout.fixed} | {column.name for column in layout.texts}
         assert held - set(schema.agent.names) == set()
-        assert set(schema.agent.names) - held - BY_CORE - self.unfilled == set()
+        assert set(schema.agent.names) - held - BY_CORE - self.decoded - self.unfilled == set()
 
     def test_it_starts_and_stops_and_loses_nothing(self, plugins: PluginManager) -> None:
         """Attached, read and detached: what it has seen it has submitted, and that was read."""

@@ -48,7 +48,7 @@ class Golden:
         """The rows that the probe makes of it today, in the form of `rows.json`."""
         columns, schema = self.columns(), plugins.schemas()[probe]
         batch = assemble(columns, plugins.decode(probe, columns), schema.agent, _CLOCK)
-        batch = conform(batch, {}, schema.agent, list(columns.texts))
+        batch = conform(batch, {}, schema.agent, list(columns.texts), columns.flags)
         kept = [name for name in batch.schema.names if name not in UNSTABLE]
         rows: list[dict[str, Any]] = json.loads(json.dumps(batch.select(kept).to_pylist(), default=_text))
         return rows

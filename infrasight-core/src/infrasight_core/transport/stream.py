@@ -48,6 +48,9 @@ class AgentStream:
     def __init__(self, peer: Peer, hello: Callable[[], Hello], outbox: Outbox) -> None:
         self._peer, self._hello, self._outbox = peer, hello, outbox
         self.open, self.reason = False, "not connected yet"
+        self._call: grpc.aio.StreamStreamCall[StreamRequest, StreamResponse] | None = None
+        self._writing = asyncio.Lock()
+        self._greeting: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Streams until it is cancelled."""
@@ -65,6 +68,18 @@ class AgentStream:
             log.warning("no stream to the server", server=self._peer.address, reason=self.reason, retry_seconds=pause)
             await asyncio.sleep(pause * random.uniform(0.75, 1))
 
+    def greet(self) -> None:
+        """Says hello again, because the probes have changed; where no stream is open, the next begins with it anyway."""
+        if self.open and self._call is not None:
+            self._greeting = asyncio.create_task(self._greet(self._call))
+
+    async def _greet(self, call: "grpc.aio.StreamStreamCall[StreamRequest, StreamResponse]") -> None:
+        try:
+            async with self._writing:
+                await call.write(StreamRequest(hello=self._hello()))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.debug("the stream ended before hello was sent again; the next one begins with it", error=str(error))
+
     async def _stream(self) -> None:
         async with aio_channel(self._peer.address, self._peer.tls, self._peer.plaintext) as channel:
             call = EventServiceStub(channel).Stream()
@@ -72,6 +87,7 @@ class AgentStream:
             first = await asyncio.wait_for(call.read(), CONNECT_SECONDS)
             if first is _EOF:
                 return
+            self._call = call
             self._welcomed(first.welcome)
             sending = asyncio.create_task(self._send(call))
             try:
@@ -84,7 +100,9 @@ class AgentStream:
 
     async def _send(self, call: "grpc.aio.StreamStreamCall[StreamRequest, StreamResponse]") -> None:
         while True:
-            await call.write(StreamRequest(batch=await self._outbox.next()))
+            batch = await self._outbox.next()
+            async with self._writing:
+                await call.write(StreamRequest(batch=batch))
 
     def _welcomed(self, welcome: Welcome) -> None:
         CONNECTIONS.inc()

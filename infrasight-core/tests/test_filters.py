@@ -1,0 +1,199 @@
+"""Filters in the kernel, under the real one: what is recorded, what is not, and that each event is counted once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import infrasight_probe_sample.plugin as sample
+import pytest
+from attrs import evolve
+from infrasight_core import BpfProgram, ConfigError
+from infrasight_core.errors import ProbeError
+from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_recording import Recording, recording
+
+NOBODY_ID = 65534
+OPEN = "import os,sys\nfor p in sys.argv[1:]:\n try: os.close(os.open(p, os.O_RDONLY))\n except OSError: pass"
+
+
+def open_all(*paths: str, user: int = 0) -> int:
+    """Opens the paths in a process of its own; returns its pid."""
+    process = subprocess.Popen(["/usr/bin/python3", "-S", "-E", "-c", OPEN, *paths], user=user)
+    assert process.wait() == 0
+    return process.pid
+
+
+def marks(kept: Recording) -> list[str]:
+    """The marked paths that were recorded, in order of time."""
+    rows = kept.table.select(["time", "path"]).to_pylist() if kept.deliveries else []
+    return [row["path"].decode() for row in sorted(rows, key=lambda row: row["time"]) if b"mark-" in row["path"]]
+
+
+def assert_accounted(kept: Recording) -> None:
+    """Each event is filtered, written or dropped, once; what was written was delivered."""
+    counts = kept.counts
+    assert counts.seen == counts.filtered + counts.submitted + counts.block_full + counts.heap_full
+    assert counts.read == counts.submitted == sum(delivery.batch.num_rows for delivery in kept.deliveries)
+
+
+def own_cgroup() -> int:
+    """The id of this process's cgroup v2."""
+    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    root = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "cgroup2")
+    return Path(root + line.removeprefix("0::")).stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        (lambda: Filters(include_uid=(NOBODY_ID,)), ["/mark-nobody"]),
+        (lambda: Filters(exclude_uid=(NOBODY_ID,)), ["/mark-root"]),
+        (lambda: Filters(include_uid=(0, NOBODY_ID)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(include_uid=(0, NOBODY_ID), exclude_uid=(0,)), ["/mark-nobody"]),
+        (lambda: Filters(include_comm=("python3",)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(include_comm=("python",)), []),
+        (lambda: Filters(exclude_comm=("python3",)), []),
+        (lambda: Filters(include_cgroup=(own_cgroup(),)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(exclude_cgroup=(own_cgroup(),)), []),
+        (lambda: Filters(exclude_cgroup=(1 << 40,)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(include_path=("/mark-n",)), ["/mark-nobody"]),
+        (lambda: Filters(exclude_path=("/mark-n",)), ["/mark-root"]),
+        (lambda: Filters(include_comm=("python3",), include_uid=(0,), exclude_path=("/usr/",)), ["/mark-root"]),
+    ],
+)
+def test_each_kind_keeps_and_leaves_out(filters: Callable[[], Filters], wanted: list[str]) -> None:
+    """Each kind of filter, including and excluding, alone and with others: exactly the wanted events of a known workload."""
+    with recording("sample", sample, filters=filters()) as kept:
+        open_all("/mark-root")
+        open_all("/mark-nobody", user=NOBODY_ID)
+    assert marks(kept) == wanted
+    assert_accounted(kept)
+
+
+@pytest.mark.parametrize("which", ["include", "exclude"])
+def test_a_process_alone(which: str) -> None:
+    """include_pid and exclude_pid name a process that runs already, beside another that does the same."""
+    command = ["/usr/bin/python3", "-S", "-E", "-c", "input()\n" + OPEN]
+    this, that = (subprocess.Popen([*command, f"/mark-{name}"], stdin=subprocess.PIPE) for name in ("this", "that"))
+    pids = (this.pid,)
+    filters = Filters(include_pid=pids) if which == "include" else Filters(exclude_pid=pids)
+    with recording("sample", sample, filters=filters) as kept:
+        for process in (this, that):
+            process.communicate(b"\n")
+    assert marks(kept) == ["/mark-this" if which == "include" else "/mark-that"]
+    assert (this.pid in kept.table["pid"].to_pylist()) == (which == "include")
+    assert_accounted(kept)
+
+
+def test_prefixes_within_prefixes_up_to_their_longest() -> None:
+    """Prefixes that begin with each other, one of 255 bytes, a path of one byte more: no exclude is overruled by an include."""
+    longest = "/mark-" + "x" * 249
+    paths = ["/mark-a/1", "/mark-a/b/2", "/mark-a/b/c/3", "/mark-ab", "/mark-z", longest, longest + "y", longest[:-1]]
+    filters = Filters(include_path=("/mark-a/", "/mark-a/b/c/", longest), exclude_path=("/mark-a/b/", "/proc/"))
+    with recording("sample", sample, filters=filters) as kept:
+        open_all(*paths)
+    assert marks(kept) == ["/mark-a/1", longest, longest + "y"]
+    assert_accounted(kept)
+
+
+def test_a_path_that_is_not_known_is_recorded() -> None:
+    """A path that cannot be read is not known to lie outside what is included, so its event is there, flagged."""
+    code = "import ctypes\nctypes.CDLL(None).openat(-100, ctypes.c_void_p(8), 0)"
+    with recording("sample", sample, filters=Filters(include_path=("/mark-",))) as kept:
+        subprocess.run(["/usr/bin/python3", "-S", "-E", "-c", code], check=True)
+    (row,) = kept.table.select(["path", "quality"]).to_pylist()
+    assert row["path"] == b""
+    assert "path_missing" in row["quality"]
+    assert_accounted(kept)
+
+
+def test_changes_while_a_storm_runs_lose_nothing(tmp_path: Path) -> None:
+    """Filters change 60 times under a storm: every event is accounted for, and what all filters keep is all there."""
+    storm = tmp_path / "open_storm"
+    source = Path(__file__).parents[2] / "tests/support/workloads/open_storm.c"
+    subprocess.run(["cc", "-O2", "-Wno-unused-result", "-o", storm, source], check=True)
+    other = tmp_path / "other_storm"
+    shutil.copy(storm, other)
+    count = 300_000
+    with recording("sample", sample, filters=Filters(exclude_comm=("other_storm",))) as kept:
+        kept_storm, half_storm = (subprocess.Popen([s, str(count)], stdout=subprocess.DEVNULL) for s in (storm, other))
+        changes = 0
+        while kept_storm.poll() is None or half_storm.poll() is None:
+            names = tuple(f"n{number}" for number in range(changes % 7))
+            out = ("other_storm", *names) if changes % 2 else names
+            kept.recorder.filter("sample", Filters(exclude_comm=out, include_uid=(0,), exclude_path=("/proc/", "/storm/x")))
+            changes += 1
+    assert changes >= 10
+    assert_accounted(kept)
+    assert kept.counts.dropped == 0
+    pids = kept.table["pid"].to_pylist()
+    prefix = f"/storm/{kept_storm.pid}-".encode()
+    assert sum(path.startswith(prefix) for path in kept.table["path"].to_pylist()) == count
+    assert 0 < pids.count(half_storm.pid) < count
+
+
+def test_the_agent_never_records_itself(tmp_path: Path) -> None:
+    """`infrasight trace` of every open: none by its own process or its loader's, while others' opens are there."""
+    command = [str(Path(sys.executable).with_name("infrasight")), "trace", "sample", "execve"]
+    entry = tmp_path / "sample-0.dist-info"
+    entry.mkdir()
+    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: sample\nVersion: 0\n")
+    (entry / "entry_points.txt").write_text("[infrasight]\nsample = infrasight_probe_sample.plugin\n")
+    support = Path(sample.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{support}:{os.environ.get('PYTHONPATH', '')}"}
+    with recording("sample", sample) as seen, (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        while not (said := process.stderr.readline()).startswith("recording execve, sample"):
+            assert said, "it has not begun to record"
+        marked = open_all("/mark-other")
+        process.terminate()
+        process.communicate(timeout=30)
+    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    agents = {process.pid}
+    parents = dict(zip(seen.table["pid"].to_pylist(), seen.table["ppid"].to_pylist(), strict=True))
+    while children := {pid for pid, parent in parents.items() if parent in agents} - agents:
+        agents |= children
+    assert len(agents) >= 3  # its own and two loaders
+    assert process.pid in parents
+    assert {row["pid"] for row in rows if row.get("path") == "/mark-other"} == {marked}
+    assert not agents & {row["pid"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"include_pid": (0,)}, "'include_pid' 0 is not a number from 1 to"),
+        ({"exclude_uid": (1 << 32,)}, "'exclude_uid' 4294967296 is not"),
+        ({"include_comm": ("a-name-of-16-byt",)}, "'include_comm' .* is not a name of 1 to 15 bytes"),
+        ({"include_path": ("etc",)}, "'include_path' 'etc' is not the beginning of an absolute path"),
+        ({"exclude_path": ("/" + "x" * 255,)}, "1 to 255 bytes"),
+        ({"include_pid": tuple(range(1, VALUES + 2))}, f"at most {PREFIXES} and {VALUES}"),
+    ],
+)
+def test_what_no_event_can_have_is_refused(given: dict[str, tuple[int, ...]], said: str) -> None:
+    """Values out of range, too long or too many are refused by name."""
+    with pytest.raises(ValueError, match=said):
+        Filters(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "uid", "uid=", "gid=1", "uid=x", "uid=-1", "path=etc/", "comm=" + "x" * 16])
+def test_options_that_are_no_filter_say_what_is_allowed(text: str) -> None:
+    """--include with a mistake: the text itself and what may be written."""
+    with pytest.raises(ConfigError, match=r"--include .*path=/PREFIX"):
+        Filters.parse([text], [])
+
+
+def test_a_probe_without_paths_refuses_a_filter_by_path(tmp_path: Path) -> None:
+    """A probe that names no path column: a filter by path is an error that says so, not a filter that keeps nothing."""
+    source = tmp_path / "pathless.bpf.c"
+    program: BpfProgram = sample.load_bpf(running_kernel(), {})
+    source.write_text(program.source.read_text().replace("#define FILTER_PATH path\n", ""))
+    with pytest.raises(ProbeError, match="include_path, exclude_path: its events have no path"):
+        load("sample", evolve(program, source=source), running_kernel(), LoadSettings(), Filters(exclude_path=("/proc/",)))
+    load("sample", evolve(program, source=source), running_kernel(), LoadSettings(), Filters(exclude_uid=(1,))).close()

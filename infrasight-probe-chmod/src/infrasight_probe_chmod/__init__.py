@@ -1,0 +1,1 @@
+"""The chmod probe of InfraSight."""

@@ -1,0 +1,46 @@
+"""The probe `chmod`: permissions changed, by chmod(2), fchmod(2), fchmodat(2) and fchmodat2(2), successfully or not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import pyarrow as pa
+from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct
+
+from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_chmod")
+_CALLS = {"chmod": True, "fchmod": False, "fchmodat": False, "fchmodat2": True}  # no chmod on arm64, fchmodat2 since Linux 6.6
+_PERMISSIONS = 0o7777
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """One row per call; see chmod.proto for the columns."""
+    return EventSchema(ChmodEvent, _FILES / "chmod_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Every call at its exit. It has no options."""
+    if options:
+        raise ConfigError(f"options.chmod: {next(iter(options))!r} is not known; chmod has no options")
+    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", optional) for call, optional in _CALLS.items()]
+    exits = [Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", optional) for call, optional in _CALLS.items()]
+    return BpfProgram(
+        _FILES / "chmod.bpf.c",
+        attach=(*entries, *exits),
+        kernel_fields=("file.f_inode", "fs_struct.pwd", "fs_struct.root", "inode.i_mode", "task_struct.fs"),
+        slots=4096,
+    )
+
+
+@hookimpl
+def decode(columns: Columns) -> Mapping[str, pa.Array]:
+    """The mode as people write it."""
+    return {"mode_text": map_distinct(columns.fixed["mode"], _octal, pa.binary())}
+
+
+def _octal(modes: list[int]) -> list[bytes]:
+    return [b"%04o" % (mode & _PERMISSIONS) for mode in modes]

@@ -1,0 +1,42 @@
+"""Makes the golden block of chmod anew: as root, after a change of the probe's columns; then look at rows.json.
+
+usage: make_golden.py
+"""
+
+import subprocess
+from pathlib import Path
+
+from attrs import evolve
+from infrasight_core.kernel.filters import Filters
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.plugins import PluginManager
+from infrasight_core.testing import save_golden
+
+FOLDER = Path(__file__).parent / "golden"
+USER = 4242  # whom nothing else on the machine is
+SCRIPT = r"""
+>/tmp/infrasight-golden
+chmod 4755 /tmp/infrasight-golden
+chmod 640 infrasight-golden
+chmod 600 "$(printf '/\377\376')"
+perl -e 'chmod 0600, "./infrasight-golden"; open F, ">>infrasight-golden"; chmod 0644, *F; chmod 0, "none"'
+perl -e 'chmod 0, "/etc/passwd"'
+rm infrasight-golden
+"""
+
+
+def main() -> None:
+    """Records changes of every kind: absolute, relative, by descriptor, refused, missing; of one user alone."""
+    plugins = PluginManager.discover(["chmod"])
+    kernel = running_kernel()
+    program = evolve(plugins.load_bpf("chmod", kernel, {}), slots=64)
+    loaded = load("chmod", program, kernel, LoadSettings(), Filters(include_uid=(USER,)))
+    command = ["/bin/sh", "-c", SCRIPT]
+    subprocess.run(command, user=USER, group=USER, env={}, cwd="/tmp", stderr=subprocess.DEVNULL, check=True)
+    loaded.detach()
+    save_golden(FOLDER, loaded, plugins)
+    loaded.close()
+
+
+if __name__ == "__main__":
+    main()

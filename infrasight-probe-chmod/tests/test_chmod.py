@@ -1,0 +1,246 @@
+"""The probe chmod under the running kernel: known calls in, exactly those rows out, field by field."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import infrasight_probe_chmod.plugin
+import pytest
+from infrasight_core.kernel.load import has_tracepoint
+from infrasight_recording import recording
+from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
+
+Row = dict[str, Any]
+Call = tuple[str, list[int | bytes], Row]  # a call, its arguments, and what its row says beyond COMMON
+AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
+COMMON = {
+    "path": b"",
+    "dirfd": AT_FDCWD,
+    "fd": -1,
+    "at_flags": 0,
+    "old_mode": 0,
+    "quality": NOT_HAD,
+    "return_code": 0,
+    "error": "",
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that every user may use; pytest's own are for one."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name).resolve()
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    """A file of root's that everybody may read."""
+    path = folder / "file"
+    path.touch()
+    path.chmod(0o644)
+    return path
+
+
+def record(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], Any]:
+    """The rows of what a child does, in order of time, and what it returned."""
+    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
+        pid, said = in_child(work, uid)
+    assert kept.counts.dropped == 0
+    rows: list[Row] = [row for row in kept.table.to_pylist() if row["pid"] == pid]
+    return sorted(rows, key=lambda row: row["time"]), said
+
+
+def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = None) -> None:
+    """Makes the calls in a child: its rows are exactly theirs."""
+    calls = [c for c in calls if c[0] in NUMBERS and has_tracepoint(f"syscalls:sys_enter_{c[0]}")]
+
+    def work() -> None:
+        if first:
+            first()
+        for name, arguments, _ in calls:
+            call(name, *arguments)
+
+    rows, _ = record(work, uid)
+    assert len(rows) == len(calls)
+    for row, (name, arguments, own) in zip(rows, calls, strict=True):
+        mode = arguments[1 if name in ("chmod", "fchmod") else 2]
+        assert isinstance(mode, int)
+        wanted = COMMON | {"mode": mode, "mode_text": b"%04o" % (mode & 0o7777)} | own
+        wanted |= {"uid": uid, "gid": uid, "ppid": os.getpid(), "tid": row["pid"]}
+        wanted |= {"exe": bytes(Path("/proc/self/exe").resolve()), "comm": Path("/proc/self/comm").read_bytes().rstrip()}
+        assert {field: row[field] for field in wanted} == wanted, (name, arguments)
+        assert row["duration_ns"] > 0
+
+
+def test_every_call_that_changes_a_mode(file: Path) -> None:
+    """chmod, fchmod, fchmodat and fchmodat2: exactly their rows; by descriptor with the mode that the file had before."""
+    path, fd, directory = bytes(file), os.open(file, os.O_RDONLY), os.open(file.parent, os.O_RDONLY)
+    given = {"path": path, "resolved_path": path}
+    below = {"path": b"file", "resolved_path": path, "dirfd": directory}
+    by_fd = {"resolved_path": path, "quality": []}
+    check(
+        [
+            ("chmod", [path, 0o4755], given),
+            ("fchmod", [fd, 0o600], by_fd | {"fd": fd, "old_mode": 0o4755 if "chmod" in NUMBERS else 0o644}),
+            ("fchmodat", [AT_FDCWD, path, 0o7777], given),
+            ("fchmodat", [directory, b"file", 0o0], below),
+            ("fchmodat", [directory, path, 0o640], given | {"dirfd": directory}),
+            ("fchmod", [fd, 0o100600], by_fd | {"fd": fd, "old_mode": 0o640}),
+            ("fchmodat2", [directory, b"file", 0o611, 0], below),
+            (
+                "fchmodat2",
+                [fd, b"", 0o600, AT_EMPTY_PATH],
+                by_fd | {"dirfd": fd, "at_flags": AT_EMPTY_PATH, "old_mode": 0o611, "quality": ["path_user_memory"]},
+            ),
+            (
+                "fchmodat2",
+                [directory, b"file", 0o600, AT_SYMLINK_NOFOLLOW],
+                below | {"at_flags": AT_SYMLINK_NOFOLLOW},
+            ),
+        ]
+    )
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_every_way_to_fail(file: Path) -> None:
+    """Errors of root's: the row has the kernel's own and its name; a path is there where there was one to go by."""
+    folder, path = bytes(file.parent), bytes(file)
+    (file.parent / "loop").symlink_to("loop")
+    no_path = {"path": b"", "resolved_path": b""}
+
+    def failed(error: int, name: str, given: bytes) -> Row:
+        return {"path": given, "resolved_path": given, "return_code": -error, "error": name}
+
+    check(
+        [
+            ("fchmodat", [AT_FDCWD, folder + b"/missing", 0o600], failed(2, "ENOENT", folder + b"/missing")),
+            ("fchmodat", [AT_FDCWD, path + b"/x", 0o600], failed(20, "ENOTDIR", path + b"/x")),
+            ("fchmodat", [AT_FDCWD, folder + b"/loop", 0o600], failed(40, "ELOOP", folder + b"/loop")),
+            ("fchmodat", [AT_FDCWD, folder + b"/" + b"n" * 256, 0o600], failed(36, "ENAMETOOLONG", folder + b"/" + b"n" * 256)),
+            ("fchmod", [9999, 0o600], failed(9, "EBADF", b"") | {"fd": 9999, "quality": ["old_mode_missing"]}),
+            ("fchmod", [-1, 0o600], failed(9, "EBADF", b"") | {"fd": -1, "quality": ["old_mode_missing"]}),
+            (
+                "fchmodat",
+                [9999, b"file", 0o600],
+                failed(9, "EBADF", b"") | {"path": b"file", "dirfd": 9999, "quality": ["path_user_memory", "old_mode_missing"]},
+            ),
+            (
+                "fchmodat",
+                [AT_FDCWD, 8, 0o600],
+                failed(14, "EFAULT", b"") | {"quality": ["path_missing", "path_user_memory", "old_mode_missing"]},
+            ),
+            (
+                "fchmodat",
+                [AT_FDCWD, b"", 0o600],
+                failed(2, "ENOENT", b"") | no_path | {"quality": ["path_user_memory", "old_mode_missing"]},
+            ),
+            ("fchmodat2", [AT_FDCWD, path, 0o600, 1 << 30], failed(22, "EINVAL", path) | {"at_flags": 1 << 30}),
+        ]
+    )
+
+
+def test_what_a_user_may_not(file: Path) -> None:
+    """EPERM and EACCES of a user who is not root; of a descriptor with the kernel's path and the mode that stays."""
+    closed = file.parent / "closed"
+    closed.mkdir(mode=0o700)
+    fd, path, inside = os.open(file, os.O_RDONLY), bytes(file), bytes(closed / "x")
+    refused = {"return_code": -1, "error": "EPERM", "resolved_path": path}
+    check(
+        [
+            ("fchmodat", [AT_FDCWD, path, 0o666], refused | {"path": path}),
+            ("fchmod", [fd, 0o666], refused | {"fd": fd, "old_mode": 0o644, "quality": []}),
+            (
+                "fchmodat",
+                [AT_FDCWD, inside, 0o666],
+                {"return_code": -13, "error": "EACCES", "path": inside, "resolved_path": inside},
+            ),
+        ],
+        uid=65534,
+    )
+
+
+def test_paths_start_where_the_kernel_starts(file: Path) -> None:
+    """A relative path is joined to the kernel's own working directory or dirfd, across mounts and renames, byte by byte."""
+    folder = file.parent
+    (folder / "old").mkdir()
+    (folder / "bound").mkdir()
+    base, name = bytes(folder), bytes(byte for byte in range(1, 256) if byte != ord("/"))
+
+    def first() -> None:
+        own_mounts()
+        call("mount", base, base + b"/bound", 0, MS_BIND, 0)
+        os.chdir(folder / "bound/old")
+        (folder / "old").rename(folder / "new")
+
+    def missing(given: bytes, resolved: bytes, **more: Any) -> Row:
+        return {"return_code": -2, "error": "ENOENT", "path": given, "resolved_path": resolved, **more}
+
+    directory = os.open(folder, os.O_PATH)
+    check(
+        [
+            ("fchmodat", [AT_FDCWD, b"../file", 0o600], {"path": b"../file", "resolved_path": base + b"/bound/new/../file"}),
+            ("fchmodat", [AT_FDCWD, b"x", 0o600], missing(b"x", base + b"/bound/new/x")),
+            ("fchmodat", [directory, name, 0o600], missing(name, base + b"/" + name, dirfd=directory)),
+        ],
+        first=first,
+    )
+
+
+def test_at_the_root_and_in_a_chroot(file: Path) -> None:
+    """A path from the root has no doubled slash; in a chroot it begins with where that is."""
+    base = bytes(file.parent)
+
+    def confined() -> None:
+        os.chroot(file.parent)
+        os.chdir("/")
+
+    check([("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", b"/none"))], first=lambda: os.chdir("/"))
+    check(
+        [
+            ("fchmodat", [AT_FDCWD, b"/file", 0o600], {"path": b"/file", "resolved_path": base + b"/file"}),
+            ("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", base + b"/none")),
+        ],
+        first=confined,
+    )
+
+
+def _none(given: bytes, resolved: bytes) -> Row:
+    return {"return_code": -2, "error": "ENOENT", "path": given, "resolved_path": resolved}
+
+
+@pytest.mark.parametrize("length", [4095, 4096])
+def test_a_long_path(file: Path, length: int) -> None:
+    """4,095 bytes are whole, behind their directory too; more the kernel refuses, and the row says that it is cut."""
+    path = b"./" * 2045 + b"/file" if length < 4096 else b"./" * 2048
+
+    def work() -> int:
+        os.chdir(file.parent)
+        return call("fchmodat", AT_FDCWD, path, 0o600)
+
+    rows, _ = record(work)
+    (row,) = rows
+    if length < 4096:
+        assert (row["path"], row["resolved_path"], row["return_code"]) == (path, bytes(file.parent) + b"/" + path, 0)
+    else:
+        assert row["error"] == "ENAMETOOLONG"
+        assert {"path_cut", "resolved_path_cut"} < set(row["quality"])
+
+
+def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
+    """fchmod of a file that was renamed, and of one that is deleted: the path that the kernel has for it at that moment."""
+    fd = os.open(file, os.O_RDONLY)
+    file.rename(file.parent / "renamed")
+    deleted = os.open(file.parent / "gone", os.O_CREAT | os.O_RDWR, 0o640)
+    (file.parent / "gone").unlink()
+    base = bytes(file.parent)
+    check(
+        [
+            ("fchmod", [fd, 0o600], {"resolved_path": base + b"/renamed", "fd": fd, "old_mode": 0o644, "quality": []}),
+            ("fchmod", [deleted, 0o600], {"resolved_path": base + b"/gone", "fd": deleted, "old_mode": 0o640, "quality": []}),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The open probe of InfraSight."""

@@ -1,0 +1,42 @@
+"""The probe `open`: files opened, by open(2), creat(2), openat(2) and openat2(2), successfully or not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct_lists
+
+from infrasight_probe_open.flags import flag_names
+from infrasight_probe_open.v1.open_pb2 import OpenEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_open")
+_CALLS = {"open": True, "creat": True, "openat": False, "openat2": False}  # arm64 has neither open nor creat
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """One row per call; see open.proto for the columns."""
+    return EventSchema(OpenEvent, _FILES / "open_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Every call at its exit. It has no options."""
+    if options:
+        raise ConfigError(f"options.open: {next(iter(options))!r} is not known; open has no options")
+    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", optional) for call, optional in _CALLS.items()]
+    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", optional) for call, optional in _CALLS.items()]
+    return BpfProgram(_FILES / "open.bpf.c", attach=(*entries, *exits))
+
+
+@hookimpl
+def decode(columns: Columns) -> Mapping[str, pa.Array]:
+    """The flags' names, and a byte's truth as the one bit that Arrow has for it."""
+    deleted = np.packbits(columns.fixed["deleted"], bitorder="little")
+    return {
+        "flag_names": map_distinct_lists(columns.fixed["flags"], flag_names, pa.binary()),
+        "deleted": pa.Array.from_buffers(pa.bool_(), columns.rows, [None, pa.py_buffer(deleted)]),
+    }

@@ -1,0 +1,46 @@
+"""Makes the golden block of open anew: as root, after a change of the probe's columns; then look at rows.json.
+
+usage: make_golden.py
+"""
+
+import subprocess
+from pathlib import Path
+
+from attrs import evolve
+from infrasight_core.kernel.filters import Filters
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.plugins import PluginManager
+from infrasight_core.testing import save_golden
+
+FOLDER = Path(__file__).parent / "golden"
+USER = 4242  # whom nothing else on the machine is
+SCRIPT = r"""
+: </etc/passwd
+: </no/such/file
+: </etc/shadow
+: </proc/self/cwd/etc/../etc/hostname
+: >/tmp/infrasight-golden
+: >>"/tmp/infrasight-golden"
+: </usr
+: <"$(printf '/\377\376\n')"
+: | : </dev/stdin
+"""
+
+
+def main() -> None:
+    """Records opens of every kind: plain, refused, missing, to write, any byte, a pipe; of one user alone."""
+    plugins = PluginManager.discover(["open"])
+    kernel = running_kernel()
+    program = evolve(plugins.load_bpf("open", kernel, {}), slots=64)
+    loaded = load("open", program, kernel, LoadSettings(), Filters(include_uid=(USER,)))
+    for line in SCRIPT.strip().splitlines():
+        command = ["/bin/sh", "-c", line]
+        subprocess.run(command, user=USER, group=USER, env={}, cwd="/", stderr=subprocess.DEVNULL, check=False)
+    Path("/tmp/infrasight-golden").unlink()
+    loaded.detach()
+    save_golden(FOLDER, loaded, plugins)
+    loaded.close()
+
+
+if __name__ == "__main__":
+    main()

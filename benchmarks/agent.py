@@ -33,10 +33,11 @@ def rss_mb(process: Process) -> float:
 class Timed(Recording):
     """Notes how long each event waited from its end in the kernel to the delivery of its batch."""
 
-    def put(self, delivery: Delivery) -> None:
+    def put(self, delivery: Delivery) -> bool:
         """Keeps the delays in milliseconds."""
         ends = view(delivery.batch["time"].cast("int64")) + view(delivery.batch["duration_ns"]).astype(np.int64)
         self.delays = [*getattr(self, "delays", []), *((time.time_ns() - ends) / 1e6)]
+        return True
 
 
 def quiet_delays() -> list[float]:

@@ -39,7 +39,7 @@ def test_make_run_shows_events_that_can_be_asked_for(start: Callable[..., RunScr
     run = start("make", "run")
     run.wait_for_event("seen")
     events = [json.loads(line) for line in run.output.splitlines()]
-    shown = next(event for event in events if event["argv"] == ["/bin/true", "seen"])
+    shown = next(event for event in events if event.get("argv") == ["/bin/true", "seen"])
     assert (shown["probe"], shown["return_code"], shown["uid"]) == ("execve", 0, 0)
     sql = "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' ORDER BY time LIMIT 1"
     query = [str(INFRASIGHT), "query", f"--server=127.0.0.1:{run.port}", sql]

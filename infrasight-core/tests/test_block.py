@@ -16,7 +16,7 @@ DESCRIPTION: list[Any] = [
     [
         *([name, "unsigned long long", *([[15]] if name.endswith(("heap_head", "heap_tail")) else [])]
           for name in ("_head", "_heap_head", "_tail", "_heap_tail",
-                       "_seen", "_filtered", "_block_full", "_heap_full", "_entries_full")),
+                       "_seen", "_filtered", "_block_full", "_heap_full", "_submitted", "_entries_full")),
         ["number__type", "unsigned int", [0]],
         ["number", "char", [SLOTS * 4]],
         ["name", "char", [SLOTS * 16]],
@@ -24,7 +24,7 @@ DESCRIPTION: list[Any] = [
         ["text__heap", "char", [HEAP + 2 * MAX + 8]],
     ],
 ]  # fmt: skip
-SIZE = 8 * (7 + 2 * 15) + SLOTS * (4 + 16 + 4) + HEAP + 2 * MAX + 8
+SIZE = 8 * (8 + 2 * 15) + SLOTS * (4 + 16 + 4) + HEAP + 2 * MAX + 8
 
 
 class Writer:
@@ -53,6 +53,7 @@ class Writer:
         ends[slot] = self.position & 0xFFFFFFFF
         self.block._fixed["number"][slot] = number
         self.block._fixed["name"][slot] = b"n%d" % number
+        counters["submitted"][0] += 1
         self.block.head[0] = head + 1
         return True
 

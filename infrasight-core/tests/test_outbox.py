@@ -4,6 +4,7 @@ import asyncio
 
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
+from infrasight.v1.stream_pb2 import Account, Batch
 from infrasight_core import ipc
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.agent.recorder import Delivery
@@ -29,13 +30,18 @@ def filled(*names: str, limit: int = 1 << 20) -> Outbox:
     return outbox
 
 
-def sent(outbox: Outbox, count: int) -> list[tuple[str, bool]]:
-    """The next batches' ids and whether they are marked as sent before."""
+def taken(outbox: Outbox, count: int) -> list[Batch]:
+    """The next batches."""
 
-    async def take() -> list[tuple[str, bool]]:
-        return [(batch.batch_id, batch.retry) for batch in [await outbox.next() for _ in range(count)]]
+    async def take() -> list[Batch]:
+        return [await outbox.next() for _ in range(count)]
 
     return asyncio.run(take())
+
+
+def sent(outbox: Outbox, count: int) -> list[tuple[str, bool]]:
+    """The next batches' ids and whether they are marked as sent before."""
+    return [(batch.batch_id, batch.retry) for batch in taken(outbox, count)]
 
 
 def test_batches_are_sent_in_order_and_once() -> None:
@@ -65,19 +71,22 @@ def test_a_refused_batch_is_let_go() -> None:
     assert outbox.waiting() == (0, 0)
 
 
-def test_what_is_dropped_is_told_with_the_next_batch() -> None:
-    """Losses of the blocks and of a full outbox are added up by reason and go with the probe's next batch, once."""
-    outbox = filled("a", "b", limit=len(ipc.to_bytes(empty())))  # there is room for one: "b" is dropped
-    outbox.dropped("sample", "block_full", 7)
-    outbox.dropped("sample", "block_full", 5)
+def test_a_full_outbox_says_so() -> None:
+    """A batch that finds no room is not taken, and the recorder hears of it; an account always finds room."""
+    outbox = Outbox(len(ipc.to_bytes(empty())))
+    assert [outbox.put(delivery(name)) for name in ("a", "b")] == [True, False]
+    outbox.account("sample", Account(run="r", window=1, number=1, outbox_full=3))
+    assert [batch.account.outbox_full for batch in taken(outbox, 2)] == [0, 3]
 
-    async def drops() -> dict[str, int]:
-        return {drop.reason: drop.events for drop in (await outbox.next()).drops}
 
-    assert asyncio.run(drops()) == {"block_full": 12, "outbox_full": 0}
-    outbox.acknowledged("a")
-    outbox.put(delivery("c"))
-    assert asyncio.run(drops()) == {}
+def test_an_account_takes_the_place_of_the_one_before_it() -> None:
+    """Of a window's accounts that have not left, only the newest is sent; those of other windows and probes stay."""
+    outbox = filled("a")
+    for probe, window, number in (("x", 1, 1), ("x", 1, 2), ("y", 1, 1), ("x", 2, 3), ("x", 2, 4)):
+        outbox.account(probe, Account(run=probe, window=window, number=number))
+    batches = taken(outbox, 4)
+    assert [b.batch_id for b in batches] == ["a", "x-1-account-2", "y-1-account-1", "x-2-account-4"]
+    assert outbox.waiting() == (4, 0)
 
 
 def test_an_unknown_acknowledgement_changes_nothing() -> None:

@@ -8,6 +8,7 @@ import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
 import pyarrow as pa
 from attrs import define, field
+from infrasight.v1.stream_pb2 import Account
 from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
@@ -21,19 +22,28 @@ class Recording:
 
     Attributes:
         deliveries: In order.
+        accounts: Every account, in order.
         drops: Events that never came, by reason.
         counts: The blocks' last counters.
         recorder: What records.
     """
 
     deliveries: list[Delivery] = field(factory=list)
+    accounts: list[Account] = field(factory=list)
     drops: dict[str, int] = field(factory=dict)
     counts: Counts = field(default=Counts(0, 0, 0, 0, 0, 0, 0))
     recorder: Recorder = field(init=False, repr=False)
 
-    def put(self, delivery: Delivery) -> None:
+    def put(self, delivery: Delivery) -> bool:
         """Keeps a delivery."""
         self.deliveries.append(delivery)
+        if delivery.account:
+            self.accounts.append(delivery.account)
+        return True
+
+    def account(self, probe: str, account: Account) -> None:
+        """Keeps an account."""
+        self.accounts.append(account)
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Adds up."""

@@ -13,10 +13,11 @@ from infrasight.v1.stream_pb2 import (
     StreamRequest,
     StreamResponse,
 )
-from infrasight_core.errors import TransportError
+from infrasight_core.errors import StoreError, TransportError
 
 from infrasight_server import metrics
-from infrasight_server.intake import Intake, count_drops, count_refusal
+from infrasight_server.accounts import Accounts
+from infrasight_server.intake import Intake, count_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -24,10 +25,10 @@ log = structlog.get_logger(__name__)
 class AgentStream:
     """The server's side of `EventService.Stream`."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, intake: Intake, accounts: Accounts) -> None:
+        self._intake, self._accounts = intake, accounts
         self._answers: asyncio.Queue[StreamResponse | None] = asyncio.Queue()
-        self._unanswered = 0
+        self._unanswered: set[asyncio.Task[None]] = set()
         self._node = ""
         self._reading: asyncio.Task[None] | None = None
 
@@ -46,6 +47,8 @@ class AgentStream:
                 raise error
         finally:
             self._reading.cancel()
+            for task in self._unanswered:
+                task.cancel()
 
     def stop(self) -> None:
         """Reads no further; what has been read is still answered."""
@@ -75,29 +78,36 @@ class AgentStream:
 
     async def _take(self, batch: Batch) -> None:
         taken = await self._intake.take(self._node, batch)
-        if isinstance(taken, Refusal):
-            log.warning("batch refused", node=self._node, probe=batch.probe, reason=taken.detail)
-            self._answers.put_nowait(StreamResponse(refusal=taken))
-        else:
-            batch.ClearField("body")  # it may have to wait for long, and only its numbers are needed now
-            self._unanswered += 1
-            taken.add_done_callback(lambda stored: self._answer(batch, stored))
+        batch.ClearField("body")  # it may have to wait for long, and only its numbers are needed now
+        task = asyncio.create_task(self._answer(batch, taken))
+        self._unanswered.add(task)
+        task.add_done_callback(self._answered)
 
-    def _answer(self, batch: Batch, stored: asyncio.Future[bool]) -> None:
-        self._unanswered -= 1
-        if (error := stored.exception()) is not None:
-            count_refusal(batch.probe, batch, REFUSAL_REASON_REJECTED_BY_STORE)
-            detail = f"batch {batch.batch_id!r} of {batch.probe}: the store rejects it: {error}"
-            log.warning("batch refused", node=self._node, probe=batch.probe, reason=detail)
-            refusal = Refusal(batch_id=batch.batch_id, reason=REFUSAL_REASON_REJECTED_BY_STORE, detail=detail)
+    async def _answer(self, batch: Batch, taken: asyncio.Future[bool] | Refusal) -> None:
+        """Waits for the batch's fate, has its account stored, then tells the agent."""
+        refusal = taken if isinstance(taken, Refusal) else await self._fate(batch, taken)
+        await self._accounts.record(self._node, batch, refusal)
+        if refusal is not None:
+            log.warning("batch refused", node=self._node, probe=batch.probe, reason=refusal.detail)
             self._answers.put_nowait(StreamResponse(refusal=refusal))
         else:
-            if stored.result():
-                metrics.BATCHES_REPEATED.labels(batch.probe).inc()
-            else:
-                metrics.BATCHES_STORED.labels(batch.probe).inc()
-                count_drops(batch.probe, batch)
             self._answers.put_nowait(StreamResponse(acknowledgement=Acknowledgement(batch_id=batch.batch_id)))
+
+    async def _fate(self, batch: Batch, stored: asyncio.Future[bool]) -> Refusal | None:
+        try:
+            repeated = await asyncio.shield(stored)  # the writer goes on, whatever becomes of this stream
+        except StoreError as error:
+            count_refusal(batch.probe, batch, REFUSAL_REASON_REJECTED_BY_STORE)
+            detail = f"batch {batch.batch_id!r} of {batch.probe}: the store rejects it: {error}"
+            return Refusal(batch_id=batch.batch_id, reason=REFUSAL_REASON_REJECTED_BY_STORE, detail=detail)
+        if batch.rows:
+            (metrics.BATCHES_REPEATED if repeated else metrics.BATCHES_STORED).labels(batch.probe).inc()
+        return None
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._unanswered.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a batch is left unanswered; its agent sends it again", node=self._node, error=repr(error))
         self._end_if_done()
 
     def _end_if_done(self) -> None:

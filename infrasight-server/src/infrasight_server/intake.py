@@ -56,8 +56,11 @@ class Intake:
         It waits while too many bytes are pending, and so does the stream that calls it.
 
         Returns:
-            The future of `PendingBatch.stored`, or why the batch is refused.
+            The future of `PendingBatch.stored`, or why the batch is refused. One that brings an account
+            alone has nothing to store.
         """
+        if batch.WhichOneof("body") is None and not batch.rows and batch.HasField("account"):
+            return _nothing_to_store()
         known = batch.probe in self._writers
         label = batch.probe if known else "unknown"
         metrics.BATCHES_RECEIVED.labels(label).inc()
@@ -98,15 +101,14 @@ class Intake:
         return f"this server has no probe {probe!r}; it knows: {known}; install the probe's package beside the server"
 
 
+def _nothing_to_store() -> asyncio.Future[bool]:
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    done.set_result(False)
+    return done
+
+
 def count_refusal(probe: str, batch: Batch, reason: RefusalReason) -> None:
     """Counts a batch that will never be stored."""
     name = RefusalReason.Name(reason).removeprefix("REFUSAL_REASON_").lower()
     metrics.BATCHES_REFUSED.labels(probe, name).inc()
     metrics.ROWS_REFUSED.labels(probe, name).inc(batch.rows)
-    count_drops(probe, batch)
-
-
-def count_drops(probe: str, batch: Batch) -> None:
-    """Counts what an agent says is lost."""
-    for drop in batch.drops:
-        metrics.EVENTS_DROPPED.labels(probe, metrics.safe_label(drop.reason)).inc(drop.events)

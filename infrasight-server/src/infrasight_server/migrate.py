@@ -64,15 +64,4 @@ def migrate_table(store: Store, probe: str, schema: EventSchema, ttl_days: int |
                 f"table {store.database}.{definition.name}: column {column.name} is {there[column.name]}, the probe's DDL says "
                 f"{column.type}; a type is never changed by itself: alter the column, or move the table away"
             )
-    _set_ttl(store, definition.name, ttl_days)
-
-
-def _set_ttl(store: Store, table: str, days: int | None) -> None:
-    has_ttl = "\nTTL " in store.create_statement(table)
-    if days is not None:
-        # Only parts that are due are dropped; nothing is rewritten now.
-        store.command(
-            f"ALTER TABLE {table} MODIFY TTL toDateTime(time) + INTERVAL {days} DAY SETTINGS materialize_ttl_after_modify = 0"
-        )
-    elif has_ttl:
-        store.command(f"ALTER TABLE {table} REMOVE TTL")
+    store.set_ttl(definition.name, ttl_days)

@@ -14,6 +14,7 @@ from infrasight_core.plugins import PluginManager
 from infrasight_core.status import StatusServer
 from infrasight_core.transport.channel import server_options
 
+from infrasight_server.accounts import Accounts, migrate_accounts
 from infrasight_server.budget import Budget
 from infrasight_server.config import ServerConfig
 from infrasight_server.connections import CONNECTIONS
@@ -64,12 +65,16 @@ class Server:
         }
         budget = Budget(config.max_pending_bytes)
         intake = Intake(self._plugins, self._writers, self._refused, budget, config.max_batch_bytes)
+        if self._writers:
+            await asyncio.to_thread(migrate_accounts, self._store, config.ttl_days)
+        self._accounts = Accounts(self._store, self._threads, config.linger_seconds, self._writers.keys())
         self._queries = Queries(self._store, await asyncio.to_thread(self._store.table_functions))
-        self._service = EventService(intake, self._queries, self._watchers, frozenset(self._writers))
+        self._service = EventService(intake, self._accounts, self._queries, self._watchers, frozenset(self._writers))
         self._grpc = self._listening()
         self._status.start()
         await self._grpc.start()
         self._writing = [asyncio.create_task(writer.run()) for writer in self._writers.values()]
+        self._accounting = asyncio.create_task(self._accounts.run())
         log.info(
             "listening", address=self.address, status=self.status_address, store=config.store, probes=sorted(self._writers)
         )
@@ -98,6 +103,8 @@ class Server:
             writer.close()
         if self._writing:
             _, unfinished = await asyncio.wait(self._writing, timeout=seconds)
+            self._accounts.close()
+            unfinished |= (await asyncio.wait([self._accounting], timeout=seconds))[1]
             for task in unfinished:
                 log.warning("the store did not take everything in time; the agents keep what is not acknowledged")
                 task.cancel()

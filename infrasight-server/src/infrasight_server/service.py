@@ -11,6 +11,7 @@ from infrasight_core import ipc
 from infrasight_core.errors import InfraSightError, QueryError, StoreAwayError, TransportError
 
 from infrasight_server import metrics
+from infrasight_server.accounts import Accounts
 from infrasight_server.agent_stream import AgentStream
 from infrasight_server.intake import Intake
 from infrasight_server.queries import Queries
@@ -27,8 +28,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class EventService(EventServiceServicer):
     """`infrasight.v1.EventService`."""
 
-    def __init__(self, intake: Intake, queries: Queries, watchers: Watchers, probes: frozenset[str]) -> None:
-        self._intake, self._queries, self._watchers, self._probes = intake, queries, watchers, probes
+    def __init__(
+        self, intake: Intake, accounts: Accounts, queries: Queries, watchers: Watchers, probes: frozenset[str]
+    ) -> None:
+        self._intake, self._accounts = intake, accounts
+        self._queries, self._watchers, self._probes = queries, watchers, probes
         self._streams: set[AgentStream] = set()
 
     def stop(self) -> None:
@@ -41,7 +45,7 @@ class EventService(EventServiceServicer):
         self, request_iterator: AsyncIterator[StreamRequest], context: _Context
     ) -> AsyncIterator[StreamResponse]:
         """An agent's stream."""
-        stream = AgentStream(self._intake)
+        stream = AgentStream(self._intake, self._accounts)
         self._streams.add(stream)
         try:
             with metrics.STREAMS.track_inprogress():

@@ -188,6 +188,22 @@ class Store:
         """What `SHOW CREATE TABLE` says. Raises as `command`."""
         return str(self._rows(f"SHOW CREATE TABLE {_quoted(table)}", {})[0][0])
 
+    def set_ttl(self, table: str, days: int | None) -> None:
+        """Has rows deleted that many days after their `time`; None: never. Raises as `command`."""
+        if days is not None:
+            # Only parts that are due are dropped; nothing is rewritten now.
+            ttl = f"MODIFY TTL toDateTime(time) + INTERVAL {days} DAY SETTINGS materialize_ttl_after_modify = 0"
+        elif "\nTTL " in self.create_statement(table):
+            ttl = "REMOVE TTL"
+        else:
+            return
+        self.command(f"ALTER TABLE {_quoted(table)} {ttl}")
+
+    @staticmethod
+    def literal(text: str) -> str:
+        """A text as SQL writes it."""
+        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
     def table_functions(self) -> frozenset[str]:
         """The names of everything that can stand for a table, in lower case. Raises as `command`."""
         return frozenset(name.lower() for (name,) in self._rows("SELECT name FROM system.table_functions", {}))

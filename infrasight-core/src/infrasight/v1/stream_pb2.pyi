@@ -83,7 +83,7 @@ class ProbeAnswer(_message.Message):
     def __init__(self, probe: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "drops", "retry")
+    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "retry", "account")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -91,8 +91,8 @@ class Batch(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ARROW_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
-    DROPS_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     probe: str
     message_type: str
@@ -100,23 +100,51 @@ class Batch(_message.Message):
     rows: int
     arrow: bytes
     messages: Messages
-    drops: _containers.RepeatedCompositeFieldContainer[Drop]
     retry: bool
-    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., drops: _Optional[_Iterable[_Union[Drop, _Mapping]]] = ..., retry: _Optional[bool] = ...) -> None: ...
+    account: Account
+    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ...) -> None: ...
+
+class Account(_message.Message):
+    __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "under_way", "decode_failed", "outbox_full", "entries_full", "missed")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    FILTERED_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FULL_FIELD_NUMBER: _ClassVar[int]
+    HEAP_FULL_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    DECODE_FAILED_FIELD_NUMBER: _ClassVar[int]
+    OUTBOX_FULL_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FULL_FIELD_NUMBER: _ClassVar[int]
+    MISSED_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    window: int
+    number: int
+    ended: bool
+    seen: int
+    filtered: int
+    block_full: int
+    heap_full: int
+    submitted: int
+    read: int
+    waiting: int
+    under_way: int
+    decode_failed: int
+    outbox_full: int
+    entries_full: int
+    missed: int
+    def __init__(self, run: _Optional[str] = ..., window: _Optional[int] = ..., number: _Optional[int] = ..., ended: _Optional[bool] = ..., seen: _Optional[int] = ..., filtered: _Optional[int] = ..., block_full: _Optional[int] = ..., heap_full: _Optional[int] = ..., submitted: _Optional[int] = ..., read: _Optional[int] = ..., waiting: _Optional[int] = ..., under_way: _Optional[int] = ..., decode_failed: _Optional[int] = ..., outbox_full: _Optional[int] = ..., entries_full: _Optional[int] = ..., missed: _Optional[int] = ...) -> None: ...
 
 class Messages(_message.Message):
     __slots__ = ("messages",)
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, messages: _Optional[_Iterable[bytes]] = ...) -> None: ...
-
-class Drop(_message.Message):
-    __slots__ = ("reason", "events")
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    EVENTS_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    events: int
-    def __init__(self, reason: _Optional[str] = ..., events: _Optional[int] = ...) -> None: ...
 
 class Acknowledgement(_message.Message):
     __slots__ = ("batch_id",)

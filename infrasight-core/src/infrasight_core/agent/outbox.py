@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 
 import structlog
-from infrasight.v1.stream_pb2 import Batch, Drop
+from infrasight.v1.stream_pb2 import Account, Batch
 from prometheus_client import Counter, Gauge
 
 from infrasight_core import ipc
@@ -35,7 +35,7 @@ class Outbox:
         self._unsent: OrderedDict[str, Batch] = OrderedDict()
         self._sent: OrderedDict[str, Batch] = OrderedDict()
         self._bytes = 0
-        self._drops: dict[str, dict[str, int]] = {}
+        self._accounts: dict[str, Batch] = {}  # by probe: the last one that went in by itself
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
 
@@ -43,8 +43,8 @@ class Outbox:
         """Names the loop that `next` is awaited in."""
         self._loop = loop
 
-    def put(self, delivery: Delivery) -> None:
-        """Takes a batch, or drops it and counts it where there is no room. Never blocks."""
+    def put(self, delivery: Delivery) -> bool:
+        """Takes a batch; False, and counted, where there is no room. Never blocks."""
         batch = Batch(
             batch_id=delivery.batch_id,
             probe=delivery.probe,
@@ -52,24 +52,33 @@ class Outbox:
             fingerprint=delivery.schema.fingerprint,
             rows=delivery.batch.num_rows,
             arrow=ipc.to_bytes(delivery.batch),
+            account=delivery.account,
         )
         with self._lock:
-            if not (full := self._bytes + len(batch.arrow) > self._limit):
+            if fits := self._bytes + len(batch.arrow) <= self._limit:
                 self._unsent[batch.batch_id] = batch
                 self._bytes += len(batch.arrow)
                 WAITING.set(self._bytes)
-        if full:
+        if fits:
+            self._wake()
+        else:
             self.dropped(batch.probe, "outbox_full", batch.rows)
             log.warning("outbox full, batch dropped", probe=batch.probe, events=batch.rows, limit=self._limit)
-        elif self._loop is not None:
-            self._loop.call_soon_threadsafe(self._filled.set)
+        return fits
+
+    def account(self, probe: str, account: Account) -> None:
+        """Takes an account that no batch carries; it takes the place of one of the same window that has not left yet."""
+        batch = Batch(batch_id=f"{account.run}-{account.window}-account-{account.number}", probe=probe, account=account)
+        with self._lock:
+            before = self._accounts.get(probe)
+            if before and (before.account.run, before.account.window) == (account.run, account.window):
+                self._unsent.pop(before.batch_id, None)
+            self._unsent[batch.batch_id] = self._accounts[probe] = batch
+        self._wake()
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
-        """Counts events that will never come; the server hears of it with the probe's next batch."""
+        """Counts events that will never come; the server hears of them with the next account."""
         DROPPED.labels(probe, reason).inc(events)
-        with self._lock:
-            reasons = self._drops.setdefault(probe, {})
-            reasons[reason] = reasons.get(reason, 0) + events
 
     async def next(self) -> Batch:
         """The next batch to send, oldest first; it stays here until it is acknowledged or refused."""
@@ -78,8 +87,6 @@ class Outbox:
                 if self._unsent:
                     batch_id, batch = self._unsent.popitem(last=False)
                     self._sent[batch_id] = batch
-                    for reason, events in self._drops.pop(batch.probe, {}).items():
-                        batch.drops.append(Drop(reason=reason, events=events))
                     return batch
                 self._filled.clear()
             await self._filled.wait()
@@ -110,6 +117,10 @@ class Outbox:
         with self._lock:
             batches = [*self._sent.values(), *self._unsent.values()]
         return len(batches), sum(batch.rows for batch in batches)
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._filled.set)
 
     def _take(self, batch_id: str) -> Batch | None:
         with self._lock:

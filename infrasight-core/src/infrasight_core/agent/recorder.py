@@ -8,8 +8,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import structlog
 from attrs import define, field, frozen
+from infrasight.v1.stream_pb2 import Account
 from prometheus_client import Counter, Histogram
 
+from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import Clock, assemble, conform
 from infrasight_core.arrays import recycle_memory
 from infrasight_core.context import EnrichContext
@@ -24,6 +26,7 @@ log = structlog.get_logger(__name__)
 SOONEST, LATEST = 0.005, 0.05  # seconds between two looks at the blocks
 LINGER = 0.1  # seconds that an event may wait in its block for others
 FILL = 0.25  # the share of a block that is worth a batch
+TELL = 5.0  # seconds after which an account goes by itself
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
 FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
@@ -35,23 +38,29 @@ class Delivery:
     """A conforming batch and what identifies it.
 
     Attributes:
-        batch_id: Unique on the node for ever: when the probe was loaded, then the first event's CPU and slot number.
+        batch_id: Unique on the node for ever: the run, which is when the probe was loaded, the account's window, and the first
+            event's CPU and slot number.
         probe: Whose events.
         schema: Of the probe.
         batch: The agent columns.
+        account: Of the run, with this batch.
     """
 
     batch_id: str
     probe: str
     schema: EventSchema
     batch: pa.RecordBatch
+    account: Account | None = None
 
 
 class Sink(Protocol):
     """Where the recorder's work goes; called by its thread, must not block."""
 
-    def put(self, delivery: Delivery) -> None:
-        """Takes a batch."""
+    def put(self, delivery: Delivery) -> bool:
+        """Takes a batch; False where it cannot."""
+
+    def account(self, probe: str, account: Account) -> None:
+        """Takes an account that comes without a batch."""
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Takes the news of events that will never come."""
@@ -61,7 +70,8 @@ class Sink(Protocol):
 class _Recording:
     loaded: LoadedProbe
     schema: EventSchema
-    run: str
+    account: RunAccount
+    told: float = 0.0
     waiting_since: float | None = None
     left: float = 0.0
     counted: dict[str, int] = field(factory=dict)
@@ -104,7 +114,8 @@ class Recorder:
         program = self._plugins.load_bpf(probe, self._kernel, options)
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self._kernel, self._settings, filters)
-        recording = _Recording(loaded, schema, f"{time.time_ns():x}")
+        now = time.time_ns()
+        recording = _Recording(loaded, schema, RunAccount(f"{now:x}", now / 1e9))
         with self._lock:
             self._recordings[probe] = recording
         log.info("probe attached", probe=probe, slots=recording.loaded.blocks.layout.slots)
@@ -114,9 +125,11 @@ class Recorder:
         with self._lock:
             recording = self._recordings.pop(probe)  # from here on it is this thread's alone; the others are read on
         recording.loaded.detach()
+        self._at_rest(recording)
         self._take(recording)
         counts = recording.loaded.blocks.counts()
         self._count(recording, counts)
+        self._tell(recording, ended=True)
         recording.loaded.close()
         return counts
 
@@ -167,6 +180,9 @@ class Recorder:
 
     def _look(self, recording: _Recording, now: float, elapsed: float) -> float:
         """Takes what waits if it is much, or has waited long; returns in how many seconds it will be much again."""
+        if recording.account.window != (window := window_at(time.time())):
+            self._tell(recording)
+            recording.account.open(window)
         fill = recording.loaded.blocks.fill()
         growth, recording.left = fill - recording.left, fill
         if fill and recording.waiting_since is None:
@@ -174,6 +190,9 @@ class Recorder:
         if fill >= FILL or (recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST):
             self._take(recording)
             recording.waiting_since, recording.left = None, 0.0
+        elif now - recording.told >= TELL:
+            self._tell(recording)
+            recording.told = now
         self._count(recording, recording.loaded.blocks.counts())
         return (FILL - recording.left) * elapsed / growth if growth > 0 else LATEST
 
@@ -191,9 +210,25 @@ class Recorder:
             batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags)
         except (ProbeError, SchemaError, pa.ArrowException) as error:
             self._lost(probe, "decode_failed", columns.rows, error)
+            recording.account.decode_failed += columns.rows
             return
-        batch_id = f"{recording.run}-{columns.cpu[0]}-{columns.sequence[0]:x}"
-        self._sink.put(Delivery(batch_id, probe, recording.schema, batch))
+        account = recording.account
+        batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
+        told = account.tell(blocks.counts(), recording.loaded.missed())
+        if not self._sink.put(Delivery(batch_id, probe, recording.schema, batch, told)):
+            account.outbox_full += columns.rows
+
+    def _tell(self, recording: _Recording, ended: bool = False) -> None:
+        """Sends the account by itself, if it says anything new."""
+        loaded = recording.loaded
+        if account := recording.account.tell(loaded.blocks.counts(), loaded.missed(), ended):
+            self._sink.account(loaded.name, account)
+
+    def _at_rest(self, recording: _Recording) -> None:
+        """Waits until the last program that was at work when the probe was detached has ended: some microseconds."""
+        deadline = time.monotonic() + LATEST
+        while recording.loaded.blocks.counts().under_way and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
         self._sink.dropped(probe, reason, rows)

@@ -90,7 +90,7 @@ enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 _seen, _filtered, _block_full, _heap_full, _entries_full, _counters[11];
+  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _counters[10]; /* side by side: read at once */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
   u64 _dentry, _mount, _root, _at, _walk[12];
@@ -232,5 +232,6 @@ static inline void commit(struct block *b) {
   }
   SET(b, quality, b->_quality);
   COLUMNS(NOTHING, NOTHING, COMMIT_TEXT)
+  b->_submitted++;
   if (__sync_fetch_and_add(&b->_head, 1) == ~0ULL) b->_seen++;
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pyarrow as pa
+from infrasight.v1.stream_pb2 import Account
 
 from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Delivery, Recorder
@@ -31,12 +32,16 @@ class _Screen:
         self.events = 0
         self.lost: Counter[str] = Counter()
 
-    def put(self, delivery: Delivery) -> None:
+    def put(self, delivery: Delivery) -> bool:
         """Keeps a batch to be shown; where the terminal is too slow, counts it instead."""
         try:
             self.batches.put_nowait(delivery)
         except queue.Full:
             self.dropped(delivery.probe, "display_full", delivery.batch.num_rows)
+        return True
+
+    def account(self, probe: str, account: Account) -> None:
+        """Lets it go: losses are told as they come, and at the end."""
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts."""

@@ -13,28 +13,31 @@ from attrs import frozen
 from infrasight_core.columns import Columns
 from infrasight_core.kernel.layout import Layout
 
+COUNTERS = 6  # from `seen` on, in the order of Counts
+READINGS = 64
+
 
 @frozen
 class Counts:
     """What a probe's blocks have counted since they were loaded, over all CPUs.
 
-    `seen = filtered + submitted + block_full + heap_full`, exactly.
+    `seen = filtered + block_full + heap_full + submitted + under_way`, exactly.
 
     Attributes:
         seen: Events that came to a program's `begin`.
         filtered: Events that the filters, or being the agent's own, kept from being recorded.
-        submitted: Events that were written.
         block_full: Events dropped because every slot was taken.
         heap_full: Events dropped because a heap had no room for the longest text.
+        submitted: Events that were written.
         entries_full: Calls whose entry could not be kept; their events come all the same, `entry_missing`.
         read: Events that the agent has taken.
     """
 
     seen: int
     filtered: int
-    submitted: int
     block_full: int
     heap_full: int
+    submitted: int
     entries_full: int
     read: int
 
@@ -42,6 +45,11 @@ class Counts:
     def dropped(self) -> int:
         """Events that will never come."""
         return self.block_full + self.heap_full
+
+    @property
+    def under_way(self) -> int:
+        """Events whose program was just at work; 0 in nearly every reading, as one at work on a CPU is waited for."""
+        return self.seen - self.filtered - self.dropped - self.submitted
 
 
 @frozen
@@ -69,10 +77,19 @@ class _Block:
         self.scalars = {name: view(at, "<u8", 1) for name, at in layout.scalars.items()}
         self.head, self.tail = self.scalars["head"], self.scalars["tail"]
         self._heap_tail = view(layout.scalars["heap_tail"], "<u8", 15)
+        self._counters = view(layout.scalars["seen"], "<u8", COUNTERS)
         self._fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}
         self._texts = [
             (t, view(t.ends_offset, "<u4", layout.slots), view(t.heap_offset, "u1", t.heap_bytes)) for t in layout.texts
         ]
+
+    def counters(self) -> npt.NDArray[np.uint64]:
+        """Those of `Counts` in their order, but `read`; read again as long as a program is at work between two of them."""
+        for _ in range(READINGS):
+            read = self._counters.copy()
+            if read[0] == read[1] + read[2] + read[3] + read[4]:
+                break
+        return read
 
     def pieces(self, slots: int) -> Iterator[_Piece]:
         """What waits, cut where the slots or a heap come to their end."""
@@ -138,11 +155,12 @@ class Blocks:
         return max(int(b.head[0] - b.tail[0]) for b in self._blocks) / self.layout.slots
 
     def counts(self) -> Counts:
-        """The counters of all CPUs; exact once the probe is at rest."""
-        names = ("seen", "filtered", "block_full", "heap_full", "entries_full")
-        seen, filtered, block_full, heap_full, entries_full = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in names)
-        submitted, read = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in ("head", "tail"))
-        return Counts(seen, filtered, submitted, block_full, heap_full, entries_full, read)
+        """The counters of all CPUs, each CPU's read at once and where possible between two events."""
+        seen, filtered, block_full, heap_full, submitted, entries_full = np.sum(
+            [block.counters() for block in self._blocks], axis=0
+        ).tolist()
+        read = sum(int(block.tail[0]) for block in self._blocks)
+        return Counts(seen, filtered, block_full, heap_full, submitted, entries_full, read)
 
     def take(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""

@@ -21,6 +21,7 @@ from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
+from infrasight_core.kernel.programs import missed_runs
 from infrasight_core.program import BpfProgram, Kernel, Tracepoint
 
 log = structlog.get_logger(__name__)
@@ -79,13 +80,19 @@ class LoadedProbe:
         name: The probe.
         blocks: Its blocks, mapped.
         filter_maps: What decides in the kernel which events are recorded.
-        descriptors: What keeps its programs attached.
+        programs: Descriptors of its programs.
+        descriptors: What keeps them attached.
     """
 
     name: str
     blocks: Blocks
     filter_maps: FilterMaps
+    programs: list[int]
     descriptors: list[int]
+
+    def missed(self) -> int:
+        """Runs of its programs that the kernel has skipped; what they would have seen is not known."""
+        return missed_runs(self.programs)
 
     def detach(self) -> None:
         """Stops recording; what is in the blocks can still be read."""
@@ -95,6 +102,8 @@ class LoadedProbe:
     def close(self) -> None:
         """Stops recording and lets the blocks go, read or not."""
         self.detach()
+        while self.programs:
+            os.close(self.programs.pop())
         self.filter_maps.close()
         self.blocks.close()
 
@@ -125,7 +134,8 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         os.close(map_fd)
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
-    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) :])
+    programs = kept[len(MAPS) :][: len(answer["programs"])]
+    return LoadedProbe(probe, blocks, filter_maps, programs, kept[len(MAPS) + len(programs) :])
 
 
 def _present(probe: str, points: tuple[Tracepoint, ...]) -> tuple[Tracepoint, ...]:

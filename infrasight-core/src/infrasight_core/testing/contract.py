@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
+from infrasight.v1.stream_pb2 import Account
 
 from infrasight_core import ddl
 from infrasight_core.agent.recorder import Delivery, Recorder
@@ -16,7 +17,11 @@ BY_CORE = frozenset({"cpu", "sequence", "user", "error"})  # columns that no blo
 
 
 class _Nowhere:
-    def put(self, delivery: Delivery) -> None:
+    def put(self, delivery: Delivery) -> bool:
+        """Lets it go."""
+        return True
+
+    def account(self, probe: str, account: Account) -> None:
         """Lets it go."""
 
     def dropped(self, probe: str, reason: str, events: int) -> None:

@@ -1,0 +1,27 @@
+-- What became of the events of each run of a probe, window by window; stream.proto, Account, says what the numbers mean. An
+-- account comes several times as its window grows: the greatest number holds. It may be run again.
+CREATE TABLE IF NOT EXISTS accounts
+(
+    node          LowCardinality(String),
+    probe         LowCardinality(String),
+    run           LowCardinality(String),
+    window        UInt32,
+    time          DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    number        UInt64 CODEC(T64, ZSTD(1)),
+    ended         Bool,
+    seen          UInt64 CODEC(T64, ZSTD(1)),
+    filtered      UInt64 CODEC(T64, ZSTD(1)),
+    block_full    UInt64 CODEC(T64, ZSTD(1)),
+    heap_full     UInt64 CODEC(T64, ZSTD(1)),
+    submitted     UInt64 CODEC(T64, ZSTD(1)),
+    read          UInt64 CODEC(T64, ZSTD(1)),
+    waiting       Int64 CODEC(T64, ZSTD(1)),
+    under_way     Int64 CODEC(T64, ZSTD(1)),
+    decode_failed UInt64 CODEC(T64, ZSTD(1)),
+    outbox_full   UInt64 CODEC(T64, ZSTD(1)),
+    entries_full  UInt64 CODEC(T64, ZSTD(1)),
+    missed        UInt64 CODEC(T64, ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(number)
+PARTITION BY toYYYYMM(time)
+ORDER BY (node, probe, run, window)

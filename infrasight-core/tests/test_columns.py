@@ -39,6 +39,14 @@ def test_a_text_column_is_binary_as_it_lies() -> None:
     assert texts_of(rows).array("t").to_pylist() == rows
 
 
+def test_a_dictionary_has_no_value_twice() -> None:
+    """Many ids with one name, as every successful open has the error "": one value, which ClickHouse insists on."""
+    codes = np.array([3, 4, -2, 5, -13, -2, 3], np.int32)
+    result = map_distinct(codes, lambda distinct: [b"" if code >= 0 else b"%d" % code for code in distinct], pa.binary())
+    assert result.to_pylist() == [b"", b"", b"-2", b"", b"-13", b"-2", b""]
+    assert result.dictionary.to_pylist() == [b"", b"-2", b"-13"]
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("dtype", ["S16", "<u4", "<u8", "<i4"])
 def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:

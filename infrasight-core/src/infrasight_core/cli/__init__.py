@@ -17,6 +17,7 @@ COMMANDS = {
     "agent": "Record this machine's events and send them to a server.",
     "tail": "Show events as a server stores them.",
     "query": "Ask a server with SQL.",
+    "verify": "Prove that the store holds every event that the kernel saw.",
     "probes": "List the installed plugins and what is wrong with them.",
     "doctor": "Check whether this machine can record events, and say what to do.",
 }

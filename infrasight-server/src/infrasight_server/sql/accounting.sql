@@ -7,6 +7,7 @@ SELECT
     run,
     toDateTime(window * 60, 'UTC')                 AS time,
     max(a.ended)                                   AS ended,
+    ended OR time + 90 < now()                     AS settled, -- else rows may be on their way that the account knows
     sum(a.seen)                                    AS seen,
     sum(a.filtered)                                AS filtered,
     sum(a.block_full)                              AS block_full,

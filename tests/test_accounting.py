@@ -1,0 +1,186 @@
+"""Nothing is missing, and a query proves it: seen = filtered + dropped + refused + stored, to the event, whatever happens."""
+
+import json
+import os
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from infrasight_testbed.clickhouse import ClickHouseServer
+from infrasight_testbed.system import BIN, System, execute, running_system, until
+
+WORKLOADS = Path(__file__).parent / "support/workloads"
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    """A system on the embedded store, its server started."""
+    with running_system(tmp_path) as running:
+        running.start_server()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def open_storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program `open_storm PROCESSES CALLS`."""
+    program = tmp_path_factory.mktemp("storm") / "open_storm"
+    subprocess.run(["cc", "-O2", "-o", program, WORKLOADS / "open_storm.c"], check=True)
+    return program
+
+
+def accounts(system: System) -> dict[str, dict[str, Any]]:
+    """The sums of the view by probe; `wrong` adds up the differences of every run and minute without their sign."""
+    columns = [
+        "seen",
+        "filtered",
+        "block_full",
+        "heap_full",
+        "submitted",
+        "read",
+        "decoded",
+        "sent",
+        "refused",
+        "stored",
+        "waiting",
+    ]
+    sums = ", ".join(f"sum(a.{name}) AS {name}" for name in (*columns, "under_way", "missed", "outbox_full"))
+    rows = system.query(
+        f"SELECT probe, {sums}, sum(abs(difference)) AS wrong, uniq(run) AS runs, min(ended_run) AS ended "
+        "FROM (SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a GROUP BY probe"
+    )
+    return {row["probe"]: row for row in rows}
+
+
+def verify(system: System, *options: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Status, rows by probe and words of `infrasight verify`."""
+    command: list[str | Path] = [BIN / "infrasight", "verify", "--server", system.address, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, {row["probe"]: row for row in map(json.loads, done.stdout.splitlines())}, done.stderr
+
+
+def test_everything_that_was_seen_is_stored(system: System) -> None:
+    """Every probe's run, from its first event to its last: the difference is 0 in every minute, and verify says 0."""
+    agent = system.start_agent()
+    execute("mark-accounts", 50)
+    status, rows, said = verify(system)
+    assert (status, said) == (0, "")
+    assert all(row["difference"] == 0 for row in rows.values())
+    assert agent.stop() == 0
+    found = accounts(system)
+    assert set(found) >= {"execve", "open", "chmod"}
+    for row in found.values():
+        assert (row["wrong"], row["waiting"], row["under_way"], row["missed"], row["ended"]) == (0, 0, 0, 0, True)
+        assert (
+            row["stored"] == row["sent"] == row["decoded"] == row["read"] == row["submitted"] == row["seen"] - row["filtered"]
+        )
+        counted = system.query(f"SELECT count() AS n FROM {row['probe']}_events")
+        assert counted[0]["n"] == row["stored"]
+    assert found["execve"]["stored"] >= 50
+    assert found["execve"]["filtered"] > 0  # the agent's own loaders
+
+
+def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
+    """Blocks of 256 slots and a storm on every CPU: much is dropped, the difference is 0, and what is stored is whole."""
+    agent = system.start_agent("--probe", "open", environment={"INFRASIGHT_AGENT_BLOCK_MEMORY": "400000"})
+    calls = 100_000
+    storm = [subprocess.Popen([open_storm, str(calls)], stdout=subprocess.DEVNULL) for _ in range(2 * (os.cpu_count() or 1))]
+    assert [process.wait(300) for process in storm] == [0] * len(storm)
+    assert agent.stop() == 0
+    assert '"slots": 256' in agent.log()
+    row = accounts(system)["open"]
+    assert row["block_full"] + row["heap_full"] > 0
+    assert (row["wrong"], row["ended"]) == (0, True)
+    assert row["seen"] >= len(storm) * calls
+    assert row["stored"] == row["seen"] - row["filtered"] - row["block_full"] - row["heap_full"]
+    (there,) = system.query(
+        "SELECT count() AS n, uniqExact(path) AS different, uniqExact(pid) AS processes, "
+        "countIf(quality != ['path_user_memory'] OR return_code != -2 OR path != concat('/storm/', toString(pid), '-', "
+        "splitByChar('-', path)[2]) OR flags != bitAnd(toUInt64(splitByChar('-', path)[2]), 0xbf)) AS odd "
+        "FROM open_events WHERE startsWith(path, '/storm/')"
+    )
+    assert there["n"] == there["different"] > 0
+    assert (there["odd"], there["processes"]) == (0, len(storm))
+    status, rows, said = verify(system)
+    assert status == 1
+    assert rows["open"]["difference"] == 0
+    assert "give its blocks more memory" in said
+
+
+def test_probes_and_agents_that_start_again(system: System, tmp_path: Path) -> None:
+    """A probe switched off and on, then another agent: four runs, each with its end, and the difference is 0 in each."""
+    file = tmp_path / "agent.toml"
+    for _ in range(2):
+        file.write_text('probes = ["execve", "open"]\n')
+        agent = system.start_agent("--config", str(file))
+        for probes in ('["open"]', '["execve", "open"]'):
+            execute("mark-runs", 20)
+            before = agent.log().count("settings changed")
+            file.write_text(f"probes = {probes}\n")
+            until(lambda before=before, agent=agent: agent.log().count("settings changed") > before, "the probes have changed")
+        execute("mark-runs", 20)
+        assert agent.stop() == 0
+    found = accounts(system)
+    assert (found["execve"]["runs"], found["open"]["runs"]) == (4, 2)
+    assert [(row["wrong"], row["ended"]) for row in found.values()] == [(0, True)] * 2
+    assert verify(system)[::2] == (0, "")
+
+
+def test_an_agent_that_is_killed(system: System) -> None:
+    """SIGKILL: what arrived is accounted for to the event, and verify says that the run broke off, not that all is well."""
+    agent = system.start_agent("--probe", "execve")
+    execute("mark-killed", 50)
+    until(lambda: len(system.rows("mark-killed", "pid")) == 50, "they are stored")
+    agent.kill()
+    agent = system.start_agent("--probe", "execve")
+    execute("mark-killed", 10)
+    assert agent.stop() == 0
+    row = accounts(system)["execve"]
+    assert (row["runs"], row["wrong"], row["ended"]) == (2, 0, False)
+    status, rows, said = verify(system)
+    assert (status, rows["execve"]["broken_off"], rows["execve"]["difference"]) == (1, 1, 0)
+    assert "without a last account" in said
+
+
+def test_rows_that_come_or_go_behind_its_back(tmp_path: Path) -> None:
+    """Rows that are taken out of the store, and one put in twice, are differences of the right size and sign."""
+    clickhouse = ClickHouseServer(tmp_path / "clickhouse").start()
+    try:
+        with running_system(tmp_path, clickhouse.url, "tampered") as system:
+            system.start_server()
+            agent = system.start_agent("--probe", "execve")
+            execute("mark-gone", 10)
+            assert agent.stop() == 0
+            assert verify(system)[::2] == (0, "")
+            for sql, difference, word in (
+                ("DELETE FROM execve_events WHERE argv[2] = 'mark-gone' AND argv[3] IN ('3', '4')", 2, "2 rows too few"),
+                (
+                    "INSERT INTO execve_events SELECT * FROM execve_events WHERE startsWith(argv[2], 'mark-g')",
+                    -6,
+                    "6 rows too many",
+                ),
+            ):
+                request = urllib.request.Request(f"{clickhouse.url}?database=tampered", sql.encode())
+                with urllib.request.urlopen(request, timeout=60):
+                    status, rows, said = verify(system)
+                assert (status, rows["execve"]["difference"]) == (1, difference)
+                assert word in said
+    finally:
+        clickhouse.kill()
+
+
+@pytest.mark.parametrize("since", ["yesterday", "", "5", "9999999h"])
+def test_a_time_that_is_none(system: System, since: str) -> None:
+    """What is not a time is refused with an example."""
+    status, _, said = verify(system, "--since", since)
+    assert status == 2
+    assert "write 90s, 30m, 6h, 7d or 2w" in said
+
+
+def test_without_any_account(system: System) -> None:
+    """A store without accounts proves nothing, and verify says so."""
+    status, rows, said = verify(system)
+    assert (status, rows) == (1, {})
+    assert "no account of the last 1h" in said

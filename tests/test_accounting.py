@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from infrasight_testbed.clickhouse import ClickHouseServer
-from infrasight_testbed.system import BIN, System, execute, running_system, until
+from infrasight_testbed.system import BIN, Process, System, execute, running_system, until
 
 WORKLOADS = Path(__file__).parent / "support/workloads"
 
@@ -109,6 +109,13 @@ def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
     assert "give its blocks more memory" in said
 
 
+def reconfigure(agent: Process, file: Path, settings: str) -> None:
+    """Changes the agent's file and waits until it has taken the change."""
+    before = agent.log().count("settings changed")
+    file.write_text(settings)
+    until(lambda: agent.log().count("settings changed") > before, "the settings have changed")
+
+
 def test_probes_and_agents_that_start_again(system: System, tmp_path: Path) -> None:
     """A probe switched off and on, then another agent: four runs, each with its end, and the difference is 0 in each."""
     file = tmp_path / "agent.toml"
@@ -117,9 +124,7 @@ def test_probes_and_agents_that_start_again(system: System, tmp_path: Path) -> N
         agent = system.start_agent("--config", str(file))
         for probes in ('["open"]', '["execve", "open"]'):
             execute("mark-runs", 20)
-            before = agent.log().count("settings changed")
-            file.write_text(f"probes = {probes}\n")
-            until(lambda before=before, agent=agent: agent.log().count("settings changed") > before, "the probes have changed")
+            reconfigure(agent, file, f"probes = {probes}\n")
         execute("mark-runs", 20)
         assert agent.stop() == 0
     found = accounts(system)

@@ -162,11 +162,11 @@ def compare(traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapp
 
 
 def _check(verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapping[str, Comparison]) -> None:
+    if call.result is None:  # killed before it began, the kernel may announce its end alone: such a row has no more than that
+        verdict.unended.append(call)
+        return
     quality = [said for said in row["quality"] if not said.endswith("_user_memory")]
     wanted = comparisons[probe].wanted(call, row)
-    if call.result is None:
-        verdict.unended.append(call)
-        wanted = {}
     found = {**row, "quality": quality}
     if wanted.get("deleted") and not found["deleted"]:
         verdict.later.append(call)

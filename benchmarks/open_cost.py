@@ -22,21 +22,23 @@ from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_recording import Recording, plugins_with
 from infrasight_testbed.system import until
+from infrasight_testbed.tracers import tracepoint_programs
 from rich.console import Console
 from rich.table import Table
-from tracers import tracepoint_programs
 
 HERE = Path(__file__).parent
 WORKLOADS = HERE.parent / "tests/support/workloads"
 SHALLOW = Path("/etc/passwd")
-CALLS, LOOPS, TRIES = 20_000, 5, 50
+CALLS, LOOPS, TRIES = 20_000, 11, 50
+TITLE = "open() and close(): CPU of the traced program, by the path's components"
 OPENSNOOP = "/usr/sbin/opensnoop.bt"
 
 
 @define
 class Watched:
-    """What a tracer says of the loops that it saw: the share of events that it lost, its reader's µs of CPU per event."""
+    """What a tracer says of the loops that it saw: how many, the share of events that it lost, its reader's µs per event."""
 
+    loops: int = 0
     lost: float = 0.0
     reader: float = 0.0
 
@@ -55,8 +57,8 @@ def empty(_: Path) -> Iterator[Watched]:
         "BCC_KERNEL_SOURCE": str(HERE.parent / "infrasight-core/src/infrasight_core/bpf"),
     }
     command = [LoadSettings().python, HERE / "peers/bcc_attached.py", HERE / "peers/empty.bpf.c"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment, **pipes) as peer:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as peer:
         assert peer.stdin
         assert peer.stdout
         assert peer.stdout.readline() == b"attached\n"
@@ -94,16 +96,17 @@ def bpftrace(opened: Path) -> Iterator[Watched]:
             yield watched
             tracer.send_signal(signal.SIGINT)
         came = sum(line.split()[1::3] == [b"open_close", bytes(opened)] for line in output)
-    watched.lost = 1 - came / (LOOPS * CALLS)
+    watched.lost = 1 - came / (watched.loops * CALLS)
 
 
 WAYS = {"untraced": untraced, "empty": empty, "ours": ours, "bpftrace": bpftrace}
 
 
-def loop(command: list[str]) -> float:
+def loop(command: list[str], watched: Watched) -> float:
     """ns of the program's CPU per round, of a run in which nobody came to trace or went."""
     for _ in range(TRIES):
         before = tracepoint_programs()
+        watched.loops += 1
         took = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
         if tracepoint_programs() == before:
             return took
@@ -123,12 +126,12 @@ def measure(rounds: int, program: list[str], path: Path, title: str) -> tuple[di
         for way, tracing in WAYS.items():
             alone()
             with tracing(path) as watched:
-                times[way] += [loop([*program, str(path), str(CALLS)]) for _ in range(LOOPS)]
+                times[way] += [loop([*program, str(path), str(CALLS)], watched) for _ in range(LOOPS)]
             seen[way].append(watched)
         said = ", ".join(f"{way} {statistics.median(times[way][-LOOPS:]):.0f} ns" for way in WAYS)
         print(f"{title}, round {number + 1} of {rounds}: {said}", file=sys.stderr)
     fields = ("lost", "reader")
-    watched_by = {way: Watched(*(statistics.median(getattr(w, f) for w in seen[way]) for f in fields)) for way in WAYS}
+    watched_by = {way: Watched(0, *(statistics.median(getattr(w, f) for w in seen[way]) for f in fields)) for way in WAYS}
     return {way: statistics.median(found) for way, found in times.items()}, watched_by
 
 
@@ -136,8 +139,8 @@ def main(rounds: int) -> None:
     """Prints the table."""
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cpus[1:] or cpus)
-    ratios = ("ours/empty, added", "bpftrace/ours, added")
-    table = Table("open(), close()", *WAYS, *ratios, "ours lost", "bpftrace lost", "reader", title="CPU of the traced program")
+    ratios = ("added: ours/empty", "added: bpftrace/ours")
+    table = Table("components", *WAYS, *ratios, "ours lost", "bpftrace lost", "reader", title=TITLE)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         program = f"{folder}/open_close"
         subprocess.run(["cc", "-O2", "-o", program, WORKLOADS / "open_close.c"], check=True)
@@ -150,7 +153,13 @@ def main(rounds: int) -> None:
             added = {way: taken[way] - taken["untraced"] for way in WAYS}
             times = [f"{added[a] / added[b]:.1f}x" for a, b in (("ours", "empty"), ("bpftrace", "ours"))]
             lost = [f"{seen[way].lost:.1%}" for way in ("ours", "bpftrace")]
-            table.add_row(title, *(f"{taken[way]:.0f} ns" for way in WAYS), *times, *lost, f"{seen['ours'].reader:.2f} µs")
+            table.add_row(
+                str(len(path.parts) - 1),
+                *(f"{taken[way]:.0f} ns" for way in WAYS),
+                *times,
+                *lost,
+                f"{seen['ours'].reader:.2f} µs",
+            )
     Console().print(table)
 
 

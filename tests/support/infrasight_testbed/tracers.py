@@ -17,7 +17,7 @@ def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
 
 def tracepoint_programs() -> frozenset[int]:
     """The ids of all that are loaded on this machine."""
-    found, number = set(), 0
+    found, number = set[int](), 0
     while True:
         attributes = ctypes.create_string_buffer(struct.pack("=IIII", number, 0, 0, 0), 16)
         if _bpf(_PROG_GET_NEXT_ID, attributes) < 0:

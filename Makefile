@@ -52,7 +52,7 @@ lock: ## Write the newest versions that fit together into requirements.lock
 	  --group dev $(PACKAGES:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock >/dev/null
 
 bench: ## Measure this machine, beside its peers (as root)
-	@$(PYTHON) tools/setup.py test
+	@$(PYTHON) tools/setup.py bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## Delete the virtual environment, caches and built files; the data directory stays

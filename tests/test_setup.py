@@ -90,7 +90,7 @@ def test_a_ready_environment_is_left_alone(setup: ModuleType, tmp_path: Path, mo
 
 
 def test_a_wrong_word_teaches() -> None:
-    """Anything but its three words shows what they are, and ends with status 2."""
+    """Anything but its words shows what they are, and ends with status 2."""
     shown = subprocess.run([sys.executable, SCRIPT, "everything"], capture_output=True, text=True, check=False)
     assert shown.returncode == 2
     assert "tools/setup.py run " in shown.stderr

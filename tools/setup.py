@@ -2,7 +2,8 @@
 
     python3 tools/setup.py lint     the virtual environment: the workspace's packages and the development tools
     python3 tools/setup.py run      and what recording needs: bcc, libbpf, the kernel's file systems
-    python3 tools/setup.py test     and what the tests need: a C compiler, strace
+    python3 tools/setup.py test     and what the tests need: a C compiler, and what they compare the probes with
+    python3 tools/setup.py bench    and what the benchmarks measure beside ours
 
 It runs before anything is installed: standard library only, and it says everything on stderr.
 """
@@ -24,11 +25,9 @@ STAMP = VENV / "infrasight-setup.stamp"
 UV = VENV / "bin" / "uv"
 
 # What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
-PACKAGES = {
-    "lint": {},
-    "run": {"python3-bpfcc": "", "libbpf1": ""},
-    "test": {"python3-bpfcc": "", "libbpf1": "", "gcc": "cc", "libc6-dev": "", "strace": "strace"},
-}
+RUN = {"python3-bpfcc": "", "libbpf1": ""}
+TEST = {**RUN, "gcc": "cc", "libc6-dev": "", "strace": "strace", "git": "git", "stress-ng": "stress-ng"}
+PACKAGES = {"lint": {}, "run": RUN, "test": TEST, "bench": {**TEST, "bpftrace": "bpftrace"}}
 FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
 PAUSES = (2, 5, 15, 30, 60)  # seconds before each further try: a registry can fail for minutes
 

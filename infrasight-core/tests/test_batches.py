@@ -1,5 +1,7 @@
 """From columns to a batch that conforms, and what is said when it cannot."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -49,6 +51,21 @@ def test_position_time_and_key_are_the_events_own() -> None:
     first, second = batch["time"].cast(pa.int64()).to_pylist()
     assert second - first == 10
     assert abs(first - int(Clock.wall_offset())) < 10**9
+
+
+def test_an_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that loses the CPU for 50 ms between reading one clock and the other places events as one that did not."""
+    undisturbed, wall_clock, pauses = int(Clock.wall_offset()), time.time_ns, [0.05, 0.05]
+
+    def interrupted() -> int:
+        now = wall_clock()
+        if pauses:
+            time.sleep(pauses.pop())
+        return now
+
+    monkeypatch.setattr(time, "time_ns", interrupted)
+    assert abs(int(Clock.wall_offset()) - undisturbed) < 10**6
+    assert not pauses
 
 
 def test_decode_and_enrichers_go_before_the_block() -> None:

@@ -16,6 +16,8 @@ from infrasight_core.schema import TIMESTAMP
 
 KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
 KEY_PID_BITS = 22
+BOOT = time.CLOCK_BOOTTIME
+SURE, TRIES = 1000, 20  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
 
 
 @frozen
@@ -37,8 +39,16 @@ class Clock:
 
     @staticmethod
     def wall_offset() -> np.uint64:
-        """Nanoseconds to add to the time since boot, as the clocks stand now."""
-        return np.uint64(time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        """Nanoseconds to add to the time since boot, as the clocks stand now.
+
+        Who is interrupted between two clocks is milliseconds off, and a batch's events then stand among others': so one clock is
+        read before and after the other, and of some tries the shortest counts.
+        """
+        tries: list[tuple[int, int]] = []
+        while not tries or (len(tries) < TRIES and tries[-1][0] > SURE):
+            before, wall, after = time.clock_gettime_ns(BOOT), time.time_ns(), time.clock_gettime_ns(BOOT)
+            tries.append((after - before, wall - (before + after) // 2))
+        return np.uint64(min(tries)[1])
 
 
 def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schema, clock: Clock) -> pa.RecordBatch:

@@ -18,6 +18,7 @@
  */
 #define PATH_BYTES 4096
 #define PATH_DEPTH 128 /* components and mounts that a path may have */
+#define NEAR_BYTES 512
 #define CURRENT_DIRECTORY (-100)
 
 /* The contexts of the tracepoints, as in their format files; the first 8 bytes are common to all. */
@@ -93,7 +94,8 @@ struct block {
   u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _counters[10]; /* side by side: read at once */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
-  u64 _dentry, _mount, _root, _at, _walk[12];
+  u64 _dentry, _mount, _root, _outer, _mountpoint, _at, _walk[10];
+  u64 _near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
   FLAGS(FLAG_MEMBER)
@@ -180,19 +182,29 @@ static inline struct block *begin(void) {
     value_;                                                                                                                    \
   })
 
+/* Reads a member where the kernel's own types lead from the current task to the object: a load, where FIELD is a call. A NULL on
+ * the way is 0; the verifier of some kernels wants to see it checked. */
+#define MEMBER(type, object, struct_member)                                                                                    \
+  ({                                                                                                                           \
+    u64 object_ = (u64)(object), value_ = 0;                                                                                   \
+    if (object_) asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(value_) : "r"(object_), "i"(OFFSET_##struct_member));      \
+    value_;                                                                                                                    \
+  })
+#define CURRENT_TASK ((u64)bpf_get_current_task_btf())
+
 /* A process for ever: the start of its first thread in units of 2^20 ns (1.05 ms) above 22 bits of pid, since boot here, since
  * the epoch when the agent has added the time of boot. A pid does not come round within a unit. */
-static inline u64 process_key(void *task, u32 pid) {
-  void *leader = FIELD(void *, task, task_struct__group_leader);
-  return (FIELD(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
+static inline u64 process_key(u64 task, u32 pid) {
+  u64 leader = MEMBER(u64, task, task_struct__group_leader);
+  return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
 }
 
 /* Fills the header's columns, of the current task. */
 static inline void common(struct block *b, struct entry *entry, int return_code) {
   u64 now = bpf_ktime_get_boot_ns(), began = entry ? entry->time : now, ids = bpf_get_current_pid_tgid();
   u64 user = bpf_get_current_uid_gid();
-  void *task = (void *)bpf_get_current_task(), *parent = FIELD(void *, task, task_struct__real_parent);
-  u32 ppid = FIELD(u32, parent, task_struct__tgid);
+  u64 task = CURRENT_TASK, parent = MEMBER(u64, task, task_struct__real_parent);
+  u32 ppid = MEMBER(u32, parent, task_struct__tgid);
   if (!entry) b->_quality |= ENTRY_MISSING;
   SET(b, time, began);
   SET(b, duration_ns, now - began);

@@ -1,0 +1,170 @@
+"""The oracle: workloads that we did not write, recorded by every installed probe and by strace in the same run.
+
+Every call that strace saw is a row, every row is a call, in each thread's order, with the same arguments and the same result.
+"""
+
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+from infrasight_testbed.comparisons import COMPARISONS
+from infrasight_testbed.oracle import Oracle, Verdict, compare, oracle
+from infrasight_testbed.strace import Call, Text, Traced, strace
+
+FAST = "--seccomp-bpf"  # stops at these calls alone; but of threads that execute it loses count, so not for those
+CALLS = sorted(frozenset[str]().union(*(comparison.calls for comparison in COMPARISONS.values())))
+SLACK = 50  # lines: strace may write a call's end after that of one that began later
+DELETING = ["unlink", "unlinkat", "rename", "renameat", "renameat2"]  # no probe's; witnesses
+BUILD = """
+mkdir -p package/DEBIAN package/usr/share/oracle
+cp -r {stdlib}/json {stdlib}/email package/usr/share/oracle
+printf 'Package: oracle\\nVersion: 1\\nArchitecture: all\\nMaintainer: o <o@o>\\nDescription: o\\n' > package/DEBIAN/control
+printf '#!/bin/sh -e\\nexit 0\\n' > package/DEBIAN/postinst
+chmod 755 package/DEBIAN/postinst
+dpkg-deb --root-owner-group --build package oracle.deb
+dpkg-deb --extract oracle.deb unpacked
+mkdir -p root/var/lib/dpkg/info root/var/lib/dpkg/updates
+touch root/var/lib/dpkg/status
+dpkg --root=$PWD/root --force-script-chrootless --log=/dev/null --install oracle.deb
+dpkg-query --admindir=root/var/lib/dpkg --list
+dpkg --root=$PWD/root --verify oracle
+"""
+GIT = """
+export HOME=$PWD GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o GIT_CONFIG_NOSYSTEM=1
+git init -q tree
+cp -r {stdlib}/json {stdlib}/email {stdlib}/asyncio {stdlib}/importlib {stdlib}/encodings tree
+printf '#!/bin/sh\\nexit 0\\n' > tree/.git/hooks/post-commit
+chmod +x tree/.git/hooks/post-commit
+git -C tree add .
+git -C tree commit -q -m first
+git clone -q tree other
+git -C other gc -q
+"""
+SIGNALS = """
+mkfifo fifo
+timeout --signal=KILL 0.2 cat fifo || true
+timeout --signal=INT 0.2 cat fifo || true
+bash -c 'trap : USR1; (sleep 0.2; kill -USR1 $$; sleep 0.2; echo > fifo) & read line < fifo'
+timeout --signal=KILL 0.5 {python} -m compileall -q -f -j 2 copy || true
+"""
+
+
+@frozen
+class Workload:
+    """Someone else's programs.
+
+    Attributes:
+        command: With `{stdlib}` for a folder of many files, `{python}` for this Python.
+        least: How many calls it makes at least, by probe.
+        options: Further ones of strace.
+        said: What its rows may say of themselves in `quality`; each is compared with what strace shows.
+    """
+
+    command: tuple[str, ...]
+    least: dict[str, int]
+    options: tuple[str, ...] = (FAST,)
+    said: frozenset[tuple[str, str]] = frozenset({("chmod", "old_mode_missing")})
+
+
+def stressor(name: str, *options: str) -> tuple[str, ...]:
+    """The command of one of stress-ng's stressors."""
+    return ("stress-ng", f"--{name}", "1", *options, "--temp-path", ".")
+
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")  # stress-ng executes nothing as root
+CUT = {("chmod", "path_cut"), ("chmod", "resolved_path_cut"), ("chmod", "old_mode_missing")}
+WORKLOADS = {
+    "dpkg": Workload(("sh", "-exc", BUILD), {"execve": 80, "open": 1000, "chmod": 200}),
+    "git": Workload(("sh", "-exc", GIT), {"execve": 15, "open": 5000, "chmod": 10}),
+    "compileall": Workload((sys.executable, "-m", "compileall", "-q", "-j", "2", "copy"), {"execve": 1, "open": 250}),
+    "signals": Workload(("sh", "-exc", SIGNALS), {"execve": 10, "open": 100}),
+    "exec": Workload(NOBODY + stressor("exec", "--exec-ops", "20", "--exec-max", "10"), {"execve": 20}, ()),
+    "open": Workload(stressor("open", "--open-ops", "2000"), {"execve": 1, "open": 2000}),
+    "chmod": Workload(stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)),
+    "sock": Workload(stressor("sock", "--sock-ops", "20"), {"execve": 1, "open": 50}),
+}
+
+
+@pytest.fixture(scope="module")
+def recording() -> Iterator[Oracle]:
+    """Every installed probe, for all of the module's tests."""
+    with oracle() as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that every user may use and that lies where every user may go."""
+    made = Path("/var/tmp", tmp_path_factory.mktemp("oracle").name)
+    made.mkdir()
+    made.chmod(0o777)
+    yield made
+    shutil.rmtree(made)
+
+
+def run(recording: Oracle, folder: Path, workload: Workload) -> tuple[Traced, Verdict]:
+    """Runs it under both."""
+    stdlib = sysconfig.get_path("stdlib")
+    shutil.copytree(f"{stdlib}/encodings", folder / "copy")
+    recording.begin()
+    command = [part.replace("{stdlib}", stdlib).replace("{python}", sys.executable) for part in workload.command]
+    traced = strace(command, CALLS + DELETING, folder / "strace.log", *workload.options, cwd=folder)
+    return traced, compare(traced, recording.rows(traced), COMPARISONS)
+
+
+def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
+    """Whether strace saw another thread take a file of that name away before it saw the end of the call."""
+    return any(
+        other.name in DELETING and other.tid != opened.tid and other.end > opened.place and other.place < opened.end + SLACK
+        for other in traced.calls
+        if any(isinstance(path, Text) and path.value.endswith(opened.link.rpartition(b"/")[2]) for path in other.arguments)
+    )
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_call_is_a_row_and_every_row_a_call(recording: Oracle, folder: Path, name: str) -> None:
+    """None missing, none surplus, none with another path, argument, flag or result than strace says."""
+    workload = WORKLOADS[name]
+    traced, verdict = run(recording, folder, workload)
+    print(verdict.text(), dict(verdict.said))
+    assert not verdict.missing + verdict.surplus + verdict.wrong, f"{verdict.text()}\n{recording.kept.drops}"
+    assert all(deleted_meanwhile(traced, call) for call in verdict.later)
+    assert {call.tid for call in verdict.unended} <= traced.killed
+    assert not {probe: least for probe, least in workload.least.items() if verdict.compared[probe] < least}
+    assert set(verdict.said) <= workload.said
+
+
+def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
+    """A row that is taken away, doubled, in another's place, or differs in one field: the oracle names exactly that."""
+    recording.begin()
+    command = ["sh", "-c", "touch a b; chmod 600 a; chmod 640 b; cat a missing || true"]
+    traced = strace(command, CALLS, folder / "strace.log", FAST, cwd=folder)
+    rows = recording.rows(traced)
+    untouched = compare(traced, rows, COMPARISONS)
+    assert not untouched.missing + untouched.surplus + untouched.wrong, untouched.text()
+    (first, second), opened = rows["chmod"], rows["open"]
+    changes = {
+        "missing": rows | {"chmod": [first]},
+        "surplus": rows | {"chmod": [first, second, second]},
+        "wrong mode": rows | {"chmod": [first | {"mode": 0o777}, second]},
+        "wrong return_code": rows | {"open": [*opened[:-1], opened[-1] | {"return_code": -13}]},
+        "wrong path": rows | {"open": [*opened[:-1], opened[-1] | {"path": b"other"}]},
+        "wrong resolved_path": rows | {"open": [opened[0] | {"resolved_path": b"/other"}, *opened[1:]]},
+        "wrong argv": rows | {"execve": [rows["execve"][0] | {"argv": [b"sh"]}, *rows["execve"][1:]]},
+        "wrong quality": rows | {"open": [opened[0] | {"quality": ["path_missing"]}, *opened[1:]]},
+    }
+    for change, tampered in changes.items():
+        verdict = compare(traced, tampered, COMPARISONS)
+        kind, _, field = change.partition(" ")
+        found = {name for name in ("missing", "surplus", "wrong") if getattr(verdict, name)}
+        assert found == {kind}, change
+        assert {wrong[1] for wrong in verdict.wrong} == ({field} if field else set())
+
+
+def test_every_probe_has_its_comparison(recording: Oracle) -> None:
+    """What is installed and records is compared; a new probe joins by a Comparison."""
+    assert set(recording.recorder.probes()) == set(COMPARISONS)

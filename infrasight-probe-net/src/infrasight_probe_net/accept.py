@@ -35,7 +35,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("exit_accept", "syscalls:sys_exit_accept4"),
         ),
         kernel_fields=("unix_sock.peer",),
-        slots=4096,
     )
 
 

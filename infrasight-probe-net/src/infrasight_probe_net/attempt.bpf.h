@@ -11,7 +11,6 @@
 #define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
 #define IPPROTO_TCP 6
-#define SOCK_STREAM 1
 #define ECANCELED 125
 enum stage { CALL, OUTCOME };
 
@@ -51,16 +50,21 @@ static inline void keep_tuple(struct attempt *attempt, struct set_state *change)
   }
 }
 
+/* Fills the socket's columns. */
+static inline void set_attempt(struct block *b, struct attempt *attempt) {
+  SET_TUPLE(b, &attempt->tuple);
+  SET(b, family, attempt->family);
+  SET(b, socket_type, SOCK_STREAM);
+  SET(b, protocol, IPPROTO_TCP);
+}
+
 /* The row of how it ended; in whatever task this runs, the columns are those of the call. */
 static inline void write_outcome(struct attempt *attempt) {
   struct block *b = begin_for_other();
   if (!b) return;
   common_of(b, &attempt->caller, attempt->time, attempt->duration, -attempt->error);
   b->_quality = attempt->quality | TEXT_MISSING(exe);
-  SET_TUPLE(b, &attempt->tuple);
-  SET(b, family, attempt->family);
-  SET(b, socket_type, SOCK_STREAM);
-  SET(b, protocol, IPPROTO_TCP);
+  set_attempt(b, attempt);
   SET(b, fd, attempt->fd);
   SET(b, connection_id, attempt->id);
   SET(b, stage, OUTCOME);

@@ -25,7 +25,7 @@
   FLAG(remote_address_user_memory) FLAG(outcome_missing) FLAG(return_code_missing) FLAG(duration_ns_missing)
 
 struct entry {
-  u64 time;
+  u64 time, id;    /* of an attempt that an earlier call began */
   char *file, *sk; /* the kernel's, of fd */
   const char *address;
   s64 length;
@@ -47,25 +47,27 @@ int enter_connect(struct sys_enter *call) {
   struct entry entry = {.fd = call->args[0], .address = (void *)call->args[1], .length = (int)call->args[2]};
   entry.file = file_of(entry.fd);
   entry.sk = sock_of(entry.file);
+  struct attempt *earlier = attempts.lookup((u64 *)&entry.sk);
+  entry.id = earlier ? earlier->id : 0;
   return enter(&entry);
 }
 
 /* Both ends. The kernel's word is the socket's, or the attempt's once it is over: a call that fails gives the ports up before its
  * exit. Of what failed before the kernel took the address down, it stands in the caller's memory alone. */
-static inline void ends(struct block *b, struct entry *entry, struct attempt *attempt, int result) {
+static inline void ends(struct block *b, struct entry *entry, struct attempt *attempt, int result, bool waits) {
   char *sk = entry && file_of(entry->fd) == entry->file ? entry->sk : NULL;
+  bool over = attempt && (attempt->has_ended || !sk || (result < 0 && !waits));
   struct tuple tuple = {};
-  if (!sk) b->_quality |= FLAG(socket_missing);
   SET_SOCKET(b, sk);
   read_tuple(&tuple, sk);
   SET_TUPLE(b, &tuple);
-  if (attempt && (attempt->has_ended || result < 0)) SET_TUPLE(b, &attempt->tuple);
+  if (over) set_attempt(b, attempt);
+  if (!sk && !over) b->_quality |= FLAG(socket_missing);
   if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_client_path, sk);
-  if (sk && (result == 0 || attempt || result == -EINPROGRESS || result == -EALREADY || result == -EISCONN)) {
+  if (over || sk && (result == 0 || waits || result == -EALREADY || result == -EISCONN)) {
     if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_path, FIELD(char *, sk, unix_sock__peer));
   } else {
     __builtin_memset(CHARS_AT(b, remote_address, 16), 0, 16);
-    SET(b, remote_port, 0);
     SET_USER_ADDRESS(b, entry ? entry->address : NULL, entry ? entry->length : 0);
   }
 }
@@ -76,8 +78,8 @@ int exit_connect(struct sys_exit *call) {
   struct entry *entry = entry_of(tid);
   OPAQUE(result); /* read once: the context may not be reached through a pointer that was computed */
   u64 sk = entry ? (u64)entry->sk : 0;
-  struct attempt *known = attempts.lookup(&sk), *own = NULL;
-  if (known && entry && known->caller.tid == tid && known->time == entry->time) own = known;
+  struct attempt *own = attempts.lookup(&sk);
+  if (own && (!entry || own->caller.tid != tid || own->time != entry->time)) own = NULL;
   bool waits = result == -EINPROGRESS;
   if (own && (result == -EINTR || result == -ERESTARTSYS)) waits = true;
   if (own && FIELD(u8, (char *)sk, sock_common__skc_state) == TCP_SYN_SENT) waits = true; /* TCP_FASTOPEN_CONNECT */
@@ -85,9 +87,9 @@ int exit_connect(struct sys_exit *call) {
   if (b) {
     common(b, entry, result);
     SET_EXE(b);
-    ends(b, entry, own, result);
+    ends(b, entry, own, result, waits);
     SET(b, fd, entry ? entry->fd : -1);
-    SET(b, connection_id, known ? known->id : 0);
+    SET(b, connection_id, own ? own->id : entry ? entry->id : 0);
     SET(b, stage, CALL);
     SET(b, in_progress, waits);
     if (waits && !own) b->_quality |= FLAG(outcome_missing);

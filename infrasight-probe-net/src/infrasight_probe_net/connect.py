@@ -39,7 +39,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
         defines={"BOOT_TIME": _boot_time()},
         headers=(_FILES / "attempt.bpf.h",),
-        slots=4096,
     )
 
 

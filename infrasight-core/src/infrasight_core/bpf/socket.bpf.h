@@ -9,6 +9,7 @@
 #define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
+#define SOCK_STREAM 1
 #define SOCK_RAW 3
 
 /* The two ends of a connection: addresses as IPv6 in network order, IPv4 as ::ffff:a.b.c.d, none as zeros; ports as numbers. */
@@ -43,6 +44,7 @@ static inline void read_tuple(struct tuple *tuple, char *sk) {
   if ((family != AF_INET && family != AF_INET6) || FIELD(u16, sk, sock__sk_type) == SOCK_RAW) return;
   tuple->local_port = __builtin_bswap16(FIELD(u16, sk, inet_sock__inet_sport)); /* stays when the kernel gives the port up */
   tuple->remote_port = __builtin_bswap16(FIELD(u16, sk, sock_common__skc_dport));
+  if (!tuple->remote_port && FIELD(u16, sk, sock__sk_type) == SOCK_STREAM) map_ipv4(tuple->remote, 0); /* of one that is over */
 }
 
 #define SET_TUPLE(b, pair)                                                                                                     \

@@ -21,6 +21,7 @@ from infrasight_testbed.syscalls import call, in_child
 Row = dict[str, Any]
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
 INET, INET6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
+FAMILIES: dict[int, bytes] = {INET: b"inet", INET6: b"inet6"}
 CLONE_NEWNET, ERESTARTSYS = 0x40000000, -512
 USER_MEMORY, MISSING = "remote_address_user_memory", "remote_address_missing"
 SAME = ("pid", "tid", "ppid", "process_key", "parent_process_key", "uid", "gid", "comm", "cgroup_id", "connection_id")
@@ -30,11 +31,11 @@ def kind(family: int, type: int) -> Row:
     """What the row says of the socket itself."""
     return {
         "family": family,
-        "family_name": {INET: b"inet", INET6: b"inet6"}[family],
+        "family_name": FAMILIES[family],
         "socket_type": type,
-        "type_name": {TCP: b"stream", UDP: b"dgram"}[type],
-        "protocol": {TCP: 6, UDP: 17}[type],
-        "protocol_name": {TCP: b"tcp", UDP: b"udp"}[type],
+        "type_name": b"stream" if type == TCP else b"dgram",
+        "protocol": 6 if type == TCP else 17,
+        "protocol_name": b"tcp" if type == TCP else b"udp",
         "unix_path": b"",
         "unix_client_path": b"",
     }

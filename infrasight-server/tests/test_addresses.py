@@ -44,7 +44,7 @@ def answer(store: Store, sql: str) -> list[dict[str, object]]:
 
 
 def test_addresses_come_back_as_text(store: Store) -> None:
-    """No address, IPv4, IPv6 and the extremes, from protobuf messages, through both stores, to JSON; zeros where none is given."""
+    """No address, IPv4, IPv6 and the extremes: from protobuf messages through both stores to JSON; `::` where none is given."""
     migrate_table(store, "connect", SCHEMA, None)
     taken = validate(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
     assert isinstance(taken, pa.Table)
@@ -80,7 +80,7 @@ def test_an_unfilled_address_is_none() -> None:
 
 
 def test_only_addresses_are_shown_as_such(store: Store) -> None:
-    """Sixteen bytes of another type stay bytes beside addresses, single, nullable and in lists, in any order and with no rows."""
+    """Sixteen bytes of another type stay bytes beside addresses, single, nullable and in lists, with rows and without."""
     sql = """
     SELECT toFixedString('0123456789abcdef', 16) AS bytes, toIPv6('::ffff:10.0.0.1') AS one, [toIPv6('::1')] AS list,
     toNullable(toIPv6('::2')) AS nullable, [toFixedString('0123456789abcdef', 16)] AS others

@@ -74,21 +74,23 @@ static inline void read_tuple(struct tuple *tuple, char *sk) {
     SET_UNIX_NAME(b, name, bpf_probe_read_kernel, address_ + OFFSET_unix_address__name + 2, bytes_);                           \
   })
 
-/* Bytes of `sockaddr_un.sun_path`; behind the NUL that ends a path may be anything. Nothing longer can be in the kernel. */
+/* Bytes of `sockaddr_un.sun_path`, 108 and perhaps the kernel's own NUL; behind the one that ends a path may be anything. */
 #define SET_UNIX_NAME(b, name, read, pointer, bytes)                                                                           \
   ({                                                                                                                           \
     char *path_ = (pointer), first_ = 0;                                                                                       \
     u64 wanted_ = (bytes);                                                                                                     \
-    OPAQUE(wanted_);                                                                                                           \
-    if (wanted_ && wanted_ <= 108) {                                                                                           \
-      long failed_ = read(&first_, 1, path_);                                                                                  \
-      if (first_)                                                                                                              \
-        TAKE_STRING(b, name, read##_str(TEXT_AT(b, name), wanted_ + 1, path_));                                                \
-      else if (failed_ || read(TEXT_AT(b, name), wanted_, path_))                                                              \
-        (b)->_quality |= TEXT_MISSING(name);                                                                                   \
-      else                                                                                                                     \
-        TEXT_LENGTH(b, name) = wanted_;                                                                                        \
-    }                                                                                                                          \
+    long failed_ = wanted_ ? read(&first_, 1, path_) : 0;                                                                      \
+    if (wanted_ > 109) failed_ = -1;                                                                                           \
+    OPAQUE(wanted_); /* so that the mask stays, from which 6.12 knows the bound */                                             \
+    wanted_ &= 127;                                                                                                            \
+    if (failed_)                                                                                                               \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
+    else if (first_)                                                                                                           \
+      TAKE_STRING(b, name, read##_str(TEXT_AT(b, name), wanted_ + 1, path_));                                                  \
+    else if (wanted_ && read(TEXT_AT(b, name), wanted_, path_))                                                                \
+      (b)->_quality |= TEXT_MISSING(name);                                                                                     \
+    else                                                                                                                       \
+      TEXT_LENGTH(b, name) = wanted_;                                                                                          \
   })
 
 struct user_address {

@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 KERNELS ?= 6.1 6.12
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
-PACKAGES := infrasight-core infrasight-probe-chmod infrasight-probe-execve infrasight-probe-open infrasight-server
+PACKAGES := infrasight-core infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
 
 .PHONY: help setup run test test-kernels lint proto lock bench clean
 

@@ -16,14 +16,16 @@ import sys
 from importlib import resources
 from pathlib import Path
 import infrasight.v1.stream_pb2_grpc
-import infrasight_core, infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_open, infrasight_server
+import infrasight_core, infrasight_server
+import infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
 from infrasight_core.plugins import PluginManager
 from infrasight_core.program import Kernel
-for module in infrasight.v1, infrasight_core, infrasight_probe_execve, infrasight_probe_open, infrasight_server:
+ours = infrasight.v1, infrasight_core, infrasight_server, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
+for module in ours:
     assert all(Path(path).is_relative_to(sys.prefix) for path in module.__path__), module.__path__
 plugins = PluginManager.discover()
 assert not plugins.failures, plugins.failures
-assert plugins.probes() == ["chmod", "execve", "open"], plugins.probes()
+assert plugins.probes() == ["accept", "chmod", "connect", "execve", "open"], plugins.probes()
 assert {"errors", "users"} < plugins.plugins.keys(), plugins.plugins.keys()
 assert "CREATE TABLE" in plugins.schemas()["execve"].ddl_text()
 assert "infrasight.bpf.h" in plugins.load_bpf("execve", Kernel("6.1", "x86_64", 2), {}).source.read_text()

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from infrasight_core.schema import IP_ADDRESS, IP_ADDRESS_MARK
 from infrasight_core.show import json_lines, printable, quoted, shown, unique_names
 
 
@@ -39,6 +40,25 @@ def one(array: pa.Array) -> object:
 def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> None:
     """Each Arrow type has its one JSON form."""
     assert one(pa.array([value], kind)) == said
+
+
+@pytest.mark.parametrize(
+    ("packed", "said"),
+    [
+        (bytes(10) + b"\xff\xff\x0a\0\0\1", "10.0.0.1"),
+        (bytes(15) + b"\1", "::1"),
+        (bytes(16), "::"),
+        (b"\x20\1\x0d\xb8" + bytes(11) + b"\x42", "2001:db8::42"),
+        (None, None),
+    ],
+)
+def test_addresses(packed: bytes | None, said: str | None) -> None:
+    """A marked column of 16 bytes, single or in lists, is an IP address as people write it; one without the mark is bytes."""
+    single, lists = pa.array([packed], IP_ADDRESS), pa.array([[packed]], pa.list_(IP_ADDRESS))
+    fields = [pa.field(name, array.type, metadata=IP_ADDRESS_MARK) for name, array in (("one", single), ("all", lists))]
+    table = pa.table([single, lists], schema=pa.schema(fields))
+    assert json.loads(next(json_lines(table))) == {"one": said, "all": [said]}
+    assert one(single) == (None if packed is None else shown(packed))
 
 
 def test_text_that_is_not_utf8() -> None:

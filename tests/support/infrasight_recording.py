@@ -1,5 +1,6 @@
 """Records with one probe under the running kernel, for tests and benchmarks: no server, no wire."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -48,6 +49,12 @@ class Recording:
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Adds up."""
         self.drops[reason] = self.drops.get(reason, 0) + events
+
+    def wait(self, probe: str) -> None:
+        """Waits until all that has been recorded so far is delivered; for recordings that go on."""
+        wanted = self.recorder.counts()[probe].submitted
+        while self.recorder.counts()[probe].read < wanted:
+            time.sleep(0.01)
 
     @property
     def table(self) -> pa.Table:

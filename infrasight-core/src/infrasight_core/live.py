@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from infrasight_core.show import json_lines, printable, quoted, shown
+from infrasight_core.show import address, is_address, json_lines, printable, quoted, shown
 
 _HEADER = frozenset(EventHeader.DESCRIPTOR.fields_by_name)
 _KEPT = 200  # rows; no terminal shows more
@@ -146,7 +146,7 @@ def _skipped(events: int) -> str:
 
 
 def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
-    columns = {name: _python(rows.column(name)) for name in rows.column_names}
+    columns = {field.name: _python(rows.column(field.name), is_address(field)) for field in rows.schema}
     own = [name for name in columns if name not in _HEADER]
     own.sort(key=lambda name: not pa.types.is_list(rows.schema.field(name).type))  # argv says most: lists come first
     for index in range(rows.num_rows):
@@ -166,7 +166,9 @@ def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
         yield _Row(row.get("time", 0), cells, _event({name: row[name] for name in own}, row.get("quality") or []), code < 0)
 
 
-def _python(column: pa.ChunkedArray) -> list[Any]:
+def _python(column: pa.ChunkedArray, addresses: bool) -> list[Any]:
+    if addresses:  # none is shown where there is none
+        return [address(value) if isinstance(value, bytes) and any(value) else "" for value in column.to_pylist()]
     return list((column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist())
 
 

@@ -32,6 +32,7 @@ class BpfProgram:
         kernel_fields: Members of kernel structs that the C reads, as `struct.member` or `struct.member.member`; each becomes
             the define `OFFSET_struct__member` (dots are `__`), in bytes, from the node's BTF.
         defines: Further `-D` defines, from options.
+        headers: Further `.bpf.h` resources that the source includes, beside those of the core.
         slots: How many events a CPU's block holds, a power of two; halved until the blocks fit the memory budget.
     """
 
@@ -39,6 +40,7 @@ class BpfProgram:
     attach: tuple[Tracepoint, ...]
     kernel_fields: tuple[str, ...] = ()
     defines: Mapping[str, int] = field(factory=dict)
+    headers: tuple[Path | Traversable, ...] = ()
     slots: int = 16384
 
 

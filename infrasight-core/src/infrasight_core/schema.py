@@ -15,6 +15,7 @@ from infrasight.v1.event_pb2 import EventHeader
 from infrasight_core.errors import SchemaError
 
 IP_ADDRESS = pa.binary(16)
+IP_ADDRESS_MARK = {b"infrasight": b"ip_address"}  # a field's metadata: other columns of 16 bytes are no addresses
 TIMESTAMP = pa.timestamp("ns", "UTC")
 _SCALARS = {
     FieldDescriptor.TYPE_BOOL: pa.bool_(),
@@ -97,7 +98,8 @@ def _column(field: FieldDescriptor) -> Column:
 
 
 def _arrow_field(field: FieldDescriptor) -> pa.Field:
-    return pa.field(field.name, _arrow_type(field), nullable=False)
+    mark = IP_ADDRESS_MARK if _column(field).ip_address else None
+    return pa.field(field.name, _arrow_type(field), nullable=False, metadata=mark)
 
 
 def _arrow_type(field: FieldDescriptor) -> pa.DataType:

@@ -4,15 +4,19 @@ import json
 import math
 import re
 import shlex
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infrasight_core.schema import IP_ADDRESS, IP_ADDRESS_MARK
+
 # What a terminal obeys or hides although JSON lets it pass: C1 controls, and marks that turn the direction of text.
 _UNSAFE = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
 _ROWS = 4096
+_IPV4 = bytes(10) + b"\xff\xff"
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str).encode
 
 
@@ -20,13 +24,31 @@ def json_lines(table: pa.Table) -> Iterator[str]:
     """One JSON object per row, without a newline, keys in the order of the columns.
 
     Bytes are shown as UTF-8, what is not as `\\xNN`; timestamps as ISO 8601 in UTC with all digits that their unit has; NaN
-    and infinity, which JSON lacks, as null. A name that comes twice gets `_2` at its end the second time.
+    and infinity, which JSON lacks, as null; IP addresses as people write them, see `address`. A name that comes twice gets
+    `_2` at its end the second time.
     """
     keys = unique_names(table.column_names)
     for batch in table.to_batches(max_chunksize=_ROWS):
-        columns = [values(column) for column in batch.columns]
-        for row in zip(*columns, strict=True):
+        for row in rows_of(batch):
             yield _safe_json(_encode(dict(zip(keys, row, strict=True))))
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """The rows as what JSON can say."""
+    columns = [values(column, is_address(field)) for column, field in zip(batch.columns, batch.schema, strict=True)]
+    return zip(*columns, strict=True)
+
+
+def is_address(field: pa.Field) -> bool:
+    """Whether a column is of IP addresses: 16 bytes alone do not say so."""
+    return IP_ADDRESS_MARK.items() <= (field.metadata or {}).items()
+
+
+def address(value: bytes) -> str:
+    """An IP address as people write it: of the 16 bytes that a column has, those of IPv4 as `10.0.0.1`; `::` is none."""
+    if value.startswith(_IPV4):
+        return socket.inet_ntop(socket.AF_INET, value[len(_IPV4) :])
+    return socket.inet_ntop(socket.AF_INET6, value)
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -61,17 +83,19 @@ def quoted(argument: bytes) -> str:
     return f"$'{printable(shown(escaped))}'"
 
 
-def values(array: pa.Array) -> list[Any]:
-    """A column as what JSON can say; see `json_lines`."""
+def values(array: pa.Array, addresses: bool = False) -> list[Any]:
+    """A column as what JSON can say; see `json_lines`. What has 16 bytes is an IP address if the caller says so."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
-        return values(array.storage)
+        return values(array.storage, addresses)
     if pa.types.is_dictionary(kind):
-        distinct = values(array.dictionary)
+        distinct = values(array.dictionary, addresses)
         return [None if index is None else distinct[index] for index in array.indices.to_pylist()]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         # The store's strings hold any bytes, and Arrow would not decode those that are not UTF-8.
         return values(array.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()))
+    if addresses and kind == IP_ADDRESS:
+        return [None if value is None else address(value) for value in array.to_pylist()]
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return [None if value is None else shown(value) for value in array.to_pylist()]
     if pa.types.is_timestamp(kind):
@@ -83,10 +107,10 @@ def values(array: pa.Array) -> list[Any]:
         return list(array.cast(pa.int64()).to_pylist())
     if pa.types.is_floating(kind):
         return [None if value is None or not math.isfinite(value) else value for value in array.to_pylist()]
-    return _nested(array)
+    return _nested(array, addresses)
 
 
-def _nested(array: pa.Array) -> list[Any]:
+def _nested(array: pa.Array, addresses: bool) -> list[Any]:
     kind = array.type
     if pa.types.is_map(kind):
         ends = array.offsets.to_pylist()
@@ -99,7 +123,7 @@ def _nested(array: pa.Array) -> list[Any]:
         rows = zip(array.is_valid().to_pylist(), *map(values, array.flatten()), strict=True)
         return [dict(zip(names, row, strict=True)) if valid else None for valid, *row in rows]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        items = iter(values(array.flatten()))
+        items = iter(values(array.flatten(), addresses))
         lengths = pc.list_value_length(array).to_pylist()
         return [None if length is None else [next(items) for _ in range(length)] for length in lengths]
     return list(array.to_pylist())

@@ -63,6 +63,8 @@ def _empty(kind: pa.DataType) -> Any:
     kind = _plain(kind)
     if pa.types.is_binary(kind):
         return b""
+    if pa.types.is_fixed_size_binary(kind):
+        return bytes(kind.byte_width)
     if pa.types.is_string(kind):
         return ""
     if pa.types.is_nested(kind):

@@ -7,7 +7,7 @@ import pyarrow as pa
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from infrasight_core.errors import SchemaError
-from infrasight_core.schema import EventSchema, event_fields, set_by_server
+from infrasight_core.schema import IP_ADDRESS, EventSchema, event_fields, set_by_server
 
 _NANOSECONDS = 1_000_000_000
 
@@ -42,6 +42,8 @@ def _array(field: FieldDescriptor, holders: Sequence[Message], arrow_type: pa.Da
         values = [[*map(_nanoseconds, v)] if field.is_repeated else _nanoseconds(v) for v in values]
     elif field.is_repeated:
         values = [list(value) for value in values]
+    elif arrow_type == IP_ADDRESS:  # a client that has none leaves it out
+        values = [value or bytes(IP_ADDRESS.byte_width) for value in values]
     try:
         return pa.array(values, arrow_type)
     except (pa.ArrowException, OverflowError) as error:

@@ -18,6 +18,7 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
+from infrasight_core.schema import IP_ADDRESS, IP_ADDRESS_MARK
 from urllib3.exceptions import HTTPError
 
 from infrasight_server.connections import Connections
@@ -36,6 +37,7 @@ _AWAY = frozenset(
         *(1000, 1001, 1002),  # exceptions of the operating system and the standard library
     }
 )
+_ADDRESSES = re.compile(r"((Array|LowCardinality|Nullable)\()*IPv6\)*")
 _TOO_MANY_PARTS = 252  # of a whole table, which merges will mend; of one insert too, which nothing will
 
 
@@ -230,7 +232,8 @@ class Store:
     def query(self, sql: str) -> Iterator[pa.RecordBatch]:
         """The answer of a reading statement, in pieces; the first comes even when there are no rows.
 
-        Strings come as binary. The store itself refuses to write anything here.
+        Strings come as binary, IPv6 addresses as 16 bytes whose field is marked (`schema.IP_ADDRESS_MARK`). The store itself
+        refuses to write anything here.
 
         Raises:
             QueryError: The store refuses the statement or fails at it; later pieces may raise it too.
@@ -240,12 +243,23 @@ class Store:
             answer = client.raw_stream(sql, fmt="ArrowStream")
             try:
                 with pa.ipc.open_stream(answer) as reader:
-                    yield pa.RecordBatch.from_pylist([], reader.schema)
-                    yield from reader
+                    schema = self._marked(reader.schema, sql)
+                    yield pa.RecordBatch.from_pylist([], schema)
+                    for batch in reader:
+                        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
             except (pa.ArrowException, OSError, HTTPError) as error:
                 raise QueryError(f"the answer broke off: {_one_line(error)}; ask again") from error
             finally:
                 answer.close()
+
+    def _marked(self, schema: pa.Schema, sql: str) -> pa.Schema:
+        """The schema of a statement's answer with addresses marked: Arrow has one type for IPv6 and FixedString(16)."""
+        if not any(IP_ADDRESS in (field.type, getattr(field.type, "value_type", None)) for field in schema):
+            return schema
+        with _query_errors(), self._readers.one() as client:
+            types = client.query(f"DESCRIBE TABLE ({sql})").result_columns[1]
+        marks = [IP_ADDRESS_MARK if _ADDRESSES.fullmatch(type) else None for type in types]
+        return pa.schema(field.with_metadata(mark) for field, mark in zip(schema, marks, strict=True))
 
 
 @contextmanager

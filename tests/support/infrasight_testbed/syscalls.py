@@ -9,6 +9,9 @@ from typing import Any
 NUMBERS = {
     "x86_64": {
         "open": 2,
+        "connect": 42,
+        "accept": 43,
+        "bind": 49,
         "creat": 85,
         "chmod": 90,
         "fchmod": 91,
@@ -16,10 +19,23 @@ NUMBERS = {
         "openat": 257,
         "fchmodat": 268,
         "unshare": 272,
+        "accept4": 288,
         "openat2": 437,
         "fchmodat2": 452,
     },
-    "aarch64": {"mount": 40, "fchmod": 52, "fchmodat": 53, "openat": 56, "unshare": 97, "openat2": 437, "fchmodat2": 452},
+    "aarch64": {
+        "mount": 40,
+        "fchmod": 52,
+        "fchmodat": 53,
+        "openat": 56,
+        "unshare": 97,
+        "bind": 200,
+        "accept": 202,
+        "connect": 203,
+        "accept4": 242,
+        "openat2": 437,
+        "fchmodat2": 452,
+    },
 }[os.uname().machine]
 CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
 _libc = ctypes.CDLL(None, use_errno=True)

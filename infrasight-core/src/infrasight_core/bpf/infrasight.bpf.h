@@ -146,6 +146,18 @@ static inline void forget(u32 tid) {
   }
 #define NO_TEXT(name, max, mean) b->_length[TEXT_##name] = 0;
 
+/* Takes the next slot of a block; NULL, and counted why, where there is none. */
+static inline struct block *next_slot(struct block *b) {
+  if (b->_head - b->_tail >= SLOTS) {
+    b->_block_full++;
+    return NULL;
+  }
+  COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
+  COLUMNS(NOTHING, NOTHING, NO_TEXT)
+  b->_quality = 0;
+  return b;
+}
+
 /* Takes the next slot of this CPU's block; NULL, and counted why, where there is none or the event is filtered. */
 static inline struct block *begin(void) {
   struct block *b = this_block();
@@ -155,14 +167,16 @@ static inline struct block *begin(void) {
     b->_filtered++;
     return NULL;
   }
-  if (b->_head - b->_tail >= SLOTS) {
-    b->_block_full++;
-    return NULL;
-  }
-  COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
-  COLUMNS(NOTHING, NOTHING, NO_TEXT)
-  b->_quality = 0;
-  return b;
+  return next_slot(b);
+}
+
+/* The same for an event that is not the current task's: whether it is wanted has been decided before. */
+static inline struct block *begin_for_other(void) {
+  struct block *b = this_block();
+  if (!b) return NULL;
+  b->_seen++;
+  b->_filters = 0;
+  return next_slot(b);
 }
 
 #define SLOT(b) ((b)->_head & (SLOTS - 1))

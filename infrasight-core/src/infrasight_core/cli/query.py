@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from infrasight_core.cli.server_options import server_options
-from infrasight_core.show import json_lines, printable, unique_names, values
+from infrasight_core.show import json_lines, printable, rows_of, unique_names
 
 if TYPE_CHECKING:
     from infrasight_core.transport.client import ServerClient
@@ -69,7 +69,7 @@ def _write_csv(pieces: Iterator[pa.Table]) -> None:
         if number == 0:
             writer.writerow(unique_names(piece.column_names))
         for batch in piece.to_batches():
-            writer.writerows(zip(*([_cell(value) for value in values(c)] for c in batch.columns), strict=True))
+            writer.writerows([_cell(value) for value in row] for row in rows_of(batch))
             sys.stdout.buffer.write(text.getvalue().encode())
             text.seek(0)
             text.truncate()
@@ -108,7 +108,7 @@ def _print(console: Console, piece: pa.Table, before: int) -> None:
             number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
             table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
     for batch in piece.to_batches():
-        for row in zip(*(values(column) for column in batch.columns), strict=True):
+        for row in rows_of(batch):
             cells = [Text(printable(_cell(value))) for value in row]
             if not upright:
                 table.add_row(*cells)

@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -52,6 +53,25 @@ HEADER_FIELDS = (
     "task_struct.start_boottime",
     "task_struct.tgid",
     "vfsmount.mnt_root",
+)
+SOCKET_FIELDS = (
+    "file.f_inode",
+    "file.private_data",
+    "inet_sock.inet_sport",
+    "inode.i_mode",
+    "sock.sk_protocol",
+    "sock.sk_type",
+    "sock_common.skc_daddr",
+    "sock_common.skc_dport",
+    "sock_common.skc_family",
+    "sock_common.skc_rcv_saddr",
+    "sock_common.skc_v6_daddr",
+    "sock_common.skc_v6_rcv_saddr",
+    "socket.file",
+    "socket.sk",
+    "unix_address.len",
+    "unix_address.name",
+    "unix_sock.addr",
 )
 
 
@@ -153,13 +173,14 @@ def has_tracepoint(event: str) -> bool:
 
 def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
     check_program(program, filters)
-    offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
+    sockets = SOCKET_FIELDS if '#include "socket.bpf.h"' in program.source.read_text(encoding="utf-8") else ()
+    offsets = kernel_offsets((*HEADER_FIELDS, *sockets, *program.kernel_fields))
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
     defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
-        "source": _inlined(program.source, bpf),
+        "source": _inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
         "attach": [[point.function, point.event] for point in program.attach],
         "headers": str(bpf),
@@ -184,12 +205,14 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
         raise KernelError("include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)")
 
 
-def _inlined(source: Path | Traversable, headers: Traversable) -> str:
-    """The source with our headers in place of their includes: BCC rewrites map accesses in the main file alone."""
+def _inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable]) -> str:
+    """The source with the headers in place of their includes: BCC rewrites map accesses in the main file alone."""
     lines = [f'#line 1 "{source.name}"']
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.fullmatch(line):
-            lines += [_inlined(headers / match[1], headers), f'#line {number + 1} "{source.name}"']
+            if match[1] not in headers:
+                raise KernelError(f"{source.name}:{number}: {match[1]} is neither the core's nor among the program's headers")
+            lines += [_inlined(headers[match[1]], headers), f'#line {number + 1} "{source.name}"']
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.layout import layout_of
 from infrasight_core.kernel.load import LoadedProbe
 from infrasight_core.plugins import PluginManager
+from infrasight_core.show import address, is_address
 
 # A boot at the epoch: process keys and times come out as the block holds them.
 _CLOCK = Clock(np.uint64(0))
@@ -50,7 +51,11 @@ class Golden:
         batch = assemble(columns, plugins.decode(probe, columns), schema.agent, _CLOCK)
         batch = conform(batch, {}, schema.agent, list(columns.texts), columns.flags)
         kept = [name for name in batch.schema.names if name not in UNSTABLE]
-        rows: list[dict[str, Any]] = json.loads(json.dumps(batch.select(kept).to_pylist(), default=_text))
+        made = batch.select(kept).to_pylist()
+        for name in (field.name for field in schema.agent if is_address(field)):
+            for row in made:
+                row[name] = address(row[name])
+        rows: list[dict[str, Any]] = json.loads(json.dumps(made, default=_text))
         return rows
 
     def wanted(self) -> list[dict[str, Any]]:

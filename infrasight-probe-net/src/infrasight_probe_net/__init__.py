@@ -1,0 +1,1 @@
+"""The connect and accept probes of InfraSight."""

@@ -1,0 +1,53 @@
+"""The probe `accept`: accept(2) and accept4(2), successful or not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import pyarrow as pa
+from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct_lists
+
+from infrasight_probe_net.names import names_of
+from infrasight_probe_net.v1.accept_pb2 import AcceptEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_net")
+_FLAGS = ((b"SOCK_NONBLOCK", 0o4000), (b"SOCK_CLOEXEC", 0o2000000))
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """One row per call; see accept.proto for the columns."""
+    return EventSchema(AcceptEvent, _FILES / "accept_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Every call at its exit. It has no options."""
+    if options:
+        raise ConfigError(f"options.accept: {next(iter(options))!r} is not known; accept has no options")
+    return BpfProgram(
+        _FILES / "accept.bpf.c",
+        attach=(
+            Tracepoint("enter_accept", "syscalls:sys_enter_accept"),
+            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4"),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept"),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept4"),
+        ),
+        kernel_fields=("unix_sock.peer",),
+    )
+
+
+@hookimpl
+def decode(columns: Columns) -> Mapping[str, pa.Array]:
+    """The names of numbers and flags."""
+    return {**names_of(columns), "flag_names": map_distinct_lists(columns.fixed["flags"], _flag_names, pa.binary())}
+
+
+def _flag_names(values: list[int]) -> list[list[bytes]]:
+    return [_names(value) for value in values]
+
+
+def _names(value: int) -> list[bytes]:
+    rest = value & ~sum(bits for _, bits in _FLAGS)
+    return [*(name for name, bits in _FLAGS if value & bits), *([b"%#x" % rest] if rest else [])]

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Attempts of TCP to connect, by socket. Each ends twice: by the socket's next state and by the exit of its call; whichever comes
+ * second deletes it, and writes the row of the outcome if the call did not wait for it.
+ *
+ * The kernel runs no program of a tracepoint while another one runs on the same CPU, so that a change of state that an interrupt
+ * brings just then is not seen. What is seen next of the socket, at last that it is destroyed, ends the attempt then.
+ */
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_CLOSE 7
+#define IPPROTO_TCP 6
+#define ECANCELED 125
+enum stage { CALL, OUTCOME };
+
+/* The contexts of sock:inet_sock_set_state and tcp:tcp_destroy_sock. */
+struct set_state {
+  u64 common, sk;
+  int old, new;
+  u16 local_port, remote_port, family, protocol;
+  u32 local_ipv4, remote_ipv4, local[4], remote[4];
+};
+
+struct destroy_sock {
+  u64 common, sk;
+};
+
+struct attempt {
+  u64 time, id, duration, quality, has_ended, arrived;
+  struct caller caller;
+  struct tuple tuple;
+  u32 family;
+  int fd, error;
+};
+
+BPF_HASH(attempts, u64, struct attempt, ENTRIES);
+
+/* A number that this machine never uses again: units of 512 ns since the epoch, in which no CPU begins two, and the CPU. */
+static inline u64 new_id(void) {
+  return (BOOT_TIME + bpf_ktime_get_boot_ns()) >> 9 << 12 | (bpf_get_smp_processor_id() & 0xfff);
+}
+
+static inline void keep_tuple(struct attempt *attempt, struct set_state *change) {
+  attempt->tuple.local_port = change->local_port;
+  attempt->tuple.remote_port = change->remote_port;
+  for (int i = 0; i < 4; i++) {
+    attempt->tuple.local[i] = change->local[i];
+    attempt->tuple.remote[i] = change->remote[i];
+  }
+}
+
+/* Fills the socket's columns. */
+static inline void set_attempt(struct block *b, struct attempt *attempt) {
+  SET_TUPLE(b, &attempt->tuple);
+  SET(b, family, attempt->family);
+  SET(b, socket_type, SOCK_STREAM);
+  SET(b, protocol, IPPROTO_TCP);
+}
+
+/* The row of how it ended; in whatever task this runs, the columns are those of the call. */
+static inline void write_outcome(struct attempt *attempt) {
+  struct block *b = begin_for_other();
+  if (!b) return;
+  common_of(b, &attempt->caller, attempt->time, attempt->duration, -attempt->error);
+  b->_quality = attempt->quality | TEXT_MISSING(exe);
+  set_attempt(b, attempt);
+  SET(b, fd, attempt->fd);
+  SET(b, connection_id, attempt->id);
+  SET(b, stage, OUTCOME);
+  SET(b, in_progress, false);
+  commit(b);
+}
+
+/* One of the two ends has come. */
+static inline void arrive(struct attempt *attempt, u64 sk) {
+  if (__sync_fetch_and_add(&attempt->arrived, 1) == 0) return;
+  write_outcome(attempt);
+  attempts.delete(&sk);
+}
+
+static inline void end_attempt(struct attempt *attempt, u64 sk, int error, u64 quality) {
+  attempt->duration = quality & FLAG(duration_ns_missing) ? 0 : bpf_ktime_get_boot_ns() - attempt->time;
+  attempt->error = error;
+  attempt->quality = quality;
+  attempt->has_ended = true;
+  arrive(attempt, sk);
+}
+
+/* Keeps an attempt that the current task's call begins, unless that is filtered. */
+static inline int begin_attempt(struct entry *entry, struct set_state *change) {
+  struct block *b = this_block();
+  u64 sk = change->sk;
+  if (!b || !entry || (u64)entry->sk != sk || change->protocol != IPPROTO_TCP) return 0;
+  struct attempt *attempt = (void *)b->_scratch;
+  if (!keep_caller(b, &attempt->caller)) return 0;
+  attempt->time = entry->time;
+  attempt->id = new_id();
+  attempt->duration = attempt->quality = attempt->has_ended = attempt->arrived = attempt->error = 0;
+  attempt->family = change->family;
+  attempt->fd = entry->fd;
+  keep_tuple(attempt, change);
+  attempts.update(&sk, attempt); /* where there is no room, the call's row says outcome_missing */
+  return 0;
+}
+
+int state_changed(struct set_state *change) {
+  u64 sk = change->sk, late = FLAG(duration_ns_missing), unknown = FLAG(return_code_missing) | late;
+  bool in_time = change->old == TCP_SYN_SENT || change->old == TCP_SYN_RECV;
+  struct attempt *attempt = attempts.lookup(&sk);
+  if (change->new == TCP_SYN_SENT) {
+    if (attempt && !attempt->has_ended) end_attempt(attempt, sk, 0, unknown);
+    return begin_attempt(entry_of(bpf_get_current_pid_tgid()), change);
+  }
+  if (!attempt || attempt->has_ended || change->new == TCP_SYN_RECV) return 0;
+  if (change->old == TCP_CLOSE || attempt->tuple.remote_port != change->remote_port) {
+    end_attempt(attempt, sk, 0, unknown);
+    return 0;
+  }
+  int error = in_time && change->new == TCP_CLOSE ? FIELD(int, (char *)sk, sock__sk_err) ?: ECANCELED : 0;
+  keep_tuple(attempt, change);
+  end_attempt(attempt, sk, error, in_time ? 0 : late);
+  return 0;
+}
+
+int destroyed(struct destroy_sock *event) {
+  u64 sk = event->sk;
+  struct attempt *attempt = attempts.lookup(&sk);
+  if (attempt && !attempt->has_ended) end_attempt(attempt, sk, 0, FLAG(return_code_missing) | FLAG(duration_ns_missing));
+  return 0;
+}

@@ -1,0 +1,59 @@
+"""The probe `connect`: connect(2), successful or not, and how those attempts of TCP ended that a call did not wait for."""
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct
+
+from infrasight_probe_net.names import names_of
+from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_net")
+_STAGES = (b"call", b"outcome")
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """One row per call, and one per outcome; see connect.proto for the columns."""
+    return EventSchema(ConnectEvent, _FILES / "connect_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Every call at its exit, and each change of a TCP socket's state. It has no options."""
+    if options:
+        raise ConfigError(f"options.connect: {next(iter(options))!r} is not known; connect has no options")
+    return BpfProgram(
+        _FILES / "connect.bpf.c",
+        attach=(
+            Tracepoint("enter_connect", "syscalls:sys_enter_connect"),
+            Tracepoint("exit_connect", "syscalls:sys_exit_connect"),
+            Tracepoint("state_changed", "sock:inet_sock_set_state"),
+            Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
+        ),
+        kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
+        defines={"BOOT_TIME": _boot_time()},
+        headers=(_FILES / "attempt.bpf.h",),
+    )
+
+
+@hookimpl
+def decode(columns: Columns) -> Mapping[str, pa.Array]:
+    """The names of numbers, and a byte's truth as the one bit that Arrow has for it."""
+    in_progress = np.packbits(columns.fixed["in_progress"], bitorder="little")
+    return {
+        **names_of(columns),
+        "stage": map_distinct(columns.fixed["stage"], lambda stages: [_STAGES[stage] for stage in stages], pa.binary()),
+        "in_progress": pa.Array.from_buffers(pa.bool_(), columns.rows, [None, pa.py_buffer(in_progress)]),
+    }
+
+
+def _boot_time() -> int:
+    """When this machine was booted, in nanoseconds since the epoch; the same whenever it is asked."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("btime ")) * 10**9

@@ -1,0 +1,1 @@
+"""Generated from accept.proto and connect.proto."""

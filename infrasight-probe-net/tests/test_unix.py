@@ -1,0 +1,167 @@
+"""The probes connect and accept and Unix sockets: names as the kernel has them, byte by byte."""
+
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import infrasight_probe_net.accept
+import infrasight_probe_net.connect
+import pytest
+from infrasight_recording import Recording, recording
+from infrasight_testbed.addresses import inet, unix
+from infrasight_testbed.syscalls import call, in_child
+
+Row = dict[str, Any]
+UNIX, STREAM, DGRAM, SEQPACKET = socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
+TYPES: dict[int, bytes] = {STREAM: b"stream", DGRAM: b"dgram", SEQPACKET: b"seqpacket"}
+EVERY_BYTE = bytes(byte for byte in range(1, 256) if byte != ord("/"))
+USER_MEMORY, MISSING = ["unix_path_user_memory"], ["unix_path_missing"]
+NO_ADDRESS = {"local_address": bytes(16), "remote_address": bytes(16), "local_port": 0, "remote_port": 0}
+
+
+@pytest.fixture(scope="module")
+def connects() -> Iterator[Recording]:
+    """A recording of connect through all tests."""
+    with recording("connect", infrasight_probe_net.connect) as recorded:
+        yield recorded
+
+
+@pytest.fixture(scope="module")
+def accepts() -> Iterator[Recording]:
+    """A recording of accept through all tests."""
+    with recording("accept", infrasight_probe_net.accept) as recorded:
+        yield recorded
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of a short name that every user may use."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def rows_of(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
+    """The rows of what a child does, in order; each says that it is of a Unix socket without an address of IP."""
+    pid, _ = in_child(work, uid)
+    kept.wait(probe)
+    rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
+    for row in rows:
+        has(row, NO_ADDRESS | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0", "uid": uid})
+    return sorted(rows, key=lambda row: row["time"])
+
+
+def has(row: Row, wanted: Row) -> None:
+    """The row has these values."""
+    assert {name: row[name] for name in wanted} == wanted
+
+
+def names(folder: Path) -> list[bytes]:
+    """Names of every kind: a path, the longest one, any byte, and the same in the abstract namespace."""
+    base, mark = bytes(folder), os.urandom(8)
+    return [
+        base + b"/path",
+        (base + b"/" + b"l" * 108)[:108],
+        base + b"/" + EVERY_BYTE[:80],
+        base + b"/" + EVERY_BYTE[-80:],
+        b"\0" + mark,
+        b"\0" + mark + b"\0" + b"a\0",
+        b"\0" + mark + EVERY_BYTE[-99:],
+    ]
+
+
+@pytest.mark.parametrize("kind", [STREAM, DGRAM, SEQPACKET])
+def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
+    """Paths, the longest of 108 bytes without a NUL, abstract names with NULs in them: exact, from the kernel's socket."""
+    for number, name in enumerate(names(folder)):
+        with socket.socket(UNIX, kind) as server, socket.socket(UNIX, kind) as client:
+            address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
+            assert call("bind", server.fileno(), address, len(address)) == 0
+            if kind != DGRAM:
+                server.listen()
+            own = b"\0" + os.urandom(9) if number % 2 else b""
+            if own:
+                client.bind(own)
+            (row,) = rows_of(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)))  # noqa: B023
+            has(row, {"unix_path": name, "unix_client_path": own, "return_code": 0, "quality": [], "fd": client.fileno()})
+            has(row, {"socket_type": kind, "type_name": TYPES[kind], "connection_id": 0, "stage": b"call"})
+
+
+def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
+    """ENOENT to EAGAIN: the name comes from the caller's memory and says so; or that it could not be had."""
+    base, missing = bytes(folder), unix(bytes(folder) + b"/missing")
+    with socket.socket(UNIX) as full, socket.socket(UNIX) as gone, socket.socket(UNIX) as client, socket.socket(UNIX) as first:
+        full.bind(base + b"/full")
+        full.listen(0)
+        first.connect(base + b"/full")
+        gone.bind(base + b"/gone")
+        client.setblocking(False)
+        (folder / "file").touch()
+        dgram = socket.socket(UNIX, DGRAM)
+        dgram.bind(base + b"/dgram")
+        cases: list[tuple[bytes | int, int, str, bytes, list[str]]] = [
+            (missing, len(missing), "ENOENT", base + b"/missing", USER_MEMORY),
+            (missing, len(missing) - 1, "ENOENT", base + b"/missing", USER_MEMORY),
+            (missing + b"behind", len(missing) + 6, "ENOENT", base + b"/missing", USER_MEMORY),
+            (unix(base + b"/gone"), len(base) + 8, "ECONNREFUSED", base + b"/gone", USER_MEMORY),
+            (unix(base + b"/file"), len(base) + 8, "ECONNREFUSED", base + b"/file", USER_MEMORY),
+            (unix(base + b"/full"), len(base) + 8, "EAGAIN", base + b"/full", USER_MEMORY),
+            (unix(base + b"/dgram"), len(base) + 9, "EPROTOTYPE", base + b"/dgram", USER_MEMORY),
+            (unix(b"\0nobody\0here"), 14, "ECONNREFUSED", b"\0nobody\0here", USER_MEMORY),
+            (8, 20, "EFAULT", b"", MISSING),
+            (unix(b"x"), 1, "EINVAL", b"", MISSING),
+            (unix(b"x" * 120), 122, "EINVAL", b"", ["unix_path_missing", *USER_MEMORY]),
+        ]
+        made = [(client.fileno(), address, length) for address, length, *_ in cases]
+        rows = rows_of(connects, "connect", lambda: [call("connect", *arguments) for arguments in made])
+        dgram.close()
+    assert len(rows) == len(cases)
+    for row, (_, _, error, path, quality) in zip(rows, cases, strict=True):
+        has(row, {"error": error, "unix_path": path, "quality": quality, "in_progress": False})
+
+
+def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
+    """EACCES of a user who is not root and may not write to the socket."""
+    with socket.socket(UNIX) as server, socket.socket(UNIX) as client:
+        server.bind(bytes(folder / "closed"))
+        (folder / "closed").chmod(0o600)
+        server.listen()
+        address = unix(bytes(folder / "closed"))
+        (row,) = rows_of(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)), 65534)
+    has(row, {"error": "EACCES", "unix_path": bytes(folder / "closed"), "quality": USER_MEMORY})
+
+
+def test_another_family_s_address(connects: Recording) -> None:
+    """A Unix socket that is given an address of IP: EINVAL, and that address is in the row, as the caller's memory has it."""
+    with socket.socket(UNIX) as client:
+        pid, _ = in_child(lambda: call("connect", client.fileno(), inet("10.1.2.3", 99), 16))
+    connects.wait("connect")
+    (row,) = [row for delivery in list(connects.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
+    has(row, {"error": "EINVAL", "family_name": b"unix", "remote_port": 99, "quality": ["remote_address_user_memory"]})
+    assert row["remote_address"][12:] == struct.pack("4B", 10, 1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
+def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> None:
+    """The listening socket's name, and the connecting one's where it is bound; of a call that failed, the listening one's."""
+    for name in names(folder):
+        own = b"\0" + os.urandom(9)
+        with socket.socket(UNIX, kind) as server, socket.socket(UNIX, kind) as bound, socket.socket(UNIX, kind) as nameless:
+            address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
+            assert call("bind", server.fileno(), address, len(address)) == 0
+            server.listen()
+            server.setblocking(False)
+            bound.bind(own)
+            for client in (bound, nameless):
+                assert call("connect", client.fileno(), address, len(address)) == 0
+            fd = server.fileno()
+            rows = rows_of(accepts, "accept", lambda: [call("accept", fd, 0, 0) for _ in range(3)])  # noqa: B023
+        assert [row["error"] for row in rows] == ["", "", "EAGAIN"]
+        assert [row["unix_client_path"] for row in rows] == [own, b"", b""]
+        for row in rows:
+            has(row, {"unix_path": name, "socket_type": kind, "type_name": TYPES[kind], "listen_fd": fd, "quality": []})
+            assert row["fd"] == max(row["return_code"], -1)

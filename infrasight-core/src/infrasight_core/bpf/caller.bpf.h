@@ -11,8 +11,8 @@ struct caller {
 /* Whether the current task's events are recorded; if so, `caller` has been filled with who it is. */
 static inline bool keep_caller(struct block *b, struct caller *caller) {
   u64 ids = bpf_get_current_pid_tgid(), user = bpf_get_current_uid_gid();
-  void *task = (void *)bpf_get_current_task(), *parent = FIELD(void *, task, task_struct__real_parent);
-  u32 ppid = FIELD(u32, parent, task_struct__tgid);
+  u64 task = CURRENT_TASK, parent = MEMBER(u64, task, task_struct__real_parent);
+  u32 ppid = MEMBER(u32, parent, task_struct__tgid);
   if (task_is_filtered(b) || FILTER_OURS(b->_filters, ppid)) return false;
   caller->process_key = process_key(task, ids >> 32);
   caller->parent_process_key = process_key(parent, ppid);

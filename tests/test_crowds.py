@@ -1,4 +1,4 @@
-"""Processes that make it hard: a thousand threads in one call, killed in the middle of it, renamed, in namespaces of their own."""
+"""Processes that make it hard: a thousand threads in one call, killed in it, renamed, in namespaces of their own."""
 
 import ctypes
 import os

@@ -41,8 +41,8 @@ class Clock:
     def wall_offset() -> np.uint64:
         """Nanoseconds to add to the time since boot, as the clocks stand now.
 
-        Who is interrupted between two clocks is milliseconds off, and a batch's events then stand among others': so one is
-        read before and after the other, and of some tries the shortest counts.
+        Who is interrupted between two clocks is milliseconds off, and a batch's events then stand among others': so one clock
+        is read before and after the other, and of some tries the shortest counts.
         """
         tries: list[tuple[int, int]] = []
         while not tries or (len(tries) < TRIES and tries[-1][0] > SURE):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+    from infrasight_core.program import BpfProgram, Kernel, Tracepoint, socketcall
     from infrasight_core.schema import EventSchema
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "map_distinct",
     "map_distinct_lists",
     "numbers",
+    "socketcall",
     "strings",
 ]
 
@@ -41,7 +42,7 @@ _HOMES = {
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("BpfProgram", "Kernel", "Tracepoint"),
+    "program": ("BpfProgram", "Kernel", "Tracepoint", "socketcall"),
     "schema": ("EventSchema",),
 }
 

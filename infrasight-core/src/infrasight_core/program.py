@@ -1,10 +1,28 @@
 """What a probe asks the kernel for: values only, nothing here touches the kernel."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from attrs import field, frozen
+
+SOCKETCALLS = 512  # where the calls that are made through socketcall(2) stand, behind all numbers; see guard.bpf.c
+SOCKETCALL_LIMIT = 32
+
+
+def socketcall(number: int) -> int:
+    """What `Tracepoint.compat` takes for a call that 32-bit programs may make through socketcall(2): 3 is connect, 5 accept, 18
+    accept4. Its program finds the arguments with `socketcall_arguments` of call.bpf.h."""
+    if not 0 < number < SOCKETCALL_LIMIT:
+        raise ValueError(f"socketcall({number}): there is no such call")
+    return SOCKETCALLS + number
+
+
+def _numbers(given: int | Iterable[int]) -> tuple[int, ...]:
+    numbers = (given,) if isinstance(given, int) else tuple(given)
+    if wrong := [number for number in numbers if not 0 <= number < SOCKETCALLS + SOCKETCALL_LIMIT]:
+        raise ValueError(f"{wrong[0]} is not the number of a call")
+    return numbers
 
 
 @frozen
@@ -15,11 +33,16 @@ class Tracepoint:
         function: The function's name in the C source.
         event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
         optional: Whether the probe goes without it where the kernel does not have it, and says so in the log.
+        compat: For `syscalls:` only: the numbers that the call has in the 32-bit ABI of x86 (i386). Such calls pass no
+            tracepoint of `syscalls:`; the function is called for them all the same, with the same context.
+        compat_arm: The numbers that it has in the 32-bit ABI of arm64 (EABI).
     """
 
     function: str
     event: str
     optional: bool = False
+    compat: tuple[int, ...] = field(default=(), converter=_numbers)
+    compat_arm: tuple[int, ...] = field(default=(), converter=_numbers)
 
 
 @frozen

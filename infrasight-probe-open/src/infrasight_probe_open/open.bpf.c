@@ -35,7 +35,7 @@ struct open_how {
 };
 
 static inline int opening(int dirfd, unsigned long path, u32 flags, unsigned long mode) {
-  struct entry entry = {.path = (void *)path, .dirfd = dirfd, .flags = flags, .mode = flags & WILL_CREATE ? (u16)mode : 0};
+  struct entry entry = {.path = pointer(path), .dirfd = dirfd, .flags = flags, .mode = flags & WILL_CREATE ? (u16)mode : 0};
   return enter(&entry);
 }
 
@@ -52,7 +52,7 @@ int enter_openat(struct sys_enter *call) {
 }
 
 int enter_openat2(struct sys_enter *call) {
-  struct entry entry = {.dirfd = call->args[0], .path = (void *)call->args[1], .how = (void *)call->args[2], .has_how = true};
+  struct entry entry = {.dirfd = call->args[0], .path = pointer(call->args[1]), .how = pointer(call->args[2]), .has_how = true};
   return enter(&entry);
 }
 

@@ -13,7 +13,12 @@ from infrasight_probe_open.v1.open_pb2 import OpenEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_open")
-_CALLS = {"open": True, "creat": True, "openat": False, "openat2": False}  # arm64 has neither open nor creat
+_CALLS = {  # whether a kernel may be without it (arm64 has neither open nor creat), and its numbers in the 32-bit ABIs
+    "open": (True, 5, 5),
+    "creat": (True, 8, 8),
+    "openat": (False, 295, 322),
+    "openat2": (False, 437, 437),
+}
 
 
 @hookimpl
@@ -27,8 +32,8 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit. It has no options."""
     if options:
         raise ConfigError(f"options.open: {next(iter(options))!r} is not known; open has no options")
-    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", optional) for call, optional in _CALLS.items()]
-    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", optional) for call, optional in _CALLS.items()]
+    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more) for call, more in _CALLS.items()]
+    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
     return BpfProgram(_FILES / "open.bpf.c", attach=(*entries, *exits))
 
 

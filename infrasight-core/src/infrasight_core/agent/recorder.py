@@ -16,6 +16,7 @@ from infrasight_core.context import EnrichContext
 from infrasight_core.errors import KernelError, ProbeError, SchemaError
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.schema import EventSchema
@@ -27,6 +28,7 @@ FILL = 0.25  # the share of a block that is worth a batch
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
 FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
+UNSEEN = Counter("infrasight_operations_unseen", "Operations that a probe wanted and could not see, by how they came.", ["way"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
 
 
@@ -80,7 +82,9 @@ class Recorder:
     def __init__(self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink) -> None:
         self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
         self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
+        self._guard = Guard(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
+        self._unseen: dict[str, int] = {}  # as last counted
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -104,6 +108,10 @@ class Recorder:
         program = self._plugins.load_bpf(probe, self._kernel, options)
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self._kernel, self._settings, filters)
+        try:
+            self._guard.put(loaded, program.attach)
+        except KernelError as error:
+            log.error("32-bit calls are not recorded", probe=probe, reason=str(error))
         recording = _Recording(loaded, schema, f"{time.time_ns():x}")
         with self._lock:
             self._recordings[probe] = recording
@@ -113,6 +121,7 @@ class Recorder:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""
         with self._lock:
             recording = self._recordings.pop(probe)  # from here on it is this thread's alone; the others are read on
+        self._guard.remove(probe)
         recording.loaded.detach()
         self._take(recording)
         counts = recording.loaded.blocks.counts()
@@ -135,6 +144,13 @@ class Recorder:
         """What each probe's blocks have counted."""
         with self._lock:
             return {name: r.loaded.blocks.counts() for name, r in self._recordings.items()}
+
+    def unseen(self) -> Mapping[str, int]:
+        """How many operations a probe wanted and could not see, since the recorder began, by the way they came.
+
+        `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were.
+        """
+        return self._guard.unseen()
 
     def start(self) -> None:
         """Begins to read."""
@@ -159,6 +175,7 @@ class Recorder:
                 now, before = time.monotonic(), looked
                 with self._lock:
                     due = min((self._look(r, now, now - before) for r in self._recordings.values()), default=LATEST)
+                self._count_unseen()
                 pause, looked = min(max(due, SOONEST), LATEST), now
         except BaseException as error:
             self.failure = error
@@ -198,6 +215,12 @@ class Recorder:
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
         self._sink.dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
+
+    def _count_unseen(self) -> None:
+        for way, total in self.unseen().items():
+            if new := total - self._unseen.get(way, 0):
+                UNSEEN.labels(way).inc(new)
+            self._unseen[way] = total
 
     def _count(self, recording: _Recording, counts: Counts) -> None:
         probe = recording.loaded.name

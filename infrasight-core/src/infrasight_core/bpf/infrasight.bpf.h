@@ -20,18 +20,7 @@
 #define PATH_DEPTH 128 /* components and mounts that a path may have */
 #define CURRENT_DIRECTORY (-100)
 
-/* The contexts of the tracepoints, as in their format files; the first 8 bytes are common to all. */
-struct sys_enter {
-  u64 common;
-  long number;
-  unsigned long args[6];
-};
-
-struct sys_exit {
-  u64 common;
-  long number;
-  long ret;
-};
+#include "call.bpf.h"
 
 #define DATA_LOC(context, member) ((char *)(context) + ((context)->member & 0xffff))
 
@@ -49,6 +38,7 @@ struct sys_exit {
   FIXED(u32, uid)                                                                                                              \
   FIXED(u32, gid)                                                                                                              \
   FIXED(s32, return_code)                                                                                                      \
+  FIXED(u8, via)                                                                                                               \
   CHARS(comm, 16)
 
 /* A column's array is of bytes, because LLVM writes an array of u64 out element by element (0.5 s per 16,384) and char in no
@@ -206,6 +196,7 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   SET(b, gid, user >> 32);
   SET(b, cgroup_id, bpf_get_current_cgroup_id());
   SET(b, return_code, return_code);
+  SET(b, via, in_compat_call() ? VIA_COMPAT : VIA_SYSCALL);
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
 }
 

@@ -19,6 +19,7 @@ from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.compat import compat_defines, compat_numbers
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
 from infrasight_core.program import BpfProgram, Kernel, Tracepoint
@@ -63,12 +64,14 @@ class LoadSettings:
         memory: The bytes that one probe's blocks may take, over all CPUs.
         entries: Calls of one probe that may be under way at once.
         own_work: Whether to record what this process and its children do, too.
+        compat: Whether to record calls of the 32-bit ABI, which costs every call of the machine 0.3 µs.
     """
 
     python: Path = Path("/usr/bin/python3")
     memory: int = 64 << 20
     entries: int = 10240
     own_work: bool = True
+    compat: bool = True
 
 
 @define
@@ -80,15 +83,18 @@ class LoadedProbe:
         blocks: Its blocks, mapped.
         filter_maps: What decides in the kernel which events are recorded.
         descriptors: What keeps its programs attached.
+        programs: The descriptor of each of its functions, among them.
     """
 
     name: str
     blocks: Blocks
     filter_maps: FilterMaps
     descriptors: list[int]
+    programs: dict[str, int]
 
     def detach(self) -> None:
         """Stops recording; what is in the blocks can still be read."""
+        self.programs.clear()
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -112,8 +118,8 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
     """
     try:
-        request = _request(evolve(program, attach=_present(probe, program.attach)), kernel, settings, filters)
-        answer, descriptors = _ask_loader(request, settings.python)
+        request = _request(evolve(program, attach=_present(probe, program.attach, kernel)), kernel, settings, filters)
+        answer, descriptors = ask_loader(request, settings.python)
     except KernelError as error:
         raise ProbeError(probe, "load_bpf", str(error)) from error
     map_fd, *kept = descriptors
@@ -125,12 +131,14 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         os.close(map_fd)
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
-    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) :])
+    programs = dict(zip(answer["programs"], kept[len(MAPS) :], strict=False))
+    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) :], programs)
 
 
-def _present(probe: str, points: tuple[Tracepoint, ...]) -> tuple[Tracepoint, ...]:
-    """The tracepoints without the optional ones that this kernel does not have."""
+def _present(probe: str, points: tuple[Tracepoint, ...], kernel: Kernel) -> tuple[Tracepoint, ...]:
+    """The tracepoints without the optional ones that this kernel does not have, unless they are for 32-bit calls too."""
     absent = [point for point in points if point.optional and not has_tracepoint(point.event)]
+    absent = [point for point in absent if not compat_numbers(point, kernel.machine)]
     for point in absent:
         log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
     return tuple(point for point in points if point not in absent)
@@ -145,13 +153,13 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
     check_program(program, filters)
     offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
-    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
+    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **compat_defines(kernel.machine), **program.defines}
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
-        "source": _inlined(program.source, bpf),
+        "source": inlined(program.source, bpf),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
-        "attach": [[point.function, point.event] for point in program.attach],
+        "attach": [[p.function, "" if p.optional and not has_tracepoint(p.event) else p.event] for p in program.attach],
         "headers": str(bpf),
         "slots": program.slots,
         "cpus": kernel.cpus,
@@ -174,18 +182,19 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
         raise KernelError("include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)")
 
 
-def _inlined(source: Path | Traversable, headers: Traversable) -> str:
+def inlined(source: Path | Traversable, headers: Traversable) -> str:
     """The source with our headers in place of their includes: BCC rewrites map accesses in the main file alone."""
     lines = [f'#line 1 "{source.name}"']
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.fullmatch(line):
-            lines += [_inlined(headers / match[1], headers), f'#line {number + 1} "{source.name}"']
+            lines += [inlined(headers / match[1], headers), f'#line {number + 1} "{source.name}"']
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
 
 
-def _ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
+def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
+    """Has the loader do what is asked (see loader.py); returns its answer and the descriptors. Raises KernelError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         command = [str(python), "-E", "-s", loader.__file__, str(theirs.fileno())]

@@ -60,7 +60,7 @@ def test_every_32_bit_call_that_opens(folder: Path, bits: int) -> None:
         wanted |= {"exe": bytes(program), "comm": program.name.encode(), "ppid": os.getpid(), "tid": made.pid, "uid": 0}
         assert {field: row[field] for field in wanted} == wanted, (name, arguments)
         assert row["duration_ns"] > 0
-    assert kept.recorder.unseen() == {"compat": 0, "x32": 0}
+    assert kept.recorder.unseen() == {"compat": 0, "x32": 0, "io_uring": 0}
 
 
 def test_ordinary_calls_say_so(folder: Path) -> None:

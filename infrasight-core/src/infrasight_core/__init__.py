@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.program import BpfProgram, Kernel, Tracepoint, socketcall
+    from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, Tracepoint, socketcall, uring_points
     from infrasight_core.schema import EventSchema
 
 __all__ = [
     "API_VERSION",
+    "URING_FIELDS",
     "BpfProgram",
     "Columns",
     "ConfigError",
@@ -34,6 +35,7 @@ __all__ = [
     "numbers",
     "socketcall",
     "strings",
+    "uring_points",
 ]
 
 _HOMES = {
@@ -42,7 +44,7 @@ _HOMES = {
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("BpfProgram", "Kernel", "Tracepoint", "socketcall"),
+    "program": ("URING_FIELDS", "BpfProgram", "Kernel", "Tracepoint", "socketcall", "uring_points"),
     "schema": ("EventSchema",),
 }
 

@@ -36,6 +36,8 @@ class Tracepoint:
         compat: For `syscalls:` only: the numbers that the call has in the 32-bit ABI of x86 (i386). Such calls pass no
             tracepoint of `syscalls:`; the function is called for them all the same, with the same context.
         compat_arm: The numbers that it has in the 32-bit ABI of arm64 (EABI).
+        members: Where the C takes members of the context to stand, which kernels may change for other tracepoints than those of
+            system calls; one that stands elsewhere in the tracepoint's format is an error.
     """
 
     function: str
@@ -43,6 +45,21 @@ class Tracepoint:
     optional: bool = False
     compat: tuple[int, ...] = field(default=(), converter=_numbers)
     compat_arm: tuple[int, ...] = field(default=(), converter=_numbers)
+    members: Mapping[str, int] = field(factory=dict, hash=False)
+
+
+URING_FIELDS = ("io_kiocb.cmd", "io_kiocb.flags", "io_kiocb.opcode", "trace_event_raw_io_uring_submit_req.req")
+
+
+def uring_points(submitted: str, completed: str, overflowed: str) -> tuple[Tracepoint, ...]:
+    """Where the functions of a probe that records requests of io_uring hang (uring.bpf.h). Kernels without it have none."""
+    request, ring = {"ctx": 8, "req": 16, "user_data": 24}, {"ctx": 8, "user_data": 16, "res": 24}
+    return (
+        Tracepoint(submitted, "io_uring:io_uring_submit_req", optional=True, members=request),
+        Tracepoint(submitted, "io_uring:io_uring_submit_sqe", optional=True, members=request),  # its name before Linux 6.4
+        Tracepoint(completed, "io_uring:io_uring_complete", optional=True, members=request | {"res": 32}),
+        Tracepoint(overflowed, "io_uring:io_uring_cqe_overflow", optional=True, members=ring),
+    )
 
 
 @frozen
@@ -54,6 +71,7 @@ class BpfProgram:
         attach: Where each of its functions hangs.
         kernel_fields: Members of kernel structs that the C reads, as `struct.member` or `struct.member.member`; each becomes
             the define `OFFSET_struct__member` (dots are `__`), in bytes, from the node's BTF.
+        optional_fields: The same of structs that some kernels do not have: -1 there.
         defines: Further `-D` defines, from options.
         slots: How many events a CPU's block holds, a power of two; halved until the blocks fit the memory budget.
     """
@@ -61,6 +79,7 @@ class BpfProgram:
     source: Path | Traversable
     attach: tuple[Tracepoint, ...]
     kernel_fields: tuple[str, ...] = ()
+    optional_fields: tuple[str, ...] = ()
     defines: Mapping[str, int] = field(factory=dict)
     slots: int = 16384
 

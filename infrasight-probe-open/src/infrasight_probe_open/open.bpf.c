@@ -13,7 +13,8 @@
   FIXED(s32, dirfd)                                                                                                            \
   FIXED(s32, fd)                                                                                                               \
   FIXED(u8, deleted)
-#define FLAGS(FLAG) FLAG(flags_missing) FLAG(flags_user_memory) /* both of openat2's flags, mode and resolve */
+/* The first two of flags, mode and resolve; the last of a request of io_uring that was told to say nothing of its success. */
+#define FLAGS(FLAG) FLAG(flags_missing) FLAG(flags_user_memory) FLAG(return_code_missing)
 #define FILTER_PATH resolved_path
 
 struct entry {
@@ -90,3 +91,5 @@ int exit_open(struct sys_exit *call) {
   forget(tid);
   return 0;
 }
+
+#include "uring_open.bpf.h"

@@ -85,6 +85,7 @@ class Recorder:
         self._guard = Guard(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
         self._unseen: dict[str, int] = {}  # as last counted
+        self._gone = 0  # requests that probes, detached since, had not seen
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -127,6 +128,8 @@ class Recorder:
         counts = recording.loaded.blocks.counts()
         self._count(recording, counts)
         recording.loaded.close()
+        with self._lock:
+            self._gone += counts.unseen
         return counts
 
     def filter(self, probe: str, filters: Filters) -> None:
@@ -148,9 +151,12 @@ class Recorder:
     def unseen(self) -> Mapping[str, int]:
         """How many operations a probe wanted and could not see, since the recorder began, by the way they came.
 
-        `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were.
+        `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were;
+        `io_uring`: requests that were submitted and whose end nothing told of.
         """
-        return self._guard.unseen()
+        with self._lock:
+            requests = self._gone + sum(r.loaded.blocks.counts().unseen for r in self._recordings.values())
+        return {**self._guard.unseen(), "io_uring": requests}
 
     def start(self) -> None:
         """Begins to read."""

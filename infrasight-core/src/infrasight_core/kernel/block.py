@@ -28,6 +28,7 @@ class Counts:
         heap_full: Events dropped because a heap had no room for the longest text.
         entries_full: Calls whose entry could not be kept; their events come all the same, `entry_missing`.
         read: Events that the agent has taken.
+        unseen: Requests of io_uring whose completion was never seen; no event tells of them.
     """
 
     seen: int
@@ -37,6 +38,7 @@ class Counts:
     heap_full: int
     entries_full: int
     read: int
+    unseen: int = 0
 
     @property
     def dropped(self) -> int:
@@ -139,10 +141,8 @@ class Blocks:
 
     def counts(self) -> Counts:
         """The counters of all CPUs; exact once the probe is at rest."""
-        names = ("seen", "filtered", "block_full", "heap_full", "entries_full")
-        seen, filtered, block_full, heap_full, entries_full = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in names)
-        submitted, read = (sum(int(b.scalars[n][0]) for b in self._blocks) for n in ("head", "tail"))
-        return Counts(seen, filtered, submitted, block_full, heap_full, entries_full, read)
+        names = ("seen", "filtered", "head", "block_full", "heap_full", "entries_full", "tail", "unseen")
+        return Counts(*(sum(int(b.scalars[name][0]) for b in self._blocks if name in b.scalars) for name in names))
 
     def take(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""

@@ -27,6 +27,7 @@ from infrasight_core.program import BpfProgram, Kernel, Tracepoint
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
+_MEMBER = re.compile(r"field:.*?(\w+);\toffset:(\d+);")
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 120
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -141,7 +142,19 @@ def _present(probe: str, points: tuple[Tracepoint, ...], kernel: Kernel) -> tupl
     absent = [point for point in absent if not compat_numbers(point, kernel.machine)]
     for point in absent:
         log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
+    for point in points:
+        _check_members(point)
     return tuple(point for point in points if point not in absent)
+
+
+def _check_members(point: Tracepoint) -> None:
+    """Raises KernelError where the tracepoint's members do not stand where the C takes them to."""
+    formats = [Path(folder, "events", *point.event.split(":"), "format") for folder in TRACEFS]
+    if point.members and (file := next((path for path in formats if path.exists()), None)):
+        found = {name: int(at) for name, at in _MEMBER.findall(file.read_text())}
+        for name, at in point.members.items():
+            if found.get(name) != at:
+                raise KernelError(f"{point.event}: {name!r} is at {found.get(name)} in this kernel, not at {at}: please report")
 
 
 def has_tracepoint(event: str) -> bool:
@@ -151,7 +164,7 @@ def has_tracepoint(event: str) -> bool:
 
 def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
     check_program(program, filters)
-    offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields))
+    offsets = kernel_offsets((*HEADER_FIELDS, *program.kernel_fields), program.optional_fields)
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
     defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **compat_defines(kernel.machine), **program.defines}
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
@@ -183,11 +196,14 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
 
 
 def inlined(source: Path | Traversable, headers: Traversable) -> str:
-    """The source with our headers in place of their includes: BCC rewrites map accesses in the main file alone."""
+    """The source with our headers, and those beside it, in place of their includes: BCC rewrites map accesses in the main file
+    alone."""
     lines = [f'#line 1 "{source.name}"']
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.fullmatch(line):
-            lines += [inlined(headers / match[1], headers), f'#line {number + 1} "{source.name}"']
+            beside = source.with_name(match[1]) if isinstance(source, Path) else None
+            header = beside if beside and beside.is_file() else headers / match[1]
+            lines += [inlined(header, headers), f'#line {number + 1} "{source.name}"']
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"

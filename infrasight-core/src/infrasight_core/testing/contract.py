@@ -1,6 +1,7 @@
 """The contract that every probe keeps: subclass it, name the probe, get the tests."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -69,8 +70,9 @@ class ProbeContract:
         assert [f.name for f in own if f.type == f.TYPE_STRING] == []
 
     def test_its_functions_are_in_its_source(self, program: BpfProgram) -> None:
-        """Every function that is attached stands in the C source."""
-        source = program.source.read_text(encoding="utf-8")
+        """Every function that is attached stands in the C source, or in a header beside it."""
+        beside = program.source.parent.glob("*.bpf.h") if isinstance(program.source, Path) else ()
+        source = "\n".join(file.read_text(encoding="utf-8") for file in (program.source, *beside))
         assert [point.function for point in program.attach if f"int {point.function}(" not in source] == []
 
     def test_it_loads_and_its_columns_are_those_of_its_message(self, schema: EventSchema, program: BpfProgram) -> None:

@@ -85,7 +85,7 @@ def test_every_request_that_opens(folder: Path, program: Path, setup: int, sqe_f
     rows = rows_of(kept, made)
     assert len(rows) == len(requests)
     for row, (request, own), result in zip(rows, requests, made.results, strict=True):
-        wanted = {"path": request.path, "resolved_path": b"", "return_code": result, "fd": max(result, -1), "error": ""}
+        wanted: Row = {"path": request.path, "resolved_path": b"", "return_code": result, "fd": max(result, -1), "error": ""}
         wanted |= {"dirfd": -100, "flags": 0, "mode": 0, "resolve": 0, "quality": [], "deleted": False} | own
         wanted |= {"exe": bytes(program), "ppid": os.getpid(), "uid": USER, "gid": USER}
         assert {field: row[field] for field in wanted} == wanted, request

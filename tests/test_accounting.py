@@ -49,7 +49,8 @@ def accounts(system: System) -> dict[str, dict[str, Any]]:
     sums = ", ".join(f"sum(a.{name}) AS {name}" for name in (*columns, "under_way", "missed", "outbox_full"))
     rows = system.query(
         f"SELECT probe, {sums}, sum(abs(difference)) AS wrong, uniq(run) AS runs, min(ended_run) AS ended "
-        "FROM (SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a GROUP BY probe"
+        "FROM (SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a "
+        "WHERE probe != 'guard' GROUP BY probe"
     )
     return {row["probe"]: row for row in rows}
 

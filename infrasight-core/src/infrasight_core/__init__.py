@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+    from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, Tracepoint, socketcall, uring_points
     from infrasight_core.schema import EventSchema
 
 __all__ = [
     "API_VERSION",
+    "URING_FIELDS",
     "BpfProgram",
     "Columns",
     "ConfigError",
@@ -32,7 +33,9 @@ __all__ = [
     "map_distinct",
     "map_distinct_lists",
     "numbers",
+    "socketcall",
     "strings",
+    "uring_points",
 ]
 
 _HOMES = {
@@ -41,7 +44,7 @@ _HOMES = {
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("BpfProgram", "Kernel", "Tracepoint"),
+    "program": ("URING_FIELDS", "BpfProgram", "Kernel", "Tracepoint", "socketcall", "uring_points"),
     "schema": ("EventSchema",),
 }
 

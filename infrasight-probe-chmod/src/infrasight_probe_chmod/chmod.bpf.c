@@ -37,7 +37,7 @@ static inline int changing(struct entry *entry) {
 
 int enter_chmod(struct sys_enter *call) {
   struct entry entry = {
-      .by_path = true, .dirfd = CURRENT_DIRECTORY, .path = (void *)call->args[0], .mode = call->args[1], .fd = -1};
+      .by_path = true, .dirfd = CURRENT_DIRECTORY, .path = pointer(call->args[0]), .mode = call->args[1], .fd = -1};
   return changing(&entry);
 }
 
@@ -48,14 +48,14 @@ int enter_fchmod(struct sys_enter *call) {
 
 int enter_fchmodat(struct sys_enter *call) {
   struct entry entry = {
-      .by_path = true, .dirfd = call->args[0], .path = (void *)call->args[1], .mode = call->args[2], .fd = -1};
+      .by_path = true, .dirfd = call->args[0], .path = pointer(call->args[1]), .mode = call->args[2], .fd = -1};
   return changing(&entry);
 }
 
 int enter_fchmodat2(struct sys_enter *call) {
   struct entry entry = {.by_path = true,
                         .dirfd = call->args[0],
-                        .path = (void *)call->args[1],
+                        .path = pointer(call->args[1]),
                         .mode = call->args[2],
                         .at_flags = call->args[3],
                         .fd = -1};

@@ -11,7 +11,12 @@ from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_chmod")
-_CALLS = {"chmod": True, "fchmod": False, "fchmodat": False, "fchmodat2": True}  # no chmod on arm64, fchmodat2 since Linux 6.6
+_CALLS = {  # whether a kernel may be without it (no chmod on arm64, fchmodat2 since Linux 6.6), its numbers in the 32-bit ABIs
+    "chmod": (True, 15, 15),
+    "fchmod": (False, 94, 94),
+    "fchmodat": (False, 306, 333),
+    "fchmodat2": (True, 452, 452),
+}
 _PERMISSIONS = 0o7777
 
 
@@ -26,8 +31,8 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit. It has no options."""
     if options:
         raise ConfigError(f"options.chmod: {next(iter(options))!r} is not known; chmod has no options")
-    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", optional) for call, optional in _CALLS.items()]
-    exits = [Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", optional) for call, optional in _CALLS.items()]
+    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more) for call, more in _CALLS.items()]
+    exits = [Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
     return BpfProgram(
         _FILES / "chmod.bpf.c",
         attach=(*entries, *exits),

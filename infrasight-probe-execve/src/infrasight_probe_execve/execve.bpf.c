@@ -17,9 +17,9 @@
 struct entry {
   u64 time;
   const char *filename;
-  const char **argv;
+  const char *argv; /* an array of pointers, of 4 bytes each in a 32-bit call */
   int dirfd;
-  u32 at_flags;
+  u32 at_flags, is_compat;
 };
 
 #include "infrasight.bpf.h"
@@ -33,13 +33,19 @@ struct sched_process_exec {
 };
 
 int enter_execve(struct sys_enter *call) {
-  struct entry entry = {.filename = (void *)call->args[0], .argv = (void *)call->args[1], .dirfd = CURRENT_DIRECTORY};
+  struct entry entry = {.filename = pointer(call->args[0]),
+                        .argv = pointer(call->args[1]),
+                        .dirfd = CURRENT_DIRECTORY,
+                        .is_compat = in_compat_call()};
   return enter(&entry);
 }
 
 int enter_execveat(struct sys_enter *call) {
-  struct entry entry = {
-      .dirfd = call->args[0], .filename = (void *)call->args[1], .argv = (void *)call->args[2], .at_flags = call->args[4]};
+  struct entry entry = {.dirfd = call->args[0],
+                        .filename = pointer(call->args[1]),
+                        .argv = pointer(call->args[2]),
+                        .at_flags = call->args[4],
+                        .is_compat = in_compat_call()};
   return enter(&entry);
 }
 
@@ -47,6 +53,7 @@ static inline void who(struct block *b, struct entry *entry, int return_code) {
   char *task = (char *)bpf_get_current_task(), *fs = FIELD(char *, task, task_struct__fs);
   char *mm = FIELD(char *, task, task_struct__mm), *parent = FIELD(char *, task, task_struct__real_parent);
   common(b, entry, return_code);
+  if (entry) SET(b, via, entry->is_compat ? VIA_COMPAT : VIA_SYSCALL); /* by now the task is as the new program is */
   bpf_probe_read_kernel(CHARS_AT(b, parent_comm, 16), 16, parent + OFFSET_task_struct__comm);
   SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
   SET(b, at_flags, entry ? entry->at_flags : 0);
@@ -71,12 +78,12 @@ int succeeded(struct sched_process_exec *exec) {
 }
 
 /* The arguments of a failed call, from the caller's memory: each with its NUL, one after the other. */
-static inline void user_argv(struct block *b, const char **argv) {
+static inline void user_argv(struct block *b, const char *argv, bool is_compat) {
   b->_quality |= TEXT_USER_MEMORY(argv);
   SET(b, argv_length, 0);
   for (int i = 0; i < FAILED_ARGUMENTS; i++) {
     const char *argument = NULL;
-    long length = bpf_probe_read_user(&argument, sizeof(argument), argv + i);
+    long length = is_compat ? bpf_probe_read_user(&argument, 4, argv + 4 * i) : bpf_probe_read_user(&argument, 8, argv + 8 * i);
     if (!length && !argument) return;
     if (!length) {
       *TEXT_AT(b, argv) = 0;
@@ -103,7 +110,7 @@ int failed(struct sys_exit *call) {
   if (b) {
     who(b, entry, call->ret);
     SET_USER_STRING(b, filename, entry ? entry->filename : NULL);
-    user_argv(b, entry ? entry->argv : NULL);
+    user_argv(b, entry ? entry->argv : NULL, entry && entry->is_compat);
     commit(b);
   }
   forget(tid);

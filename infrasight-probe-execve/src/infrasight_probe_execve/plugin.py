@@ -27,11 +27,11 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(
-            Tracepoint("enter_execve", "syscalls:sys_enter_execve"),
-            Tracepoint("enter_execveat", "syscalls:sys_enter_execveat"),
+            Tracepoint("enter_execve", "syscalls:sys_enter_execve", compat=11, compat_arm=11),
+            Tracepoint("enter_execveat", "syscalls:sys_enter_execveat", compat=358, compat_arm=387),
             Tracepoint("succeeded", "sched:sched_process_exec"),
-            Tracepoint("failed", "syscalls:sys_exit_execve"),
-            Tracepoint("failed", "syscalls:sys_exit_execveat"),
+            Tracepoint("failed", "syscalls:sys_exit_execve", compat=11, compat_arm=11),
+            Tracepoint("failed", "syscalls:sys_exit_execveat", compat=358, compat_arm=387),
         ),
         kernel_fields=(
             "file.f_path",

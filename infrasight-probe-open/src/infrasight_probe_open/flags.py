@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 _ACCESS = (b"O_RDONLY", b"O_WRONLY", b"O_RDWR", b"O_ACCMODE")
 _ARM = platform.machine() == "aarch64"
+LARGE_FILE = 0o400000 if _ARM else 0o100000
 _DIRECTORY = 0o40000 if _ARM else 0o200000
 _FLAGS = (  # a flag of several bits stands before those that it contains
     (b"O_TMPFILE", 0o20000000 | _DIRECTORY),
@@ -18,7 +19,7 @@ _FLAGS = (  # a flag of several bits stands before those that it contains
     (b"O_DSYNC", 0o10000),
     (b"O_ASYNC", 0o20000),
     (b"O_DIRECT", 0o200000 if _ARM else 0o40000),
-    (b"O_LARGEFILE", 0o400000 if _ARM else 0o100000),
+    (b"O_LARGEFILE", LARGE_FILE),
     (b"O_DIRECTORY", _DIRECTORY),
     (b"O_NOFOLLOW", 0o100000 if _ARM else 0o400000),
     (b"O_NOATIME", 0o1000000),

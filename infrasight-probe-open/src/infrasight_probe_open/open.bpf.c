@@ -13,7 +13,8 @@
   FIXED(s32, dirfd)                                                                                                            \
   FIXED(s32, fd)                                                                                                               \
   FIXED(u8, deleted)
-#define FLAGS(FLAG) FLAG(flags_missing) FLAG(flags_user_memory) /* both of openat2's flags, mode and resolve */
+/* The first two of flags, mode and resolve; the last of a request of io_uring that was told to say nothing of its success. */
+#define FLAGS(FLAG) FLAG(flags_missing) FLAG(flags_user_memory) FLAG(return_code_missing)
 #define FILTER_PATH resolved_path
 
 struct entry {
@@ -35,7 +36,7 @@ struct open_how {
 };
 
 static inline int opening(int dirfd, unsigned long path, u32 flags, unsigned long mode) {
-  struct entry entry = {.path = (void *)path, .dirfd = dirfd, .flags = flags, .mode = flags & WILL_CREATE ? (u16)mode : 0};
+  struct entry entry = {.path = pointer(path), .dirfd = dirfd, .flags = flags, .mode = flags & WILL_CREATE ? (u16)mode : 0};
   return enter(&entry);
 }
 
@@ -52,7 +53,7 @@ int enter_openat(struct sys_enter *call) {
 }
 
 int enter_openat2(struct sys_enter *call) {
-  struct entry entry = {.dirfd = call->args[0], .path = (void *)call->args[1], .how = (void *)call->args[2], .has_how = true};
+  struct entry entry = {.dirfd = call->args[0], .path = pointer(call->args[1]), .how = pointer(call->args[2]), .has_how = true};
   return enter(&entry);
 }
 
@@ -90,3 +91,5 @@ int exit_open(struct sys_exit *call) {
   forget(tid);
   return 0;
 }
+
+#include "uring_open.bpf.h"

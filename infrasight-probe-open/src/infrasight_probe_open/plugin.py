@@ -6,14 +6,31 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct_lists
+from infrasight_core import (
+    URING_FIELDS,
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct_lists,
+    uring_points,
+)
 
-from infrasight_probe_open.flags import flag_names
+from infrasight_probe_open.flags import LARGE_FILE, flag_names
 from infrasight_probe_open.v1.open_pb2 import OpenEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_open")
-_CALLS = {"open": True, "creat": True, "openat": False, "openat2": False}  # arm64 has neither open nor creat
+_CALLS = {  # whether a kernel may be without it (arm64 has neither open nor creat), and its numbers in the 32-bit ABIs
+    "open": (True, 5, 5),
+    "creat": (True, 8, 8),
+    "openat": (False, 295, 322),
+    "openat2": (False, 437, 437),
+}
+_REQUEST = ("filename.name", "io_open.dfd", "io_open.file_slot", "io_open.filename", "io_open.how")
 
 
 @hookimpl
@@ -24,12 +41,18 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit. It has no options."""
+    """Every call at its exit, every request at its completion. It has no options."""
     if options:
         raise ConfigError(f"options.open: {next(iter(options))!r} is not known; open has no options")
-    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", optional) for call, optional in _CALLS.items()]
-    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", optional) for call, optional in _CALLS.items()]
-    return BpfProgram(_FILES / "open.bpf.c", attach=(*entries, *exits))
+    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more) for call, more in _CALLS.items()]
+    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
+    return BpfProgram(
+        _FILES / "open.bpf.c",
+        attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),
+        optional_fields=(*URING_FIELDS, *_REQUEST),
+        defines={"LARGE_FILE": LARGE_FILE},
+        headers=(_FILES / "uring_open.bpf.h",),
+    )
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EventHeader(_message.Message):
-    __slots__ = ("time", "node", "pid", "tid", "ppid", "process_key", "parent_process_key", "uid", "gid", "user", "comm", "exe", "cgroup_id", "return_code", "error", "duration_ns", "quality", "batch_id", "cpu", "sequence", "received_time")
+    __slots__ = ("time", "node", "pid", "tid", "ppid", "process_key", "parent_process_key", "uid", "gid", "user", "comm", "exe", "cgroup_id", "return_code", "error", "via", "duration_ns", "quality", "batch_id", "cpu", "sequence", "received_time")
     TIME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class EventHeader(_message.Message):
     CGROUP_ID_FIELD_NUMBER: _ClassVar[int]
     RETURN_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    VIA_FIELD_NUMBER: _ClassVar[int]
     DURATION_NS_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
@@ -48,10 +49,11 @@ class EventHeader(_message.Message):
     cgroup_id: int
     return_code: int
     error: str
+    via: str
     duration_ns: int
     quality: _containers.RepeatedScalarFieldContainer[str]
     batch_id: str
     cpu: int
     sequence: int
     received_time: _timestamp_pb2.Timestamp
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., tid: _Optional[int] = ..., ppid: _Optional[int] = ..., process_key: _Optional[int] = ..., parent_process_key: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., user: _Optional[bytes] = ..., comm: _Optional[bytes] = ..., exe: _Optional[bytes] = ..., cgroup_id: _Optional[int] = ..., return_code: _Optional[int] = ..., error: _Optional[str] = ..., duration_ns: _Optional[int] = ..., quality: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., cpu: _Optional[int] = ..., sequence: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., tid: _Optional[int] = ..., ppid: _Optional[int] = ..., process_key: _Optional[int] = ..., parent_process_key: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., user: _Optional[bytes] = ..., comm: _Optional[bytes] = ..., exe: _Optional[bytes] = ..., cgroup_id: _Optional[int] = ..., return_code: _Optional[int] = ..., error: _Optional[str] = ..., via: _Optional[str] = ..., duration_ns: _Optional[int] = ..., quality: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., cpu: _Optional[int] = ..., sequence: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

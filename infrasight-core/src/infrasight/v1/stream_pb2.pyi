@@ -105,7 +105,7 @@ class Batch(_message.Message):
     def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ...) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "under_way", "decode_failed", "outbox_full", "entries_full", "missed")
+    __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "under_way", "decode_failed", "outbox_full", "entries_full", "missed", "unseen")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class Account(_message.Message):
     OUTBOX_FULL_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FULL_FIELD_NUMBER: _ClassVar[int]
     MISSED_FIELD_NUMBER: _ClassVar[int]
+    UNSEEN_FIELD_NUMBER: _ClassVar[int]
     run: str
     window: int
     number: int
@@ -138,7 +139,8 @@ class Account(_message.Message):
     outbox_full: int
     entries_full: int
     missed: int
-    def __init__(self, run: _Optional[str] = ..., window: _Optional[int] = ..., number: _Optional[int] = ..., ended: _Optional[bool] = ..., seen: _Optional[int] = ..., filtered: _Optional[int] = ..., block_full: _Optional[int] = ..., heap_full: _Optional[int] = ..., submitted: _Optional[int] = ..., read: _Optional[int] = ..., waiting: _Optional[int] = ..., under_way: _Optional[int] = ..., decode_failed: _Optional[int] = ..., outbox_full: _Optional[int] = ..., entries_full: _Optional[int] = ..., missed: _Optional[int] = ...) -> None: ...
+    unseen: int
+    def __init__(self, run: _Optional[str] = ..., window: _Optional[int] = ..., number: _Optional[int] = ..., ended: _Optional[bool] = ..., seen: _Optional[int] = ..., filtered: _Optional[int] = ..., block_full: _Optional[int] = ..., heap_full: _Optional[int] = ..., submitted: _Optional[int] = ..., read: _Optional[int] = ..., waiting: _Optional[int] = ..., under_way: _Optional[int] = ..., decode_failed: _Optional[int] = ..., outbox_full: _Optional[int] = ..., entries_full: _Optional[int] = ..., missed: _Optional[int] = ..., unseen: _Optional[int] = ...) -> None: ...
 
 class Messages(_message.Message):
     __slots__ = ("messages",)

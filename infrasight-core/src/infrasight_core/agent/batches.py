@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from attrs import frozen
 
-from infrasight_core.arrays import constant, numbers, quality_names, view
+from infrasight_core.arrays import constant, numbers, quality_names, strings, view
 from infrasight_core.columns import Columns
 from infrasight_core.errors import SchemaError
 from infrasight_core.schema import TIMESTAMP
@@ -18,6 +18,7 @@ KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 b
 KEY_PID_BITS = 22
 BOOT = time.CLOCK_BOOTTIME
 SURE, TRIES = 1000, 20  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
+VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
 
 
 @frozen
@@ -76,6 +77,9 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
             given[name] = numbers(columns.fixed[name] + clock.wall_offset(), TIMESTAMP)
         elif name in ("process_key", "parent_process_key"):
             given[name] = numbers(columns.fixed[name] + clock.boot_key)
+        elif name == "via" and name in columns.fixed:
+            codes = numbers(columns.fixed[name].astype(np.int32))
+            given[name] = pa.DictionaryArray.from_arrays(codes, strings(VIA, pa.string()))
         elif name in columns.fixed or name in columns.texts:
             whole = pa.types.is_fixed_size_binary(schema.field(name).type)
             given[name] = columns.whole(name) if whole else columns.array(name)

@@ -18,6 +18,7 @@ from infrasight_core.context import EnrichContext
 from infrasight_core.errors import KernelError, ProbeError, SchemaError
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.schema import EventSchema
@@ -30,6 +31,7 @@ TELL = 5.0  # seconds after which an account goes by itself
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
 FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
+UNSEEN = Counter("infrasight_operations_unseen", "Operations that a probe wanted and could not see, by how they came.", ["way"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
 
 
@@ -90,7 +92,11 @@ class Recorder:
     def __init__(self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink) -> None:
         self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
         self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
+        self._guard = Guard(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
+        self._unseen: dict[str, int] = {}  # as last counted
+        self._guard_account, self._guard_told = RunAccount(f"{time.time_ns():x}", time.time()), 0.0
+        self._gone = 0  # requests that probes, detached since, had not seen
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -114,6 +120,10 @@ class Recorder:
         program = self._plugins.load_bpf(probe, self._kernel, options)
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self._kernel, self._settings, filters)
+        try:
+            self._guard.put(loaded, program.attach)
+        except KernelError as error:
+            log.error("32-bit calls are not recorded", probe=probe, reason=str(error))
         now = time.time_ns()
         recording = _Recording(loaded, schema, RunAccount(f"{now:x}", now / 1e9))
         with self._lock:
@@ -124,6 +134,7 @@ class Recorder:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""
         with self._lock:
             recording = self._recordings.pop(probe)  # from here on it is this thread's alone; the others are read on
+        self._guard.remove(probe)
         recording.loaded.detach()
         self._at_rest(recording)
         self._take(recording)
@@ -131,6 +142,8 @@ class Recorder:
         self._count(recording, counts)
         self._tell(recording, ended=True)
         recording.loaded.close()
+        with self._lock:
+            self._gone += counts.unseen
         return counts
 
     def filter(self, probe: str, filters: Filters) -> None:
@@ -149,6 +162,16 @@ class Recorder:
         with self._lock:
             return {name: r.loaded.blocks.counts() for name, r in self._recordings.items()}
 
+    def unseen(self) -> Mapping[str, int]:
+        """How many operations a probe wanted and could not see, since the recorder began, by the way they came.
+
+        `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were;
+        `io_uring`: requests that were submitted and whose end nothing told of.
+        """
+        with self._lock:
+            requests = self._gone + sum(r.loaded.blocks.counts().unseen for r in self._recordings.values())
+        return {**self._guard.unseen(), "io_uring": requests}
+
     def start(self) -> None:
         """Begins to read."""
         recycle_memory()
@@ -163,7 +186,9 @@ class Recorder:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        return {probe: self.detach(probe) for probe in self.probes()}
+        counts = {probe: self.detach(probe) for probe in self.probes()}
+        self._count_unseen(time.monotonic(), ended=True)
+        return counts
 
     def _run(self) -> None:
         pause, looked = SOONEST, time.monotonic()
@@ -172,6 +197,7 @@ class Recorder:
                 now, before = time.monotonic(), looked
                 with self._lock:
                     due = min((self._look(r, now, now - before) for r in self._recordings.values()), default=LATEST)
+                self._count_unseen(now)
                 pause, looked = min(max(due, SOONEST), LATEST), now
         except BaseException as error:
             self.failure = error
@@ -233,6 +259,21 @@ class Recorder:
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
         self._sink.dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
+
+    def _count_unseen(self, now: float, ended: bool = False) -> None:
+        """Counts what no probe saw, and tells of the guard's share in an account of its own."""
+        unseen = self.unseen()
+        for way, total in unseen.items():
+            if new := total - self._unseen.get(way, 0):
+                UNSEEN.labels(way).inc(new)
+            self._unseen[way] = total
+        window, account = window_at(time.time()), self._guard_account
+        if window != account.window or now - self._guard_told >= TELL or ended:
+            counts = Counts(0, 0, 0, 0, 0, 0, 0, unseen["compat"] + unseen["x32"])
+            if told := account.tell(counts, 0, ended):
+                self._sink.account("guard", told)
+            account.open(window)
+            self._guard_told = now
 
     def _count(self, recording: _Recording, counts: Counts) -> None:
         probe = recording.loaded.name

@@ -29,6 +29,7 @@ class AgentSettings:
         block_memory: The bytes that one probe's blocks may take in the kernel, over all CPUs.
         outbox_memory: The bytes of batches that may wait for the server.
         loader_python: A Python that has bcc.
+        compat: Record what 32-bit programs do, too. To see it, a program runs in every system call of the machine: 0.3 µs.
         stop_seconds: How long to wait at the end for the server's last acknowledgements.
         log_level: debug, info, warning or error.
     """
@@ -45,12 +46,13 @@ class AgentSettings:
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
     loader_python: Path = Path("/usr/bin/python3")
+    compat: bool = True
     stop_seconds: float = 5.0
     log_level: str = "info"
 
     def load_settings(self) -> LoadSettings:
         """How the probes are to be loaded."""
-        return LoadSettings(self.loader_python, self.block_memory, own_work=False)
+        return LoadSettings(self.loader_python, self.block_memory, own_work=False, compat=self.compat)
 
     def filters_of(self, probe: str) -> Filters:
         """Which of a probe's events are recorded."""

@@ -4,7 +4,7 @@
  */
 struct caller {
   u64 process_key, parent_process_key, cgroup_id;
-  u32 pid, tid, ppid, uid, gid;
+  u32 pid, tid, ppid, uid, gid, via;
   char comm[16];
 };
 
@@ -22,6 +22,7 @@ static inline bool keep_caller(struct block *b, struct caller *caller) {
   caller->ppid = ppid;
   caller->uid = user;
   caller->gid = user >> 32;
+  caller->via = in_compat_call() ? VIA_COMPAT : VIA_SYSCALL;
   bpf_get_current_comm(caller->comm, sizeof(caller->comm));
   return true;
 }
@@ -39,5 +40,6 @@ static inline void common_of(struct block *b, struct caller *caller, u64 began, 
   SET(b, gid, caller->gid);
   SET(b, cgroup_id, caller->cgroup_id);
   SET(b, return_code, return_code);
+  SET(b, via, caller->via);
   __builtin_memcpy(CHARS_AT(b, comm, 16), caller->comm, 16);
 }

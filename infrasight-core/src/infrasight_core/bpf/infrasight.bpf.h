@@ -21,18 +21,7 @@
 #define NEAR_BYTES 512
 #define CURRENT_DIRECTORY (-100)
 
-/* The contexts of the tracepoints, as in their format files; the first 8 bytes are common to all. */
-struct sys_enter {
-  u64 common;
-  long number;
-  unsigned long args[6];
-};
-
-struct sys_exit {
-  u64 common;
-  long number;
-  long ret;
-};
+#include "call.bpf.h"
 
 #define DATA_LOC(context, member) ((char *)(context) + ((context)->member & 0xffff))
 
@@ -50,6 +39,7 @@ struct sys_exit {
   FIXED(u32, uid)                                                                                                              \
   FIXED(u32, gid)                                                                                                              \
   FIXED(s32, return_code)                                                                                                      \
+  FIXED(u8, via)                                                                                                               \
   CHARS(comm, 16)
 
 /* A column's array is of bytes, because LLVM writes an array of u64 out element by element (0.5 s per 16,384) and char in no
@@ -91,7 +81,7 @@ enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _counters[10]; /* side by side: read at once */
+  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _unseen, _counters[9]; /* side by side: read at once */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
   u64 _dentry, _mount, _root, _outer, _mountpoint, _at, _walk[10];
@@ -213,13 +203,12 @@ static inline u64 process_key(u64 task, u32 pid) {
   return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
 }
 
-/* Fills the header's columns, of the current task. */
-static inline void common(struct block *b, struct entry *entry, int return_code) {
-  u64 now = bpf_ktime_get_boot_ns(), began = entry ? entry->time : now, ids = bpf_get_current_pid_tgid();
+/* Fills the header's columns, of the current task; what began at an unknown time, 0, begins now. */
+static inline void header(struct block *b, u64 time, int return_code, enum via via) {
+  u64 now = bpf_ktime_get_boot_ns(), began = time ? time : now, ids = bpf_get_current_pid_tgid();
   u64 user = bpf_get_current_uid_gid();
   u64 task = CURRENT_TASK, parent = MEMBER(u64, task, task_struct__real_parent);
   u32 ppid = MEMBER(u32, parent, task_struct__tgid);
-  if (!entry) b->_quality |= ENTRY_MISSING;
   SET(b, time, began);
   SET(b, duration_ns, now - began);
   SET(b, pid, ids >> 32);
@@ -232,7 +221,14 @@ static inline void common(struct block *b, struct entry *entry, int return_code)
   SET(b, gid, user >> 32);
   SET(b, cgroup_id, bpf_get_current_cgroup_id());
   SET(b, return_code, return_code);
+  SET(b, via, via);
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
+}
+
+/* The same, of a call. */
+static inline void common(struct block *b, struct entry *entry, int return_code) {
+  if (!entry) b->_quality |= ENTRY_MISSING;
+  header(b, entry ? entry->time : 0, return_code, in_compat_call() ? VIA_COMPAT : VIA_SYSCALL);
 }
 
 /* Which process loads this program's loader: the agent, as the kernel numbers it, whatever its pid namespace says. Run once, by

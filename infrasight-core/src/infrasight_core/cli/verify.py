@@ -36,15 +36,16 @@ _LOST = {
     "decode_failed": "a plugin failed at them: the agent's log says why",
     "outbox_full": "the server was away for longer than the agent's memory lasted (outbox_memory)",
     "refused": "the server refused them: SELECT * FROM refusals",
+    "unseen": "operations that no probe saw: requests of io_uring, or calls of the 32-bit ABIs, that could not be recorded",
     "missed": "runs of its programs that the kernel skipped; what they would have seen is not known",
 }
-_SHOWN = ("seen", "filtered", "dropped", "refused", "on_the_way", "stored", "missed", "difference")
+_SHOWN = ("seen", "filtered", "dropped", "refused", "on_the_way", "stored", "missed", "unseen", "difference")
 _SQL = """
 SELECT
     node, probe, sum(r.seen) AS seen, sum(r.filtered) AS filtered, sum(r.block_full) AS block_full,
     sum(r.heap_full) AS heap_full, sum(r.decode_failed) AS decode_failed, sum(r.outbox_full) AS outbox_full,
     sum(r.refused) AS refused, sum(r.on_the_way) AS on_the_way, sum(r.stored) AS stored, sum(r.entries_full) AS entries_full,
-    sum(r.missed) AS missed, sum(r.wrong) AS wrong, sum(r.difference) AS difference,
+    sum(r.missed) AS missed, sum(r.unseen) AS unseen, sum(r.wrong) AS wrong, sum(r.difference) AS difference,
     countIf(NOT r.ended AND r.run != r.newest) AS broken_off
 FROM (
     SELECT
@@ -52,7 +53,7 @@ FROM (
         sum(a.seen) AS seen, sum(a.filtered) AS filtered,
         sum(a.block_full) AS block_full, sum(a.heap_full) AS heap_full, sum(a.decode_failed) AS decode_failed,
         sum(a.outbox_full) AS outbox_full, sum(a.refused) AS refused, sum(a.stored) AS stored,
-        sum(a.entries_full) AS entries_full, sum(a.missed) AS missed,
+        sum(a.entries_full) AS entries_full, sum(a.missed) AS missed, sum(a.unseen) AS unseen,
         sum(a.waiting + a.under_way + if(a.settled, 0, a.difference)) AS on_the_way,
         sumIf(abs(a.difference), a.settled) AS wrong, sumIf(a.difference, a.settled) AS difference
     FROM accounting AS a

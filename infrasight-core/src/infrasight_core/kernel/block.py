@@ -13,7 +13,7 @@ from attrs import frozen
 from infrasight_core.columns import Columns
 from infrasight_core.kernel.layout import Layout
 
-COUNTERS = 6  # from `seen` on, in the order of Counts
+COUNTERS = 7  # from `seen` on, in the order of Counts but `read`
 READINGS = 64
 
 
@@ -31,6 +31,7 @@ class Counts:
         submitted: Events that were written.
         entries_full: Calls whose entry could not be kept; their events come all the same, `entry_missing`.
         read: Events that the agent has taken.
+        unseen: Requests of io_uring whose completion was never seen; no event tells of them.
     """
 
     seen: int
@@ -40,6 +41,7 @@ class Counts:
     submitted: int
     entries_full: int
     read: int
+    unseen: int = 0
 
     @property
     def dropped(self) -> int:
@@ -156,11 +158,11 @@ class Blocks:
 
     def counts(self) -> Counts:
         """The counters of all CPUs, each CPU's read at once and where possible between two events."""
-        seen, filtered, block_full, heap_full, submitted, entries_full = np.sum(
+        seen, filtered, block_full, heap_full, submitted, entries_full, unseen = np.sum(
             [block.counters() for block in self._blocks], axis=0
         ).tolist()
         read = sum(int(block.tail[0]) for block in self._blocks)
-        return Counts(seen, filtered, block_full, heap_full, submitted, entries_full, read)
+        return Counts(seen, filtered, block_full, heap_full, submitted, entries_full, read, unseen)
 
     def take(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""

@@ -20,14 +20,20 @@ class _Member(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
 
 
-def kernel_offsets(fields: Iterable[str]) -> dict[str, int]:
-    """The offsets in bytes of `struct.member[.member…]`, by that name; 0.03 s for the first.
+def kernel_offsets(fields: Iterable[str], optional: Iterable[str] = ()) -> dict[str, int]:
+    """The offsets in bytes of `struct.member[.member…]`, by that name; 0.03 s for the first. Optional ones that are not are -1.
 
     Raises:
         KernelError: There is no BTF, no libbpf, or no such member in this kernel.
     """
     with _Btf() as btf:
-        return {name: btf.offset(name) for name in fields}
+        found = {name: btf.offset(name) for name in fields}
+        for name in optional:
+            try:
+                found[name] = btf.offset(name)
+            except KernelError:
+                found[name] = -1
+        return found
 
 
 class _Btf:

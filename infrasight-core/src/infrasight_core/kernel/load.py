@@ -20,6 +20,7 @@ from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.compat import compat_defines, compat_numbers
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
 from infrasight_core.kernel.programs import missed_runs
@@ -28,6 +29,7 @@ from infrasight_core.program import BpfProgram, Kernel, Tracepoint
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
+_MEMBER = re.compile(r"field:.*?(\w+);\toffset:(\d+);")
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 120
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -84,12 +86,14 @@ class LoadSettings:
         memory: The bytes that one probe's blocks may take, over all CPUs.
         entries: Calls of one probe that may be under way at once.
         own_work: Whether to record what this process and its children do, too.
+        compat: Whether to record calls of the 32-bit ABI, which costs every call of the machine 0.3 µs.
     """
 
     python: Path = Path("/usr/bin/python3")
     memory: int = 64 << 20
     entries: int = 10240
     own_work: bool = True
+    compat: bool = True
 
 
 @define
@@ -100,19 +104,19 @@ class LoadedProbe:
         name: The probe.
         blocks: Its blocks, mapped.
         filter_maps: What decides in the kernel which events are recorded.
-        programs: Descriptors of its programs.
-        descriptors: What keeps them attached.
+        descriptors: What keeps its programs attached.
+        programs: The descriptor of each of its functions.
     """
 
     name: str
     blocks: Blocks
     filter_maps: FilterMaps
-    programs: list[int]
     descriptors: list[int]
+    programs: dict[str, int]
 
     def missed(self) -> int:
         """Runs of its programs that the kernel has skipped; what they would have seen is not known."""
-        return missed_runs(self.programs)
+        return missed_runs(self.programs.values())
 
     def detach(self) -> None:
         """Stops recording; what is in the blocks can still be read."""
@@ -123,7 +127,7 @@ class LoadedProbe:
         """Stops recording and lets the blocks go, read or not."""
         self.detach()
         while self.programs:
-            os.close(self.programs.pop())
+            os.close(self.programs.popitem()[1])
         self.filter_maps.close()
         self.blocks.close()
 
@@ -141,8 +145,8 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
     """
     try:
-        request = _request(evolve(program, attach=_present(probe, program.attach)), kernel, settings, filters)
-        answer, descriptors = _ask_loader(request, settings.python)
+        request = _request(evolve(program, attach=_present(probe, program.attach, kernel)), kernel, settings, filters)
+        answer, descriptors = ask_loader(request, settings.python)
     except KernelError as error:
         raise ProbeError(probe, "load_bpf", str(error)) from error
     map_fd, *kept = descriptors
@@ -154,16 +158,29 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         os.close(map_fd)
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
-    programs = kept[len(MAPS) :][: len(answer["programs"])]
-    return LoadedProbe(probe, blocks, filter_maps, programs, kept[len(MAPS) + len(programs) :])
+    programs = dict(zip(answer["programs"], kept[len(MAPS) :], strict=False))
+    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) + len(programs) :], programs)
 
 
-def _present(probe: str, points: tuple[Tracepoint, ...]) -> tuple[Tracepoint, ...]:
-    """The tracepoints without the optional ones that this kernel does not have."""
+def _present(probe: str, points: tuple[Tracepoint, ...], kernel: Kernel) -> tuple[Tracepoint, ...]:
+    """The tracepoints without the optional ones that this kernel does not have, unless they are for 32-bit calls too."""
     absent = [point for point in points if point.optional and not has_tracepoint(point.event)]
+    absent = [point for point in absent if not compat_numbers(point, kernel.machine)]
     for point in absent:
         log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
+    for point in points:
+        _check_members(point)
     return tuple(point for point in points if point not in absent)
+
+
+def _check_members(point: Tracepoint) -> None:
+    """Raises KernelError where the tracepoint's members do not stand where the C takes them to."""
+    formats = [Path(folder, "events", *point.event.split(":"), "format") for folder in TRACEFS]
+    if point.members and (file := next((path for path in formats if path.exists()), None)):
+        found = {name: int(at) for name, at in _MEMBER.findall(file.read_text())}
+        for name, at in point.members.items():
+            if found.get(name) != at:
+                raise KernelError(f"{point.event}: {name!r} is at {found.get(name)} in this kernel, not at {at}: please report")
 
 
 def has_tracepoint(event: str) -> bool:
@@ -174,15 +191,15 @@ def has_tracepoint(event: str) -> bool:
 def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
     check_program(program, filters)
     sockets = SOCKET_FIELDS if '#include "socket.bpf.h"' in program.source.read_text(encoding="utf-8") else ()
-    offsets = kernel_offsets((*HEADER_FIELDS, *sockets, *program.kernel_fields))
+    offsets = kernel_offsets((*HEADER_FIELDS, *sockets, *program.kernel_fields), program.optional_fields)
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
-    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **program.defines}
+    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **compat_defines(kernel.machine), **program.defines}
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
-        "source": _inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
+        "source": inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
-        "attach": [[point.function, point.event] for point in program.attach],
+        "attach": [[p.function, "" if p.optional and not has_tracepoint(p.event) else p.event] for p in program.attach],
         "headers": str(bpf),
         "slots": program.slots,
         "cpus": kernel.cpus,
@@ -205,20 +222,21 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
         raise KernelError("include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)")
 
 
-def _inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable]) -> str:
+def inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable]) -> str:
     """The source with the headers in place of their includes: BCC rewrites map accesses in the main file alone."""
     lines = [f'#line 1 "{source.name}"']
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.fullmatch(line):
             if match[1] not in headers:
                 raise KernelError(f"{source.name}:{number}: {match[1]} is neither the core's nor among the program's headers")
-            lines += [_inlined(headers[match[1]], headers), f'#line {number + 1} "{source.name}"']
+            lines += [inlined(headers[match[1]], headers), f'#line {number + 1} "{source.name}"']
         else:
             lines.append(line)
     return "\n".join(lines) + "\n"
 
 
-def _ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
+def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
+    """Has the loader do what is asked (see loader.py); returns its answer and the descriptors. Raises KernelError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         command = [str(python), "-E", "-s", loader.__file__, str(theirs.fileno())]

@@ -5,11 +5,15 @@ virtual environment and LLVM never stays in memory::
 
     python3 loader.py SOCKET_FD < REQUEST
 
-The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`), `headers`,
-`slots`, `memory`, the bytes that the blocks of all CPUs may take, and for the filters `filter_maps`, `filters` (map, key and
-value), `filter_state` and `own_work`. The answer is a JSON message on the Unix socket: `layout` (BCC's description of
-`struct block`), `slots`, `value_size`, `ours` (the agent's process), and with it the descriptors of the blocks' map, of the
-filters' maps, of each program and of each attachment, in that order; or `error`.
+The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`; a function whose
+event is empty is loaded and hung nowhere), `headers`, `slots`, `memory`, the bytes that the blocks of all CPUs may take, and
+for the filters `filter_maps`, `filters` (map, key and value), `filter_state` and `own_work`. The answer is a JSON message on
+the Unix socket: `layout` (BCC's description of `struct block`), `slots`, `value_size`, `programs`, `ours` (the agent's
+process), and with it the descriptors of the blocks' map, of the filters' maps, of each program and of each attachment, in
+that order; or `error`.
+
+A request with `maps`, names, is of a program without blocks: the answer is `programs`, and with it come the descriptors of
+these maps, of each program and of each attachment.
 """
 
 import ctypes
@@ -36,7 +40,7 @@ def main() -> None:
         channel.send(json.dumps(answer).encode())
         return
     try:
-        answer, descriptors = load(BPF, lib, request)
+        answer, descriptors = (load_plain if "maps" in request else load)(BPF, lib, request)
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exceptions; whatever it is, the agent must hear of it
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
@@ -51,13 +55,28 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
         bpf, slots, programs = compiled(BPF, request, "-O2")
     layout = json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks"))
     ours = fill_filters(BPF, lib, bpf, request)
-    for name, event in request["attach"]:
-        bpf.attach_tracepoint(tp=event.encode(), fn_name=name.encode())
-    attached = [bpf.tracepoint_fds[event.encode()] for _, event in request["attach"]]
+    attached = attach(bpf, request)
     size = ctypes.sizeof(bpf["blocks"].Leaf)
     answer = {"layout": layout, "slots": slots, "value_size": size, "programs": list(programs), "ours": ours}
     maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"])]
     return answer, [*maps, *(p.fd for p in programs.values()), *attached]
+
+
+def load_plain(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
+    """Compiles, loads and attaches a program that has no blocks."""
+    bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-Os"])
+    programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
+    attached = attach(bpf, request)
+    maps = [bpf[name].map_fd for name in request["maps"]]
+    return {"programs": list(programs)}, [*maps, *(p.fd for p in programs.values()), *attached]
+
+
+def attach(bpf: Any, request: dict[str, Any]) -> list[int]:
+    """Hangs each function on its tracepoint; returns what keeps them there."""
+    events = [(name.encode(), event.encode()) for name, event in request["attach"] if event]
+    for name, event in events:
+        bpf.attach_tracepoint(tp=event, fn_name=name)
+    return [bpf.tracepoint_fds[event] for _, event in events]
 
 
 def fill_filters(BPF: Any, lib: Any, bpf: Any, request: dict[str, Any]) -> int:  # noqa: N803

@@ -24,6 +24,7 @@ SELECT
     sum(a.stored)                                  AS stored,
     sum(a.entries_full)                            AS entries_full,
     sum(a.missed)                                  AS missed,
+    sum(a.unseen)                                  AS unseen,
     max(a.accounted)                               AS accounted,
     toInt64(seen) - filtered - block_full - heap_full - under_way - waiting - decode_failed - outbox_full - refused - stored
                                                    AS difference
@@ -31,15 +32,15 @@ FROM
 (
     SELECT
         node, probe, run, window, ended, seen, filtered, block_full, heap_full, submitted, under_way, waiting, read,
-        decode_failed, outbox_full, entries_full, missed, 0 AS refused, 0 AS stored, true AS accounted
+        decode_failed, outbox_full, entries_full, missed, unseen, 0 AS refused, 0 AS stored, true AS accounted
     FROM accounts FINAL
     UNION ALL
-    SELECT node, probe, run, window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rows, 0, false
+    SELECT node, probe, run, window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rows, 0, false
     FROM refusals FINAL
     UNION ALL
     SELECT
         node, left(_table, length(_table) - 7) AS probe, splitByChar('-', batch_id)[1] AS run,
-        toUInt32OrZero(splitByChar('-', batch_id)[2]) AS window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(), false
+        toUInt32OrZero(splitByChar('-', batch_id)[2]) AS window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(), false
     FROM merge({database}, '^[a-z0-9_]+_events$')
     GROUP BY node, probe, run, window
 ) AS a

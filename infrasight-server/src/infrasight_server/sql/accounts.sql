@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS accounts
     decode_failed UInt64 CODEC(T64, ZSTD(1)),
     outbox_full   UInt64 CODEC(T64, ZSTD(1)),
     entries_full  UInt64 CODEC(T64, ZSTD(1)),
-    missed        UInt64 CODEC(T64, ZSTD(1))
+    missed        UInt64 CODEC(T64, ZSTD(1)),
+    unseen        UInt64 CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree(number)
 PARTITION BY toYYYYMM(time)

@@ -1,0 +1,59 @@
+"""What the guard costs an ordinary system call: a loop of getppid(2) without a probe, with one, and with one and the guard.
+
+usage: guard.py      (as root; the fastest of fifteen runs each, in turns, because other programs only ever add to it)
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from infrasight.v1.stream_pb2 import Account
+from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.plugins import PluginManager
+
+LOOP = Path(__file__).parent.parent / "tests/support/workloads/getppid_loop.c"
+CALLS, RUNS, TURNS = 1_000_000, 5, 3
+
+
+class Nowhere:
+    """Takes the events, and keeps none."""
+
+    def put(self, delivery: Delivery) -> bool:
+        """Keeps nothing."""
+        return True
+
+    def account(self, probe: str, account: Account) -> None:
+        """Keeps nothing."""
+
+    def dropped(self, probe: str, reason: str, events: int) -> None:
+        """Counts nothing."""
+
+
+def fastest(program: Path) -> float:
+    """Nanoseconds of a call."""
+    return min(float(subprocess.check_output([program, str(CALLS)])) for _ in range(RUNS))
+
+
+def recorded(program: Path, compat: bool) -> float:
+    """The same, while the probe `chmod` records, which has nothing to do."""
+    recorder = Recorder(PluginManager.discover(["chmod"]), LoadSettings(compat=compat), "here", Nowhere())
+    recorder.attach("chmod", {})
+    try:
+        return fastest(program)
+    finally:
+        recorder.stop()
+
+
+def main() -> None:
+    """Prints the three, and what the guard adds."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "getppid_loop"
+        subprocess.run(["cc", "-O2", "-o", program, LOOP], check=True)
+        turns = [(fastest(program), recorded(program, False), recorded(program, True)) for _ in range(TURNS)]
+    alone, probe, guard = (min(times) for times in zip(*turns, strict=True))
+    print(f"getppid(2): {alone:.0f} ns; beside a probe {probe:.0f} ns; with the guard {guard:.0f} ns, {guard - probe:.0f} more")
+
+
+if __name__ == "__main__":
+    main()

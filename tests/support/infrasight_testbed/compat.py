@@ -1,0 +1,90 @@
+"""System calls of the 32-bit ABI, made by a 32-bit program or by a 64-bit one."""
+
+import os
+import struct
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+NUMBERS = {  # of i386: arch/x86/entry/syscalls/syscall_32.tbl
+    "open": 5,
+    "creat": 8,
+    "execve": 11,
+    "chmod": 15,
+    "fchmod": 94,
+    "socketcall": 102,
+    "openat": 295,
+    "fchmodat": 306,
+    "execveat": 358,
+    "openat2": 437,
+    "fchmodat2": 452,
+}
+Argument = int | bytes | Sequence[bytes]
+Call = tuple[str, Sequence[Argument]]
+_AREA, _RECORD = 0x20000000, 24
+_SOURCE = Path(__file__).parents[1] / "workloads/compat_calls.c"
+only_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="i386 calls are x86's")
+
+
+@frozen
+class Made:
+    """What a program of known calls did.
+
+    Attributes:
+        pid: Its process.
+        results: What each call returned; of a call that succeeded in executing another program, and those behind it, nothing.
+    """
+
+    pid: int
+    results: list[int]
+
+
+def build(folder: Path, bits: int) -> Path:
+    """Compiles the program that makes calls, as one of 32 or of 64 bits. It needs no 32-bit libraries."""
+    program = folder / f"compat_calls_{bits}"
+    flags = ["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie", "-fno-stack-protector", "-fno-builtin"]
+    subprocess.run(["cc", f"-m{bits}", *flags, "-o", program, _SOURCE], check=True)
+    program.chmod(0o755)
+    return program
+
+
+def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) -> Made:
+    """Makes the calls. Bytes are passed as a pointer to them, with a NUL behind; a list of bytes as argv.
+
+    Args:
+        program: Of `build`.
+        calls: Names and arguments.
+        given: Descriptors that the program is to have.
+    """
+    process = subprocess.Popen(
+        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=given, env={}
+    )
+    said, _ = process.communicate(_packed(calls))
+    assert process.returncode == 0
+    return Made(process.pid, list(struct.unpack(f"<{len(said) // 4}i", said)))
+
+
+def _packed(calls: Sequence[Call]) -> bytes:
+    memory = bytearray(4 + _RECORD * len(calls))
+    struct.pack_into("<I", memory, 0, len(calls))
+
+    def put(data: bytes) -> int:
+        memory.extend(bytes(-len(memory) % 8))
+        memory.extend(data)
+        return _AREA + len(memory) - len(data)
+
+    for index, (name, arguments) in enumerate(calls):
+        words = []
+        for argument in arguments:
+            if isinstance(argument, int):
+                words.append(argument)
+            elif isinstance(argument, bytes):
+                words.append(put(argument + b"\0"))
+            else:
+                words.append(put(struct.pack(f"<{len(argument) + 1}I", *(put(item + b"\0") for item in argument), 0)))
+        words += [0] * (5 - len(words))
+        struct.pack_into("<6I", memory, 4 + _RECORD * index, NUMBERS[name], *(word & 0xFFFFFFFF for word in words))
+    return bytes(memory)

@@ -60,7 +60,7 @@ def map_distinct(
         value_type: The Arrow type of a result.
 
     Returns:
-        A dictionary array (int32 indices) of the length of `values`.
+        A dictionary array (int32 indices) of the length of `values`; a result that several values have stands in it once.
     """
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
@@ -73,9 +73,11 @@ def map_distinct(
         encoded = pa.Array.from_buffers(pa.binary(width), len(heads), [None, pa.py_buffer(heads.tobytes())]).dictionary_encode()
     else:
         encoded = numbers(heads).dictionary_encode()
-    results = _few(function(encoded.dictionary.to_pylist()), value_type)
-    indices = np.repeat(view(encoded.indices), np.diff(starts, append=len(column)))
-    return pa.DictionaryArray.from_arrays(numbers(indices), results)
+    results = function(encoded.dictionary.to_pylist())
+    codes = {result: code for code, result in enumerate(dict.fromkeys(results))}  # ClickHouse refuses a value that comes twice
+    joined = np.array([codes[result] for result in results], np.int32)[view(encoded.indices)]
+    indices = np.repeat(joined, np.diff(starts, append=len(column)))
+    return pa.DictionaryArray.from_arrays(numbers(indices), _few(list(codes), value_type))
 
 
 def run_starts(column: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -68,6 +68,13 @@ def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:
     assert result.to_pylist() == [lookup.get(v, lookup.get(w)) for v, w in zip(column.tolist(), padded, strict=True)]
 
 
+def test_a_result_of_several_values_stands_in_the_dictionary_once() -> None:
+    """Two users without a name, two families' same protocol: the store refuses a dictionary with a value that comes twice."""
+    result = map_distinct(np.array([1, 2, 3, 1, 4], np.uint32), lambda v: [b"odd" if n % 2 else b"" for n in v], pa.binary())
+    assert result.to_pylist() == [b"odd", b"", b"odd", b"odd", b""]
+    assert result.dictionary.to_pylist() == [b"odd", b""]
+
+
 def test_no_rows_are_no_trouble() -> None:
     """Empty columns give empty arrays."""
     assert map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist() == []

@@ -1,9 +1,10 @@
 """Makes the golden blocks of connect and accept anew: as root, after a change of a probe's columns; then look at rows.json.
 
-usage: PYTHONPATH=tests/support make_golden.py
+usage: make_golden.py
 """
 
 import socket
+import subprocess
 from pathlib import Path
 
 from attrs import evolve
@@ -11,12 +12,11 @@ from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.testing import save_golden
-from infrasight_testbed.addresses import inet, inet6, unix
-from infrasight_testbed.syscalls import call, in_child
 
-FOLDER = Path(__file__).parent / "golden"
+TESTS = Path(__file__).parent
+SUPPORT = TESTS.parents[1] / "tests/support"
 USER = 4242  # whom nothing else on the machine is
-PORT, CLOSED = 40404, 40405
+PORT, NAME = 40404, b"\0infrasight-golden\xff"
 
 
 def loaded_probe(probe: str, plugins: PluginManager) -> LoadedProbe:
@@ -26,39 +26,30 @@ def loaded_probe(probe: str, plugins: PluginManager) -> LoadedProbe:
     return load(probe, program, kernel, LoadSettings(), Filters(include_uid=(USER,)))
 
 
-def work() -> list[int]:
-    """Calls of every kind: IPv4, IPv6, refused, not waiting, UDP, Unix, no socket, memory that is not there."""
-    results = []
-    for family, kind, address in (
-        (socket.AF_INET, socket.SOCK_STREAM, inet("127.0.0.1", PORT)),
-        (socket.AF_INET6, socket.SOCK_STREAM, inet6("::ffff:127.0.0.1", PORT)),
-        (socket.AF_INET6, socket.SOCK_STREAM, inet6("::1", CLOSED)),
-        (socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, inet("127.0.0.1", PORT)),
-        (socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, inet("127.0.0.1", CLOSED)),
-        (socket.AF_INET, socket.SOCK_DGRAM, inet("127.0.0.1", CLOSED)),
-        (socket.AF_UNIX, socket.SOCK_STREAM, unix(b"\0infrasight-golden\xff")),
-        (socket.AF_UNIX, socket.SOCK_STREAM, unix(b"/no/such/socket")),
-    ):
-        results.append(call("connect", socket.socket(family, kind).detach(), address, len(address)))
-    return [*results, call("connect", 9999, inet("127.0.0.1", PORT), 16), call("connect", 3, 8, 16)]
+def run(*arguments: object, fds: tuple[int, ...] = ()) -> None:
+    """Makes the calls of one probe as that user."""
+    command = ["/usr/bin/python3", "-S", "-", *map(str, arguments)]
+    script = (TESTS / "golden_calls.py").read_bytes()
+    environment = {"PYTHONPATH": str(SUPPORT), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(command, input=script, user=USER, group=USER, env=environment, cwd="/", pass_fds=fds, check=True)
 
 
 def main() -> None:
-    """Records both probes while one child connects and another accepts."""
+    """Records both probes while one process connects and another accepts."""
     plugins = PluginManager.discover(["accept", "connect"])
     probes = [loaded_probe(name, plugins) for name in ("connect", "accept")]
     with (
         socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True) as server,
         socket.socket(socket.AF_UNIX) as named,
     ):
-        named.bind(b"\0infrasight-golden\xff")
+        named.bind(NAME)
         named.listen()
-        in_child(work, USER)
-        fds = (server.fileno(), named.fileno(), 0, 9999)
-        in_child(lambda: [call("accept4", fds[0], 0, 0, 0o2004000), *(call("accept", fd, 0, 0) for fd in fds)], USER)
+        run("connect")
+        fds = (server.fileno(), named.fileno())
+        run("accept", *fds, fds=fds)
     for probe in probes:
         probe.detach()
-        save_golden(FOLDER / probe.name, probe, plugins)
+        save_golden(TESTS / "golden" / probe.name, probe, plugins)
         probe.close()
 
 

@@ -5,7 +5,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import infrasight_probe_net.connect
 import pytest
 from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import column
+from infrasight_testbed.socket_rows import INET, INET6, Row, has, rows_of
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
-Row = dict[str, Any]
 Record = Callable[..., tuple[list[Row], Any]]
-INET, INET6 = socket.AF_INET, socket.AF_INET6
 TCP = {
     "socket_type": 1,
     "type_name": b"stream",
@@ -39,44 +38,22 @@ NO_SOCKET = {
 }
 
 
-def has(row: Row, wanted: Row) -> None:
-    """The row has these values."""
-    assert {name: row[name] for name in wanted} == wanted
-
-
-@pytest.fixture(scope="module")
-def kept() -> Iterator[Recording]:
-    """A recording that goes on through all tests."""
-    with recording("accept", infrasight_probe_net.accept) as recorded:
-        yield recorded
-    counts = recorded.counts
-    assert (counts.dropped, counts.entries_full) == (0, 0)
-    assert counts.seen == counts.submitted == counts.read
-
-
 @pytest.fixture
-def record(kept: Recording) -> Record:
+def record(accepts: Recording) -> Record:
     """Records what a child does: its rows, in order, and what it returned."""
 
-    def recorded(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], Any]:
-        pid, said = in_child(work, uid)
-        kept.wait("accept")
-        rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
-        for row in rows:
-            has(row, {"uid": uid, "gid": uid, "ppid": os.getpid(), "comm": Path("/proc/self/comm").read_bytes().rstrip()})
-            assert row["exe"] == bytes(Path("/proc/self/exe").resolve())
-            assert row["duration_ns"] > 0
-        return sorted(rows, key=lambda row: row["time"]), said
+    def recorded(work: Callable[[], Any]) -> tuple[list[Row], Any]:
+        pid, said = in_child(work)
+        accepts.wait("accept")
+        return rows_of(accepts, pid), said
 
     return recorded
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """A socket that listens on the loopback and does not block."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)
-        yield server
+@pytest.fixture(autouse=True)
+def does_not_block(listener: socket.socket) -> None:
+    """No accept waits, unless a test says so."""
+    listener.setblocking(False)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +117,7 @@ def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
     has(row, TCP | {"error": "EMFILE", "local_port": listener.getsockname()[1], "remote_port": 0, "fd": -1, "quality": []})
 
 
-def test_a_call_that_waits_and_is_killed(listener: socket.socket, kept: Recording, record: Record) -> None:
+def test_a_call_that_waits_and_is_killed(listener: socket.socket, accepts: Recording, record: Record) -> None:
     """A process that is killed while it waits: its call is there, with the kernel's own return code and where it listened."""
     listener.setblocking(True)
 
@@ -155,7 +132,7 @@ def test_a_call_that_waits_and_is_killed(listener: socket.socket, kept: Recordin
         return pid
 
     _, killed = record(work)
-    (row,) = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == killed]
+    (row,) = [row for delivery in list(accepts.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == killed]
     has(row, {"error": "ERESTARTSYS", "local_port": listener.getsockname()[1], "remote_port": 0, "quality": []})
 
 

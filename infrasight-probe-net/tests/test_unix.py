@@ -8,33 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_net.accept
 import infrasight_probe_net.connect
 import pytest
+from infrasight_core.kernel.filters import Filters
 from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import inet, unix
+from infrasight_testbed.socket_rows import Row, has, rows_of
 from infrasight_testbed.syscalls import call, in_child
 
-Row = dict[str, Any]
 UNIX, STREAM, DGRAM, SEQPACKET = socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
 TYPES: dict[int, bytes] = {STREAM: b"stream", DGRAM: b"dgram", SEQPACKET: b"seqpacket"}
 EVERY_BYTE = bytes(byte for byte in range(1, 256) if byte != ord("/"))
 USER_MEMORY, MISSING = ["unix_path_user_memory"], ["unix_path_missing"]
 NO_ADDRESS = {"local_address": bytes(16), "remote_address": bytes(16), "local_port": 0, "remote_port": 0}
-
-
-@pytest.fixture(scope="module")
-def connects() -> Iterator[Recording]:
-    """A recording of connect through all tests."""
-    with recording("connect", infrasight_probe_net.connect) as recorded:
-        yield recorded
-
-
-@pytest.fixture(scope="module")
-def accepts() -> Iterator[Recording]:
-    """A recording of accept through all tests."""
-    with recording("accept", infrasight_probe_net.accept) as recorded:
-        yield recorded
 
 
 @pytest.fixture
@@ -45,19 +31,14 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def rows_of(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
-    """The rows of what a child does, in order; each says that it is of a Unix socket without an address of IP."""
+def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
+    """The rows of what a child does; each says that it is of a Unix socket without an address of IP."""
     pid, _ = in_child(work, uid)
     kept.wait(probe)
-    rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
+    rows = rows_of(kept, pid, uid)
     for row in rows:
-        has(row, NO_ADDRESS | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0", "uid": uid})
-    return sorted(rows, key=lambda row: row["time"])
-
-
-def has(row: Row, wanted: Row) -> None:
-    """The row has these values."""
-    assert {name: row[name] for name in wanted} == wanted
+        has(row, NO_ADDRESS | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0"})
+    return rows
 
 
 def names(folder: Path) -> list[bytes]:
@@ -86,7 +67,7 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
             own = b"\0" + os.urandom(9) if number % 2 else b""
             if own:
                 client.bind(own)
-            (row,) = rows_of(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)))  # noqa: B023
+            (row,) = record(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)))  # noqa: B023
             has(row, {"unix_path": name, "unix_client_path": own, "return_code": 0, "quality": [], "fd": client.fileno()})
             has(row, {"socket_type": kind, "type_name": TYPES[kind], "connection_id": 0, "stage": b"call"})
 
@@ -117,7 +98,7 @@ def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
             (unix(b"x" * 120), 122, "EINVAL", b"", ["unix_path_missing", *USER_MEMORY]),
         ]
         made = [(client.fileno(), address, length) for address, length, *_ in cases]
-        rows = rows_of(connects, "connect", lambda: [call("connect", *arguments) for arguments in made])
+        rows = record(connects, "connect", lambda: [call("connect", *arguments) for arguments in made])
         dgram.close()
     assert len(rows) == len(cases)
     for row, (_, _, error, path, quality) in zip(rows, cases, strict=True):
@@ -131,7 +112,7 @@ def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
         (folder / "closed").chmod(0o600)
         server.listen()
         address = unix(bytes(folder / "closed"))
-        (row,) = rows_of(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)), 65534)
+        (row,) = record(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)), 65534)
     has(row, {"error": "EACCES", "unix_path": bytes(folder / "closed"), "quality": USER_MEMORY})
 
 
@@ -140,9 +121,23 @@ def test_another_family_s_address(connects: Recording) -> None:
     with socket.socket(UNIX) as client:
         pid, _ = in_child(lambda: call("connect", client.fileno(), inet("10.1.2.3", 99), 16))
     connects.wait("connect")
-    (row,) = [row for delivery in list(connects.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
+    (row,) = rows_of(connects, pid)
     has(row, {"error": "EINVAL", "family_name": b"unix", "remote_port": 99, "quality": ["remote_address_user_memory"]})
     assert row["remote_address"][12:] == struct.pack("4B", 10, 1, 2, 3)
+
+
+def test_filters_by_path(folder: Path) -> None:
+    """A Unix socket below an excluded path is not recorded; others and those of IP, which have no path, are."""
+    with (
+        recording("connect", infrasight_probe_net.connect, filters=Filters(exclude_path=(f"{folder}/a",))) as kept,
+        socket.socket(UNIX) as client,
+        socket.socket() as tcp,
+    ):
+        made = [(client.fileno(), unix(bytes(folder) + name)) for name in (b"/a", b"/b")] + [
+            (tcp.fileno(), inet("127.0.0.1", 1))
+        ]
+        pid, _ = in_child(lambda: [call("connect", fd, address, len(address)) for fd, address in made])
+    assert [row["unix_path"] for row in rows_of(kept, pid)] == [bytes(folder) + b"/b", b""]
 
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
@@ -159,7 +154,7 @@ def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> No
             for client in (bound, nameless):
                 assert call("connect", client.fileno(), address, len(address)) == 0
             fd = server.fileno()
-            rows = rows_of(accepts, "accept", lambda: [call("accept", fd, 0, 0) for _ in range(3)])  # noqa: B023
+            rows = record(accepts, "accept", lambda: [call("accept", fd, 0, 0) for _ in range(3)])  # noqa: B023
         assert [row["error"] for row in rows] == ["", "", "EAGAIN"]
         assert [row["unix_client_path"] for row in rows] == [own, b"", b""]
         for row in rows:

@@ -17,6 +17,7 @@
   FIXED(s32, listen_fd)                                                                                                        \
   FIXED(s32, fd)
 #define FLAGS(FLAG) FLAG(socket_missing) FLAG(remote_address_missing)
+#define FILTER_PATH unix_path
 
 struct entry {
   u64 time;

@@ -88,12 +88,12 @@ static inline void end_attempt(struct attempt *attempt, u64 sk, int error, u64 q
 }
 
 /* Keeps an attempt that the current task's call begins, unless that is filtered. */
-static inline int begin_attempt(struct entry *entry, struct set_state *change) {
+static inline void begin_attempt(struct entry *entry, struct set_state *change) {
   struct block *b = this_block();
   u64 sk = change->sk;
-  if (!b || !entry || (u64)entry->sk != sk || change->protocol != IPPROTO_TCP) return 0;
+  if (!b || !entry || (u64)entry->sk != sk || change->protocol != IPPROTO_TCP) return;
   struct attempt *attempt = (void *)b->_scratch;
-  if (!keep_caller(b, &attempt->caller)) return 0;
+  if (!keep_caller(b, &attempt->caller)) return;
   attempt->time = entry->time;
   attempt->id = new_id();
   attempt->duration = attempt->quality = attempt->has_ended = attempt->arrived = attempt->error = 0;
@@ -101,28 +101,29 @@ static inline int begin_attempt(struct entry *entry, struct set_state *change) {
   attempt->fd = entry->fd;
   keep_tuple(attempt, change);
   attempts.update(&sk, attempt); /* where there is no room, the call's row says outcome_missing */
-  return 0;
 }
 
-int state_changed(struct set_state *change) {
-  u64 sk = change->sk, late = FLAG(duration_ns_missing), unknown = FLAG(return_code_missing) | late;
-  bool in_time = change->old == TCP_SYN_SENT || change->old == TCP_SYN_RECV;
+/* Ends the attempt that is known of the socket, then begins one if that is what the state says. */
+int state_changed(void *context) {
+  struct set_state change; /* read at once: the context may not be reached through a pointer that was computed */
+  bpf_probe_read_kernel(&change, sizeof(change), context);
+  u64 sk = change.sk, quality = FLAG(return_code_missing) | FLAG(duration_ns_missing);
   struct attempt *attempt = attempts.lookup(&sk);
-  if (change->new == TCP_SYN_SENT) {
-    if (attempt && !attempt->has_ended) end_attempt(attempt, sk, 0, unknown);
-    return begin_attempt(entry_of(bpf_get_current_pid_tgid()), change);
+  if (attempt && !attempt->has_ended && change.new != TCP_SYN_RECV) {
+    bool in_time = change.old == TCP_SYN_SENT || change.old == TCP_SYN_RECV;
+    int error = 0;
+    if (change.old != TCP_CLOSE && attempt->tuple.remote_port == change.remote_port) {
+      if (in_time && change.new == TCP_CLOSE) error = FIELD(int, (char *)sk, sock__sk_err) ?: ECANCELED;
+      quality = in_time ? 0 : FLAG(duration_ns_missing);
+      keep_tuple(attempt, &change);
+    }
+    end_attempt(attempt, sk, error, quality);
   }
-  if (!attempt || attempt->has_ended || change->new == TCP_SYN_RECV) return 0;
-  if (change->old == TCP_CLOSE || attempt->tuple.remote_port != change->remote_port) {
-    end_attempt(attempt, sk, 0, unknown);
-    return 0;
-  }
-  int error = in_time && change->new == TCP_CLOSE ? FIELD(int, (char *)sk, sock__sk_err) ?: ECANCELED : 0;
-  keep_tuple(attempt, change);
-  end_attempt(attempt, sk, error, in_time ? 0 : late);
+  if (change.new == TCP_SYN_SENT) begin_attempt(entry_of(bpf_get_current_pid_tgid()), &change);
   return 0;
 }
 
+/* The socket is gone: whatever is known of it has ended. */
 int destroyed(struct destroy_sock *event) {
   u64 sk = event->sk;
   struct attempt *attempt = attempts.lookup(&sk);

@@ -23,6 +23,7 @@
   FLAG(socket_missing)                                                                                                         \
   FLAG(remote_address_missing)                                                                                                 \
   FLAG(remote_address_user_memory) FLAG(outcome_missing) FLAG(return_code_missing) FLAG(duration_ns_missing)
+#define FILTER_PATH unix_path
 
 struct entry {
   u64 time, id;    /* of an attempt that an earlier call began */

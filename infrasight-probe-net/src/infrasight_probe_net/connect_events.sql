@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS connect_events
     cgroup_id          UInt64 CODEC(ZSTD(1)),
     return_code        Int32 CODEC(ZSTD(1)),
     error              LowCardinality(String),
+    via                LowCardinality(String),
     duration_ns        UInt64 CODEC(T64, ZSTD(1)),
     quality            Array(LowCardinality(String)),
     batch_id           LowCardinality(String),

@@ -172,7 +172,9 @@ class Recorder:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        return {probe: self.detach(probe) for probe in self.probes()}
+        counts = {probe: self.detach(probe) for probe in self.probes()}
+        self._count_unseen()
+        return counts
 
     def _run(self) -> None:
         pause, looked = SOONEST, time.monotonic()

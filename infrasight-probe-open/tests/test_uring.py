@@ -15,6 +15,7 @@ from infrasight_core import hookimpl
 from infrasight_core.kernel.filters import Filters
 from infrasight_recording import Recording, recording
 from infrasight_testbed.uring import ASYNC, NEVER_TAKE, SILENT, SQPOLL, UNTOLD, Made, Request, build, make_requests
+from prometheus_client import REGISTRY
 
 Row = dict[str, Any]
 BENEATH = 8
@@ -22,6 +23,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 UNKNOWN = ["entry_missing", "path_missing", "flags_missing"]
 USER = 4242  # whom nothing else on the machine is
 MINE = Filters(include_uid=(USER,))
+METRIC = "infrasight_operations_unseen_total"
 NONE = {"compat": 0, "x32": 0, "io_uring": 0}
 
 
@@ -116,7 +118,7 @@ def test_a_full_ring_hides_nothing(folder: Path, program: Path) -> None:
         assert kept.recorder.unseen() == NONE
     assert set(full.results) == {UNTOLD}
     assert [path for path, _ in paths(rows_of(kept, full))] == names
-    assert [code for _, code in paths(rows_of(kept, full))[1:]] == [-2] * 20
+    assert {code for _, code in paths(rows_of(kept, full))[1:]} == {-2}
     first, second, failed = rows_of(kept, silent)
     assert [(row["path"], row["quality"]) for row in (first, second)] == [
         (name, ["resolved_path_missing", "return_code_missing"]) for name in names[:2]
@@ -163,6 +165,7 @@ def test_more_requests_than_can_be_kept(folder: Path, program: Path) -> None:
 
 def test_requests_whose_end_is_not_told_are_counted(folder: Path, program: Path) -> None:
     """Without the overflow's tracepoint, requests that overflow a ring are counted as their memory is used again."""
+    before = REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0
     with recording("open", changed(without="overflowed"), filters=MINE) as kept:
         made = make_requests(program, USER, [Request(bytes(folder / "given"))] * 21, NEVER_TAKE, completions=2)
         unseen = kept.recorder.unseen()
@@ -170,3 +173,4 @@ def test_requests_whose_end_is_not_told_are_counted(folder: Path, program: Path)
     if rows < 21:  # kernels before 6.4 tell of the completion first and then that there is no room
         assert 21 - rows - 2 <= unseen["io_uring"] <= 21 - rows
     assert kept.recorder.unseen() == unseen
+    assert (REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0) - before == unseen["io_uring"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+    from infrasight_core.program import BpfProgram, Kernel, KernelFunction, Tracepoint
     from infrasight_core.schema import EventSchema
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "EventSchema",
     "InfraSightError",
     "Kernel",
+    "KernelFunction",
     "ProbeError",
     "SchemaError",
     "Tracepoint",
@@ -41,7 +42,7 @@ _HOMES = {
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("BpfProgram", "Kernel", "Tracepoint"),
+    "program": ("BpfProgram", "Kernel", "KernelFunction", "Tracepoint"),
     "schema": ("EventSchema",),
 }
 

@@ -118,7 +118,8 @@ class Recorder:
         recording = _Recording(loaded, schema, RunAccount(f"{now:x}", now / 1e9))
         with self._lock:
             self._recordings[probe] = recording
-        log.info("probe attached", probe=probe, slots=recording.loaded.blocks.layout.slots)
+        said = {"functions": list(loaded.functions)} if loaded.functions else {}
+        log.info("probe attached", probe=probe, slots=loaded.blocks.layout.slots, **said)
 
     def detach(self, probe: str) -> Counts:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""

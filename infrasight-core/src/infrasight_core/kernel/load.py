@@ -7,14 +7,14 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
@@ -23,7 +23,7 @@ from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
 from infrasight_core.kernel.programs import missed_runs
-from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+from infrasight_core.program import BpfProgram, Kernel, KernelFunction, Tracepoint
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
@@ -100,8 +100,10 @@ class LoadedProbe:
         name: The probe.
         blocks: Its blocks, mapped.
         filter_maps: What decides in the kernel which events are recorded.
-        programs: Descriptors of its programs.
+        programs: Descriptors of its programs on tracepoints; what one of another kind misses, the row says.
         descriptors: What keeps them attached.
+        functions: Its programs that hang on functions of the kernel.
+        refused: Those that do not, and why.
     """
 
     name: str
@@ -109,6 +111,8 @@ class LoadedProbe:
     filter_maps: FilterMaps
     programs: list[int]
     descriptors: list[int]
+    functions: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(factory=dict)
 
     def missed(self) -> int:
         """Runs of its programs that the kernel has skipped; what they would have seen is not known."""
@@ -155,15 +159,41 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
     programs = kept[len(MAPS) :][: len(answer["programs"])]
-    return LoadedProbe(probe, blocks, filter_maps, programs, kept[len(MAPS) + len(programs) :])
+    functions, refused = tuple(answer["functions"]), answer["refused"]
+    for point in functions_of(program):
+        if reason := refused.get(point.function):
+            said = {"function": point.kernel_function, "reason": reason, "lack": point.lack}
+            log.info("no program may hang on this function of the kernel", probe=probe, **said)
+    return LoadedProbe(probe, blocks, filter_maps, programs, kept[len(MAPS) + len(programs) :], functions, refused)
 
 
-def _present(probe: str, points: tuple[Tracepoint, ...]) -> tuple[Tracepoint, ...]:
-    """The tracepoints without the optional ones that this kernel does not have."""
-    absent = [point for point in points if point.optional and not has_tracepoint(point.event)]
+def _present(probe: str, points: tuple[Tracepoint | KernelFunction, ...]) -> tuple[Tracepoint | KernelFunction, ...]:
+    """The attach points without the optional tracepoints that this kernel does not have."""
+    absent = [p for p in points if isinstance(p, Tracepoint) and p.optional and not has_tracepoint(p.event)]
     for point in absent:
         log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
     return tuple(point for point in points if point not in absent)
+
+
+def tracepoints_of(program: BpfProgram) -> list[Tracepoint]:
+    """The tracepoints that a program wants."""
+    return [point for point in program.attach if isinstance(point, Tracepoint)]
+
+
+def functions_of(program: BpfProgram) -> list[KernelFunction]:
+    """The kernel's functions that a program wants."""
+    return [point for point in program.attach if isinstance(point, KernelFunction)]
+
+
+def refused_functions(names: Iterable[str], python: Path) -> dict[str, str]:
+    """Which of the kernel's functions let no program hang on them, and why: tried, with one that does nothing.
+
+    Raises:
+        KernelError: The loader cannot be run.
+    """
+    headers = str(resources.files("infrasight_core") / "bpf")
+    refused: dict[str, str] = _ask_loader({"try": list(names), "headers": headers}, python)[0]["refused"]
+    return refused
 
 
 def has_tracepoint(event: str) -> bool:
@@ -182,7 +212,8 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
     return {
         "source": _inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
-        "attach": [[point.function, point.event] for point in program.attach],
+        "attach": [[point.function, point.event] for point in tracepoints_of(program)],
+        "functions": [[point.function, point.kernel_function, point.optional] for point in functions_of(program)],
         "headers": str(bpf),
         "slots": program.slots,
         "cpus": kernel.cpus,

@@ -14,13 +14,14 @@ from infrasight_core import Tracepoint, hookimpl, socketcall
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.points import tracepoints_of
 from infrasight_core.plugins import PluginManager
 from infrasight_recording import Recording
 from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 pytestmark = only_x86
 CALLS: list[Call] = [("openat", [-100, b"/nowhere", 7])]
-COMPAT = tuple(evolve(point, compat=295) for point in sample.load_bpf(running_kernel(), {}).attach)
+COMPAT = tuple(evolve(point, compat=295) for point in tracepoints_of(sample.load_bpf(running_kernel(), {})))
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import infrasight_probe_sample.plugin as sample
 import pytest
 from attrs import evolve
-from infrasight_core import BpfProgram, ConfigError, Tracepoint
+from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
 from infrasight_core.errors import ProbeError
 from infrasight_core.kernel import load as loading
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.load import LoadSettings, load, refused_functions, running_kernel
 
 PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
 
@@ -85,6 +85,51 @@ def test_a_python_without_bcc_says_what_to_install(tmp_path: Path) -> None:
     without.chmod(0o755)
     with pytest.raises(ProbeError, match="apt-get install python3-bpfcc"):
         load("sample", PROGRAM, running_kernel(), LoadSettings(python=without))
+
+
+NOWHERE = KernelFunction("hung_nowhere", "no_such_function_of_any_kernel", optional=True, lack="what the row lacks")
+
+
+def test_a_function_that_the_kernel_does_not_have_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An optional one: its C is not compiled, the rest records, and the log and the loaded probe say why and what it costs."""
+    source = tmp_path / "with_function.bpf.c"
+    mistake = "\n#ifdef HAVE_hung_nowhere\n#error compiled\n#endif\n"
+    source.write_text(PROGRAM.source.read_text(encoding="utf-8") + mistake)
+    program = evolve(PROGRAM, source=source, attach=(NOWHERE, *PROGRAM.attach))
+    loaded = load("sample", program, running_kernel(), LoadSettings())
+    loaded.close()
+    assert (loaded.functions, dict(loaded.refused)) == ((), {"hung_nowhere": "the kernel has no such function"})
+    logged = capsys.readouterr().out
+    for said in (NOWHERE.kernel_function, NOWHERE.lack, "the kernel has no such function"):
+        assert said in logged
+
+
+def test_a_function_that_is_needed_is_named() -> None:
+    """One that is not optional, where the kernel has none of that name: a ProbeError of load_bpf that names it."""
+    program = evolve(PROGRAM, attach=(evolve(NOWHERE, optional=False), *PROGRAM.attach))
+    with pytest.raises(ProbeError, match=r"hung_nowhere.*no_such_function_of_any_kernel: the kernel has no such function"):
+        load("sample", program, running_kernel(), LoadSettings())
+
+
+def test_what_is_tried_is_what_can_be_loaded(tmp_path: Path) -> None:
+    """A program that does nothing hangs on a function of the kernel, or not: the same is so of a probe's, which is optional."""
+    point = KernelFunction("at_open", "security_file_open", optional=True)
+    source = PROGRAM.source.read_text(encoding="utf-8") + "\nint at_open(u64 *arguments) {\n  return 0;\n}\n"
+    path = tmp_path / "at_open.bpf.c"
+    path.write_text(source)
+    loaded = load("sample", evolve(PROGRAM, source=path, attach=(point, *PROGRAM.attach)), running_kernel(), LoadSettings())
+    loaded.close()
+    refused = refused_functions(["security_file_open"], LoadSettings().python)
+    assert (loaded.functions == ("at_open",), "at_open" in loaded.refused) == (not refused, bool(refused))
+
+
+def test_a_function_whose_program_is_refused_is_left_out() -> None:
+    """A program that the verifier refuses, or that is not there: the probe goes without it, and says why."""
+    point = KernelFunction("never_written", "security_file_open", optional=True)
+    loaded = load("sample", evolve(PROGRAM, attach=(point, *PROGRAM.attach)), running_kernel(), LoadSettings())
+    loaded.close()
+    assert loaded.functions == ()
+    assert loaded.refused.keys() == {"never_written"}
 
 
 def test_offsets_are_the_kernels_own() -> None:

@@ -4,12 +4,14 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import has_tracepoint
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.points import has_tracepoint
 from infrasight_recording import recording
 from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
 
@@ -27,6 +29,29 @@ COMMON = {
     "return_code": 0,
     "error": "",
 }
+
+
+@cache
+def has_function() -> bool:
+    """Whether this kernel lets the probe hang on the function that shows the file of a call by path."""
+    kernel = running_kernel()
+    loaded = load("chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings())
+    loaded.close()
+    assert loaded.functions or loaded.refused
+    return "path_chmod" in loaded.functions
+
+
+def changed(old_mode: int, resolved: bytes, joined: bytes | None = None) -> Row:
+    """What the row of a call by path says once the kernel has come to the change.
+
+    Args:
+        old_mode: The mode before.
+        resolved: The file's path.
+        joined: The kernel's directory and the string given, where that is another.
+    """
+    if has_function():
+        return {"resolved_path": resolved, "old_mode": old_mode, "quality": ["path_user_memory"]}
+    return {"resolved_path": joined or resolved, "old_mode": 0, "quality": NOT_HAD}
 
 
 @pytest.fixture
@@ -80,18 +105,18 @@ def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = No
 def test_every_call_that_changes_a_mode(file: Path) -> None:
     """chmod, fchmod, fchmodat and fchmodat2: exactly their rows; by descriptor with the mode that the file had before."""
     path, fd, directory = bytes(file), os.open(file, os.O_RDONLY), os.open(file.parent, os.O_RDONLY)
-    given = {"path": path, "resolved_path": path}
-    below = {"path": b"file", "resolved_path": path, "dirfd": directory}
+    first = 0o4755 if "chmod" in NUMBERS else 0o644
+    below = {"path": b"file", "dirfd": directory}
     by_fd = {"resolved_path": path, "quality": []}
     check(
         [
-            ("chmod", [path, 0o4755], given),
-            ("fchmod", [fd, 0o600], by_fd | {"fd": fd, "old_mode": 0o4755 if "chmod" in NUMBERS else 0o644}),
-            ("fchmodat", [AT_FDCWD, path, 0o7777], given),
-            ("fchmodat", [directory, b"file", 0o0], below),
-            ("fchmodat", [directory, path, 0o640], given | {"dirfd": directory}),
+            ("chmod", [path, 0o4755], {"path": path, **changed(0o644, path)}),
+            ("fchmod", [fd, 0o600], by_fd | {"fd": fd, "old_mode": first}),
+            ("fchmodat", [AT_FDCWD, path, 0o7777], {"path": path, **changed(0o600, path)}),
+            ("fchmodat", [directory, b"file", 0o0], below | changed(0o7777, path)),
+            ("fchmodat", [directory, path, 0o640], {"path": path, "dirfd": directory, **changed(0, path)}),
             ("fchmod", [fd, 0o100600], by_fd | {"fd": fd, "old_mode": 0o640}),
-            ("fchmodat2", [directory, b"file", 0o611, 0], below),
+            ("fchmodat2", [directory, b"file", 0o611, 0], below | changed(0o600, path)),
             (
                 "fchmodat2",
                 [fd, b"", 0o600, AT_EMPTY_PATH],
@@ -100,7 +125,7 @@ def test_every_call_that_changes_a_mode(file: Path) -> None:
             (
                 "fchmodat2",
                 [directory, b"file", 0o600, AT_SYMLINK_NOFOLLOW],
-                below | {"at_flags": AT_SYMLINK_NOFOLLOW},
+                below | changed(0o600, path) | {"at_flags": AT_SYMLINK_NOFOLLOW},
             ),
         ]
     )
@@ -149,11 +174,11 @@ def test_what_a_user_may_not(file: Path) -> None:
     closed = file.parent / "closed"
     closed.mkdir(mode=0o700)
     fd, path, inside = os.open(file, os.O_RDONLY), bytes(file), bytes(closed / "x")
-    refused = {"return_code": -1, "error": "EPERM", "resolved_path": path}
+    refused = {"return_code": -1, "error": "EPERM"}
     check(
         [
-            ("fchmodat", [AT_FDCWD, path, 0o666], refused | {"path": path}),
-            ("fchmod", [fd, 0o666], refused | {"fd": fd, "old_mode": 0o644, "quality": []}),
+            ("fchmodat", [AT_FDCWD, path, 0o666], refused | {"path": path, **changed(0o644, path)}),
+            ("fchmod", [fd, 0o666], refused | {"resolved_path": path, "fd": fd, "old_mode": 0o644, "quality": []}),
             (
                 "fchmodat",
                 [AT_FDCWD, inside, 0o666],
@@ -165,7 +190,8 @@ def test_what_a_user_may_not(file: Path) -> None:
 
 
 def test_paths_start_where_the_kernel_starts(file: Path) -> None:
-    """A relative path is joined to the kernel's own working directory or dirfd, across mounts and renames, byte by byte."""
+    """A relative path starts at the kernel's own working directory or dirfd, across mounts and renames, byte by byte; that
+    of a call that comes to no file is joined to it."""
     folder = file.parent
     (folder / "old").mkdir()
     (folder / "bound").mkdir()
@@ -183,7 +209,11 @@ def test_paths_start_where_the_kernel_starts(file: Path) -> None:
     directory = os.open(folder, os.O_PATH)
     check(
         [
-            ("fchmodat", [AT_FDCWD, b"../file", 0o600], {"path": b"../file", "resolved_path": base + b"/bound/new/../file"}),
+            (
+                "fchmodat",
+                [AT_FDCWD, b"../file", 0o600],
+                {"path": b"../file", **changed(0o644, base + b"/bound/file", base + b"/bound/new/../file")},
+            ),
             ("fchmodat", [AT_FDCWD, b"x", 0o600], missing(b"x", base + b"/bound/new/x")),
             ("fchmodat", [directory, name, 0o600], missing(name, base + b"/" + name, dirfd=directory)),
         ],
@@ -202,7 +232,7 @@ def test_at_the_root_and_in_a_chroot(file: Path) -> None:
     check([("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", b"/none"))], first=lambda: os.chdir("/"))
     check(
         [
-            ("fchmodat", [AT_FDCWD, b"/file", 0o600], {"path": b"/file", "resolved_path": base + b"/file"}),
+            ("fchmodat", [AT_FDCWD, b"/file", 0o600], {"path": b"/file", **changed(0o644, base + b"/file")}),
             ("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", base + b"/none")),
         ],
         first=confined,
@@ -225,7 +255,9 @@ def test_a_long_path(file: Path, length: int) -> None:
     rows, _ = record(work)
     (row,) = rows
     if length < 4096:
-        assert (row["path"], row["resolved_path"], row["return_code"]) == (path, bytes(file.parent) + b"/" + path, 0)
+        resolved = changed(0o644, bytes(file), bytes(file.parent) + b"/" + path)
+        assert row | resolved == row
+        assert (row["path"], row["return_code"]) == (path, 0)
     else:
         assert row["error"] == "ENAMETOOLONG"
         assert {"path_cut", "resolved_path_cut"} < set(row["quality"])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, Tracepoint, socketcall, uring_points
+    from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, KernelFunction, Tracepoint, socketcall, uring_points
     from infrasight_core.schema import EventSchema
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "EventSchema",
     "InfraSightError",
     "Kernel",
+    "KernelFunction",
     "ProbeError",
     "SchemaError",
     "Tracepoint",
@@ -44,7 +45,7 @@ _HOMES = {
     "context": ("EnrichContext",),
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("URING_FIELDS", "BpfProgram", "Kernel", "Tracepoint", "socketcall", "uring_points"),
+    "program": ("URING_FIELDS", "BpfProgram", "Kernel", "KernelFunction", "Tracepoint", "socketcall", "uring_points"),
     "schema": ("EventSchema",),
 }
 

@@ -167,6 +167,19 @@ def tracepoints(root: Path, wanted: Iterable[str]) -> Check:
     return Check("tracepoints", "ok", f"all {len(events)} that the installed probes want")
 
 
+def function(name: str, refused: str, lack: str) -> Check:
+    """Whether a program may hang on a function of the kernel (fentry); without it the events lack something.
+
+    Args:
+        name: The kernel's.
+        refused: Why not, as it was tried; empty where it may.
+        lack: What the events are without it.
+    """
+    if refused:
+        return Check("kernel function", "warn", f"{name}: {refused}", f"without it {lack}" if lack else "")
+    return Check("kernel function", "ok", name)
+
+
 def _mounted(root: Path, kind: str) -> set[str]:
     """Where file systems of a kind are mounted."""
     lines = (root / "proc/self/mounts").read_text(errors="surrogateescape").splitlines()

@@ -63,6 +63,26 @@ def uring_points(submitted: str, completed: str, overflowed: str) -> tuple[Trace
 
 
 @frozen
+class KernelFunction:
+    """A BPF function and the function of the kernel at whose beginning it runs (fentry).
+
+    Whether the kernel allows that is tried when the probe is loaded: a locked-down one does not. The C has the function
+    `#ifdef HAVE_<function>`; it may be preempted, so it writes no block, but a map of its own.
+
+    Attributes:
+        function: The function's name in the C source, `int <function>(u64 *arguments)`; it returns 0.
+        kernel_function: The kernel's name, e.g. `security_path_chmod`.
+        optional: Whether the probe goes without it where the kernel does not allow it, and says so in the log.
+        lack: What the events are without it, in one line, for `infrasight doctor` and the log.
+    """
+
+    function: str
+    kernel_function: str
+    optional: bool = False
+    lack: str = ""
+
+
+@frozen
 class BpfProgram:
     """What `load_bpf` returns.
 
@@ -78,7 +98,7 @@ class BpfProgram:
     """
 
     source: Path | Traversable
-    attach: tuple[Tracepoint, ...]
+    attach: tuple[Tracepoint | KernelFunction, ...]
     kernel_fields: tuple[str, ...] = ()
     optional_fields: tuple[str, ...] = ()
     defines: Mapping[str, int] = field(factory=dict)

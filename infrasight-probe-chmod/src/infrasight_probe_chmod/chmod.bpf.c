@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * chmod(2), fchmod(2), fchmodat(2) and fchmodat2(2). The file of a descriptor is the kernel's own, and its old mode is read
- * before the call; of a call by path no tracepoint shows the file: its path is the kernel's directory and the string given.
+ * before the call. The file of a call by path shows at a function of the kernel (changed.bpf.h); where no program may hang on it,
+ * or the call failed before it, the path is the kernel's directory and the string given.
  */
 #define COLUMNS(FIXED, CHARS, TEXT)                                                                                            \
   TEXT(exe, 4096, 64)                                                                                                          \
@@ -24,11 +25,12 @@ struct entry {
 };
 
 #include "infrasight.bpf.h"
+#include "changed.bpf.h"
 
-#define PERMISSIONS 07777
 #define AT_EMPTY_PATH 0x1000
 
 static inline int changing(struct entry *entry) {
+  if (entry->by_path) expect_change(bpf_get_current_pid_tgid());
   entry->file = file_of(entry->by_path ? entry->dirfd : entry->fd);
   entry->mode = (u16)entry->mode; /* the kernel's parameter has 16 bits */
   entry->old_mode = FIELD(u16, FIELD(char *, entry->file, file__f_inode), inode__i_mode) & PERMISSIONS;
@@ -99,12 +101,15 @@ int exit_chmod(struct sys_exit *call) {
     SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
     SET(b, fd, entry ? entry->fd : -1);
     if (!entry || entry->by_path) SET_USER_STRING(b, path, entry ? entry->path : NULL);
-    if (entry)
-      resolve(b, entry, call->ret);
-    else
-      b->_quality |= TEXT_MISSING(resolved_path) | FLAG(old_mode_missing);
+    if (!set_changed(b, tid)) {
+      if (entry)
+        resolve(b, entry, call->ret);
+      else
+        b->_quality |= TEXT_MISSING(resolved_path) | FLAG(old_mode_missing);
+    }
     commit(b);
   }
+  forget_change(tid);
   forget(tid);
   return 0;
 }

@@ -5,7 +5,17 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    KernelFunction,
+    Tracepoint,
+    hookimpl,
+    map_distinct,
+)
 
 from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
 
@@ -17,6 +27,14 @@ _CALLS = {  # whether a kernel may be without it (no chmod on arm64, fchmodat2 s
     "fchmodat": (False, 306, 333),
     "fchmodat2": (True, 452, 452),
 }
+_FIELDS = ("dentry.d_inode", "file.f_inode", "fs_struct.pwd", "fs_struct.root", "inode.i_mode", "task_struct.fs")
+_FUNCTION = KernelFunction(
+    "path_chmod",
+    "security_path_chmod",
+    optional=True,
+    lack="a chmod by path has no old_mode, and its resolved_path is the string given behind the kernel's directory: it may "
+    "hold symbolic links, and a thread may have changed it (quality: resolved_path_user_memory, old_mode_missing)",
+)
 _PERMISSIONS = 0o7777
 
 
@@ -35,8 +53,9 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     exits = [Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
     return BpfProgram(
         _FILES / "chmod.bpf.c",
-        attach=(*entries, *exits),
-        kernel_fields=("file.f_inode", "fs_struct.pwd", "fs_struct.root", "inode.i_mode", "task_struct.fs"),
+        attach=(_FUNCTION, *entries, *exits),
+        kernel_fields=_FIELDS,
+        headers=(_FILES / "changed.bpf.h",),
         slots=4096,
     )
 

@@ -92,7 +92,7 @@ static inline void begin_attempt(struct entry *entry, struct set_state *change) 
   struct block *b = this_block();
   u64 sk = change->sk;
   if (!b || !entry || (u64)entry->sk != sk || change->protocol != IPPROTO_TCP) return;
-  struct attempt *attempt = (void *)b->_scratch;
+  struct attempt *attempt = (void *)walk_of(b)->scratch;
   if (!keep_caller(b, &attempt->caller)) return;
   attempt->time = entry->time;
   attempt->id = new_id();

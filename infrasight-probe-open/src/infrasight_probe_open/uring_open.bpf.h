@@ -47,7 +47,7 @@ int submitted(struct uring_submit *call) {
   char *req = call->req;
   struct block *b = opens(req) ? this_block() : NULL;
   if (!b) return 0;
-  struct request *request = (void *)b->_scratch;
+  struct request *request = (void *)walk_of(b)->scratch;
   char *name = FIELD(char *, uring_command(req), io_open__filename);
   if (bpf_probe_read_kernel_str(request->path, PATH_BYTES, FIELD(char *, name, filename__name)) < 0) request->path[0] = 0;
   keep_request(call, request);

@@ -20,6 +20,7 @@ from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load, running_kernel
+from infrasight_core.kernel.points import tracepoints_of
 from infrasight_core.plugins import PluginManager
 from infrasight_core.schema import EventSchema
 
@@ -121,14 +122,15 @@ class Recorder:
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self._kernel, self._settings, filters)
         try:
-            self._guard.put(loaded, program.attach)
+            self._guard.put(loaded, tracepoints_of(program))
         except KernelError as error:
             log.error("32-bit calls are not recorded", probe=probe, reason=str(error))
         now = time.time_ns()
         recording = _Recording(loaded, schema, RunAccount(f"{now:x}", now / 1e9))
         with self._lock:
             self._recordings[probe] = recording
-        log.info("probe attached", probe=probe, slots=recording.loaded.blocks.layout.slots)
+        said = {"functions": list(loaded.functions)} if loaded.functions else {}
+        log.info("probe attached", probe=probe, slots=loaded.blocks.layout.slots, **said)
 
     def detach(self, probe: str) -> Counts:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""

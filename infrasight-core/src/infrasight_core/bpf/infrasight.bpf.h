@@ -14,7 +14,9 @@
  * Names that begin with an underscore, or hold two in a row, are the header's own.
  *
  * Only programs on perf-type tracepoints (syscalls:, sched:, sock: …) may write a block: they run with preemption off and
- * never nest on a CPU, so a block has one writer at a time.
+ * never nest on a CPU, so a block has one writer at a time. A program on a function of the kernel (KernelFunction) is compiled
+ * `#ifdef HAVE_<its name>`; it takes `u64 *arguments`, returns 0, and writes a map of the probe's own, from which the program
+ * at the call's exit fills the row.
  */
 #define PATH_BYTES 4096
 #define PATH_DEPTH 128 /* components and mounts that a path may have */
@@ -75,6 +77,16 @@ enum text { COLUMNS(NOTHING, NOTHING, TEXT_INDEX) TEXTS };
 enum flag { FLAGS(FLAG_INDEX) FLAG_COUNT };
 enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 
+/* A walk from a file to the root (path.bpf.h): where it is, what it has read, and the path so far, from the end of the first
+ * PATH_BYTES on. It lies in a map: in the block, or in a map of a program that may not write blocks. */
+struct walk {
+  u64 dentry, mount, root, outer, mountpoint, at, spare[10];
+  u64 near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
+  char scratch[PATH_BYTES + 512];
+};
+#define WALK_BYTES 5248
+_Static_assert(sizeof(struct walk) == WALK_BYTES, "a block holds a walk");
+
 /* A CPU's block. What is being written of the event at `_head` stands in the block too (its quality, the length of each text, a
  * walk's position), not on the stack: to the verifier, what it loads from a map is any number, so that it checks the rounds of
  * a loop once each and not every way through all of them. */
@@ -84,12 +96,10 @@ struct block {
   u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _unseen, _counters[9]; /* read at once */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
-  u64 _dentry, _mount, _root, _outer, _mountpoint, _at, _walk[10];
-  u64 _near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
+  char _walk[WALK_BYTES];    /* a `struct walk` */
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
   FLAGS(FLAG_MEMBER)
-  char _scratch[2 * PATH_BYTES];
 };
 
 BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);

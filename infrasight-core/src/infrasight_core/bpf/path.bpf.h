@@ -2,8 +2,8 @@
  *
  * Paths as the kernel has them. Included by infrasight.bpf.h.
  */
-/* Writes the absolute path of the kernel's `struct path`, as its mount namespace sees it, into the block's scratch, from the
- * end on, and leaves in `_at` where it begins. Returns what there is to say of it: PATH_IS_CUT where it has more than PATH_DEPTH
+/* Writes the absolute path of the kernel's `struct path`, as its mount namespace sees it, into the walk's scratch, from the
+ * end on, and leaves in `at` where it begins. Returns what there is to say of it: PATH_IS_CUT where it has more than PATH_DEPTH
  * parts or PATH_BYTES, PATH_IS_MISSING where the file has no name (a pipe, a namespace). */
 #define PATH_IS_CUT 1 /* as in TEXT_CUT and TEXT_MISSING */
 #define PATH_IS_MISSING 2
@@ -22,63 +22,74 @@
 #define DENTRY_TO MOST(MOST(OFFSET_dentry__d_parent, OFFSET_dentry__d_hash__pprev), NAME_TO)
 _Static_assert(LEAST(NEAR_BYTES - 8, MOUNT_TO - MOUNT_FROM) == MOUNT_TO - MOUNT_FROM, "struct mount is read at once");
 _Static_assert(LEAST(NEAR_BYTES - 8, DENTRY_TO - DENTRY_FROM) == DENTRY_TO - DENTRY_FROM, "struct dentry is read at once");
-#define READ_NEAR(b, object, STRUCT)                                                                                           \
-  bpf_probe_read_kernel((b)->_near, STRUCT##_TO - STRUCT##_FROM + 8, (char *)(object) + STRUCT##_FROM)
-#define NEAR(type, b, STRUCT, struct_member) (*(type *)((char *)(b)->_near + OFFSET_##struct_member - STRUCT##_FROM))
+#define READ_NEAR(walk, object, STRUCT)                                                                                        \
+  bpf_probe_read_kernel((walk)->near, STRUCT##_TO - STRUCT##_FROM + 8, (char *)(object) + STRUCT##_FROM)
+#define NEAR(type, walk, STRUCT, struct_member) (*(type *)((char *)(walk)->near + OFFSET_##struct_member - STRUCT##_FROM))
 
-/* Reads what the walk wants of the mount: where it hangs, and its root. */
-static inline void at_mount(struct block *b) {
-  READ_NEAR(b, b->_mount, MOUNT);
-  b->_root = NEAR(u64, b, MOUNT, mount__root);
-  b->_outer = NEAR(u64, b, MOUNT, mount__mnt_parent);
-  b->_mountpoint = NEAR(u64, b, MOUNT, mount__mnt_mountpoint);
+static inline struct walk *walk_of(struct block *b) {
+  return (struct walk *)b->_walk;
 }
 
-static inline u64 walk_path(struct block *b, char *path) {
-  b->_at = PATH_BYTES;
-  READ_NEAR(b, path, PATH);
-  b->_dentry = NEAR(u64, b, PATH, path__dentry);
-  if (!b->_dentry) return PATH_IS_MISSING;
-  b->_mount = NEAR(u64, b, PATH, path__mnt) - OFFSET_mount__mnt;
-  at_mount(b);
+/* Reads what the walk wants of the mount: where it hangs, and its root. */
+static inline void at_mount(struct walk *walk) {
+  READ_NEAR(walk, walk->mount, MOUNT);
+  walk->root = NEAR(u64, walk, MOUNT, mount__root);
+  walk->outer = NEAR(u64, walk, MOUNT, mount__mnt_parent);
+  walk->mountpoint = NEAR(u64, walk, MOUNT, mount__mnt_mountpoint);
+}
+
+static inline u64 walk_path(struct walk *walk, char *path) {
+  walk->at = PATH_BYTES;
+  READ_NEAR(walk, path, PATH);
+  walk->dentry = NEAR(u64, walk, PATH, path__dentry);
+  if (!walk->dentry) return PATH_IS_MISSING;
+  walk->mount = NEAR(u64, walk, PATH, path__mnt) - OFFSET_mount__mnt;
+  at_mount(walk);
   for (int i = 0; i < PATH_DEPTH; i++) {
-    if (b->_dentry == b->_root) { /* the root of a mount: go on at its mount point */
-      if (b->_outer == b->_mount) return 0;
-      b->_dentry = b->_mountpoint;
-      b->_mount = b->_outer;
-      at_mount(b);
+    if (walk->dentry == walk->root) { /* the root of a mount: go on at its mount point */
+      if (walk->outer == walk->mount) return 0;
+      walk->dentry = walk->mountpoint;
+      walk->mount = walk->outer;
+      at_mount(walk);
       continue;
     }
-    READ_NEAR(b, b->_dentry, DENTRY);
-    u64 parent = NEAR(u64, b, DENTRY, dentry__d_parent), length = NEAR(u32, b, DENTRY, dentry__d_name__len) & 255;
-    if (length + 1 > b->_at) return PATH_IS_CUT;
-    b->_at -= length + 1;
-    u64 at = b->_at & (PATH_BYTES - 1);
-    b->_scratch[at] = '/';
+    READ_NEAR(walk, walk->dentry, DENTRY);
+    u64 parent = NEAR(u64, walk, DENTRY, dentry__d_parent), length = NEAR(u32, walk, DENTRY, dentry__d_name__len) & 255;
+    if (length + 1 > walk->at) return PATH_IS_CUT;
+    walk->at -= length + 1;
+    u64 at = walk->at & (PATH_BYTES - 1);
+    walk->scratch[at] = '/';
     OPAQUE(length); /* 6.12 loses the bound of a number when one that was computed from it is compared */
-    bpf_probe_read_kernel(&b->_scratch[at + 1], length & 255, NEAR(void *, b, DENTRY, dentry__d_name__name));
-    if (parent == b->_dentry) /* in no tree: a memfd, a file that was never linked; nameless ones are called "" or "/" */
-      return length == 0 || b->_scratch[(at + 1) & (PATH_BYTES - 1)] == '/' ? PATH_IS_MISSING : 0;
-    b->_dentry = parent;
+    bpf_probe_read_kernel(&walk->scratch[at + 1], length & 255, NEAR(void *, walk, DENTRY, dentry__d_name__name));
+    if (parent == walk->dentry) /* in no tree: a memfd, a file that was never linked; nameless ones are called "" or "/" */
+      return length == 0 || walk->scratch[(at + 1) & (PATH_BYTES - 1)] == '/' ? PATH_IS_MISSING : 0;
+    walk->dentry = parent;
   }
   return PATH_IS_CUT;
 }
+
+/* Copies the path of a walk, of which walk_path() said so. */
+#define SET_WALKED(b, name, from, said)                                                                                        \
+  ({                                                                                                                           \
+    struct walk *walk_ = (from);                                                                                               \
+    u64 said_ = (said);                                                                                                        \
+    if (said_) (b)->_quality |= TEXT_FLAGS(name, said_);                                                                       \
+    if (said_ != PATH_IS_MISSING) {                                                                                            \
+      if (walk_->at == PATH_BYTES) walk_->scratch[--walk_->at & (PATH_BYTES - 1)] = '/';                                       \
+      u64 length_ = PATH_BYTES - walk_->at;                                                                                    \
+      OPAQUE(length_);                                                                                                         \
+      if (length_ <= PATH_BYTES) {                                                                                             \
+        bpf_probe_read_kernel(TEXT_AT(b, name), length_, &walk_->scratch[walk_->at & (PATH_BYTES - 1)]);                       \
+        TEXT_LENGTH(b, name) = length_;                                                                                        \
+      }                                                                                                                        \
+    }                                                                                                                          \
+  })
 
 /* The path of a kernel's `struct path`, from its dentries and mounts: across bind mounts, renames and chroots. */
 #define SET_PATH(b, name, path)                                                                                                \
   ({                                                                                                                           \
     char *path_ = (char *)(path);                                                                                              \
-    u64 walked_ = walk_path(b, path_);                                                                                         \
-    if (walked_) (b)->_quality |= TEXT_FLAGS(name, walked_);                                                                   \
-    if (walked_ != PATH_IS_MISSING) {                                                                                          \
-      if ((b)->_at == PATH_BYTES) (b)->_scratch[--(b)->_at & (PATH_BYTES - 1)] = '/';                                          \
-      u64 length_ = PATH_BYTES - (b)->_at;                                                                                     \
-      OPAQUE(length_);                                                                                                         \
-      if (length_ <= PATH_BYTES) {                                                                                             \
-        bpf_probe_read_kernel(TEXT_AT(b, name), length_, &(b)->_scratch[(b)->_at & (PATH_BYTES - 1)]);                         \
-        TEXT_LENGTH(b, name) = length_;                                                                                        \
-      }                                                                                                                        \
-    }                                                                                                                          \
+    SET_WALKED(b, name, walk_of(b), walk_path(walk_of(b), path_));                                                             \
   })
 
 /* The kernel's `struct file` behind a descriptor of the current task; NULL where there is none. */

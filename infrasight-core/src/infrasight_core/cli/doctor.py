@@ -15,8 +15,9 @@ from rich.text import Text
 from infrasight_core import checks
 from infrasight_core.checks import Check
 from infrasight_core.cli.server_options import server_options
-from infrasight_core.errors import InfraSightError, ProbeError
-from infrasight_core.kernel.load import running_kernel
+from infrasight_core.errors import InfraSightError, KernelError, ProbeError
+from infrasight_core.kernel.load import refused_functions, running_kernel
+from infrasight_core.kernel.points import functions_of, tracepoints_of
 from infrasight_core.plugins import PluginManager
 from infrasight_core.show import printable
 
@@ -52,7 +53,7 @@ def command(as_json: bool, loader_python: Path, connect: Callable[[], "ServerCli
 
     With --server it is also seen whether that server answers.
     """
-    results = [*_machine(loader_python), *_plugins()]
+    results = [*_machine(loader_python), *_plugins(loader_python)]
     if server is not None:
         results.append(_server(connect, server))
     console = Console()
@@ -78,13 +79,17 @@ def _machine(loader_python: Path) -> Iterator[Check]:
     yield checks.libbpf()
 
 
-def _plugins() -> Iterator[Check]:
+def _plugins(loader_python: Path) -> Iterator[Check]:
     manager = PluginManager.discover()
     broken = list(manager.failures.values())
     wanted: list[str] = []
+    functions: dict[str, list[str]] = {}
     for probe in manager.probes():
         try:
-            wanted += [point.event for point in manager.load_bpf(probe, running_kernel(), {}).attach]
+            program = manager.load_bpf(probe, running_kernel(), {})
+            wanted += [point.event for point in tracepoints_of(program)]
+            for point in functions_of(program):
+                functions.setdefault(point.kernel_function, []).append(f"({probe}) {point.lack or 'its events lack something'}")
         except ProbeError as error:
             broken.append(error)
     for failure in broken:
@@ -94,6 +99,17 @@ def _plugins() -> Iterator[Check]:
     else:
         yield Check("probes", "ok", ", ".join(manager.probes()))
         yield checks.tracepoints(_ROOT, wanted)
+        yield from _functions(functions, loader_python)
+
+
+def _functions(wanted: dict[str, list[str]], loader_python: Path) -> Iterator[Check]:
+    """Each of the kernel's functions that a probe wants, tried; what the events are without it."""
+    try:
+        refused = refused_functions(wanted, loader_python) if wanted else {}
+    except KernelError as error:
+        refused = dict.fromkeys(wanted, f"cannot be tried: {error}")
+    for name, lacks in sorted(wanted.items()):
+        yield checks.function(name, refused.get(name, ""), "; ".join(lacks))
 
 
 def _server(connect: Callable[[], "ServerClient"], address: str) -> Check:

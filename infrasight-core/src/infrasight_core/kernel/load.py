@@ -7,32 +7,31 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.compat import compat_defines, compat_numbers
+from infrasight_core.kernel.compat import compat_defines
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
+from infrasight_core.kernel.points import TRACEFS, functions_of, has_tracepoint, present, tracepoints_of
 from infrasight_core.kernel.programs import missed_runs
-from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+from infrasight_core.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
-_MEMBER = re.compile(r"field:.*?(\w+);\toffset:(\d+);")
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 120
-TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 HEADER_FIELDS = (
     "dentry.d_hash.pprev",
     "dentry.d_name.len",
@@ -105,7 +104,9 @@ class LoadedProbe:
         blocks: Its blocks, mapped.
         filter_maps: What decides in the kernel which events are recorded.
         descriptors: What keeps its programs attached.
-        programs: The descriptor of each of its functions.
+        programs: The descriptor of each of its functions on a tracepoint; what one of another kind misses, the row says.
+        functions: Its programs that hang on functions of the kernel.
+        refused: Those that do not, and why.
     """
 
     name: str
@@ -113,6 +114,8 @@ class LoadedProbe:
     filter_maps: FilterMaps
     descriptors: list[int]
     programs: dict[str, int]
+    functions: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(factory=dict)
 
     def missed(self) -> int:
         """Runs of its programs that the kernel has skipped; what they would have seen is not known."""
@@ -145,7 +148,7 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
         ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
     """
     try:
-        request = _request(evolve(program, attach=_present(probe, program.attach, kernel)), kernel, settings, filters)
+        request = _request(evolve(program, attach=present(probe, program, kernel)), kernel, settings, filters)
         answer, descriptors = ask_loader(request, settings.python)
     except KernelError as error:
         raise ProbeError(probe, "load_bpf", str(error)) from error
@@ -159,33 +162,24 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
     if answer["slots"] < program.slots:
         log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
     programs = dict(zip(answer["programs"], kept[len(MAPS) :], strict=False))
-    return LoadedProbe(probe, blocks, filter_maps, kept[len(MAPS) + len(programs) :], programs)
+    functions, refused = tuple(answer["functions"]), answer["refused"]
+    for point in functions_of(program):
+        if reason := refused.get(point.function):
+            said = {"function": point.kernel_function, "reason": reason, "lack": point.lack}
+            log.info("no program may hang on this function of the kernel", probe=probe, **said)
+    attached = kept[len(MAPS) + len(programs) :]
+    return LoadedProbe(probe, blocks, filter_maps, attached, programs, functions, refused)
 
 
-def _present(probe: str, points: tuple[Tracepoint, ...], kernel: Kernel) -> tuple[Tracepoint, ...]:
-    """The tracepoints without the optional ones that this kernel does not have, unless they are for 32-bit calls too."""
-    absent = [point for point in points if point.optional and not has_tracepoint(point.event)]
-    absent = [point for point in absent if not compat_numbers(point, kernel.machine)]
-    for point in absent:
-        log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
-    for point in points:
-        _check_members(point)
-    return tuple(point for point in points if point not in absent)
+def refused_functions(names: Iterable[str], python: Path) -> dict[str, str]:
+    """Which of the kernel's functions let no program hang on them, and why: tried, with one that does nothing.
 
-
-def _check_members(point: Tracepoint) -> None:
-    """Raises KernelError where the tracepoint's members do not stand where the C takes them to."""
-    formats = [Path(folder, "events", *point.event.split(":"), "format") for folder in TRACEFS]
-    if point.members and (file := next((path for path in formats if path.exists()), None)):
-        found = {name: int(at) for name, at in _MEMBER.findall(file.read_text())}
-        for name, at in point.members.items():
-            if found.get(name) != at:
-                raise KernelError(f"{point.event}: {name!r} is at {found.get(name)} in this kernel, not at {at}: please report")
-
-
-def has_tracepoint(event: str) -> bool:
-    """Whether tracefs has it, by `category:name`."""
-    return any(Path(folder, "events", *event.split(":")).is_dir() for folder in TRACEFS)
+    Raises:
+        KernelError: The loader cannot be run.
+    """
+    headers = str(resources.files("infrasight_core") / "bpf")
+    refused: dict[str, str] = ask_loader({"try": list(names), "headers": headers}, python)[0]["refused"]
+    return refused
 
 
 def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
@@ -199,7 +193,11 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
     return {
         "source": inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
-        "attach": [[p.function, "" if p.optional and not has_tracepoint(p.event) else p.event] for p in program.attach],
+        "attach": [
+            [point.function, "" if point.optional and not has_tracepoint(point.event) else point.event]
+            for point in tracepoints_of(program)
+        ],
+        "functions": [[point.function, point.kernel_function, point.optional] for point in functions_of(program)],
         "headers": str(bpf),
         "slots": program.slots,
         "cpus": kernel.cpus,

@@ -1,0 +1,193 @@
+"""Whose mode it is: the row of a call by path has the file that the kernel changed, where a program may see it."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import infrasight_probe_chmod.plugin
+import pytest
+from infrasight_core.kernel.load import LoadSettings, refused_functions
+from infrasight_recording import recording
+from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
+
+AT_FDCWD, MS_RDONLY, MS_REMOUNT = -100, 1, 32
+WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
+KERNELS = ["path_user_memory"]  # what the quality says where the path is the kernel's
+JOINED = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
+
+
+@pytest.fixture(scope="module")
+def has_function() -> bool:
+    """Whether this kernel lets a program hang on the function that shows the file, tried with one that does nothing."""
+    return not refused_functions(["security_path_chmod"], LoadSettings().python)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder without symbolic links in its own path."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name).resolve()
+
+
+def record(work: Callable[[], Any]) -> tuple[list[dict[str, Any]], Any]:
+    """The rows of what a child does, in order of time, and what it returned."""
+    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
+        pid, said = in_child(work)
+    assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
+    return sorted((row for row in kept.table.to_pylist() if row["pid"] == pid), key=lambda row: row["time"]), said
+
+
+def chmod(path: bytes | Path, mode: int, directory: int = AT_FDCWD) -> None:
+    """By path, with exactly this string."""
+    assert call("fchmodat", directory, bytes(path), mode) == 0
+
+
+def a_file(path: Path, mode: int) -> None:
+    """Makes one."""
+    path.touch()
+    path.chmod(mode)
+
+
+def symbolic_link(folder: Path) -> tuple[Path, int]:
+    """A link, and one in the middle of the path."""
+    (folder / "real").mkdir()
+    a_file(folder / "real/file", 0o4711)
+    (folder / "real/last").symlink_to("file")
+    (folder / "link").symlink_to("real")
+    chmod(bytes(folder) + b"/link/../link/last", 0o600)
+    return folder / "real/file", 0o4711
+
+
+def bind_mount(folder: Path) -> tuple[Path, int]:
+    """A directory that is mounted at another place too, reached by a link."""
+    own_mounts()
+    for name in ("real/below", "bound"):
+        (folder / name).mkdir(parents=True)
+    a_file(folder / "real/below/file", 0o640)
+    (folder / "link").symlink_to("bound/below")
+    assert call("mount", bytes(folder / "real"), bytes(folder / "bound"), 0, MS_BIND, 0) == 0
+    chmod(folder / "link/file", 0o600)
+    return folder / "bound/below/file", 0o640
+
+
+def in_a_chroot(folder: Path) -> tuple[Path, int]:
+    """A link in a chroot that leads, there, to another file than it would outside."""
+    (folder / "etc").mkdir()
+    a_file(folder / "etc/passwd", 0o604)
+    (folder / "etc/link").symlink_to("/etc/passwd")
+    os.chroot(folder)
+    chmod(b"/etc/link", 0o600)
+    return folder / "etc/passwd", 0o604
+
+
+def a_directory_from_within(folder: Path) -> tuple[Path, int]:
+    """The working directory, as a dot."""
+    (folder / "directory").mkdir()
+    (folder / "directory").chmod(0o1777)
+    os.chdir(folder / "directory")
+    chmod(b".", 0o700)
+    return folder / "directory", 0o1777
+
+
+def from_a_descriptor(folder: Path) -> tuple[Path, int]:
+    """A name in a directory that was renamed since it was opened, and back out of it."""
+    (folder / "old").mkdir()
+    a_file(folder / "file", 0o622)
+    directory = os.open(folder / "old", os.O_PATH)
+    (folder / "old").rename(folder / "new")
+    chmod(b"../new/../file", 0o600, directory)
+    return folder / "file", 0o622
+
+
+def through_proc(folder: Path) -> tuple[Path, int]:
+    """An open file's link in /proc."""
+    a_file(folder / "file", 0o755)
+    chmod(b"/proc/self/fd/%d" % os.open(folder / "file", os.O_RDONLY), 0o600)
+    return folder / "file", 0o755
+
+
+WAYS = (symbolic_link, bind_mount, in_a_chroot, a_directory_from_within, from_a_descriptor, through_proc)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_the_row_has_the_file_that_was_changed(
+    folder: Path, has_function: bool, way: Callable[[Path], tuple[Path, int]]
+) -> None:
+    """Whatever way leads to a file: its own path and the mode that it had; where no program may see it, the row says so."""
+
+    def work() -> list[Any]:
+        path, mode = way(folder)
+        return [str(path), mode]
+
+    rows, wanted = record(work)
+    row = rows[-1]
+    if has_function:
+        assert [row["resolved_path"].decode(), row["old_mode"]] == wanted
+        assert row["quality"] == KERNELS
+    else:
+        assert (row["quality"], row["old_mode"]) == (JOINED, 0)
+
+
+def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:
+    """On a file system that is read-only the kernel ends before it would change: the row is as without the program."""
+    (folder / "mounted").mkdir()
+
+    def work() -> None:
+        own_mounts()
+        assert call("mount", b"none", bytes(folder / "mounted"), b"tmpfs", 0, 0) == 0
+        a_file(folder / "mounted/file", 0o644)
+        assert call("mount", b"none", bytes(folder / "mounted"), b"tmpfs", MS_REMOUNT | MS_RDONLY, 0) == 0
+        assert call("fchmodat", AT_FDCWD, bytes(folder / "mounted/file"), 0o600) == -30
+
+    rows, _ = record(work)
+    row = rows[-1]
+    assert (row["error"], row["resolved_path"], row["old_mode"]) == ("EROFS", bytes(folder / "mounted/file"), 0)
+    assert row["quality"] == JOINED
+
+
+def test_by_descriptor_between_two_calls_by_path(folder: Path, has_function: bool) -> None:
+    """What one call has shown does not come into the row of the next, which has its own."""
+
+    def work() -> None:
+        for name in ("one", "two"):
+            (folder / name).touch(mode=0o600)
+        fd = os.open(folder / "two", os.O_RDONLY)
+        call("fchmodat", AT_FDCWD, bytes(folder / "one"), 0o611)
+        call("fchmod", fd, 0o622)
+        call("fchmodat", AT_FDCWD, bytes(folder / "none"), 0o633)
+        call("fchmodat", AT_FDCWD, bytes(folder / "two"), 0o644)
+
+    rows, _ = record(work)
+    one, two, none = (bytes(folder / name) for name in ("one", "two", "none"))
+    modes = (0o600, 0o600, 0, 0o622) if has_function else (0, 0o600, 0, 0)
+    said = KERNELS if has_function else JOINED
+    assert [(row["resolved_path"], row["old_mode"], row["quality"]) for row in rows] == [
+        (one, modes[0], said),
+        (two, modes[1], []),
+        (none, modes[2], JOINED),
+        (two, modes[3], said),
+    ]
+
+
+def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path, has_function: bool) -> None:
+    """While a thread rewrites the path: each row has the file that was changed and its mode before, or says that it may lie."""
+    program, count = folder / "chmod_race", 2000
+    subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "chmod_race.c"], check=True)
+    for name in ("file-a", "file-b"):
+        a_file(folder / name, 0)
+    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
+        process = subprocess.Popen([program, folder / "file-a", str(count)], stdout=subprocess.PIPE)
+        said, _ = process.communicate()
+    assert process.returncode == 0
+    rows = sorted((row for row in kept.table.to_pylist() if row["pid"] == process.pid), key=lambda row: row["time"])
+    assert [row["mode"] for row in rows] == list(range(count, 0, -1))
+    assert {tuple(row["quality"]) for row in rows} == {tuple(KERNELS if has_function else JOINED)}
+    if has_function:
+        assert [row["resolved_path"] for row in rows] == said.splitlines()
+        before = {bytes(folder / name): 0 for name in ("file-a", "file-b")}
+        for row in rows:
+            assert row["old_mode"] == before[row["resolved_path"]]
+            before[row["resolved_path"]] = row["mode"]

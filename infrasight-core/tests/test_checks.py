@@ -154,3 +154,11 @@ def test_libbpf() -> None:
     assert checks.libbpf(missing) == checks.Check(
         "libbpf", "fail", "libbpf.so.1: cannot open shared object file", "apt-get install libbpf1"
     )
+
+
+def test_a_function_of_the_kernel() -> None:
+    """Where no program may hang on it: why, and what the events are without it; a warning, since they come all the same."""
+    assert checks.function("security_path_chmod", "", "no mode") == checks.Check("kernel function", "ok", "security_path_chmod")
+    assert checks.function("security_path_chmod", "not permitted", "a row has no mode") == checks.Check(
+        "kernel function", "warn", "security_path_chmod: not permitted", "without it a row has no mode"
+    )

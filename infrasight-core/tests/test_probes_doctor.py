@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import infrasight_probe_sample
 import pyarrow as pa
 import pytest
 from infrasight_testbed.command import run
@@ -19,6 +20,18 @@ def enrich(batch, context):
     return {}
 """,
 }
+
+WANTS = """
+from attrs import evolve
+from infrasight_core import KernelFunction, hookimpl
+import infrasight_probe_sample.plugin as sample
+infrasight_api = 1
+schema = sample.schema
+@hookimpl
+def load_bpf(kernel, options):
+    program = sample.load_bpf(kernel, options)
+    return evolve(program, attach=(KernelFunction("f", "no_such_function", True, "its rows are poor"), *program.attach))
+"""
 
 
 @pytest.fixture
@@ -61,3 +74,17 @@ def test_doctor_reaches_a_server() -> None:
         server.answer = lambda sql: iter((pa.table({"1": [1]}),))
         lines = run("doctor", "--json", server=server).stdout.splitlines()
     assert json.loads(lines[-1]) == {"name": "server", "status": "ok", "found": f"{server.address} answers", "remedy": ""}
+
+
+def test_doctor_tries_the_functions_of_the_kernel_that_probes_want(tmp_path: Path) -> None:
+    """A probe's function that no kernel has: a warning with its name, the reason and what the probe says that it costs."""
+    (tmp_path / "wants_plugin.py").write_text(WANTS)
+    info = tmp_path / "wants-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wants\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[infrasight]\nwants = wants_plugin\n")
+    path = f"{tmp_path}:{Path(infrasight_probe_sample.__file__).parents[1]}"
+    checks = map(json.loads, run("doctor", "--json", PYTHONPATH=path).stdout.splitlines())
+    found = {check["found"]: check for check in checks if check["name"] == "kernel function"}
+    wanted = found["no_such_function: the kernel has no such function"]
+    assert (wanted["status"], wanted["remedy"]) == ("warn", "without it (wants) its rows are poor")

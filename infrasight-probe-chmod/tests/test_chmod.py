@@ -10,7 +10,7 @@ from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.load import LoadSettings, refused_functions
 from infrasight_core.kernel.points import has_tracepoint
 from infrasight_recording import recording
 from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
@@ -33,12 +33,8 @@ COMMON = {
 
 @cache
 def has_function() -> bool:
-    """Whether this kernel lets the probe hang on the function that shows the file of a call by path."""
-    kernel = running_kernel()
-    loaded = load("chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings())
-    loaded.close()
-    assert loaded.functions or loaded.refused
-    return "path_chmod" in loaded.functions
+    """Whether this kernel lets a program hang on the function that shows the file of a call by path."""
+    return not refused_functions(["security_path_chmod"], LoadSettings().python)
 
 
 def changed(old_mode: int, resolved: bytes, joined: bytes | None = None) -> Row:

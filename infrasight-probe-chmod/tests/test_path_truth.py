@@ -4,12 +4,14 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import LoadSettings, refused_functions
+from infrasight_core.kernel.load import LoadSettings, load, refused_functions, running_kernel
 from infrasight_recording import recording
 from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
 
@@ -112,23 +114,36 @@ def through_proc(folder: Path) -> tuple[Path, int]:
 WAYS = (symbolic_link, bind_mount, in_a_chroot, a_directory_from_within, from_a_descriptor, through_proc)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_row_has_the_file_that_was_changed(
-    folder: Path, has_function: bool, way: Callable[[Path], tuple[Path, int]]
-) -> None:
+def test_the_row_has_the_file_that_was_changed(has_function: bool) -> None:
     """Whatever way leads to a file: its own path and the mode that it had; where no program may see it, the row says so."""
+    made: dict[str, tuple[int, list[Any]]] = {}
+    with ExitStack() as folders, recording("chmod", infrasight_probe_chmod.plugin) as kept:
+        for way in WAYS:
+            folder = Path(folders.enter_context(tempfile.TemporaryDirectory())).resolve()
+            made[way.__name__] = in_child(partial(_said, way, folder))
+    assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
+    rows = {row["pid"]: row for row in sorted(kept.table.to_pylist(), key=lambda row: row["time"])}  # each one's last
+    for name, (pid, wanted) in made.items():
+        row = rows[pid]
+        if has_function:
+            said = [row["resolved_path"].decode(), row["old_mode"], row["quality"]]
+            assert said == [*wanted, KERNELS], name
+        else:
+            assert (row["quality"], row["old_mode"]) == (JOINED, 0), name
 
-    def work() -> list[Any]:
-        path, mode = way(folder)
-        return [str(path), mode]
 
-    rows, wanted = record(work)
-    row = rows[-1]
-    if has_function:
-        assert [row["resolved_path"].decode(), row["old_mode"]] == wanted
-        assert row["quality"] == KERNELS
-    else:
-        assert (row["quality"], row["old_mode"]) == (JOINED, 0)
+def _said(way: Callable[[Path], tuple[Path, int]], folder: Path) -> list[Any]:
+    path, mode = way(folder)
+    return [str(path), mode]
+
+
+def test_the_program_hangs_where_it_can(has_function: bool) -> None:
+    """The probe's own program is loaded just where one that does nothing can be; where not, the reason is kept."""
+    kernel = running_kernel()
+    loaded = load("chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings())
+    loaded.close()
+    assert loaded.functions == (("path_chmod",) if has_function else ())
+    assert bool(loaded.refused) != has_function
 
 
 def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:

@@ -29,7 +29,8 @@ class Counts:
         block_full: Events dropped because every slot was taken.
         heap_full: Events dropped because a heap had no room for the longest text.
         submitted: Events that were written.
-        entries_full: Calls whose entry could not be kept; their events come all the same, `entry_missing`.
+        entries_full: Calls of which something could not be kept from entry to exit; their events come all the same, and say
+            what is missing: `entry_missing`, or less.
         read: Events that the agent has taken.
         unseen: Requests of io_uring whose completion was never seen; no event tells of them.
     """

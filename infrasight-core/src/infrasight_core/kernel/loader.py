@@ -58,15 +58,18 @@ def tried(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], 
     return {"refused": {name: reason for name, reason in refused.items() if reason}}, []
 
 
-def refusal(BPF: Any, lib: Any, kernel_function: str) -> str:  # noqa: N803
-    """Why no program can hang on a function of the kernel, tried with one that does nothing; empty where it can."""
+def refusal(BPF: Any, lib: Any, kernel_function: str, attach: bool = True) -> str:  # noqa: N803
+    """Why no program can hang on a function of the kernel, tried with one that does nothing; empty where it can.
+
+    Loading it is quick; to attach it takes what patching the kernel takes, and so does to detach it.
+    """
     nothing = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
     program = lib.bcc_prog_load(BPF.TRACING, FENTRY + kernel_function.encode(), nothing, len(nothing), b"GPL", 0, 0, None, 0)
     if program < 0:
         return reason_of(program)
-    attached = lib.bpf_attach_kfunc(program)
+    attached = lib.bpf_attach_kfunc(program) if attach else program
     reason = reason_of(attached) if attached < 0 else ""
-    for descriptor in (program, attached):
+    for descriptor in {program, attached}:
         if descriptor >= 0:
             os.close(descriptor)
     return reason
@@ -87,7 +90,7 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
     refuses both, goes without the programs on its functions that are optional."""
     functions = {name: kernel for name, kernel, _ in request["functions"]}
     needed = [name for name, _, optional in request["functions"] if not optional]
-    refused = {name: reason for name, kernel in functions.items() if (reason := refusal(BPF, lib, kernel))}
+    refused = {name: reason for name, kernel in functions.items() if (reason := refusal(BPF, lib, kernel, attach=False))}
     for name in needed:
         if name in refused:
             raise OSError(f"{name}: no program may hang on the kernel's {functions[name]}: {refused[name]}")
@@ -95,7 +98,7 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
     for attempt, wanted in ("-Os", possible), ("-O2", possible), ("-Os", needed), ("-O2", needed):
         try:
             bpf, slots, programs = compiled(BPF, request, [attempt, *(f"-DHAVE_{name}" for name in wanted)])
-            loaded = [load_function(BPF, lib, bpf, name, functions[name]) for name in wanted]
+            attached = [attach_function(BPF, lib, bpf, name, functions[name]) for name in wanted]
             break
         except Exception as error:  # bcc raises nothing narrower; the last attempt's own error is the one to tell
             if attempt == "-O2":
@@ -104,9 +107,6 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
                 refused |= {name: str(error) for name in wanted if name not in needed}
     layout = json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks"))
     ours = fill_filters(BPF, lib, bpf, request)
-    attached = [lib.bpf_attach_kfunc(program) for program in loaded]
-    if any(descriptor < 0 for descriptor in attached):
-        raise OSError(f"a program cannot be attached to one of {', '.join(functions.values())}")
     attached += attach(bpf, request)
     size = ctypes.sizeof(bpf["blocks"].Leaf)
     answer = {"layout": layout, "slots": slots, "value_size": size, "programs": list(programs), "ours": ours}
@@ -132,8 +132,8 @@ def attach(bpf: Any, request: dict[str, Any]) -> list[int]:
     return [bpf.tracepoint_fds[event] for _, event in events]
 
 
-def load_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: str) -> int:  # noqa: N803
-    """Loads a program for a function of the kernel, whose name bcc wants behind a prefix; returns its descriptor."""
+def attach_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: str) -> int:  # noqa: N803
+    """Hangs a program on a function of the kernel, whose name bcc wants behind a prefix; returns what keeps it there."""
     start, size = (get(bpf.module, name.encode()) for get in (lib.bpf_function_start, lib.bpf_function_size))
     if not start:
         raise OSError(f"Unknown program {name}")
@@ -142,7 +142,10 @@ def load_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: str)
     program: int = lib.bcc_func_load(bpf.module, BPF.TRACING, named, start, size, license, version, 0, None, 0, None, -1)
     if program < 0:
         raise OSError(f"Failed to load BPF program {name}: {reason_of(program)}")
-    return program
+    attached: int = lib.bpf_attach_kfunc(program)
+    if attached < 0:
+        raise OSError(f"Failed to attach BPF program {name}: {reason_of(attached)}")
+    return attached
 
 
 def fill_filters(BPF: Any, lib: Any, bpf: Any, request: dict[str, Any]) -> int:  # noqa: N803

@@ -64,7 +64,7 @@ def verify(system: System, *options: str) -> tuple[int, dict[str, dict[str, Any]
 
 def test_everything_that_was_seen_is_stored(system: System) -> None:
     """Every probe's run, from its first event to its last: the difference is 0 in every minute, and verify says 0."""
-    agent = system.start_agent()
+    agent = system.start_agent(every_probe=True)
     execute("mark-accounts", 50)
     status, rows, said = verify(system)
     assert (status, said) == (0, "")

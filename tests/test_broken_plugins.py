@@ -55,7 +55,7 @@ def test_the_other_probes_go_on(tmp_path: Path, hook: str) -> None:
     environment = installed(tmp_path / "plugins", hook, BROKEN[hook])
     with running_system(tmp_path) as system:
         system.start_server()
-        agent = system.start_agent(ready=False, environment=environment)
+        agent = system.start_agent(ready=False, every_probe=True, environment=environment)
         until(lambda: "stream open" in agent.log(), "the stream is open")
         execute(f"mark-{hook}", 10)
         until(lambda: count(system, f"mark-{hook}") == 10, "all ten are stored")

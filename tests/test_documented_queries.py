@@ -17,7 +17,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system that has recorded the script."""
     with running_system(tmp_path_factory.mktemp("system")) as running:
         running.start_server()
-        agent = running.start_agent()
+        agent = running.start_agent(every_probe=True)
         subprocess.run(["/bin/sh", "-c", SCRIPT], check=True)
         assert agent.stop() == 0
         yield running

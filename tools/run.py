@@ -29,7 +29,7 @@ from attrs import define, field, frozen
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
 QUERY = "SELECT argv, return_code, user, comm FROM execve_events ORDER BY time DESC LIMIT 5"
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 STOP_SECONDS = 15.0
 LOG_LINES = 15
 PR_SET_PDEATHSIG = 1

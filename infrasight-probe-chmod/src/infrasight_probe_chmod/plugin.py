@@ -56,7 +56,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         attach=(_FUNCTION, *entries, *exits),
         kernel_fields=_FIELDS,
         headers=(_FILES / "changed.bpf.h",),
-        slots=4096,
+        slots=8192,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from infrasight_testbed.clickhouse import free_port
 
 BIN = Path(sys.executable).parent
-PATIENCE = 40.0
+PATIENCE = 120.0
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -117,10 +117,15 @@ class System:
         until(server.ready, "the server is ready")
         return server
 
-    def start_agent(self, *options: str, ready: bool = True, environment: dict[str, str] | None = None) -> Process:
-        """Starts an agent and, unless told not to, waits until it records and streams."""
+    def start_agent(
+        self, *options: str, ready: bool = True, every_probe: bool = False, environment: dict[str, str] | None = None
+    ) -> Process:
+        """Starts an agent and, unless told not to, waits until it records and streams. It runs the probe execve, unless the
+        options name others or a file."""
         command: list[str | Path] = [BIN / "infrasight", "agent", "--server", self.address]
         command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
+        if not every_probe and not {"--probe", "--config"} & set(options):
+            command += ["--probe", "execve"]
         agent = self._start(command, "agent.log", self._agent_status, environment)
         until(agent.ready if ready else lambda: "recording" in agent.log(), "the agent is ready")
         return agent

@@ -1,6 +1,8 @@
-"""Which probes to run, and attaching them one by one, so that one that fails leaves the others running."""
+"""Which probes to run, and attaching them each by itself, so that one that fails leaves the others running."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -31,11 +33,16 @@ def attach_all(
     probes = plugins.probes()
     failures = dict(plugins.failures)
     check_names(plugins, options, {})
-    for probe in probes:
+
+    def attach(probe: str) -> None:
         try:
             recorder.attach(probe, options.get(probe, {}), filters_of(probe))
         except ProbeError as error:
             failures[probe] = error
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "attach") as threads:  # each compiles in a process of its own
+        for attached in [threads.submit(attach, probe) for probe in probes]:
+            attached.result()
     if not recorder.probes():
         if failures:
             raise next(iter(failures.values()))

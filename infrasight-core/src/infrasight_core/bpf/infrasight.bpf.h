@@ -103,7 +103,6 @@ struct block {
 };
 
 BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
-BPF_HASH(entries, u32, struct entry, ENTRIES);
 
 /* What a row says of itself: bit 0, then three bits for each TEXT column, then one for each of the probe's own flags. */
 #define ENTRY_MISSING 1ULL
@@ -120,24 +119,7 @@ static inline struct block *this_block(void) {
 
 #include "filter.bpf.h"
 
-/* Keeps what the call's entry tells until its exit; without it the event is recorded all the same, as ENTRY_MISSING. */
-static inline int enter(struct entry *entry) {
-  u32 tid = bpf_get_current_pid_tgid();
-  entry->time = bpf_ktime_get_boot_ns();
-  if (entries.update(&tid, entry)) {
-    struct block *b = this_block();
-    if (b) b->_entries_full++;
-  }
-  return 0;
-}
-
-static inline struct entry *entry_of(u32 tid) {
-  return entries.lookup(&tid);
-}
-
-static inline void forget(u32 tid) {
-  entries.delete(&tid);
-}
+#include "entry.bpf.h"
 
 #define HEAP_ROOM(name, max, mean)                                                                                             \
   if (b->_heap_head[TEXT_##name] - b->_heap_tail[TEXT_##name] + max > name##_heap_size) {                                      \

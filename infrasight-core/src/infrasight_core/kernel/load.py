@@ -187,7 +187,13 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
     sockets = SOCKET_FIELDS if '#include "socket.bpf.h"' in program.source.read_text(encoding="utf-8") else ()
     offsets = kernel_offsets((*HEADER_FIELDS, *sockets, *program.kernel_fields), program.optional_fields)
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
-    defines |= {"CPUS": kernel.cpus, "ENTRIES": settings.entries, **compat_defines(kernel.machine), **program.defines}
+    defines |= {
+        "CPUS": kernel.cpus,
+        "ENTRIES": settings.entries,
+        "ENTRY_SLOTS": 1 << (settings.entries - 1).bit_length(),
+        **compat_defines(kernel.machine),
+        **program.defines,
+    }
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {

@@ -27,7 +27,8 @@ print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["att
 
 
 def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
-    """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, which every architecture's JIT makes fully ordered."""
+    """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, `forget` to BPF_CMPXCHG: every architecture's JIT makes both
+    fully ordered."""
     request = loading._request(PROGRAM, running_kernel(), LoadSettings())
     run = subprocess.run(
         ["/usr/bin/python3", "-c", _DUMP], input=json.dumps(request), capture_output=True, text=True, check=True
@@ -36,7 +37,7 @@ def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
     instructions = [code[i : i + 8] for code in codes for i in range(0, len(code), 8)]
     atomic = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
     assert atomic
-    assert {int.from_bytes(i[4:], "little") for i in atomic} == {0x01}  # BPF_ADD | BPF_FETCH
+    assert {int.from_bytes(i[4:], "little") for i in atomic} == {0x01, 0xF1}  # BPF_ADD | BPF_FETCH, BPF_CMPXCHG
 
 
 def test_blocks_are_made_smaller_until_they_fit() -> None:

@@ -78,6 +78,7 @@ def kernel(series: str) -> Path:
 def guest(image: Path, programs: Path, command: list[str]) -> int:
     """Boots, runs, and returns the command's status. The console is not to be trusted: output and status go through files."""
     with tempfile.TemporaryDirectory(prefix="guest.", dir="/tmp") as work:
+        Path(work).chmod(0o711)  # tests become other users, who must come to their temporary files
         script = Path(work) / "run"
         mounts = "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing"
         # Files of the shared /tmp cannot be mapped, nor truncated when they have no name: temporary ones go elsewhere.

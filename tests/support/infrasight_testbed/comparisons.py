@@ -62,7 +62,10 @@ def opened(call: Call, row: Row) -> Row:
 
 
 def changed(call: Call, row: Row) -> Row:
-    """chmod, fchmod, fchmodat: the path of a descriptor, or the directory's with the path given behind it."""
+    """chmod, fchmod, fchmodat: the path of a descriptor, or the directory's with the path given behind it.
+
+    Where the row of a call by path has the kernel's own (it says of no user memory in it), strace has none to compare it with.
+    """
     wanted: Row = {"return_code": call.result, "at_flags": 0, "dirfd": AT_FDCWD, "fd": -1}
     if call.name == "fchmod":
         file = call.arguments[0]
@@ -82,6 +85,9 @@ def changed(call: Call, row: Row) -> Row:
     elif known:
         wanted["resolved_path"] = os.path.join(directory.link, wanted["path"])  # noqa: PTH118, a Path would tidy it up
     wanted["quality"] = [*quality, "old_mode_missing"]
+    if row and wanted["path"] and not {"old_mode_missing", "resolved_path_user_memory"} & set(row["quality"]):
+        wanted.pop("resolved_path", None)
+        wanted["quality"] = [said for said in quality if said == "path_cut"]
     uncut(wanted, row, "path")
     return wanted
 

@@ -42,6 +42,16 @@ int enter_accept4(struct sys_enter *call) {
   return accepting(call->args[0], call->args[3]);
 }
 
+int enter_socketcall_accept(struct sys_enter *call) {
+  u32 given[1] = {};
+  return socketcall_arguments(call, given, 1) ? accepting(given[0], 0) : 0;
+}
+
+int enter_socketcall_accept4(struct sys_enter *call) {
+  u32 given[4] = {};
+  return socketcall_arguments(call, given, 4) ? accepting(given[0], given[3]) : 0;
+}
+
 /* Both ends of the new connection; of a call that failed, the local one as the listening socket has it. */
 static inline void ends(struct block *b, struct entry *entry, int fd) {
   char *file = entry ? file_of(entry->listen_fd) : NULL, *sk = NULL, *accepted = fd < 0 ? NULL : sock_of(file_of(fd));

@@ -5,7 +5,17 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct_lists
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct_lists,
+    socketcall,
+)
 
 from infrasight_probe_net.names import names_of
 from infrasight_probe_net.v1.accept_pb2 import AcceptEvent
@@ -29,10 +39,12 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(
-            Tracepoint("enter_accept", "syscalls:sys_enter_accept"),
-            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4"),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept"),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept4"),
+            Tracepoint("enter_accept", "syscalls:sys_enter_accept", compat_arm=285),
+            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4", compat=364, compat_arm=366),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept", compat=socketcall(5), compat_arm=285),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept4", compat=(364, socketcall(18)), compat_arm=366),
+            Tracepoint("enter_socketcall_accept", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(5)),
+            Tracepoint("enter_socketcall_accept4", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(18)),
         ),
         kernel_fields=("unix_sock.peer",),
     )

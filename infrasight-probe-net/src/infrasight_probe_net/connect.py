@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct,
+    socketcall,
+)
 
 from infrasight_probe_net.names import names_of
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
@@ -31,8 +41,9 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(
-            Tracepoint("enter_connect", "syscalls:sys_enter_connect"),
-            Tracepoint("exit_connect", "syscalls:sys_exit_connect"),
+            Tracepoint("enter_connect", "syscalls:sys_enter_connect", compat=362, compat_arm=283),
+            Tracepoint("enter_socketcall", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(3)),
+            Tracepoint("exit_connect", "syscalls:sys_exit_connect", compat=(362, socketcall(3)), compat_arm=283),
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
         ),

@@ -112,3 +112,5 @@ int exit_connect(struct sys_exit *call) {
   forget(tid);
   return 0;
 }
+
+#include "uring_connect.bpf.h"

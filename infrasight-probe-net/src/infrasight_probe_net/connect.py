@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from infrasight_core import (
+    URING_FIELDS,
     BpfProgram,
     Columns,
     ConfigError,
@@ -17,6 +18,7 @@ from infrasight_core import (
     hookimpl,
     map_distinct,
     socketcall,
+    uring_points,
 )
 
 from infrasight_probe_net.names import names_of
@@ -24,18 +26,19 @@ from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
+_REQUEST = ("io_connect.addr", "io_connect.addr_len", "io_kiocb.cqe.fd", "io_kiocb.file")
 _STAGES = (b"call", b"outcome")
 
 
 @hookimpl
 def schema() -> EventSchema:
-    """One row per call, and one per outcome; see connect.proto for the columns."""
+    """One row per call or request, and one per outcome; see connect.proto for the columns."""
     return EventSchema(ConnectEvent, _FILES / "connect_events.sql")
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, and each change of a TCP socket's state. It has no options."""
+    """Every call at its exit, every request at its completion, and each change of a TCP socket's state. It has no options."""
     if options:
         raise ConfigError(f"options.connect: {next(iter(options))!r} is not known; connect has no options")
     return BpfProgram(
@@ -46,10 +49,12 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("exit_connect", "syscalls:sys_exit_connect", compat=(362, socketcall(3)), compat_arm=283),
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
+            *uring_points("submitted", "completed", "overflowed"),
         ),
         kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
+        optional_fields=(*URING_FIELDS, *_REQUEST),
         defines={"BOOT_TIME": _boot_time()},
-        headers=(_FILES / "attempt.bpf.h",),
+        headers=tuple(_FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")),
     )
 
 

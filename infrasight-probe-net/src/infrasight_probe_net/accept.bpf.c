@@ -16,7 +16,8 @@
   FIXED(u32, flags)                                                                                                            \
   FIXED(s32, listen_fd)                                                                                                        \
   FIXED(s32, fd)
-#define FLAGS(FLAG) FLAG(socket_missing) FLAG(remote_address_missing)
+/* The last of a request of io_uring that was told to say nothing of its success. */
+#define FLAGS(FLAG) FLAG(socket_missing) FLAG(remote_address_missing) FLAG(return_code_missing)
 #define FILTER_PATH unix_path
 
 struct entry {
@@ -42,16 +43,22 @@ int enter_accept4(struct sys_enter *call) {
   return accepting(call->args[0], call->args[3]);
 }
 
+int enter_socketcall_accept(struct sys_enter *call) {
+  u32 given[1] = {};
+  return socketcall_arguments(call, given, 1) ? accepting(given[0], 0) : 0;
+}
+
+int enter_socketcall_accept4(struct sys_enter *call) {
+  u32 given[4] = {};
+  return socketcall_arguments(call, given, 4) ? accepting(given[0], given[3]) : 0;
+}
+
 /* Both ends of the new connection; of a call that failed, the local one as the listening socket has it. */
-static inline void ends(struct block *b, struct entry *entry, int fd) {
-  char *file = entry ? file_of(entry->listen_fd) : NULL, *sk = NULL, *accepted = fd < 0 ? NULL : sock_of(file_of(fd));
+static inline void ends(struct block *b, char *listening, char *accepted, bool failed) {
+  char *sk = accepted ?: listening;
   struct tuple tuple = {};
-  if (accepted)
-    sk = accepted;
-  else if (file && file == entry->file)
-    sk = sock_of(file);
   if (!sk) b->_quality |= FLAG(socket_missing);
-  if (fd >= 0 && !accepted) b->_quality |= FLAG(remote_address_missing) | TEXT_MISSING(unix_client_path);
+  if (!failed && !accepted) b->_quality |= FLAG(remote_address_missing) | TEXT_MISSING(unix_client_path);
   read_tuple(&tuple, sk);
   SET_TUPLE(b, &tuple);
   SET_SOCKET(b, sk);
@@ -61,18 +68,24 @@ static inline void ends(struct block *b, struct entry *entry, int fd) {
 }
 
 int exit_accept(struct sys_exit *call) {
+  int result = call->ret;
   u32 tid = bpf_get_current_pid_tgid();
   struct entry *entry = entry_of(tid);
+  OPAQUE(result); /* read once: the context may not be reached through a pointer that was computed */
   struct block *b = begin();
   if (b) {
-    common(b, entry, call->ret);
+    char *file = entry ? file_of(entry->listen_fd) : NULL;
+    char *listening = file && file == entry->file ? sock_of(file) : NULL;
+    common(b, entry, result);
     SET_EXE(b);
     SET(b, flags, entry ? entry->flags : 0);
     SET(b, listen_fd, entry ? entry->listen_fd : -1);
-    SET(b, fd, call->ret >= 0 ? call->ret : -1);
-    ends(b, entry, call->ret);
+    SET(b, fd, result >= 0 ? result : -1);
+    ends(b, listening, result >= 0 ? sock_of(file_of(result)) : NULL, result < 0);
     commit(b);
   }
   forget(tid);
   return 0;
 }
+
+#include "uring_accept.bpf.h"

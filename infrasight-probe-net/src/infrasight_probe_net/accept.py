@@ -5,36 +5,54 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct_lists
+from infrasight_core import (
+    URING_FIELDS,
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct_lists,
+    socketcall,
+    uring_points,
+)
 
 from infrasight_probe_net.names import names_of
 from infrasight_probe_net.v1.accept_pb2 import AcceptEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
+_REQUEST = ("io_accept.file_slot", "io_accept.flags", "io_accept.iou_flags", "io_kiocb.cqe.fd", "io_kiocb.file")
 _FLAGS = ((b"SOCK_NONBLOCK", 0o4000), (b"SOCK_CLOEXEC", 0o2000000))
 
 
 @hookimpl
 def schema() -> EventSchema:
-    """One row per call; see accept.proto for the columns."""
+    """One row per call or request; see accept.proto for the columns."""
     return EventSchema(AcceptEvent, _FILES / "accept_events.sql")
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit. It has no options."""
+    """Every call at its exit, every request at its completion. It has no options."""
     if options:
         raise ConfigError(f"options.accept: {next(iter(options))!r} is not known; accept has no options")
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(
-            Tracepoint("enter_accept", "syscalls:sys_enter_accept"),
-            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4"),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept"),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept4"),
+            Tracepoint("enter_accept", "syscalls:sys_enter_accept", compat_arm=285),
+            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4", compat=364, compat_arm=366),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept", compat=socketcall(5), compat_arm=285),
+            Tracepoint("exit_accept", "syscalls:sys_exit_accept4", compat=(364, socketcall(18)), compat_arm=366),
+            Tracepoint("enter_socketcall_accept", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(5)),
+            Tracepoint("enter_socketcall_accept4", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(18)),
+            *uring_points("submitted", "completed", "overflowed"),
         ),
         kernel_fields=("unix_sock.peer",),
+        optional_fields=(*URING_FIELDS, *_REQUEST),
+        headers=(_FILES / "uring_socket.bpf.h", _FILES / "uring_accept.bpf.h"),
     )
 
 

@@ -36,17 +36,26 @@ struct attempt {
 
 BPF_HASH(attempts, u64, struct attempt, ENTRIES);
 
+/* What no call of connect(2) began: io_uring's, which asks here for the ends that a failed one had, and sendto's, which nobody asks
+ * for. The kernel lets the eldest go. */
+struct begun {
+  u64 time, id;
+  struct tuple tuple;
+};
+
+BPF_TABLE("lru_hash", u64, struct begun, others, ENTRIES);
+
 /* A number that this machine never uses again: units of 512 ns since the epoch, in which no CPU begins two, and the CPU. */
 static inline u64 new_id(void) {
   return (BOOT_TIME + bpf_ktime_get_boot_ns()) >> 9 << 12 | (bpf_get_smp_processor_id() & 0xfff);
 }
 
-static inline void keep_tuple(struct attempt *attempt, struct set_state *change) {
-  attempt->tuple.local_port = change->local_port;
-  attempt->tuple.remote_port = change->remote_port;
+static inline void keep_tuple(struct tuple *tuple, struct set_state *change) {
+  tuple->local_port = change->local_port;
+  tuple->remote_port = change->remote_port;
   for (int i = 0; i < 4; i++) {
-    attempt->tuple.local[i] = change->local[i];
-    attempt->tuple.remote[i] = change->remote[i];
+    tuple->local[i] = change->local[i];
+    tuple->remote[i] = change->remote[i];
   }
 }
 
@@ -91,7 +100,7 @@ static inline void end_attempt(struct attempt *attempt, u64 sk, int error, u64 q
 static inline void begin_attempt(struct entry *entry, struct set_state *change) {
   struct block *b = this_block();
   u64 sk = change->sk;
-  if (!b || !entry || (u64)entry->sk != sk || change->protocol != IPPROTO_TCP) return;
+  if (!b) return;
   struct attempt *attempt = (void *)walk_of(b)->scratch;
   if (!keep_caller(b, &attempt->caller)) return;
   attempt->time = entry->time;
@@ -99,8 +108,21 @@ static inline void begin_attempt(struct entry *entry, struct set_state *change) 
   attempt->duration = attempt->quality = attempt->has_ended = attempt->arrived = attempt->error = 0;
   attempt->family = change->family;
   attempt->fd = entry->fd;
-  keep_tuple(attempt, change);
+  keep_tuple(&attempt->tuple, change);
   attempts.update(&sk, attempt); /* where there is no room, the call's row says outcome_missing */
+}
+
+/* Keeps what io_uring has begun, or anyone; and its ends as the kernel has them before it clears the socket. */
+static inline void keep_other(struct set_state *change) {
+  u64 sk = change->sk;
+  struct begun fresh = {}, *known = others.lookup(&sk);
+  if (change->new == TCP_SYN_SENT) {
+    fresh.time = bpf_ktime_get_boot_ns();
+    fresh.id = new_id();
+    keep_tuple(&fresh.tuple, change);
+    others.update(&sk, &fresh);
+  } else if (known && change->old == TCP_SYN_SENT && known->tuple.remote_port == change->remote_port)
+    keep_tuple(&known->tuple, change);
 }
 
 /* Ends the attempt that is known of the socket, then begins one if that is what the state says. */
@@ -115,11 +137,16 @@ int state_changed(void *context) {
     if (change.old != TCP_CLOSE && attempt->tuple.remote_port == change.remote_port) {
       if (in_time && change.new == TCP_CLOSE) error = FIELD(int, (char *)sk, sock__sk_err) ?: ECANCELED;
       quality = in_time ? 0 : FLAG(duration_ns_missing);
-      keep_tuple(attempt, &change);
+      keep_tuple(&attempt->tuple, &change);
     }
     end_attempt(attempt, sk, error, quality);
   }
-  if (change.new == TCP_SYN_SENT) begin_attempt(entry_of(bpf_get_current_pid_tgid()), &change);
+  if (change.protocol != IPPROTO_TCP) return 0;
+  struct entry *entry = change.new == TCP_SYN_SENT ? entry_of(bpf_get_current_pid_tgid()) : NULL;
+  if (entry && (u64)entry->sk == sk)
+    begin_attempt(entry, &change);
+  else
+    keep_other(&change);
   return 0;
 }
 
@@ -128,5 +155,6 @@ int destroyed(struct destroy_sock *event) {
   u64 sk = event->sk;
   struct attempt *attempt = attempts.lookup(&sk);
   if (attempt && !attempt->has_ended) end_attempt(attempt, sk, 0, FLAG(return_code_missing) | FLAG(duration_ns_missing));
+  others.delete(&sk);
   return 0;
 }

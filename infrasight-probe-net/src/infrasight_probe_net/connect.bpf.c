@@ -44,13 +44,22 @@ struct entry {
 #define EINPROGRESS 115
 #define ERESTARTSYS 512 /* the kernel will make the call again */
 
-int enter_connect(struct sys_enter *call) {
-  struct entry entry = {.fd = call->args[0], .address = (void *)call->args[1], .length = (int)call->args[2]};
-  entry.file = file_of(entry.fd);
+static inline int connecting(int fd, const char *address, int length) {
+  struct entry entry = {.fd = fd, .address = address, .length = length};
+  entry.file = file_of(fd);
   entry.sk = sock_of(entry.file);
   struct attempt *earlier = attempts.lookup((u64 *)&entry.sk);
   entry.id = earlier ? earlier->id : 0;
   return enter(&entry);
+}
+
+int enter_connect(struct sys_enter *call) {
+  return connecting(call->args[0], pointer(call->args[1]), call->args[2]);
+}
+
+int enter_socketcall(struct sys_enter *call) {
+  u32 given[3] = {};
+  return socketcall_arguments(call, given, 3) ? connecting(given[0], pointer(given[1]), given[2]) : 0;
 }
 
 /* Both ends. The kernel's word is the socket's, or the attempt's once it is over: a call that fails gives the ports up before its
@@ -103,3 +112,5 @@ int exit_connect(struct sys_exit *call) {
   forget(tid);
   return 0;
 }
+
+#include "uring_connect.bpf.h"

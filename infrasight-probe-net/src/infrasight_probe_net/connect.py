@@ -7,38 +7,54 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl, map_distinct
+from infrasight_core import (
+    URING_FIELDS,
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct,
+    socketcall,
+    uring_points,
+)
 
 from infrasight_probe_net.names import names_of
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
+_REQUEST = ("io_connect.addr", "io_connect.addr_len", "io_kiocb.cqe.fd", "io_kiocb.file")
 _STAGES = (b"call", b"outcome")
 
 
 @hookimpl
 def schema() -> EventSchema:
-    """One row per call, and one per outcome; see connect.proto for the columns."""
+    """One row per call or request, and one per outcome; see connect.proto for the columns."""
     return EventSchema(ConnectEvent, _FILES / "connect_events.sql")
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, and each change of a TCP socket's state. It has no options."""
+    """Every call at its exit, every request at its completion, and each change of a TCP socket's state. It has no options."""
     if options:
         raise ConfigError(f"options.connect: {next(iter(options))!r} is not known; connect has no options")
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(
-            Tracepoint("enter_connect", "syscalls:sys_enter_connect"),
-            Tracepoint("exit_connect", "syscalls:sys_exit_connect"),
+            Tracepoint("enter_connect", "syscalls:sys_enter_connect", compat=362, compat_arm=283),
+            Tracepoint("enter_socketcall", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(3)),
+            Tracepoint("exit_connect", "syscalls:sys_exit_connect", compat=(362, socketcall(3)), compat_arm=283),
+            *uring_points("submitted", "completed", "overflowed"),
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
         ),
         kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
+        optional_fields=(*URING_FIELDS, *_REQUEST),
         defines={"BOOT_TIME": _boot_time()},
-        headers=(_FILES / "attempt.bpf.h",),
+        headers=tuple(_FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")),
     )
 
 

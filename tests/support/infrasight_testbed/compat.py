@@ -19,10 +19,12 @@ NUMBERS = {  # of i386: arch/x86/entry/syscalls/syscall_32.tbl
     "openat": 295,
     "fchmodat": 306,
     "execveat": 358,
+    "connect": 362,
+    "accept4": 364,
     "openat2": 437,
     "fchmodat2": 452,
 }
-Argument = int | bytes | Sequence[bytes]
+Argument = int | bytes | Sequence[bytes | int]
 Call = tuple[str, Sequence[Argument]]
 _AREA, _RECORD = 0x20000000, 24
 _SOURCE = Path(__file__).parents[1] / "workloads/compat_calls.c"
@@ -52,7 +54,7 @@ def build(folder: Path, bits: int) -> Path:
 
 
 def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) -> Made:
-    """Makes the calls. Bytes are passed as a pointer to them, with a NUL behind; a list of bytes as argv.
+    """Makes the calls. Bytes are passed as a pointer to them, with a NUL behind; a list as one to an array of the same.
 
     Args:
         program: Of `build`.
@@ -84,7 +86,8 @@ def _packed(calls: Sequence[Call]) -> bytes:
             elif isinstance(argument, bytes):
                 words.append(put(argument + b"\0"))
             else:
-                words.append(put(struct.pack(f"<{len(argument) + 1}I", *(put(item + b"\0") for item in argument), 0)))
+                items = [item if isinstance(item, int) else put(item + b"\0") for item in argument]
+                words.append(put(struct.pack(f"<{len(items) + 1}I", *items, 0)))
         words += [0] * (5 - len(words))
         struct.pack_into("<6I", memory, 4 + _RECORD * index, NUMBERS[name], *(word & 0xFFFFFFFF for word in words))
     return bytes(memory)

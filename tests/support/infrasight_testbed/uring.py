@@ -2,17 +2,27 @@
 
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from attrs import field, frozen
 
-ASYNC, SILENT = 1 << 4, 1 << 6  # IOSQE_*
+FIXED, ASYNC, SILENT = 1 << 0, 1 << 4, 1 << 6  # IOSQE_*
+MULTISHOT = 1  # IORING_ACCEPT_*
 SQPOLL, NEVER_TAKE = 1 << 1, 1 << 31
 UNTOLD = 0x7FFFFFFF
-_OPENAT, _OPENAT2 = 18, 28
+_ACCEPT, _CONNECT, _OPENAT, _OPENAT2 = 13, 16, 18, 28
+_Put = Callable[[bytes], int]  # puts bytes into the program's memory; their address
 _AREA, _SQE = 0x20000000, 64
 _SOURCE = Path(__file__).parents[1] / "workloads/uring_calls.c"
+
+
+class AnyRequest(Protocol):
+    """What can be asked for."""
+
+    def packed(self, put: _Put) -> bytes:
+        """Its `struct io_uring_sqe`, as far as it is not zeros."""
 
 
 @frozen
@@ -37,6 +47,61 @@ class Request:
     slot: int = 0
     sqe_flags: int = 0
 
+    def packed(self, put: _Put) -> bytes:
+        """Its `struct io_uring_sqe`."""
+        path = put(self.path + b"\0") if isinstance(self.path, bytes) else self.path
+        opcode, off, length = (_OPENAT2, put(self.how), len(self.how)) if self.how else (_OPENAT, 0, self.mode)
+        flags = 0 if self.how else self.flags
+        sqe = struct.pack("<BBHiQQII", opcode, self.sqe_flags, 0, self.dirfd, off, path, length, flags)
+        return sqe + struct.pack("<QHHI", 0, 0, 0, self.slot)
+
+
+@frozen
+class Accept:
+    """An accept.
+
+    Attributes:
+        fd: The listening descriptor.
+        flags: SOCK_*.
+        slot: Where a direct descriptor is to stand, from 1; 0 for an ordinary one.
+        how: MULTISHOT, or 0.
+        sqe_flags: IOSQE_*.
+    """
+
+    fd: int
+    flags: int = 0
+    slot: int = 0
+    how: int = 0
+    sqe_flags: int = 0
+
+    def packed(self, put: _Put) -> bytes:
+        """Its `struct io_uring_sqe`."""
+        sqe = struct.pack("<BBHiQQII", _ACCEPT, self.sqe_flags, self.how, self.fd, 0, 0, 0, self.flags)
+        return sqe + struct.pack("<QHHI", 0, 0, 0, self.slot)
+
+
+@frozen
+class Connect:
+    """A connect.
+
+    Attributes:
+        fd: The descriptor.
+        address: A `struct sockaddr`, or where it is.
+        length: Its length, where it is not that of the bytes.
+        sqe_flags: IOSQE_*.
+    """
+
+    fd: int
+    address: bytes | int
+    length: int | None = None
+    sqe_flags: int = 0
+
+    def packed(self, put: _Put) -> bytes:
+        """Its `struct io_uring_sqe`."""
+        address, length = (self.address, 0) if isinstance(self.address, int) else (put(self.address), len(self.address))
+        length = length if self.length is None else self.length
+        return struct.pack("<BBHiQQ", _CONNECT, self.sqe_flags, 0, self.fd, length, address)
+
 
 @frozen
 class Made:
@@ -59,7 +124,7 @@ def build(folder: Path) -> Path:
 
 
 def make_requests(
-    program: Path, uid: int, requests: Sequence[Request], setup: int = 0, completions: int = 0, given: Sequence[int] = ()
+    program: Path, uid: int, requests: Sequence[AnyRequest], setup: int = 0, completions: int = 0, given: Sequence[int] = ()
 ) -> Made:
     """Makes the requests.
 
@@ -78,7 +143,7 @@ def make_requests(
     return Made(process.pid, list(struct.unpack(f"<{len(requests)}i", said)))
 
 
-def _packed(requests: Sequence[Request]) -> bytes:
+def _packed(requests: Sequence[AnyRequest]) -> bytes:
     memory = bytearray(_SQE * (1 + len(requests)))
     struct.pack_into("<I", memory, 0, len(requests))
 
@@ -88,10 +153,6 @@ def _packed(requests: Sequence[Request]) -> bytes:
         return _AREA + len(memory) - len(data)
 
     for index, of in enumerate(requests, 1):
-        path = put(of.path + b"\0") if isinstance(of.path, bytes) else of.path
-        opcode, off, length = (_OPENAT2, put(of.how), len(of.how)) if of.how else (_OPENAT, 0, of.mode)
-        flags = 0 if of.how else of.flags
-        sqe = struct.pack("<BBHiQQII", opcode, of.sqe_flags, 0, of.dirfd, off, path, length, flags)
-        sqe += struct.pack("<QHHI", 0, 0, 0, of.slot)
+        sqe = of.packed(put)
         memory[_SQE * index : _SQE * index + len(sqe)] = sqe
     return bytes(memory)

@@ -100,21 +100,24 @@ struct user_address {
 
 /* The remote address as the caller's memory has it, a `struct sockaddr` of so many bytes: into remote_address and remote_port or
  * unix_path. The probe has the flags remote_address_missing and remote_address_user_memory. */
-#define SET_USER_ADDRESS(b, pointer, size)                                                                                     \
+#define SET_USER_ADDRESS(b, pointer, size) SET_ADDRESS(b, bpf_probe_read_user, pointer, size)
+
+/* The same, read by another helper: of an address that was copied from the caller's memory before. */
+#define SET_ADDRESS(b, read, pointer, size)                                                                                    \
   ({                                                                                                                           \
     const char *user_ = (pointer);                                                                                             \
     s64 size_ = (size);                                                                                                        \
     struct user_address read_ = {};                                                                                            \
     u32 mapped_[4];                                                                                                            \
     u64 quality_ = FLAG(remote_address_user_memory);                                                                           \
-    if (size_ < 2 || size_ > 128 || bpf_probe_read_user(&read_.family, 2, user_)) size_ = 0;                                   \
+    if (size_ < 2 || size_ > 128 || read(&read_.family, 2, user_)) size_ = 0;                                                  \
     if (size_ && read_.family == AF_UNIX) {                                                                                    \
       quality_ = TEXT_USER_MEMORY(unix_path);                                                                                  \
-      SET_UNIX_NAME(b, unix_path, bpf_probe_read_user, (char *)user_ + 2, size_ - 2);                                          \
-    } else if (read_.family == AF_INET && size_ >= 8 && !bpf_probe_read_user(&read_, 8, user_)) {                              \
+      SET_UNIX_NAME(b, unix_path, read, (char *)user_ + 2, size_ - 2);                                                         \
+    } else if (read_.family == AF_INET && size_ >= 8 && !read(&read_, 8, user_)) {                                             \
       map_ipv4(mapped_, read_.ipv4);                                                                                           \
       __builtin_memcpy(CHARS_AT(b, remote_address, 16), mapped_, 16);                                                          \
-    } else if (read_.family == AF_INET6 && size_ >= 24 && !bpf_probe_read_user(&read_, 24, user_))                             \
+    } else if (read_.family == AF_INET6 && size_ >= 24 && !read(&read_, 24, user_))                                            \
       __builtin_memcpy(CHARS_AT(b, remote_address, 16), read_.ipv6, 16);                                                       \
     else                                                                                                                       \
       quality_ = GET(b, family) == AF_UNIX ? TEXT_MISSING(unix_path) : FLAG(remote_address_missing);                           \

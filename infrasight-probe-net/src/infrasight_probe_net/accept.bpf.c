@@ -62,11 +62,11 @@ static inline void ends(struct block *b, struct entry *entry, int fd) {
 
 int exit_accept(struct sys_exit *call) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
   struct block *b = begin();
+  if (b) SET_EXE(b); /* see SET_PATH */
+  struct entry *entry = entry_of(tid);
   if (b) {
     common(b, entry, call->ret);
-    SET_EXE(b);
     SET(b, flags, entry ? entry->flags : 0);
     SET(b, listen_fd, entry ? entry->listen_fd : -1);
     SET(b, fd, call->ret >= 0 ? call->ret : -1);

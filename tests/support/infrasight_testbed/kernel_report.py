@@ -1,21 +1,19 @@
 """What the probes have under the running kernel: loads each, does known work, and prints one JSON document, its last line.
 
-usage: kernel_report.py      (as root)
+usage: PYTHONPATH=tests/support python -m infrasight_testbed.kernel_report      (as root)
 
 tests/test_other_kernels.py runs it under several kernels and holds docs/kernels.md against what it says.
 """
 
 import json
 import platform
-import sys
+import subprocess
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, running_kernel
@@ -25,6 +23,7 @@ from infrasight_core.plugins import PluginManager
 from infrasight_core.program import BpfProgram
 from infrasight_recording import Recording
 
+from infrasight_testbed.command import COMMAND
 from infrasight_testbed.kernel_workload import Expected, everything
 
 Row = dict[str, Any]
@@ -54,14 +53,18 @@ def main() -> None:
         rows = [row for each in kept.deliveries if each.probe == probe for row in each.batch.to_pylist()]
         said |= compared([each for each in expected if each.probe == probe], rows) | {"dropped": counts[probe].dropped}
     report = {"release": platform.release(), "work_seconds": round(took, 1), "unseen": recorder.unseen(), "probes": probes}
-    print(json.dumps(report, default=repr), flush=True)
+    print(json.dumps(report | {"doctor": doctor()}, default=repr), flush=True)
+
+
+def doctor() -> Row:
+    """What `infrasight doctor` says, by check."""
+    done = subprocess.run([*COMMAND, "doctor", "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    return {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
 
 
 def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
     """Where a probe's functions hang and, of the optional ones, why they do not; what the verifier went through."""
-    said = {
-        point.event: "in use" if has_tracepoint(point.event) else "not in this kernel" for point in tracepoints_of(program)
-    }
+    said = {point.event: "in use" if has_tracepoint(point.event) else "not in this kernel" for point in tracepoints_of(program)}
     for function in functions_of(program):
         said[function.kernel_function] = loaded.refused.get(function.function, "in use")
     verified = {}
@@ -94,5 +97,5 @@ def compared(expected: Sequence[Expected], rows: Sequence[Row]) -> Row:
 
 
 if __name__ == "__main__":
-    configure("warning")
+    configure("info")
     main()

@@ -83,11 +83,10 @@ def compared(expected: Sequence[Expected], rows: Sequence[Row]) -> Row:
     lacks: dict[str, list[str]] = {}
     found = 0
     for each in expected:
-        row = next(iter(of[each.pid, each.via]), None)
-        if row is None:
+        if not (left := of[each.pid, each.via]):
             wrong.append(f"{each.kind}: no row")
             continue
-        of[each.pid, each.via].pop(0)
+        row = left.pop(0)
         found += 1
         differs = {name: (row[name], wanted) for name, wanted in each.fields.items() if row[name] != wanted}
         wrong += [f"{each.kind}: {name} is {was!r}, not {wanted!r}" for name, (was, wanted) in differs.items()]

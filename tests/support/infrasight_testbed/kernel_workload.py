@@ -56,14 +56,13 @@ def everything(folder: Path) -> Iterator[Expected]:
         folder: An empty one.
     """
     (folder / "file").touch()
-    small = {bits: compat.build(folder, bits) for bits in (64,)} if os.uname().machine == "x86_64" else {}
-    for calls in (_opens(folder), _chmods(folder)):
-        probe = "open" if calls[0].kind.startswith("open") else "chmod"
+    program = compat.build(folder, 64) if os.uname().machine == "x86_64" else None
+    for probe, calls in (("open", _opens(folder)), ("chmod", _chmods(folder))):
         made = [each for each in calls if each.name in NUMBERS and _is_recorded(each.name)]
         yield from _native(probe, made)
-        if small:
-            yield from _compat(probe, small[64], [each for each in calls if each.name in compat.NUMBERS])
-    yield from _executions(folder, small.get(64))
+        if program:
+            yield from _compat(probe, program, [each for each in calls if each.name in compat.NUMBERS])
+    yield from _executions(folder, program)
     yield from _requests(folder)
     yield from _connects(folder)
     yield from _accepts()
@@ -80,7 +79,7 @@ def _opens(folder: Path) -> list[_Call]:
         _Call("openat", [AT_FDCWD, missing, os.O_RDONLY, 0], "openat, failed", absent),
         _Call("openat2", [AT_FDCWD, given, _HOW, len(_HOW)], "openat2", there),
         _Call("openat2", [AT_FDCWD, missing, _HOW, len(_HOW)], "openat2, failed", absent),
-        _Call("creat", [new, 0o640], "openat by creat", {"path": new, "resolved_path": new, "mode": 0o640, "flags": CREATE}),
+        _Call("creat", [new, 0o640], "creat", {"path": new, "resolved_path": new, "mode": 0o640, "flags": CREATE}),
     ]
 
 
@@ -138,7 +137,7 @@ def _executions(folder: Path, program: Path | None) -> Iterator[Expected]:
     done = {"filename": true, "argv": [b"true", b"it is"], "error": "", "return_code": 0}
     yield Expected("execve", "execve", pid, "syscall", done | {"cwd": here})
     if program:
-        calls = [("execve", [missing, [b"no"], 0]), ("execveat", [AT_FDCWD, missing, [b"no"], 0, 0])]
+        calls: list[compat.Call] = [("execve", [missing, [b"no"], 0]), ("execveat", [AT_FDCWD, missing, [b"no"], 0, 0])]
         made = compat.make_calls(program, [*calls, ("execve", [true, [b"true", b"it is"], 0])])
         for name, _ in calls:
             yield Expected("execve", f"{name}, failed (32-bit)", made.pid, "compat", absent | {"argv": [b"no"]})
@@ -155,7 +154,7 @@ def _requests(folder: Path) -> Iterator[Expected]:
         return
     there = {"path": given, "resolved_path": given, "error": ""}
     absent = {"path": missing, "error": "ENOENT", "return_code": ENOENT}
-    kinds = (("openat", there), ("openat, failed", absent), ("openat2", there))
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (("openat", there), ("openat, failed", absent), ("openat2", there))
     for (kind, fields), result in zip(kinds, made.results, strict=True):
         yield Expected("open", f"{kind} (io_uring)", made.pid, "io_uring", {"return_code": result} | fields)
 

@@ -4,7 +4,8 @@ usage: kernel_guest.py SERIES COMMAND…      (as root; SERIES: 6.1, 6.12, …)
 
 The newest kernel package of the series is fetched and unpacked, not installed. The guest sees this machine's files, read-only
 but for /tmp, and is emulated in software: ten times slower, about ten seconds to boot. `make test-kernels` runs the probes'
-tests in it. Output and exit status are the command's.
+tests in it. Output and exit status are the command's; 77 where no emulator or
+no kernel is to be had.
 """
 
 import os
@@ -20,6 +21,7 @@ DEBIAN = ("qemu-system-x86", "kmod", "busybox-static")
 VIRTME = "virtme-ng==1.42"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools"
 SECONDS = 3000
+UNOBTAINABLE = 77  # the exit status where no emulator or no kernel is to be had
 
 
 class GuestError(Exception):
@@ -113,7 +115,7 @@ def main() -> int:
         return guest(image, programs, sys.argv[2:])
     except GuestError as error:
         print(f"kernel guest: {error}", file=sys.stderr)
-        return 1
+        return UNOBTAINABLE
 
 
 if __name__ == "__main__":

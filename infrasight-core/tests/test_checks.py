@@ -84,6 +84,35 @@ def test_tracepoints(root: Path) -> None:
     assert (check.status, check.found) == ("fail", "not in this kernel: syscalls:sys_enter_execve")
 
 
+def test_optional_tracepoints() -> None:
+    """A call that the kernel does not have costs nothing; another tracepoint that it lacks costs operations."""
+    call, ring = ("chmod", "syscalls:sys_enter_fchmodat2"), ("open", "io_uring:io_uring_cqe_overflow")
+    found = [checks.optional_tracepoints(absent) for absent in ([], [call], [call, ring])]
+    assert [check.status for check in found] == ["ok", "ok", "warn"]
+    assert "syscalls:sys_enter_fchmodat2 (chmod); it has no such calls" in found[1].found
+    assert "are not recorded" in found[2].remedy
+
+
+def test_compat(root: Path) -> None:
+    """32-bit calls: the kernel has none, or they cannot be seen, or it is said whose are recorded."""
+    assert "CONFIG_IA32_EMULATION" in checks.compat(root, "x86_64", ["open"]).found
+    put(root / "proc/sys/abi/vsyscall32", b"1\n")
+    assert checks.compat(root, "x86_64", ["open"]).status == "warn"
+    put(root / "sys/kernel/tracing/events/raw_syscalls/sys_enter/id", b"1\n")
+    check = checks.compat(root, "x86_64", ["open", "chmod", "open"])
+    assert (check.status, check.found.startswith("recorded by chmod, open, unless")) == ("ok", True)
+
+
+@pytest.mark.parametrize(("setting", "words"), [(None, "on; "), ("0", "on; "), ("1", "for the privileged"), ("2", "off")])
+def test_io_uring(root: Path, setting: str | None, words: str) -> None:
+    """Who may use it, and whose operations through it are recorded."""
+    if setting is not None:
+        put(root / "proc/sys/kernel/io_uring_disabled", f"{setting}\n".encode())
+    check = checks.io_uring(root, ["open"])
+    assert (check.status, words in check.found) == ("ok", True)
+    assert ("by open, by no other probe" in check.found) == (setting != "2")
+
+
 def test_bpffs(root: Path) -> None:
     """Not mounted is no reason to refuse, but the command is said."""
     (root / "proc/self/mounts").write_text("none /sys/fs/bpf tmpfs rw 0 0\n")

@@ -65,7 +65,19 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert (found["bcc"]["status"], "python3-bpfcc" in found["bcc"]["remedy"]) == ("fail", True)
     assert (found["server"]["status"], "infrasight-server" in found["server"]["remedy"]) == ("fail", True)
-    assert {"kernel", "architecture", "BTF", "tracefs", "bpffs", "capabilities", "lockdown", "libbpf"} <= found.keys()
+    assert found["tracepoints"]["status"] == found["optional tracepoints"]["status"] == "ok"
+    assert {
+        "kernel",
+        "architecture",
+        "BTF",
+        "tracefs",
+        "bpffs",
+        "capabilities",
+        "lockdown",
+        "libbpf",
+        "32-bit calls",
+        "io_uring",
+    } <= found.keys()
 
 
 def test_doctor_reaches_a_server() -> None:

@@ -180,6 +180,62 @@ def function(name: str, refused: str, lack: str) -> Check:
     return Check("kernel function", "ok", name)
 
 
+def optional_tracepoints(absent: Iterable[tuple[str, str]]) -> Check:
+    """What the installed probes go without.
+
+    Args:
+        absent: Probe and `category:name` of each tracepoint in whose place the kernel has no other one.
+    """
+    missing = sorted(set(absent))
+    if not missing:
+        return Check("optional tracepoints", "ok", "nothing is lacking")
+    found = "not in this kernel: " + ", ".join(f"{event} ({probe})" for probe, event in missing)
+    if all(event.startswith("syscalls:") for _, event in missing):  # where the call is, its tracepoint is
+        return Check("optional tracepoints", "ok", f"{found}; it has no such calls")
+    return Check("optional tracepoints", "warn", found, "operations that pass these are not recorded; a newer kernel has them")
+
+
+def compat(root: Path, machine: str, probes: Iterable[str]) -> Check:
+    """Whether there are calls of the 32-bit ABI, and whose are recorded.
+
+    Args:
+        root: Of the file system.
+        machine: `uname -m`.
+        probes: Those that name numbers of such calls.
+    """
+    if machine == "x86_64" and not (root / "proc/sys/abi/vsyscall32").exists():
+        return Check("32-bit calls", "ok", "this kernel has none (no CONFIG_IA32_EMULATION)")
+    if not any((root / place / "events/raw_syscalls/sys_enter").exists() for place in _TRACEFS):
+        return Check(
+            "32-bit calls",
+            "warn",
+            "not recorded: no raw_syscalls:sys_enter",
+            "a kernel with CONFIG_FTRACE_SYSCALLS=y is needed",
+        )
+    return Check("32-bit calls", "ok", f"recorded by {_names(probes)}, unless the agent's setting `compat` is false")
+
+
+def io_uring(root: Path, probes: Iterable[str]) -> Check:
+    """Whether operations can be asked for through io_uring, and whose are recorded.
+
+    Args:
+        root: Of the file system.
+        probes: Those that hang on tracepoints of io_uring.
+    """
+    try:
+        disabled = (root / "proc/sys/kernel/io_uring_disabled").read_text().strip()
+    except OSError:
+        disabled = "0"  # kernels before 6.6 have no such switch
+    if disabled == "2":
+        return Check("io_uring", "ok", "off (kernel.io_uring_disabled=2)")
+    who = "on for the privileged (kernel.io_uring_disabled=1)" if disabled == "1" else "on"
+    return Check("io_uring", "ok", f"{who}; what is done through it is recorded by {_names(probes)}, by no other probe")
+
+
+def _names(probes: Iterable[str]) -> str:
+    return ", ".join(sorted(set(probes))) or "none of the installed probes"
+
+
 def _mounted(root: Path, kind: str) -> set[str]:
     """Where file systems of a kind are mounted."""
     lines = (root / "proc/self/mounts").read_text(errors="surrogateescape").splitlines()

@@ -90,11 +90,11 @@ static inline void resolve(struct block *b, struct entry *entry, long result) {
 
 int exit_chmod(struct sys_exit *call) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
   struct block *b = begin();
+  if (b) SET_EXE(b); /* see SET_PATH */
+  struct entry *entry = entry_of(tid);
   if (b) {
     common(b, entry, call->ret);
-    SET_EXE(b);
     SET(b, mode, entry ? entry->mode : 0);
     SET(b, old_mode, 0);
     SET(b, at_flags, entry ? entry->at_flags : 0);

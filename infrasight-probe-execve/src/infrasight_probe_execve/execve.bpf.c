@@ -49,16 +49,19 @@ int enter_execveat(struct sys_enter *call) {
   return enter(&entry);
 }
 
+static inline void places(struct block *b) {
+  char *task = (char *)bpf_get_current_task(), *mm = FIELD(char *, task, task_struct__mm);
+  SET_PATH(b, exe, FIELD(char *, mm, mm_struct__exe_file) + OFFSET_file__f_path);
+  SET_PATH(b, cwd, FIELD(char *, task, task_struct__fs) + OFFSET_fs_struct__pwd);
+}
+
 static inline void who(struct block *b, struct entry *entry, int return_code) {
-  char *task = (char *)bpf_get_current_task(), *fs = FIELD(char *, task, task_struct__fs);
-  char *mm = FIELD(char *, task, task_struct__mm), *parent = FIELD(char *, task, task_struct__real_parent);
+  char *parent = FIELD(char *, bpf_get_current_task(), task_struct__real_parent);
   common(b, entry, return_code);
   if (entry) SET(b, via, entry->is_compat ? VIA_COMPAT : VIA_SYSCALL); /* by now the task is as the new program is */
   bpf_probe_read_kernel(CHARS_AT(b, parent_comm, 16), 16, parent + OFFSET_task_struct__comm);
   SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
   SET(b, at_flags, entry ? entry->at_flags : 0);
-  SET_PATH(b, exe, FIELD(char *, mm, mm_struct__exe_file) + OFFSET_file__f_path);
-  SET_PATH(b, cwd, fs + OFFSET_fs_struct__pwd);
 }
 
 int succeeded(struct sched_process_exec *exec) {
@@ -67,6 +70,7 @@ int succeeded(struct sched_process_exec *exec) {
   if (b) {
     char *mm = FIELD(char *, bpf_get_current_task(), task_struct__mm);
     u64 from = FIELD(u64, mm, mm_struct__arg_start), size = FIELD(u64, mm, mm_struct__arg_end) - from;
+    places(b); /* see SET_PATH */
     who(b, entry_of(tid), 0);
     SET_KERNEL_STRING(b, filename, DATA_LOC(exec, filename));
     SET(b, argv_length, size);
@@ -105,8 +109,9 @@ static inline void user_argv(struct block *b, const char *argv, bool is_compat) 
 
 int failed(struct sys_exit *call) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
   struct block *b = call->ret < 0 ? begin() : NULL;
+  if (b) places(b); /* see SET_PATH */
+  struct entry *entry = entry_of(tid);
   if (b) {
     who(b, entry, call->ret);
     SET_USER_STRING(b, filename, entry ? entry->filename : NULL);

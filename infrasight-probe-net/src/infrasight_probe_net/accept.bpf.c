@@ -70,14 +70,14 @@ static inline void ends(struct block *b, char *listening, char *accepted, bool f
 int exit_accept(struct sys_exit *call) {
   int result = call->ret;
   u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
   OPAQUE(result); /* read once: the context may not be reached through a pointer that was computed */
   struct block *b = begin();
+  if (b) SET_EXE(b); /* see SET_PATH */
+  struct entry *entry = entry_of(tid);
   if (b) {
     char *file = entry ? file_of(entry->listen_fd) : NULL;
     char *listening = file && file == entry->file ? sock_of(file) : NULL;
     common(b, entry, result);
-    SET_EXE(b);
     SET(b, flags, entry ? entry->flags : 0);
     SET(b, listen_fd, entry ? entry->listen_fd : -1);
     SET(b, fd, result >= 0 ? result : -1);

@@ -85,6 +85,8 @@ static inline void ends(struct block *b, struct entry *entry, struct attempt *at
 int exit_connect(struct sys_exit *call) {
   s64 result = call->ret;
   u32 tid = bpf_get_current_pid_tgid();
+  struct block *b = begin();
+  if (b) SET_EXE(b); /* see SET_PATH */
   struct entry *entry = entry_of(tid);
   OPAQUE(result); /* read once: the context may not be reached through a pointer that was computed */
   u64 sk = entry ? (u64)entry->sk : 0;
@@ -93,10 +95,8 @@ int exit_connect(struct sys_exit *call) {
   bool waits = result == -EINPROGRESS;
   if (own && (result == -EINTR || result == -ERESTARTSYS)) waits = true;
   if (own && FIELD(u8, (char *)sk, sock_common__skc_state) == TCP_SYN_SENT) waits = true; /* TCP_FASTOPEN_CONNECT */
-  struct block *b = begin();
   if (b) {
     common(b, entry, result);
-    SET_EXE(b);
     ends(b, entry, own, result, waits);
     SET(b, fd, entry ? entry->fd : -1);
     SET(b, connection_id, own ? own->id : entry ? entry->id : 0);

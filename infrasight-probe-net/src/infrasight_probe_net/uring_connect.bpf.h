@@ -50,7 +50,7 @@ int submitted(struct uring_submit *call) {
   char *req = call->req, *command = uring_command(req);
   struct block *b = uring_opcode(req) == URING_CONNECT ? this_block() : NULL;
   if (!b) return 0;
-  struct request *request = (void *)b->_scratch;
+  struct request *request = (void *)walk_of(b)->scratch;
   s64 length = FIELD(int, command, io_connect__addr_len);
   request->fd = uring_fd(req);
   request->length = length;

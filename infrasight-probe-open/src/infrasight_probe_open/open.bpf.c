@@ -76,12 +76,12 @@ static inline void asked(struct block *b, struct entry *entry) {
 
 int exit_open(struct sys_exit *call) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
   struct block *b = begin();
+  if (b) SET_EXE(b); /* see SET_PATH */
+  struct entry *entry = entry_of(tid);
   if (b) {
     char *file = call->ret >= 0 ? file_of(call->ret) : NULL;
     common(b, entry, call->ret);
-    SET_EXE(b);
     asked(b, entry);
     SET(b, fd, call->ret >= 0 ? call->ret : -1);
     SET(b, deleted, file && is_deleted(file));

@@ -28,14 +28,15 @@ static inline void asked_by(struct block *b, char *req, struct request *request)
 }
 
 /* The row. A descriptor of the ring's own (a direct one) is none of the process's: `fd` is -1, and the file is not found by it. */
-static inline void record_request(char *req, struct request *request, int result, u64 quality) {
+static inline void record_request(char *req, int result, u64 quality) {
   struct block *b = begin();
   if (!b) return;
+  SET_EXE(b); /* see SET_PATH */
+  struct request *request = request_of(req);
   bool is_direct = FIELD(u32, uring_command(req), io_open__file_slot), has_fd = result >= 0 && !is_direct && !quality;
   char *file = has_fd ? file_of(result) : NULL;
   uring_common(b, request, result);
   b->_quality |= quality;
-  SET_EXE(b);
   asked_by(b, req, request);
   SET(b, fd, has_fd ? result : -1);
   SET(b, deleted, file && is_deleted(file));
@@ -52,7 +53,7 @@ int submitted(struct uring_submit *call) {
   if (bpf_probe_read_kernel_str(request->path, PATH_BYTES, FIELD(char *, name, filename__name)) < 0) request->path[0] = 0;
   keep_request(call, request);
   if (uring_is_silent(req)) {
-    record_request(req, request_of(req), 0, FLAG(return_code_missing));
+    record_request(req, 0, FLAG(return_code_missing));
     forget_request(req);
   }
   return 0;
@@ -61,7 +62,7 @@ int submitted(struct uring_submit *call) {
 int completed(struct uring_complete *call) {
   char *req = call->req;
   if (!opens(req)) return 0;
-  record_request(req, request_of(req), call->res, 0);
+  record_request(req, call->res, 0);
   forget_request(req);
   return 0;
 }
@@ -69,7 +70,7 @@ int completed(struct uring_complete *call) {
 int overflowed(struct uring_overflow *call) {
   char *req = find_overflowed(call);
   if (req == NOT_KEPT) return 0;
-  record_request(req, request_of(req), call->res, 0);
+  record_request(req, call->res, 0);
   forget_request(req);
   return 0;
 }

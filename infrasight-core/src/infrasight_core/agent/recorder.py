@@ -159,6 +159,10 @@ class Recorder:
         """The probes that are recording."""
         return sorted(self._recordings)
 
+    def loaded(self, probe: str) -> LoadedProbe:
+        """What runs of a probe that is recording."""
+        return self._recordings[probe].loaded
+
     def counts(self) -> dict[str, Counts]:
         """What each probe's blocks have counted."""
         with self._lock:

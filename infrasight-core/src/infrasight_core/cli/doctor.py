@@ -16,8 +16,9 @@ from infrasight_core import checks
 from infrasight_core.checks import Check
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.errors import InfraSightError, KernelError, ProbeError
+from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.load import refused_functions, running_kernel
-from infrasight_core.kernel.points import functions_of, tracepoints_of
+from infrasight_core.kernel.points import functions_of, lacking, tracepoints_of
 from infrasight_core.plugins import PluginManager
 from infrasight_core.show import printable
 
@@ -80,14 +81,20 @@ def _machine(loader_python: Path) -> Iterator[Check]:
 
 
 def _plugins(loader_python: Path) -> Iterator[Check]:
-    manager = PluginManager.discover()
+    manager, kernel = PluginManager.discover(), running_kernel()
     broken = list(manager.failures.values())
     wanted: list[str] = []
+    absent: list[tuple[str, str]] = []
+    compat: list[str] = []
+    uring: list[str] = []
     functions: dict[str, list[str]] = {}
     for probe in manager.probes():
         try:
-            program = manager.load_bpf(probe, running_kernel(), {})
-            wanted += [point.event for point in tracepoints_of(program)]
+            program = manager.load_bpf(probe, kernel, {})
+            wanted += [point.event for point in tracepoints_of(program) if not point.optional]
+            absent += [(probe, event) for event in lacking(program)]
+            compat += [probe for point in tracepoints_of(program) if compat_numbers(point, kernel.machine)]
+            uring += [probe for point in tracepoints_of(program) if point.event.startswith("io_uring:")]
             for point in functions_of(program):
                 functions.setdefault(point.kernel_function, []).append(f"({probe}) {point.lack or 'its events lack something'}")
         except ProbeError as error:
@@ -99,6 +106,9 @@ def _plugins(loader_python: Path) -> Iterator[Check]:
     else:
         yield Check("probes", "ok", ", ".join(manager.probes()))
         yield checks.tracepoints(_ROOT, wanted)
+        yield checks.optional_tracepoints(absent)
+        yield checks.compat(_ROOT, platform.machine(), compat)
+        yield checks.io_uring(_ROOT, uring)
         yield from _functions(functions, loader_python)
 
 

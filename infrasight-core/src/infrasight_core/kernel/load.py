@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
-LOAD_SECONDS = 120
+LOAD_SECONDS = 600  # an emulated machine's verifier takes minutes over what a real one takes a second for
 HEADER_FIELDS = (
     "dentry.d_hash.pprev",
     "dentry.d_name.len",

@@ -29,6 +29,16 @@ def has_tracepoint(event: str) -> bool:
     return any(Path(folder, "events", *event.split(":")).is_dir() for folder in TRACEFS)
 
 
+def lacking(program: BpfProgram) -> list[str]:
+    """The optional tracepoints that this kernel does not have, but for those whose function hangs on another one of the kind: a
+    tracepoint that has been renamed, or a call's exit where only its entry tells calls apart."""
+    points = tracepoints_of(program)
+    in_use = {point.function for point in points if has_tracepoint(point.event)}
+    return [
+        point.event for point in points if point.optional and not has_tracepoint(point.event) and point.function not in in_use
+    ]
+
+
 def present(probe: str, program: BpfProgram, kernel: Kernel) -> tuple[Tracepoint | KernelFunction, ...]:
     """The attach points without the optional tracepoints that this kernel does not have, unless 32-bit calls pass them.
 

@@ -1,0 +1,73 @@
+"""Every probe and every attach way, under this machine's kernel and under others, and docs/kernels.md says what was seen."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from infrasight_testbed.kernel_tables import cells, column, documented
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs/kernels.md"
+REPORT = [sys.executable, "-m", "infrasight_testbed.kernel_report"]
+GUEST = [sys.executable, str(ROOT / "tools/kernel_guest.py")]
+MINUTES = 20  # a guest takes three on an idle machine
+UNOBTAINABLE = 77  # kernel_guest.py: no emulator or no kernel is to be had
+
+pytestmark = pytest.mark.timeout((MINUTES + 1) * 60)
+
+
+def report(*command: str) -> dict[str, Any]:
+    """Runs a command to its end, and whatever it started; returns the JSON that it prints last."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/support")}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        said, _ = process.communicate(timeout=MINUTES * 60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    last = said.strip().splitlines()[-1:] or [""]
+    if process.returncode == UNOBTAINABLE:
+        pytest.skip(last[0])
+    assert process.returncode == 0, said[-4000:]
+    found: dict[str, Any] = json.loads(last[0])
+    return found
+
+
+def has_everything(found: dict[str, Any]) -> None:
+    """Every expected row came, once, and right; nothing was dropped or unseen."""
+    assert found["probes"].keys() == {"accept", "chmod", "connect", "execve", "open"}
+    for probe, said in found["probes"].items():
+        assert said["wrong"] == [], probe
+        assert said["found"] == said["expected"] > 0, probe
+        assert said["dropped"] == 0, probe
+    assert set(found["unseen"].values()) == {0}
+
+
+def test_this_kernel() -> None:
+    """Every probe loads and records known work, whole; where the document has this kernel, it says what was seen."""
+    found = report(*REPORT)
+    has_everything(found)
+    said = documented(DOCUMENT.read_text(), column(found))
+    if not said:
+        pytest.skip(f"docs/kernels.md has no column {column(found)!r}; the rows themselves were right")
+    assert cells(found) == said
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the guests' kernels are of amd64")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can unpack a guest's kernel where it looks for it")
+@pytest.mark.parametrize("series", ["6.1", "6.12"])
+def test_a_kernel_of_debian(series: str) -> None:
+    """The same in a guest that runs Debian's kernel of a series, and the document says what was seen there."""
+    found = report(*GUEST, series, "env", f"PYTHONPATH={ROOT / 'tests/support'}", *REPORT)
+    has_everything(found)
+    assert column(found) == series
+    assert cells(found) == documented(DOCUMENT.read_text(), series)

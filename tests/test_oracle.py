@@ -3,21 +3,24 @@
 Every call that strace saw is a row, every row is a call, in each thread's order, with the same arguments and the same result.
 """
 
+import re
 import shutil
+import socket
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from attrs import frozen
 from infrasight_testbed.comparisons import COMPARISONS
-from infrasight_testbed.oracle import Oracle, Verdict, compare, oracle
+from infrasight_testbed.oracle import Oracle, Row, Verdict, compare, oracle
 from infrasight_testbed.strace import Call, Text, Traced, strace
 
 FAST = "--seccomp-bpf"  # stops at these calls alone; but of threads that execute it loses count, so not for those
 CALLS = sorted(frozenset[str]().union(*(comparison.calls for comparison in COMPARISONS.values())))
 SLACK = 50  # lines: strace may write a call's end after that of one that began later
+ASKING = ["getsockopt"]  # SO_ERROR: how an attempt to connect ended
 DELETING = ["unlink", "unlinkat", "rename", "renameat", "renameat2"]  # no probe's; witnesses
 BUILD = """
 mkdir -p package/DEBIAN package/usr/share/oracle
@@ -51,6 +54,36 @@ timeout --signal=INT 0.2 cat fifo || true
 bash -c 'trap : USR1; (sleep 0.2; kill -USR1 $$; sleep 0.2; echo > fifo) & read line < fifo'
 timeout --signal=KILL 0.5 {python} -m compileall -q -f -j 2 copy || true
 """
+SERVING = """
+export GIT_CONFIG_NOSYSTEM=1 HOME=$PWD GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o
+export no_proxy=* RES_OPTIONS='timeout:1 attempts:1'
+git init -q tree
+git -C tree commit -q --allow-empty -m first
+{python} -m http.server --bind 127.0.0.1 {port} &
+git daemon --listen=127.0.0.1 --port={other_port} --export-all --base-path=$PWD --reuseaddr $PWD &
+{python} -c "import socketserver as s; s.UnixStreamServer('\\0{name}', s.StreamRequestHandler).handle_request()" &
+until curl -s -o got http://127.0.0.1:{port}/; do sleep 0.1; done
+curl -s -o got -o got -o got http://localhost:{port}/tree/ http://127.0.0.1:{port}/ http://127.0.0.1:{port}/missing
+{python} -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:{port}/').read()"
+until git clone -q git://127.0.0.1:{other_port}/tree cloned; do sleep 0.1; done
+git -C cloned fetch -q
+for name in {name} nobody_listens; do
+  curl -s -m 10 --abstract-unix-socket $name http://localhost/ || true
+  curl -s -m 10 --unix-socket $PWD/$name http://localhost/ || true
+done
+bash -c ': > /dev/udp/127.0.0.1/9; : > /dev/udp/::1/9; : > /dev/tcp/127.0.0.1/1; : > /dev/tcp/::1/1' || true
+getent hosts localhost || true
+getent ahosts 127.0.0.1
+kill %1 %2
+wait
+"""
+MEETING = """
+{python} -m http.server --bind 127.0.0.1 {port} &
+until curl -s -o got http://127.0.0.1:{port}/; do sleep 0.1; done
+curl -s --abstract-unix-socket {name} http://localhost/ || true
+kill %1
+wait
+"""
 
 
 @frozen
@@ -58,7 +91,8 @@ class Workload:
     """Someone else's programs.
 
     Attributes:
-        command: With `{stdlib}` for a folder of many files, `{python}` for this Python.
+        command: With `{stdlib}` for a folder of many files, `{python}` for this Python, `{port}` and `{other_port}` for what
+            nobody listens at, `{name}` for a name that nobody has.
         least: How many calls it makes at least, by probe.
         options: Further ones of strace.
         said: What its rows may say of themselves in `quality`; each is compared with what strace shows.
@@ -77,6 +111,7 @@ def stressor(name: str, *options: str) -> tuple[str, ...]:
 
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")  # stress-ng executes nothing as root
 CUT = {("chmod", "path_cut"), ("chmod", "resolved_path_cut"), ("chmod", "old_mode_missing")}
+NO_PATH = {("chmod", "resolved_path_missing")}  # fchmod of sockets
 WORKLOADS = {
     "dpkg": Workload(("sh", "-exc", BUILD), {"execve": 80, "open": 1000, "chmod": 200}),
     "git": Workload(("sh", "-exc", GIT), {"execve": 15, "open": 5000, "chmod": 10}),
@@ -85,7 +120,15 @@ WORKLOADS = {
     "exec": Workload(NOBODY + stressor("exec", "--exec-ops", "20", "--exec-max", "10"), {"execve": 20}, ()),
     "open": Workload(stressor("open", "--open-ops", "2000"), {"execve": 1, "open": 2000}),
     "chmod": Workload(stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)),
-    "sock": Workload(stressor("sock", "--sock-ops", "20"), {"execve": 1, "open": 50}),
+    "sock": Workload(stressor("sock", "--sock-ops", "20"), {"connect": 20, "accept": 20}),
+    "sock6": Workload(stressor("sock", "--sock-ops", "20", "--sock-domain", "ipv6"), {"connect": 20, "accept": 20}),
+    "sockabuse": Workload(
+        stressor("sockabuse", "--sockabuse-ops", "20"), {"connect": 50, "accept": 20, "chmod": 20}, said=frozenset(NO_PATH)
+    ),
+    "sockmany": Workload(stressor("sockmany", "--sockmany-ops", "20"), {"connect": 20, "accept": 15}),
+    "epoll": Workload(stressor("epoll", "--epoll-ops", "50"), {"connect": 20, "accept": 20}),
+    "epoll4": Workload(stressor("epoll", "--epoll-ops", "50", "--epoll-domain", "ipv4"), {"connect": 20, "accept": 20}),
+    "serving": Workload(("bash", "-exc", SERVING), {"connect": 20, "accept": 8}),
 }
 
 
@@ -106,14 +149,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def run(recording: Oracle, folder: Path, workload: Workload) -> tuple[Traced, Verdict]:
+def run(recording: Oracle, folder: Path, workload: Workload) -> tuple[Traced, dict[str, list[Row]], Verdict]:
     """Runs it under both."""
     stdlib = sysconfig.get_path("stdlib")
     shutil.copytree(f"{stdlib}/encodings", folder / "copy")
     recording.begin()
-    command = [part.replace("{stdlib}", stdlib).replace("{python}", sys.executable) for part in workload.command]
-    traced = strace(command, CALLS + DELETING, folder / "strace.log", *workload.options, cwd=folder)
-    return traced, compare(traced, recording.rows(traced), COMPARISONS)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = {"{port}": str(one.getsockname()[1]), "{other_port}": str(two.getsockname()[1])}
+    replaced = {"{stdlib}": stdlib, "{python}": sys.executable, "{name}": folder.name, **ports}
+    command = [re.sub(r"{\w+}", lambda word: replaced[word[0]], part) for part in workload.command]
+    traced = strace(command, CALLS + DELETING + ASKING, folder / "strace.log", *workload.options, cwd=folder)
+    rows = recording.rows(traced)
+    return traced, rows, compare(traced, rows, COMPARISONS)
+
+
+def strangers(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int]]:
+    """The ends of connections that were accepted and that nobody made: strace shows a client's own end nowhere else."""
+    ends = ("remote_address", "remote_port", "local_address", "local_port")
+    made = {tuple(row[name] for name in ends) for row in rows["connect"]}
+    came = {tuple(row[name] for name in ends[2:] + ends[:2]) for row in rows["accept"] if row["fd"] >= 0 and row["protocol"]}
+    return came - made
 
 
 def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
@@ -129,9 +184,10 @@ def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
 def test_every_call_is_a_row_and_every_row_a_call(recording: Oracle, folder: Path, name: str) -> None:
     """None missing, none surplus, none with another path, argument, flag or result than strace says."""
     workload = WORKLOADS[name]
-    traced, verdict = run(recording, folder, workload)
+    traced, rows, verdict = run(recording, folder, workload)
     print(verdict.text(), dict(verdict.said))
-    assert not verdict.missing + verdict.surplus + verdict.wrong, f"{verdict.text()}\n{recording.kept.drops}"
+    assert not verdict.faults(), f"{verdict.text()}\n{recording.kept.drops}"
+    assert not strangers(rows)
     assert all(deleted_meanwhile(traced, call) for call in verdict.later)
     assert {call.tid for call in verdict.unended} <= traced.killed
     assert not {probe: least for probe, least in workload.least.items() if verdict.compared[probe] < least}
@@ -145,7 +201,7 @@ def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
     traced = strace(command, CALLS, folder / "strace.log", FAST, cwd=folder)
     rows = recording.rows(traced)
     untouched = compare(traced, rows, COMPARISONS)
-    assert not untouched.missing + untouched.surplus + untouched.wrong, untouched.text()
+    assert not untouched.faults(), untouched.text()
     (first, second), opened = rows["chmod"], rows["open"]
     changes = {
         "missing": rows | {"chmod": [first]},
@@ -160,9 +216,49 @@ def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
     for change, tampered in changes.items():
         verdict = compare(traced, tampered, COMPARISONS)
         kind, _, field = change.partition(" ")
-        found = {name for name in ("missing", "surplus", "wrong") if getattr(verdict, name)}
-        assert found == {kind}, change
+        assert verdict.faults() == {kind}, change
         assert {wrong[1] for wrong in verdict.wrong} == ({field} if field else set())
+
+
+def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> None:
+    """A field of connect or accept that differs, an outcome taken away, doubled or another: the oracle names exactly that."""
+    traced, rows, untouched = run(recording, folder, Workload(("bash", "-exc", MEETING), {}))
+    assert not untouched.faults(), untouched.text()
+    assert not strangers(rows)
+    connects, accepts = rows["connect"], rows["accept"]
+    tcp = next(row for row in connects if row["protocol"] and row["stage"] == b"call")
+    unix = next(row for row in connects if row["unix_path"].startswith(b"\0"))
+    outcome = next(row for row in connects if row["stage"] == b"outcome")
+    came = next(row for row in accepts if row["fd"] >= 0)
+    changes: list[tuple[Row, Row]] = [
+        (tcp, {"remote_port": 1}),
+        (tcp, {"remote_address": bytes(16)}),
+        (tcp, {"family": 10}),
+        (tcp, {"return_code": 0}),
+        (tcp, {"fd": 77}),
+        (tcp, {"quality": ["outcome_missing"]}),
+        (unix, {"unix_path": b"other"}),
+        (unix, {"in_progress": True, "quality": ["outcome_missing"]}),
+        (unix, {"connection_id": 7}),
+        (outcome, {"return_code": -13}),
+        (outcome, {"remote_port": 1}),
+        (came, {"flags": 0o4000}),
+        (came, {"remote_port": 1}),
+        (came, {"local_address": bytes(16)}),
+        (came, {"local_port": 1}),
+        (came, {"listen_fd": 77}),
+        (came, {"fd": 77}),
+    ]
+    for row, changed in changes:
+        tampered = {probe: [had | changed if had is row else had for had in rows[probe]] for probe in rows}
+        verdict = compare(traced, tampered, COMPARISONS)
+        named = {wrong[1] for wrong in verdict.wrong}
+        assert named == set(changed), changed
+        assert verdict.faults() == ({"wrong", "surplus"} if changed.get("quality") and row is tcp else {"wrong"}), changed
+    left, twice = [row for row in connects if row is not outcome], [*connects, outcome]
+    assert compare(traced, rows | {"connect": left}, COMPARISONS).faults() == {"awaited"}
+    assert compare(traced, rows | {"connect": twice}, COMPARISONS).faults() == {"surplus"}
+    assert strangers(rows | {"connect": [row | {"local_port": 1} for row in connects]})
 
 
 def test_every_probe_has_its_comparison(recording: Oracle) -> None:

@@ -1,6 +1,7 @@
 """The probe chmod under the running kernel: known calls in, exactly those rows out, field by field."""
 
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -272,3 +273,19 @@ def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
             ("fchmod", [deleted, 0o600], {"resolved_path": base + b"/gone", "fd": deleted, "old_mode": 0o640, "quality": []}),
         ]
     )
+
+
+def test_what_has_no_path() -> None:
+    """fchmod of a socket, whose name in the kernel is `TCP`, of an event's descriptor and of a pipe: no path is made up."""
+    with socket.socket() as made:
+        event, (pipe, _) = os.eventfd(0), os.pipe()
+        refused = call("fchmod", event, 0o600)  # since 6.16
+        of_event = {"return_code": refused, "error": "ENOTSUP", "quality": []} if refused else {}
+        nameless = {"resolved_path": b"", "quality": ["resolved_path_missing"]}
+        check(
+            [
+                ("fchmod", [made.fileno(), 0o600], nameless | {"fd": made.fileno(), "old_mode": 0o777}),
+                ("fchmod", [event, 0o600], nameless | {"fd": event, "old_mode": 0o600} | of_event),
+                ("fchmod", [pipe, 0o600], nameless | {"fd": pipe, "old_mode": 0o600}),
+            ]
+        )

@@ -9,6 +9,15 @@
 #define PERMISSIONS 07777
 #define CHANGES 1024 /* calls by path that may be under way at once */
 
+/* Whether the file stands in no tree and has a name that is no path: a socket's is "TCP", an event's "[eventfd]". */
+static inline bool has_no_path(char *path) {
+  char *dentry = FIELD(char *, path, path__dentry);
+  char first = 0;
+  if (!dentry || FIELD(char *, dentry, dentry__d_parent) != dentry) return false;
+  bpf_probe_read_kernel(&first, 1, FIELD(char *, dentry, dentry__d_name__name));
+  return (FIELD(u16, FIELD(char *, dentry, dentry__d_inode), inode__i_mode) & 0170000) == 0140000 || first == '[';
+}
+
 #ifdef HAVE_path_chmod
 struct changed {
   struct walk walk;
@@ -33,7 +42,7 @@ int path_chmod(u64 *arguments) {
   struct changed *changed = changes.lookup(&tid);
   if (!changed) return 0;
   char *path = (char *)arguments[0], *inode = FIELD(char *, FIELD(char *, path, path__dentry), dentry__d_inode);
-  changed->said = walk_path(&changed->walk, path);
+  changed->said = has_no_path(path) ? PATH_IS_MISSING : walk_path(&changed->walk, path);
   changed->old_mode = FIELD(u16, inode, inode__i_mode) & PERMISSIONS;
   changed->is_known = true;
   return 0;

@@ -74,6 +74,7 @@ static inline void resolve(struct block *b, struct entry *entry, long result) {
     SET(b, old_mode, entry->old_mode);
   else
     b->_quality |= FLAG(old_mode_missing);
+  if (path && has_no_path(path)) path = NULL;
   if (absolute) path = fs + OFFSET_fs_struct__root;
   if (!absolute && entry->dirfd == CURRENT_DIRECTORY && entry->by_path) path = fs + OFFSET_fs_struct__pwd;
   if (b->_quality & TEXT_MISSING(path) || entry->by_path && !by_path && !(entry->at_flags & AT_EMPTY_PATH)) path = NULL;

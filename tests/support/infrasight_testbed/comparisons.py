@@ -5,17 +5,12 @@ import os
 from pathlib import Path
 
 from infrasight_testbed.oracle import Comparison, Row
-from infrasight_testbed.strace import Call, Number, Text, Value
+from infrasight_testbed.socket_comparisons import accepted, connected, ended
+from infrasight_testbed.strace import Call, Number, Text, Value, number
 
 AT_FDCWD = -100
 CREAT_FLAGS = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
 ARGV_BYTES = 32768
-
-
-def number(value: Value) -> int:
-    """A number, which must be one."""
-    assert isinstance(value, Number), value
-    return value.value
 
 
 def string(wanted: Row, field: str, value: Value) -> list[str]:
@@ -71,7 +66,10 @@ def changed(call: Call, row: Row) -> Row:
         file = call.arguments[0]
         assert isinstance(file, Number)
         wanted |= {"fd": file.value, "path": b"", "mode": number(call.arguments[1])}
-        wanted |= {"resolved_path": file.link, "quality": [] if file.link else ["old_mode_missing"]}
+        has_path = file.link.startswith(b"/")
+        quality = ["resolved_path_missing"] if file.link and not has_path and call.result == 0 else []
+        wanted |= {"resolved_path": file.link if has_path else b""}
+        wanted["quality"] = quality if file.link else ["old_mode_missing"]
         return wanted
     directory, path, mode = call.arguments if call.name == "fchmodat" else [Number(AT_FDCWD), *call.arguments]
     assert isinstance(directory, Number)
@@ -130,4 +128,6 @@ COMPARISONS = {
     "open": Comparison(frozenset({"open", "creat", "openat", "openat2"}), "path", opened),
     "chmod": Comparison(frozenset({"chmod", "fchmod", "fchmodat", "fchmodat2"}), "path", changed),
     "execve": Comparison(frozenset({"execve", "execveat"}), "filename", executed),
+    "connect": Comparison(frozenset({"connect"}), "fd", connected, ended),
+    "accept": Comparison(frozenset({"accept", "accept4"}), "listen_fd", accepted),
 }

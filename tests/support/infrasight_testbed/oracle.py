@@ -4,6 +4,7 @@ A probe joins by a Comparison in `comparisons.py`: which calls are its own, and 
 """
 
 import difflib
+import errno
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from infrasight_testbed.system import until
 
 Row = dict[str, Any]
 SLOTS, MEMORY = 32768, 256 << 20
+FAULTS = ("missing", "surplus", "wrong", "awaited")
 KEY_BYTES = 256  # a longer name may be cut, by strace or by the probe
 
 
@@ -36,15 +38,18 @@ class Comparison:
         wanted: What a call's row must hold, by field. `quality` is compared without what is always there: that a text came from
             user memory. The row itself is there for what strace does not show; without one, for the call's name alone, it is
             empty.
+        outcome: What the row must hold that says how a call ended which came back before (`stage`, `in_progress`).
     """
 
     calls: frozenset[str]
     name: str
     wanted: Callable[[Call, Row], Row]
+    outcome: Callable[[Call, Row, Traced], Row] = lambda _call, _row, _traced: {}
 
-    def key(self, found: Row) -> bytes:
+    def key(self, found: Row) -> bytes | int:
         """The name, as far as it is never cut."""
-        return bytes(found[self.name])[:KEY_BYTES]
+        name = found[self.name]
+        return name if isinstance(name, int) else bytes(name)[:KEY_BYTES]
 
 
 @define
@@ -58,6 +63,10 @@ class Verdict:
         wrong: A call, a field, what it must hold, what the row holds.
         later: Calls whose file strace, which looks later than the probe, found deleted and the probe did not.
         unended: Calls of threads that were killed in them; strace does not know how they ended, nor whether they began.
+        unbegun: Ends of calls that never began, of threads that were killed as strace held them at a call's entry; the kernel
+            announces such an end, which strace may never hear of.
+        outcomes: How many outcomes there are of what calls began, by probe.
+        awaited: Rows of calls that promise an outcome, which has not come.
         said: What the compared rows say of themselves in `quality`, counted by probe.
     """
 
@@ -67,12 +76,20 @@ class Verdict:
     wrong: list[tuple[Call, str, Any, Any]] = field(factory=list)
     later: list[Call] = field(factory=list)
     unended: list[Call] = field(factory=list)
+    unbegun: list[tuple[str, Row]] = field(factory=list)
+    outcomes: Counter[str] = field(factory=Counter)
+    awaited: list[Row] = field(factory=list)
     said: Counter[tuple[str, str]] = field(factory=Counter)
+
+    def faults(self) -> set[str]:
+        """What of FAULTS there is."""
+        return {name for name in FAULTS if getattr(self, name)}
 
     def text(self) -> str:
         """For people: the first of each kind."""
-        parts = [f"compared {dict(self.compared)}, unended {len(self.unended)}, later {len(self.later)}"]
-        for name in ("missing", "surplus", "wrong"):
+        parts = [f"compared {dict(self.compared)}, outcomes {dict(self.outcomes)}, "]
+        parts[0] += f"unended {len(self.unended)}, unbegun {len(self.unbegun)}, later {len(self.later)}"
+        for name in FAULTS:
             found = getattr(self, name)
             parts += [f"{len(found)} {name}"] + [f"  {item}" for item in found[:5]]
         return "\n".join(parts)
@@ -146,19 +163,29 @@ def compare(traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapp
     for seen in traced.calls:
         if seen.name in probe_of:
             calls[seen.tid].append(seen)
+    outcomes = defaultdict[tuple[str, int], list[Row]](list)
     for probe in comparisons:
         for row in rows.get(probe, ()):
-            recorded[row["tid"]].append((probe, row))
+            if row.get("stage", b"call") == b"call":
+                recorded[row["tid"]].append((probe, row))
+            else:
+                outcomes[probe, row["connection_id"]].append(row)
     for tid in sorted(calls.keys() | recorded.keys()):
         theirs, ours = calls[tid], sorted(recorded[tid], key=lambda pair: pair[1]["time"])
         for call, pair in _aligned(theirs, ours, probe_of, comparisons):
             if call and pair:
                 _check(verdict, call, *pair, comparisons)
+                _check_outcome(verdict, call, *pair, comparisons, outcomes, traced)
             elif call:
                 (verdict.missing if call.result is not None else verdict.unended).append(call)
             elif pair:
-                verdict.surplus.append(pair)
+                (verdict.unbegun if tid in traced.killed and _is_end_alone(pair[1]) else verdict.surplus).append(pair)
+    verdict.surplus += [(probe, row) for (probe, _), left in outcomes.items() for row in left]
     return verdict
+
+
+def _is_end_alone(row: Row) -> bool:
+    return "entry_missing" in row["quality"] and row["return_code"] == -errno.ENOSYS
 
 
 def _check(verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapping[str, Comparison]) -> None:
@@ -174,6 +201,28 @@ def _check(verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapp
     verdict.wrong += [(call, name, value, found[name]) for name, value in wanted.items() if found[name] != value]
     verdict.compared[probe] += 1
     verdict.said.update((probe, said) for said in quality)
+
+
+def _check_outcome(
+    verdict: Verdict,
+    call: Call,
+    probe: str,
+    row: Row,
+    comparisons: Mapping[str, Comparison],
+    outcomes: dict[tuple[str, int], list[Row]],
+    traced: Traced,
+) -> None:
+    """A call that came back before it was over has exactly one outcome, unless its row says that there is none."""
+    if not row.get("in_progress") or "outcome_missing" in row["quality"]:
+        return
+    found = outcomes.get((probe, row["connection_id"]))
+    if not found:
+        verdict.awaited.append(row)
+        return
+    outcome = found.pop(0)
+    wanted = comparisons[probe].outcome(call, row, traced)
+    verdict.wrong += [(call, name, value, outcome[name]) for name, value in wanted.items() if outcome[name] != value]
+    verdict.outcomes[probe] += 1
 
 
 def _aligned(

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-OPTIONS = ("-f", "-y", "-xx", "-X", "raw", "-s", "65536")  # numbers as numbers, every byte of every string
+# Numbers as numbers, every byte of every string; what is behind a descriptor, of a socket both its ends.
+OPTIONS = ("-f", "--decode-fds=path,socket", "-xx", "-X", "raw", "-s", "65536")
 _RESTARTS = {"ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ERESTART_RESTARTBLOCK": 516}
 _LINE = re.compile(rb"(\d+) +(.*)")
 _CALL = re.compile(rb"(\w+)\((.*)")
 _RESUMED = re.compile(rb"<\.\.\. \w+ resumed>(.*)")
 _CUT_OFF = re.compile(rb"(.*) <(?:unfinished|pid changed to \d+) \.\.\.>")
+_DIED = b" <unfinished ...>) = ?"
 _SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d+) \+\+\+")
-_RESULT = re.compile(rb" *= (?:(-?(?:0x[0-9a-f]+|\d+))(?:<([^>]*)>(\(deleted\))?)?|\?)(?: (E\w+))?")
+_RESULT = re.compile(rb" *= (?:(-?(?:0x[0-9a-f]+|\d+))(?:<((?:->|[^>])*)>(\(deleted\))?)?|\?)(?: (E\w+))?")
 _TOKEN = re.compile(
     rb'\s*(?:/\*.*?\*/\s*)*(?:(?P<abstract>@)?"(?P<text>[^"]*)"(?P<cut>\.\.\.)?'
-    rb"|(?P<number>-?(?:0x[0-9a-f]+|\d+))(?:<(?P<link>[^>]*)>(?P<deleted>\(deleted\))?)?"
+    rb"|(?P<number>-?(?:0x[0-9a-f]+|\d+))(?:<(?P<link>(?:->|[^>])*)>(?P<deleted>\(deleted\))?)?"
     rb"|(?P<null>NULL)|(?P<name>\w+)(?P<opens>[=(])|(?P<mark>=>|\.\.\.|[\[\]{}(),?]))"
 )
 
@@ -29,7 +31,7 @@ class Number:
 
     Attributes:
         value: It; 0 for NULL.
-        link: The descriptor's link in /proc; empty for what is none.
+        link: The descriptor's link in /proc, or, as strace writes it, what is known of a socket; empty for what is none.
         deleted: Whether the link says so.
     """
 
@@ -47,6 +49,12 @@ class Text:
 
 
 Value = Number | Text | list["Value"] | dict[str, "Value"]
+
+
+def number(value: Value) -> int:
+    """A number, which must be one."""
+    assert isinstance(value, Number), value
+    return value.value
 
 
 @frozen
@@ -123,6 +131,8 @@ def parse(output: bytes) -> Traced:
             if resumed := _RESUMED.fullmatch(said):
                 place, before = begun.pop(tid)
                 said = before + resumed[1]
+            if said.endswith(_DIED):  # before strace wrote the arguments that are known at a call's end
+                said = said.removesuffix(_DIED) + b") = ?"
             if unfinished := _CUT_OFF.fullmatch(said):
                 begun[tid] = place, unfinished[1]
             else:
@@ -194,4 +204,7 @@ def _number(text: bytes) -> int:
 
 
 def _bytes(text: bytes | None) -> bytes:
-    return bytes.fromhex((text or b"").replace(b"\\x", b"").decode())
+    """A string or a link; strace's own words on a socket are no bytes in hexadecimal."""
+    if text is None or not text.startswith(b"\\x"):
+        return text or b""
+    return bytes.fromhex(text.replace(b"\\x", b"").decode())

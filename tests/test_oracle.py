@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -120,14 +121,23 @@ WORKLOADS = {
     "exec": Workload(NOBODY + stressor("exec", "--exec-ops", "20", "--exec-max", "10"), {"execve": 20}, ()),
     "open": Workload(stressor("open", "--open-ops", "2000"), {"execve": 1, "open": 2000}),
     "chmod": Workload(stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)),
-    "sock": Workload(stressor("sock", "--sock-ops", "20"), {"connect": 20, "accept": 20}),
-    "sock6": Workload(stressor("sock", "--sock-ops", "20", "--sock-domain", "ipv6"), {"connect": 20, "accept": 20}),
-    "sockabuse": Workload(
-        stressor("sockabuse", "--sockabuse-ops", "20"), {"connect": 50, "accept": 20, "chmod": 20}, said=frozenset(NO_PATH)
+    "sock": Workload(stressor("sock", "--sock-port", "{port}", "--sock-ops", "20"), {"connect": 20, "accept": 20}),
+    "sock6": Workload(
+        stressor("sock", "--sock-port", "{port}", "--sock-ops", "20", "--sock-domain", "ipv6"), {"connect": 20, "accept": 20}
     ),
-    "sockmany": Workload(stressor("sockmany", "--sockmany-ops", "20"), {"connect": 20, "accept": 15}),
-    "epoll": Workload(stressor("epoll", "--epoll-ops", "50"), {"connect": 20, "accept": 20}),
-    "epoll4": Workload(stressor("epoll", "--epoll-ops", "50", "--epoll-domain", "ipv4"), {"connect": 20, "accept": 20}),
+    "sockabuse": Workload(
+        stressor("sockabuse", "--sockabuse-port", "{port}", "--sockabuse-ops", "20"),
+        {"connect": 50, "accept": 20, "chmod": 20},
+        said=frozenset(NO_PATH),
+    ),
+    "sockmany": Workload(
+        stressor("sockmany", "--sockmany-port", "{port}", "--sockmany-ops", "20"), {"connect": 20, "accept": 15}
+    ),
+    "epoll": Workload(stressor("epoll", "--epoll-port", "{port}", "--epoll-ops", "50"), {"connect": 20, "accept": 20}),
+    "epoll4": Workload(
+        stressor("epoll", "--epoll-port", "{port}", "--epoll-ops", "50", "--epoll-domain", "ipv4"),
+        {"connect": 20, "accept": 20},
+    ),
     "serving": Workload(("bash", "-exc", SERVING), {"connect": 20, "accept": 8}),
 }
 
@@ -140,10 +150,9 @@ def recording() -> Iterator[Oracle]:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A folder that every user may use and that lies where every user may go."""
-    made = Path("/var/tmp", tmp_path_factory.mktemp("oracle").name)
-    made.mkdir()
+    made = Path(tempfile.mkdtemp(prefix="oracle", dir="/var/tmp"))
     made.chmod(0o777)
     yield made
     shutil.rmtree(made)

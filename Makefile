@@ -25,6 +25,7 @@ test: ## Run all tests (as root); ARGS="-k execve -x" goes to pytest
 
 test-kernels: ## Run the probes' tests under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
 	@$(PYTHON) tools/setup.py test
+	@$(BIN)/python -m pytest -m guest tests/test_other_kernels.py
 	@for series in $(KERNELS); do \
 	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(ARGS) || exit; \
 	done

@@ -9,36 +9,23 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
+from infrasight_core.errors import ConfigError, QueryError, StoreError
 from infrasight_core.schema import IP_ADDRESS, IP_ADDRESS_MARK
 from urllib3.exceptions import HTTPError
 
 from infrasight_server.connections import Connections
+from infrasight_server.store_errors import one_line, query_errors, store_errors
 
 for _name in ("clickhouse_connect", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would log, they raise too
 
-# Errors that say nothing about the rows: the same insert can succeed later.
-_AWAY = frozenset(
-    {
-        *(74, 75, 76, 95, 243),  # cannot read, write or open a file; no space
-        *(202, 209, 210, 279, 425),  # network, too many at once
-        *(159, 236, 241, 394),  # time, memory, shutting down, cancelled
-        *(164, 242, 291, 492, 497, 516, 999),  # read-only, no access, no coordinator
-        *(60, 81),  # no such table or database: somebody is at work on the store
-        *(1000, 1001, 1002),  # exceptions of the operating system and the standard library
-    }
-)
 _ADDRESSES = re.compile(r"((Array|LowCardinality|Nullable)\()*IPv6\)*")
-_TOO_MANY_PARTS = 252  # of a whole table, which merges will mend; of one insert too, which nothing will
 
 
 class Store:
@@ -63,7 +50,7 @@ class Store:
             "wait_end_of_query": 1,  # a query that fails in the middle says why, instead of breaking the connection
             "readonly": 1,  # last: nothing can be set after it
         }
-        with _store_errors():
+        with store_errors():
             client = connect(settings={})
             client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
             client.close()
@@ -148,7 +135,7 @@ class Store:
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         # A buffer, not bytes: bytes the client would send a second time when the connection breaks.
-        with _store_errors(), self._writers.one() as client:
+        with store_errors(), self._writers.one() as client:
             client.raw_insert(
                 _quoted(table), rows.schema.names, sink.getvalue(), settings={"query_id": insert_id}, fmt="ArrowStream"
             )
@@ -175,7 +162,7 @@ class Store:
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Runs a statement that answers nothing. Raises StoreAwayError, StoreError."""
-        with _store_errors(), self._writers.one() as client:
+        with store_errors(), self._writers.one() as client:
             client.command(sql, parameters=dict(parameters or {}))
 
     def columns(self, table: str) -> dict[str, str]:
@@ -215,7 +202,7 @@ class Store:
         self._rows("SELECT 1", {})
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        with _store_errors(), self._writers.one() as client:
+        with store_errors(), self._writers.one() as client:
             return list(client.query(sql, parameters=dict(parameters)).result_rows)
 
     def formatted(self, sql: str) -> str:
@@ -225,7 +212,7 @@ class Store:
             QueryError: It is not one statement of ClickHouse SQL.
             StoreAwayError: The store does not answer.
         """
-        with _query_errors(), self._readers.one() as client:
+        with query_errors(), self._readers.one() as client:
             text: bytes = client.raw_query("SELECT formatQuery({sql:String})", parameters={"sql": sql}, fmt="RawBLOB")
             return text.decode("utf-8", "surrogateescape")
 
@@ -239,7 +226,7 @@ class Store:
             QueryError: The store refuses the statement or fails at it; later pieces may raise it too.
             StoreAwayError: The store does not answer.
         """
-        with _query_errors(), self._readers.one() as client:
+        with query_errors(), self._readers.one() as client:
             answer = client.raw_stream(sql, fmt="ArrowStream")
             try:
                 with pa.ipc.open_stream(answer) as reader:
@@ -248,7 +235,7 @@ class Store:
                     for batch in reader:
                         yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
             except (pa.ArrowException, OSError, HTTPError) as error:
-                raise QueryError(f"the answer broke off: {_one_line(error)}; ask again") from error
+                raise QueryError(f"the answer broke off: {one_line(error)}; ask again") from error
             finally:
                 answer.close()
 
@@ -256,31 +243,10 @@ class Store:
         """The schema of a statement's answer with addresses marked: Arrow has one type for IPv6 and FixedString(16)."""
         if not any(IP_ADDRESS in (field.type, getattr(field.type, "value_type", None)) for field in schema):
             return schema
-        with _query_errors(), self._readers.one() as client:
+        with query_errors(), self._readers.one() as client:
             types = client.query(f"DESCRIBE TABLE ({sql})").result_columns[1]
         marks = [IP_ADDRESS_MARK if _ADDRESSES.fullmatch(type) else None for type in types]
         return pa.schema(field.with_metadata(mark) for field, mark in zip(schema, marks, strict=True))
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """For what the server itself does: whether trying again makes sense."""
-    try:
-        yield
-    except ClickHouseError as error:
-        code, text = getattr(error, "code", None), _one_line(error)
-        away = code is None or code in _AWAY or (code == _TOO_MANY_PARTS and "partitions" not in text)
-        raise (StoreAwayError if away else StoreError)(text) from error
-
-
-@contextmanager
-def _query_errors() -> Iterator[None]:
-    """For what people ask: whatever the store answers is the asker's matter."""
-    try:
-        yield
-    except ClickHouseError as error:
-        answered = getattr(error, "code", None) is not None
-        raise (QueryError if answered else StoreAwayError)(_one_line(error)) from error
 
 
 def _in_use(folder: Path) -> bool:
@@ -293,17 +259,6 @@ def _in_use(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def _one_line(error: BaseException) -> str:
-    """ClickHouse's words, or the operating system's, without what only their developers need."""
-    text = " ".join(str(error).split())
-    if system := re.search(r"\[Errno \d+\] ([\w ]+)", text):
-        return system[1]
-    text = text.partition("server response: ")[2] or text
-    for noise in (" (version ", ", Stack trace", ": In scope SELECT formatQuery("):
-        text = text.partition(noise)[0]
-    return text.removesuffix(".")
 
 
 def _quoted(name: str) -> str:

@@ -85,7 +85,7 @@ def test_everything_that_was_seen_is_stored(system: System) -> None:
 
 def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
     """Blocks of 256 slots and a storm on every CPU: much is dropped, the difference is 0, and what is stored is whole."""
-    agent = system.start_agent("--probe", "open", environment={"INFRASIGHT_AGENT_BLOCK_MEMORY": "400000"})
+    agent = system.start_agent("--probe", "open", environment={"INFRASIGHT_AGENT_BLOCK_MEMORY": "300000"})
     calls = 100_000
     storm = [subprocess.Popen([open_storm, str(calls)], stdout=subprocess.DEVNULL) for _ in range(2 * (os.cpu_count() or 1))]
     assert [process.wait(300) for process in storm] == [0] * len(storm)

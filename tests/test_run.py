@@ -88,12 +88,12 @@ def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
 def test_nobody_reads_the_pipe(start: Callable[..., RunScript]) -> None:
     """When the reader of its pipe has had enough, it stops everything; that is no failure."""
     run = start("bash", "-o", "pipefail", "-c", f"{sys.executable} tools/run.py | head -n 1")
-    for _ in range(SECONDS):  # an event may come from elsewhere; on a quiet machine only from here
+    for _ in range(SECONDS):  # the first event may come from elsewhere, of any probe; on a quiet machine only from here
         if run.process.poll() is None:
             subprocess.run(["/bin/true", "there"], check=True)
             time.sleep(1)
     assert run.ended() == 0, run.said()
-    assert json.loads(run.output)["probe"] == "execve"
+    assert json.loads(run.output)["probe"] in {"accept", "chmod", "connect", "execve", "open"}
     assert run.left_over() == []
 
 

@@ -5,9 +5,10 @@ usage: guard.py      (as root; the fastest of fifteen runs each, in turns, becau
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from infrasight.v1.stream_pb2 import Account
+from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.plugins import PluginManager
@@ -28,6 +29,9 @@ class Nowhere:
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts nothing."""
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Keeps none."""
 
 
 def fastest(program: Path) -> float:

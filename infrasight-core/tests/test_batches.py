@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core import Columns, SchemaError, numbers, strings
+from infrasight_core import Columns, SchemaError, constant, numbers, strings
 from infrasight_core.agent.batches import Clock, assemble, conform
 
 SCHEMA = pa.schema(
@@ -87,3 +87,22 @@ def test_a_column_that_the_schema_lacks_is_named() -> None:
     """An enricher's column outside the schema is refused by name, not dropped in silence."""
     with pytest.raises(SchemaError, match="'colour' of an enricher is not in the schema"):
         conform(assemble(columns(), {}, SCHEMA, CLOCK), {"colour": numbers(np.zeros(2, np.uint8))}, SCHEMA, [])
+
+
+def test_what_an_enricher_could_not_know_is_flagged_in_its_rows_alone() -> None:
+    """A null of an enricher is empty in the row, which says so; the other rows do not."""
+    user = strings([b"root"], pa.binary())
+    extra = {"user": pa.DictionaryArray.from_arrays(pa.array([None, 0], pa.int32()), user), "exe": pa.array([b"/a", b"/b"])}
+    batch = conform(assemble(columns(), {}, SCHEMA, CLOCK), extra, SCHEMA, [])
+    assert batch["user"].to_pylist() == [b"", b"root"]
+    assert batch["quality"].to_pylist() == [["user_missing"], ["entry_missing"]]
+
+
+def test_what_the_kernel_lacked_an_enricher_may_know() -> None:
+    """A text that the kernel flagged as missing and an enricher gives is not missing any more, where it does give it."""
+    given = columns()
+    given.fixed["quality"][:] = 0b100, 0b101  # both exe_missing
+    extra = {"exe": pa.array([b"/bin/sh", None], pa.binary()), "user": constant(b"", 2, pa.binary())}
+    batch = conform(assemble(given, {}, SCHEMA, CLOCK), extra, SCHEMA, ["exe"])
+    assert batch["exe"].to_pylist() == [b"/bin/sh", b""]
+    assert batch["quality"].to_pylist() == [[], ["entry_missing", "exe_missing"]]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, quality_names, view
+from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, quality_bits, quality_names, view, without_nulls
 from infrasight_core.columns import Columns
 
 
@@ -78,7 +78,7 @@ def test_a_result_of_several_values_stands_in_the_dictionary_once() -> None:
 def test_no_rows_are_no_trouble() -> None:
     """Empty columns give empty arrays."""
     assert map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist() == []
-    assert quality_names(np.zeros(0, np.uint64), ["t"]).to_pylist() == []
+    assert quality_names(np.zeros(0, np.uint64), quality_bits(["t"])).to_pylist() == []
     assert texts_of([]).split("t").to_pylist() == []
 
 
@@ -89,7 +89,7 @@ def test_quality_bits_become_names(seed: int) -> None:
     masks = np.array([chance.choice([0, 0, 1, 2, 5, 64, 127]) for _ in range(chance.randrange(1, 50))], np.uint64)
     names = ["entry_missing", "a_cut", "a_missing", "a_user_memory", "b_cut", "b_missing", "b_user_memory"]
     wanted = [[n for bit, n in enumerate(names) if int(mask) >> bit & 1] + ["exe_missing"] for mask in masks]
-    result = quality_names(masks, ["a", "b"], ["exe_missing"])
+    result = quality_names(masks, quality_bits(["a", "b"]), ["exe_missing"])
     result.validate(full=True)
     assert result.to_pylist() == wanted
 
@@ -115,3 +115,33 @@ def test_view_and_constant() -> None:
     """A view sees a slice's own values; a constant is one value in every row."""
     assert view(pa.array([1, 2, 3, 4], pa.uint32()).slice(1, 2)).tolist() == [2, 3]
     assert constant("x", 3, pa.string()).to_pylist() == ["x"] * 3
+
+
+@pytest.mark.parametrize(
+    ("array", "filled"),
+    [
+        (pa.array([1, None, 3], pa.uint32()), [1, 0, 3]),
+        (pa.array([b"a", None, b""], pa.binary()), [b"a", b"", b""]),
+        (pa.array(["a", None, "b"], pa.string()), ["a", "", "b"]),
+        (pa.array([b"x", None, b"x"], pa.binary()).dictionary_encode(), [b"x", b"", b"x"]),
+        (pa.array(["", None, "x"], pa.string()).dictionary_encode(), ["", "", "x"]),
+        (pa.array([[b"a"], None, []], pa.list_(pa.binary())), [[b"a"], [], []]),
+        (pa.array([b"z", b"a", None, b"b"], pa.binary())[1:], [b"a", b"", b"b"]),
+    ],
+)
+def test_nulls_are_filled_and_told(array: pa.Array, filled: list[object]) -> None:
+    """In place of a null stands the type's empty value, and the mask says where; no value is twice in a dictionary."""
+    given, absent = without_nulls(array)
+    assert given.to_pylist() == filled
+    assert given.null_count == 0
+    assert absent.tolist() == [value is None for value in array.to_pylist()]
+    if pa.types.is_dictionary(array.type):
+        assert len(set(given.dictionary.to_pylist())) == len(given.dictionary)
+
+
+@pytest.mark.parametrize("values", [[7, 7, 7], [7, 8, 7, 9], [8, 8, 7]])
+def test_a_lookup_that_found_nothing_is_null(values: list[int]) -> None:
+    """Where the function says None the row is null, whatever stands around it."""
+    names = {8: b"eight", 9: b"nine"}
+    array = map_distinct(np.array(values, np.uint32), lambda distinct: [names.get(v) for v in distinct], pa.binary())
+    assert array.to_pylist() == [names.get(v) for v in values]

@@ -47,12 +47,12 @@ def test_parse_reads_names_types_and_definitions() -> None:
     ("old", "new", "said"),
     [
         ("execve_events\n", "exec_events\n", "the table is called exec_events, not execve_events"),
-        ("    pid                UInt32 CODEC(T64, ZSTD(1)),\n", "", "column pid is missing"),
-        ("pid                UInt32", "process_id UInt32", "column process_id is in no field of"),
-        ("return_code        Int32", "return_code Int16", "column return_code is Int16; for int32 it must be Int32"),
-        ("time               DateTime64(9, 'UTC')", "time DateTime", "column time is DateTime; for timestamp[ns, tz=UTC]"),
+        ("    pid                     UInt32 CODEC(T64, ZSTD(1)),\n", "", "column pid is missing"),
+        ("pid                     UInt32", "process_id UInt32", "column process_id is in no field of"),
+        ("return_code             Int32", "return_code Int16", "column return_code is Int16; for int32 it must be Int32"),
+        ("time                    DateTime64(9, 'UTC')", "time DateTime", "column time is DateTime; for timestamp[ns, tz=UTC]"),
         ("Array(String)", "String", "column argv is String"),
-        ("user               LowCardinality(String)", "user Nullable(String)", "column user is Nullable(String)"),
+        ("user                    LowCardinality(String)", "user Nullable(String)", "column user is Nullable(String)"),
         ("String ALIAS multiIf", "String DEFAULT multiIf", "column duration is in no field of"),
     ],
 )
@@ -65,14 +65,16 @@ def test_a_difference_is_named(tmp_path: Path, old: str, new: str, said: str) ->
 
 def test_all_differences_are_listed(tmp_path: Path) -> None:
     """One error lists them all, so that they can be mended at once."""
-    schema = schema_with(tmp_path, ("cwd                String", "cwd UInt64"), ("gid                UInt32", "gid String"))
+    schema = schema_with(
+        tmp_path, ("cwd                     String", "cwd UInt64"), ("gid                     UInt32", "gid String")
+    )
     with pytest.raises(SchemaError, match=r"column gid is String; .*; column cwd is UInt64"):
         ddl.check("execve", schema)
 
 
 def test_order_is_part_of_the_agreement(tmp_path: Path) -> None:
     """The same columns in another order are refused."""
-    cpu, batch = "    cpu                UInt32 CODEC(ZSTD(1)),\n", "    batch_id           LowCardinality(String),\n"
+    cpu, batch = "    cpu                     UInt32 CODEC(ZSTD(1)),\n", "    batch_id                LowCardinality(String),\n"
     with pytest.raises(SchemaError, match="the columns' order is"):
         ddl.check("execve", schema_with(tmp_path, (batch + cpu, cpu + batch)))
 

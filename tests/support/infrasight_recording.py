@@ -1,7 +1,7 @@
 """Records with one probe under the running kernel, for tests and benchmarks: no server, no wire."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
 import pyarrow as pa
 from attrs import define, field
-from infrasight.v1.stream_pb2 import Account
+from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
@@ -49,6 +49,9 @@ class Recording:
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Adds up."""
         self.drops[reason] = self.drops.get(reason, 0) + events
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Keeps none."""
 
     def wait(self, probe: str) -> None:
         """Waits until all that has been recorded so far is delivered; for recordings that go on."""

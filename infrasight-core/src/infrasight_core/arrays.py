@@ -28,10 +28,28 @@ def recycle_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def numbers(values: npt.NDArray[Any], kind: pa.DataType | None = None) -> pa.Array:
-    """A primitive array over the NumPy array's own memory, which must be contiguous; its type unless `kind` says another."""
+def numbers(values: npt.NDArray[Any], kind: pa.DataType | None = None, absent: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    """A primitive array over the NumPy array's own memory, which must be contiguous; its type unless `kind` says another; null
+    where `absent` says so."""
     kind = kind or pa.from_numpy_dtype(values.dtype)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+    valid = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
+
+
+def without_nulls(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    """The array with the type's empty value (0, no bytes, no items) in place of each null, and where the nulls were."""
+    absent = view(array.is_null().cast(pa.uint8())).astype(bool)
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        nothing: Any = b"" if pa.types.is_binary(kind.value_type) else ""
+        known = array.dictionary.to_pylist()
+        code = known.index(nothing) if nothing in known else len(known)
+        codes = np.where(absent, code, view(array.indices)).astype(np.int32)
+        values = array.dictionary if code < len(known) else _few([*known, nothing], kind.value_type)
+        return pa.DictionaryArray.from_arrays(numbers(codes), values), absent
+    if pa.types.is_primitive(kind):
+        return numbers(np.where(absent, 0, view(array)).astype(kind.to_pandas_dtype()), kind), absent
+    return array.fill_null([] if pa.types.is_nested(kind) else b"" if pa.types.is_binary(kind) else ""), absent
 
 
 def view(array: pa.Array) -> npt.NDArray[Any]:
@@ -56,18 +74,17 @@ def map_distinct(
 
     Args:
         values: One column.
-        function: Gets the distinct values, returns as many results.
+        function: Gets the distinct values, returns as many results; None where it could not be had.
         value_type: The Arrow type of a result.
 
     Returns:
-        A dictionary array (int32 indices) of the length of `values`; no value stands in the dictionary twice, which ClickHouse
-        would refuse.
+        A dictionary array (int32 indices) of the length of `values`, null where the result was None; no value stands in the
+        dictionary twice, which ClickHouse would refuse.
     """
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
     if len(starts) == 1:  # one process, as a rule: no hashing
-        zeros = numbers(np.zeros(len(column), np.int32))
-        return pa.DictionaryArray.from_arrays(zeros, _few(function([column[0].item()]), value_type), safe=False)
+        return _coded(np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type)
     heads = column[starts]
     if heads.dtype.kind == "S":
         width = heads.dtype.itemsize
@@ -77,8 +94,19 @@ def map_distinct(
     results = function(encoded.dictionary.to_pylist())
     code_of = {result: code for code, result in enumerate(dict.fromkeys(results))}  # two ids may have one name
     indices = np.array([code_of[result] for result in results], np.int32)[view(encoded.indices)]
-    indices = np.repeat(indices, np.diff(starts, append=len(column)))
-    return pa.DictionaryArray.from_arrays(numbers(indices), _few(list(code_of), value_type))
+    return _coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
+
+
+def _coded(indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType) -> pa.DictionaryArray:
+    """A dictionary array of int32 indices and values without a repetition, one of which may be None."""
+    if None not in values:
+        return pa.DictionaryArray.from_arrays(numbers(indices), _few(values, value_type), safe=False)
+    nothing = values.index(None)
+    absent = indices == nothing
+    indices = indices - (indices > nothing).astype(np.int32)
+    indices[absent] = 0
+    del values[nothing]
+    return pa.DictionaryArray.from_arrays(numbers(indices, absent=absent), _few(values, value_type), safe=False)
 
 
 def run_starts(column: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -139,18 +167,24 @@ def map_distinct_lists(
     return pa.ListArray.from_arrays(numbers(offsets), items, type=kind)
 
 
-def quality_names(
-    masks: npt.NDArray[np.uint64], texts: Sequence[str], always: Sequence[str] = (), flags: Sequence[str] = ()
-) -> pa.ListArray:
-    """The bits of `quality` as lists of names; see `infrasight.bpf.h` for the bits.
+def quality_bits(texts: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
+    """The names of the bits of `quality`; see `infrasight.bpf.h`.
+
+    Args:
+        texts: The block's TEXT columns in order.
+        flags: The probe's own flags in order, behind the bits of its texts.
+    """
+    return ["entry_missing", *(f"{text}_{what}" for text in texts for what in ("cut", "missing", "user_memory")), *flags]
+
+
+def quality_names(masks: npt.NDArray[np.uint64], bits: Sequence[str], always: Sequence[str] = ()) -> pa.ListArray:
+    """The bits of `quality` as lists of names.
 
     Args:
         masks: One mask per row.
-        texts: The block's TEXT columns in order.
+        bits: The name of each bit.
         always: Further names that every row has.
-        flags: The probe's own flags in order, behind the bits of its texts.
     """
-    bits = ["entry_missing", *(f"{text}_{what}" for text in texts for what in ("cut", "missing", "user_memory")), *flags]
 
     def names_of(distinct: list[int]) -> list[list[str]]:
         return [[*(name for bit, name in enumerate(bits) if mask >> bit & 1), *always] for mask in distinct]

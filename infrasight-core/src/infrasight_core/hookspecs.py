@@ -90,8 +90,9 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     empty mapping where there is nothing to add.
 
     :param batch: at least the columns filled so far.
-    :param context: the side, the probe, the node.
-    :returns: new or replaced columns of the schema, `batch.num_rows` rows each.
+    :param context: the side, the probe, the node, the plugin's own options.
+    :returns: new or replaced columns of the schema, `batch.num_rows` rows each; null where the value could not be had, which
+        the row's `quality` then says (`<column>_missing`), on the agent.
 
     Example::
 

@@ -7,7 +7,7 @@ from typing import Any
 import pluggy
 import pyarrow as pa
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 from prometheus_client import Counter
 
 from infrasight_core import hookspecs
@@ -50,6 +50,7 @@ class PluginManager:
     Attributes:
         plugins: Those that could be loaded, by name.
         failures: Why the others could not, by name.
+        options: What the configuration says to each of them, by name.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class PluginManager:
         self._pluggy.add_hookspecs(hookspecs)
         self.plugins: dict[str, Plugin] = {}
         self.failures: dict[str, ProbeError] = {}
+        self.options: Mapping[str, Mapping[str, Any]] = {}
 
     @classmethod
     def discover(cls, enable: Iterable[str] | None = None, disable: Iterable[str] = ()) -> "PluginManager":
@@ -158,10 +160,9 @@ class PluginManager:
         for name, plugin in self.plugins.items():
             if "enrich" not in plugin.hooks:
                 continue
+            own = evolve(context, options=self.options.get(name, {}))
             try:
-                columns.update(
-                    _arrays(name, "enrich", self._call(name, "enrich", batch=batch, context=context), batch.num_rows)
-                )
+                columns.update(_arrays(name, "enrich", self._call(name, "enrich", batch=batch, context=own), batch.num_rows))
             except ProbeError as error:
                 log.warning("enricher failed", probe=name, of=context.probe, reason=error.reason)
         return columns

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from infrasight.v1 import column_pb2 as infrasight_dot_v1_dot_column__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19infrasight/v1/event.proto\x12\rinfrasight.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ainfrasight/v1/column.proto\"\xf9\x03\n\x0b\x45ventHeader\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x04node\x18\x02 \x01(\tB\x08\xda\xce\x18\x04\x08\x01\x10\x02\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0b\n\x03tid\x18\x04 \x01(\r\x12\x0c\n\x04ppid\x18\x05 \x01(\r\x12\x13\n\x0bprocess_key\x18\x06 \x01(\x04\x12\x1a\n\x12parent_process_key\x18\x07 \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\x12\x0b\n\x03gid\x18\t \x01(\r\x12\x14\n\x04user\x18\n \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x14\n\x04\x63omm\x18\x0b \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x0b\n\x03\x65xe\x18\x0c \x01(\x0c\x12\x11\n\tcgroup_id\x18\r \x01(\x04\x12\x13\n\x0breturn_code\x18\x14 \x01(\x05\x12\x15\n\x05\x65rror\x18\x15 \x01(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x03via\x18\x1c \x01(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x0b\x64uration_ns\x18\x16 \x01(\x04\x12\x17\n\x07quality\x18\x17 \x03(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x1a\n\x08\x62\x61tch_id\x18\x18 \x01(\tB\x08\xda\xce\x18\x04\x08\x01\x10\x02\x12\x0b\n\x03\x63pu\x18\x19 \x01(\r\x12\x10\n\x08sequence\x18\x1a \x01(\x04\x12\x39\n\rreceived_time\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xda\xce\x18\x02\x10\x02J\x04\x08\x0e\x10\x14\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19infrasight/v1/event.proto\x12\rinfrasight.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ainfrasight/v1/column.proto\"\xe7\x05\n\x0b\x45ventHeader\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x04node\x18\x02 \x01(\tB\x08\xda\xce\x18\x04\x08\x01\x10\x02\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0b\n\x03tid\x18\x04 \x01(\r\x12\x0c\n\x04ppid\x18\x05 \x01(\r\x12\x13\n\x0bprocess_key\x18\x06 \x01(\x04\x12\x1a\n\x12parent_process_key\x18\x07 \x01(\x04\x12\x1f\n\x17grandparent_process_key\x18\x1e \x01(\x04\x12\x0b\n\x03uid\x18\x08 \x01(\r\x12\x0b\n\x03gid\x18\t \x01(\r\x12\x14\n\x04user\x18\n \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1a\n\ngroup_name\x18\x1d \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x14\n\x04\x63omm\x18\x0b \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x0b\n\x03\x65xe\x18\x0c \x01(\x0c\x12\x11\n\tcgroup_id\x18\r \x01(\x04\x12\x1c\n\x0c\x63ontainer_id\x18\x0e \x01(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x1e\n\x0e\x63ontainer_name\x18\x0f \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1f\n\x0f\x63ontainer_image\x18\x10 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x18\n\x08pod_name\x18\x11 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1d\n\rpod_namespace\x18\x12 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1d\n\rpod_container\x18\x13 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x0breturn_code\x18\x14 \x01(\x05\x12\x15\n\x05\x65rror\x18\x15 \x01(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x03via\x18\x1c \x01(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x0b\x64uration_ns\x18\x16 \x01(\x04\x12\x17\n\x07quality\x18\x17 \x03(\tB\x06\xda\xce\x18\x02\x08\x01\x12\x1a\n\x08\x62\x61tch_id\x18\x18 \x01(\tB\x08\xda\xce\x18\x04\x08\x01\x10\x02\x12\x0b\n\x03\x63pu\x18\x19 \x01(\r\x12\x10\n\x08sequence\x18\x1a \x01(\x04\x12\x39\n\rreceived_time\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xda\xce\x18\x02\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTHEADER'].fields_by_name['node']._serialized_options = b'\332\316\030\004\010\001\020\002'
   _globals['_EVENTHEADER'].fields_by_name['user']._loaded_options = None
   _globals['_EVENTHEADER'].fields_by_name['user']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['group_name']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['group_name']._serialized_options = b'\332\316\030\002\010\001'
   _globals['_EVENTHEADER'].fields_by_name['comm']._loaded_options = None
   _globals['_EVENTHEADER'].fields_by_name['comm']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['container_id']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['container_id']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['container_name']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['container_name']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['container_image']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['container_image']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['pod_name']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['pod_name']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['pod_namespace']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['pod_namespace']._serialized_options = b'\332\316\030\002\010\001'
+  _globals['_EVENTHEADER'].fields_by_name['pod_container']._loaded_options = None
+  _globals['_EVENTHEADER'].fields_by_name['pod_container']._serialized_options = b'\332\316\030\002\010\001'
   _globals['_EVENTHEADER'].fields_by_name['error']._loaded_options = None
   _globals['_EVENTHEADER'].fields_by_name['error']._serialized_options = b'\332\316\030\002\010\001'
   _globals['_EVENTHEADER'].fields_by_name['via']._loaded_options = None
@@ -50,5 +64,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTHEADER'].fields_by_name['received_time']._loaded_options = None
   _globals['_EVENTHEADER'].fields_by_name['received_time']._serialized_options = b'\332\316\030\002\020\002'
   _globals['_EVENTHEADER']._serialized_start=106
-  _globals['_EVENTHEADER']._serialized_end=611
+  _globals['_EVENTHEADER']._serialized_end=849
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -83,7 +86,7 @@ class ProbeAnswer(_message.Message):
     def __init__(self, probe: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "retry", "account")
+    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "retry", "account", "containers")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +96,7 @@ class Batch(_message.Message):
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     probe: str
     message_type: str
@@ -102,7 +106,39 @@ class Batch(_message.Message):
     messages: Messages
     retry: bool
     account: Account
-    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ...) -> None: ...
+    containers: _containers.RepeatedCompositeFieldContainer[Container]
+    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ...) -> None: ...
+
+class Container(_message.Message):
+    __slots__ = ("container_id", "name", "image", "pod_name", "pod_namespace", "pod_container", "labels", "labels_cut", "runtime", "time")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    POD_CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_CUT_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    name: bytes
+    image: bytes
+    pod_name: bytes
+    pod_namespace: bytes
+    pod_container: bytes
+    labels: _containers.ScalarMap[str, str]
+    labels_cut: bool
+    runtime: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, container_id: _Optional[str] = ..., name: _Optional[bytes] = ..., image: _Optional[bytes] = ..., pod_name: _Optional[bytes] = ..., pod_namespace: _Optional[bytes] = ..., pod_container: _Optional[bytes] = ..., labels: _Optional[_Mapping[str, str]] = ..., labels_cut: _Optional[bool] = ..., runtime: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Account(_message.Message):
     __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "under_way", "decode_failed", "outbox_full", "entries_full", "missed", "unseen")

@@ -36,6 +36,7 @@ class Agent:
         require_tls_or_loopback(settings.server, settings.tls, settings.plaintext)
         self._settings, self._source = settings, source
         self._plugins = PluginManager.discover(settings.probes or None, settings.disable)
+        self._plugins.options = settings.options
         self._outbox = Outbox(settings.outbox_memory)
         self._recorder = Recorder(self._plugins, settings.load_settings(), settings.node, self._outbox)
         peer = Peer(settings.server, settings.tls, settings.plaintext)

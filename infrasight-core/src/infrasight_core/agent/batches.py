@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from infrasight_core.arrays import constant, numbers, quality_names, strings, view
+from infrasight_core.arrays import constant, numbers, quality_bits, quality_names, strings, view, without_nulls
 from infrasight_core.columns import Columns
 from infrasight_core.errors import SchemaError
 from infrasight_core.schema import TIMESTAMP
 
 KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
 KEY_PID_BITS = 22
+PROCESS_KEYS = ("process_key", "parent_process_key", "grandparent_process_key")
 BOOT = time.CLOCK_BOOTTIME
 SURE, TRIES = 1000, 20  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
 VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
@@ -75,7 +77,7 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
             given[name] = numbers(columns.sequence)
         elif name == "time":
             given[name] = numbers(columns.fixed[name] + clock.wall_offset(), TIMESTAMP)
-        elif name in ("process_key", "parent_process_key"):
+        elif name in PROCESS_KEYS:
             given[name] = numbers(columns.fixed[name] + clock.boot_key)
         elif name == "via" and name in columns.fixed:
             codes = numbers(columns.fixed[name].astype(np.int32))
@@ -91,7 +93,8 @@ def conform(
 ) -> pa.RecordBatch:
     """The batch with the enrichers' columns, in the schema's order and types.
 
-    A column that nobody filled is empty, and every row says so in `quality` (`<column>_missing`).
+    A column that nobody filled is empty, and every row says so in `quality` (`<column>_missing`); so does a row for which an
+    enricher's column is null.
 
     Args:
         batch: As `assemble` left it.
@@ -106,14 +109,28 @@ def conform(
     if unknown := sorted(extra.keys() - set(schema.names)):
         raise SchemaError(f"column {unknown[0]!r} of an enricher is not in the schema")
     given = {name: batch.column(name) for name in batch.schema.names} | dict(extra)
+    masks, bits = view(given["quality"]), tuple(quality_bits(texts, flags))
+    for name in extra:
+        if given[name].null_count or f"{name}_missing" in bits:  # what the kernel lacked an enricher may know
+            given[name], absent = without_nulls(given[name])
+            masks, bits = _flagged(masks, bits, f"{name}_missing", absent)
     missing = [name for name in schema.names if name not in given]
     for name in missing:
         given[name] = _empty(schema.field(name).type, batch.num_rows)
-    given["quality"] = quality_names(view(given["quality"]), texts, [f"{name}_missing" for name in missing], flags)
+    given["quality"] = quality_names(masks, bits, [f"{name}_missing" for name in missing])
     for field in schema:
         if given[field.name].type != field.type:
             raise SchemaError(f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}")
     return pa.RecordBatch.from_arrays([given[name] for name in schema.names], schema=schema)
+
+
+def _flagged(
+    masks: npt.NDArray[np.uint64], bits: tuple[str, ...], name: str, rows: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.uint64], tuple[str, ...]]:
+    """The masks with the bit of a name set for some rows and for no others, and the names of the bits."""
+    bits = bits if name in bits else (*bits, name)
+    bit = np.uint64(1 << bits.index(name))
+    return np.where(rows, masks | bit, masks & ~bit), bits
 
 
 def _empty(kind: pa.DataType, rows: int) -> pa.Array:

@@ -6,10 +6,12 @@ room is dropped and counted, and what is here when the agent ends without its se
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import structlog
-from infrasight.v1.stream_pb2 import Account, Batch
+from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
 from infrasight_core import ipc
@@ -79,6 +81,13 @@ class Outbox:
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts events that will never come; the server hears of them with the next account."""
         DROPPED.labels(probe, reason).inc(events)
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Takes what has become known of containers."""
+        batch = Batch(batch_id=f"containers-{time.time_ns():x}", containers=found)
+        with self._lock:
+            self._unsent[batch.batch_id] = batch
+        self._wake()
 
     async def next(self) -> Batch:
         """The next batch to send, oldest first; it stays here until it is acknowledged or refused."""

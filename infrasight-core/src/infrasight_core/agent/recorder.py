@@ -2,13 +2,13 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
 import structlog
 from attrs import define, field, frozen
-from infrasight.v1.stream_pb2 import Account
+from infrasight.v1.stream_pb2 import Account, Container
 from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
@@ -67,6 +67,9 @@ class Sink(Protocol):
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Takes the news of events that will never come."""
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Takes what has become known of containers; called by any thread."""
 
 
 @define
@@ -238,7 +241,7 @@ class Recorder:
         BATCHES.labels(probe).observe(columns.rows)
         try:
             batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
-            extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node))
+            extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node, tell=self._sink.containers))
             batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags)
         except (ProbeError, SchemaError, pa.ArrowException) as error:
             self._lost(probe, "decode_failed", columns.rows, error)

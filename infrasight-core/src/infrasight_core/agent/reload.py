@@ -78,6 +78,7 @@ class RunningProbes:
             InfraSightError: The settings are wrong; nothing has been changed.
         """
         plugins = PluginManager.discover(settings.probes or None, settings.disable)
+        plugins.options = settings.options
         wanted, running = plugins.probes(), self._recorder.probes()
         broken = self._check(plugins, settings)
         for probe in sorted(set(running) - set(wanted)):

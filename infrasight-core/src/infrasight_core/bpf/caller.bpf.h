@@ -3,7 +3,7 @@
  * Who made a call, kept for an event that is over when another task runs. A probe includes this file behind infrasight.bpf.h.
  */
 struct caller {
-  u64 process_key, parent_process_key, cgroup_id;
+  u64 process_key, parent_process_key, grandparent_process_key, cgroup_id;
   u32 pid, tid, ppid, uid, gid, via;
   char comm[16];
 };
@@ -16,6 +16,7 @@ static inline bool keep_caller(struct block *b, struct caller *caller) {
   if (task_is_filtered(b) || FILTER_OURS(b->_filters, ppid)) return false;
   caller->process_key = process_key(task, ids >> 32);
   caller->parent_process_key = process_key(parent, ppid);
+  caller->grandparent_process_key = key_of(MEMBER(u64, parent, task_struct__real_parent));
   caller->cgroup_id = bpf_get_current_cgroup_id();
   caller->pid = ids >> 32;
   caller->tid = ids;
@@ -36,6 +37,7 @@ static inline void common_of(struct block *b, struct caller *caller, u64 began, 
   SET(b, ppid, caller->ppid);
   SET(b, process_key, caller->process_key);
   SET(b, parent_process_key, caller->parent_process_key);
+  SET(b, grandparent_process_key, caller->grandparent_process_key);
   SET(b, uid, caller->uid);
   SET(b, gid, caller->gid);
   SET(b, cgroup_id, caller->cgroup_id);

@@ -33,6 +33,7 @@
   FIXED(u64, duration_ns)                                                                                                      \
   FIXED(u64, process_key)                                                                                                      \
   FIXED(u64, parent_process_key)                                                                                               \
+  FIXED(u64, grandparent_process_key)                                                                                          \
   FIXED(u64, cgroup_id)                                                                                                        \
   FIXED(u64, quality)                                                                                                          \
   FIXED(u32, pid)                                                                                                              \
@@ -195,6 +196,10 @@ static inline u64 process_key(u64 task, u32 pid) {
   return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
 }
 
+static inline u64 key_of(u64 task) {
+  return process_key(task, MEMBER(u32, task, task_struct__tgid));
+}
+
 /* Fills the header's columns, of the current task; what began at an unknown time, 0, begins now. */
 static inline void header(struct block *b, u64 time, int return_code, enum via via) {
   u64 now = bpf_ktime_get_boot_ns(), began = time ? time : now, ids = bpf_get_current_pid_tgid();
@@ -209,6 +214,7 @@ static inline void header(struct block *b, u64 time, int return_code, enum via v
   FILTER_PARENT(b, ppid);
   SET(b, process_key, process_key(task, ids >> 32));
   SET(b, parent_process_key, process_key(parent, ppid));
+  SET(b, grandparent_process_key, key_of(MEMBER(u64, parent, task_struct__real_parent)));
   SET(b, uid, user);
   SET(b, gid, user >> 32);
   SET(b, cgroup_id, bpf_get_current_cgroup_id());

@@ -4,12 +4,12 @@ import contextlib
 import platform
 import queue
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 import pyarrow as pa
-from infrasight.v1.stream_pb2 import Account
+from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Delivery, Recorder
@@ -46,6 +46,9 @@ class _Screen:
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts."""
         self.lost[f"{probe}: {reason}"] += events
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Shows none."""
 
 
 @click.command()

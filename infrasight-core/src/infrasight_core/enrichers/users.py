@@ -18,7 +18,7 @@ DATABASE = Path("/etc/passwd")
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Adds `user`, empty where the id has no name."""
+    """Adds `user` and `group_name`, empty where the id has no name."""
     if context.side != "agent":
         return {}
     version = DATABASE.stat().st_mtime_ns if DATABASE.exists() else 0

@@ -1,10 +1,10 @@
 """The contract that every probe keeps: subclass it, name the probe, get the tests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-from infrasight.v1.stream_pb2 import Account
+from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core import ddl
 from infrasight_core.agent.recorder import Delivery, Recorder
@@ -13,7 +13,8 @@ from infrasight_core.plugins import PluginManager
 from infrasight_core.program import BpfProgram
 from infrasight_core.schema import EventSchema
 
-BY_CORE = frozenset({"cpu", "sequence", "user", "error"})  # columns that no block holds and no probe has to fill
+CONTAINER = {"container_id", "container_name", "container_image", "pod_name", "pod_namespace", "pod_container"}
+BY_CORE = frozenset({"cpu", "sequence", "user", "group_name", "error", *CONTAINER})  # in no block; no probe has to fill them
 
 
 class _Nowhere:
@@ -27,6 +28,9 @@ class _Nowhere:
     def dropped(self, probe: str, reason: str, events: int) -> None:
         """Fails: nothing may be dropped in these tests."""
         raise AssertionError(f"{events} events of {probe} dropped: {reason}")
+
+    def containers(self, found: Sequence[Container]) -> None:
+        """Lets them go."""
 
 
 class ProbeContract:

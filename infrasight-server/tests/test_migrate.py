@@ -50,7 +50,7 @@ def test_a_column_that_only_the_table_has_stays(store: Store) -> None:
 
 def test_another_type_is_a_conflict(store: Store) -> None:
     """A column of another type is refused, naming table, column and both types, and the table is not touched."""
-    store.command(SCHEMA.ddl_text().replace("pid                UInt32 CODEC(T64, ZSTD(1))", "pid String", 1))
+    store.command(SCHEMA.ddl_text().replace("pid                     UInt32 CODEC(T64, ZSTD(1))", "pid String", 1))
     with pytest.raises(StoreError, match=r"table \w+\.execve_events: column pid is String, the probe's DDL says UInt32"):
         migrate_table(store, "execve", SCHEMA, None)
     assert store.columns("execve_events")["pid"] == "String"

@@ -76,7 +76,7 @@ class Trackers:
         return failures
 
     def drain(self) -> bool:
-        """Lets every plugin know what has happened until now; returns whether it was so much that it is to be done soon again."""
+        """Lets every plugin know what has happened until now; returns whether it was so much that it is to be done again."""
         with self._lock:
             fills = {name: tracker.loaded.blocks.fill() for name, tracker in self._running.items()}
             for name, fill in fills.items():

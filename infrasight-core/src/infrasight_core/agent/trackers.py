@@ -62,9 +62,9 @@ class Trackers:
         """
         failures: dict[str, ProbeError] = {}
         with self._lock:
-            self._plugins = plugins
             for name in self._running.keys() - set(plugins.trackers()):
                 self._end(name, self._running.pop(name))
+            self._plugins = plugins
         for name in plugins.trackers():
             options = plugins.options.get(name, {})
             if name not in self._running or self._running[name].options != options:
@@ -103,8 +103,7 @@ class Trackers:
 
     def _end(self, name: str, tracker: _Tracker) -> None:
         tracker.loaded.detach()
-        if name in self._plugins.plugins:
-            self._drain(name, tracker)
+        self._drain(name, tracker)
         tracker.loaded.close()
 
     def _drain(self, name: str, tracker: _Tracker) -> None:

@@ -28,25 +28,22 @@ class Mount:
 
 
 def mounts(mountinfo: str, v1: V1Hierarchy | None) -> list[Mount]:
-    """The mounts of the v2 hierarchy and of the v1 hierarchy that counts; of each, the one that shows most.
+    """The mounts of the v2 hierarchy and of the v1 hierarchy that counts, as far as no later one lies over them.
 
     Args:
         mountinfo: The text of a /proc/PID/mountinfo; source: proc_pid_mountinfo(5).
         v1: The v1 hierarchy that counts.
     """
-    found: dict[int, Mount] = {}
+    found: dict[str, Mount] = {}
     for line in mountinfo.splitlines():
         fields, _, behind = line.partition(" - ")
         root, folder = (_unescaped(text) for text in fields.split(" ")[3:5])
         kind, _, options = behind.split(" ", 2)
+        found.pop(folder, None)
         if kind == "cgroup2":
-            mark = 0
+            found[folder] = Mount(folder, root, 0)
         elif kind == "cgroup" and v1 and v1.controller in options.split(","):
-            mark = V1
-        else:
-            continue
-        if mark not in found or len(root) < len(found[mark].root):
-            found[mark] = Mount(folder, root, mark)
+            found[folder] = Mount(folder, root, V1)
     return list(found.values())
 
 
@@ -70,8 +67,10 @@ def walk(mount: Mount) -> Iterator[tuple[int, str]]:
 
 
 def running_mounts(v1: V1Hierarchy | None) -> list[Mount]:
-    """Those that this process sees."""
-    return mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"), v1)
+    """Those that this process sees: of each hierarchy, the one that shows most."""
+    listed = mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"), v1)
+    seen = [mount for mount in listed if Path(mount.folder, "cgroup.procs").exists()]  # and no other lies over a folder above
+    return list({mount.mark: mount for mount in sorted(seen, key=lambda mount: -len(mount.root))}.values())
 
 
 def _unescaped(text: str) -> str:

@@ -13,7 +13,7 @@ _NAMED = re.compile(
 )
 _BARE = re.compile(_ID)
 _POD = re.compile(r"pod[0-9a-f]{8}[-_0-9a-f]{0,28}|pod[0-9a-f]{32}")  # of Kubernetes, by its uid; of a static pod, by a hash
-_MONITORS = ("conmon", "supervisor")  # podman's, directly below what carries the container's name
+_MONITORS = (["conmon"], ["supervisor"])  # podman's, directly below what carries the container's name
 # Who makes pods and services of 64 digits, which are no containers, and what is systemd's.
 _NOT_A_RUNTIME = re.compile(r"libpod_parent|.*\.(?:slice|scope|service|mount|socket|swap)")
 
@@ -28,9 +28,9 @@ def container_of(path: str) -> str:
     """
     parts = [part for part in path.split("/") if part]
     for depth in range(len(parts) - 1, -1, -1):
-        if found := _container_at(parts, depth):
-            is_monitor = depth + 1 < len(parts) and parts[depth + 1] in _MONITORS and parts[depth].startswith("libpod-")
-            return "" if is_monitor else found
+        is_monitors = parts[depth].startswith("libpod-") and parts[depth + 1 : depth + 2] in _MONITORS
+        if not is_monitors and (found := _container_at(parts, depth)):
+            return found
     return ""
 
 

@@ -16,6 +16,7 @@ from infrasight_core.errors import ProbeError
 from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
 from infrasight_recording import Recording, recording
+from infrasight_testbed.cgroups import cgroup_of
 
 NOBODY_ID = 65534
 OPEN = "import os,sys\nfor p in sys.argv[1:]:\n try: os.close(os.open(p, os.O_RDONLY))\n except OSError: pass"
@@ -42,10 +43,8 @@ def assert_accounted(kept: Recording) -> None:
 
 
 def own_cgroup() -> int:
-    """The id of this process's cgroup v2."""
-    line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    root = next(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[2] == "cgroup2")
-    return Path(root + line.removeprefix("0::")).stat().st_ino
+    """The id of this process's cgroup, v2 or else v1."""
+    return cgroup_of("self")
 
 
 @pytest.mark.parametrize(

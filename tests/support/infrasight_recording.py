@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+import infrasight_core.enrichers.containers
 import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
 import pyarrow as pa
@@ -15,6 +17,8 @@ from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.plugins import PluginManager
+
+CONTAINERS = {"containers": infrasight_core.enrichers.containers}
 
 
 @define(slots=False)
@@ -65,11 +69,12 @@ class Recording:
         return pa.Table.from_batches([delivery.batch for delivery in self.deliveries])
 
 
-def plugins_with(probe: str, module: object) -> PluginManager:
-    """A manager with one probe and the core's enrichers."""
+def plugins_with(probe: str, module: object, enrichers: Mapping[str, object] = MappingProxyType({})) -> PluginManager:
+    """A manager with one probe, those of the core's enrichers that need no program in the kernel, and further ones."""
     plugins = PluginManager()
     for name, plugin in (
         (probe, module),
+        *enrichers.items(),
         ("users", infrasight_core.enrichers.users),
         ("errors", infrasight_core.enrichers.errors),
     ):
@@ -85,6 +90,7 @@ def recording(
     options: Mapping[str, Any] | None = None,
     sink: Recording | None = None,
     filters: Filters = EVERYTHING,
+    enrichers: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[Recording]:
     """Records while the body runs.
 
@@ -94,9 +100,11 @@ def recording(
         options: Its options.
         sink: Where the events go; a new one by default.
         filters: Which events are recorded.
+        enrichers: Further enrichers, with what they track: `CONTAINERS`, or a test's own.
     """
-    kept = sink or Recording()
-    recorder = kept.recorder = Recorder(plugins_with(probe, module), LoadSettings(), "here", kept)
+    kept, plugins = sink or Recording(), plugins_with(probe, module, enrichers)
+    recorder = kept.recorder = Recorder(plugins, LoadSettings(), "here", kept)
+    assert recorder.trackers.use(plugins) == {}
     recorder.attach(probe, options or {}, filters)
     recorder.start()
     try:

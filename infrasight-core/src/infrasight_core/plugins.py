@@ -43,6 +43,11 @@ class Plugin:
         """Whether it records events, rather than only enriching others'."""
         return self.schema is not None and "load_bpf" in self.hooks
 
+    @property
+    def is_tracker(self) -> bool:
+        """Whether it is an enricher that hears from the kernel what it must know, by a program whose rows are no events."""
+        return self.schema is None and {"load_bpf", "decode"} <= self.hooks
+
 
 class PluginManager:
     """The plugins of this process.
@@ -136,6 +141,10 @@ class PluginManager:
     def probes(self) -> list[str]:
         """The names of the plugins that record events, sorted."""
         return sorted(name for name, plugin in self.plugins.items() if plugin.is_probe)
+
+    def trackers(self) -> list[str]:
+        """The names of the enrichers that have a program in the kernel, sorted."""
+        return sorted(name for name, plugin in self.plugins.items() if plugin.is_tracker)
 
     def schemas(self) -> dict[str, EventSchema]:
         """The schema of every plugin that has one, by probe."""

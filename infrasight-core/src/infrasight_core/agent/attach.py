@@ -21,10 +21,10 @@ def attach_all(
     options: Mapping[str, Mapping[str, Any]],
     filters_of: Callable[[str], Filters],
 ) -> dict[str, ProbeError]:
-    """Attaches every loaded probe with its options and filters.
+    """Attaches every loaded probe with its options and filters, and before them what the enrichers track.
 
     Returns:
-        Why the others could not be attached, by probe.
+        Why the others, and trackers, could not be attached, by name.
 
     Raises:
         ConfigError: There is no probe, or options are given for one that is not loaded.
@@ -40,6 +40,7 @@ def attach_all(
         except ProbeError as error:
             failures[probe] = error
 
+    untracked = recorder.trackers.use(plugins)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "attach") as threads:  # each compiles in a process of its own
         for attached in [threads.submit(attach, probe) for probe in probes]:
             attached.result()
@@ -49,7 +50,7 @@ def attach_all(
         raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")
     for probe, failure in failures.items():
         log.error("probe not attached", probe=probe, reason=failure.reason)
-    return failures
+    return failures | untracked
 
 
 def check_names(plugins: PluginManager, options: Mapping[str, Mapping[str, Any]], filters: Mapping[str, Filters]) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import Clock, assemble, conform
+from infrasight_core.agent.trackers import Trackers
 from infrasight_core.arrays import recycle_memory
 from infrasight_core.context import EnrichContext
 from infrasight_core.errors import KernelError, ProbeError, SchemaError
@@ -97,6 +98,7 @@ class Recorder:
         self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
         self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
         self._guard = Guard(self._kernel, settings)
+        self.trackers = Trackers(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
         self._unseen: dict[str, int] = {}  # as last counted
         self._guard_account, self._guard_told = RunAccount(f"{time.time_ns():x}", time.time()), 0.0
@@ -196,6 +198,7 @@ class Recorder:
         if self._thread.is_alive():
             self._thread.join()
         counts = {probe: self.detach(probe) for probe in self.probes()}
+        self.trackers.close()
         self._count_unseen(time.monotonic(), ended=True)
         return counts
 
@@ -207,7 +210,7 @@ class Recorder:
                 with self._lock:
                     due = min((self._look(r, now, now - before) for r in self._recordings.values()), default=LATEST)
                 self._count_unseen(now)
-                pause, looked = min(max(due, SOONEST), LATEST), now
+                pause, looked = SOONEST if self.trackers.drain() else min(max(due, SOONEST), LATEST), now
         except BaseException as error:
             self.failure = error
             log.exception("the recorder failed")
@@ -237,6 +240,7 @@ class Recorder:
         columns = blocks.take()
         if not columns.rows:
             return
+        self.trackers.drain()  # what happened before these events is known when they are enriched
         READ.labels(probe).inc(columns.rows)
         BATCHES.labels(probe).observe(columns.rows)
         try:

@@ -85,7 +85,7 @@ class RunningProbes:
             self._recorder.detach(probe)
             log.info("probe switched off", probe=probe)
         self._recorder.use(plugins)
-        failures = {**plugins.failures, **broken}
+        failures = {**plugins.failures, **broken, **self._recorder.trackers.use(plugins)}
         for probe in wanted:
             try:
                 if probe in running:
@@ -138,4 +138,10 @@ class RunningProbes:
                 if probe in self._recorder.probes() or probe in settings.options or settings.filters_of(probe).has_paths:
                     raise
                 broken[probe] = error
+        for name in plugins.trackers():
+            try:
+                self._recorder.trackers.check(plugins, name)
+            except ProbeError:
+                if name in settings.options or name in self._recorder.trackers.names():
+                    raise
         return broken

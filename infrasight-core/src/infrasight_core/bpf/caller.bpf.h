@@ -17,7 +17,7 @@ static inline bool keep_caller(struct block *b, struct caller *caller) {
   caller->process_key = process_key(task, ids >> 32);
   caller->parent_process_key = process_key(parent, ppid);
   caller->grandparent_process_key = key_of(MEMBER(u64, parent, task_struct__real_parent));
-  caller->cgroup_id = bpf_get_current_cgroup_id();
+  caller->cgroup_id = cgroup_of(task);
   caller->pid = ids >> 32;
   caller->tid = ids;
   caller->ppid = ppid;

@@ -52,7 +52,7 @@ static inline bool task_is_filtered(struct block *b) {
   if (!(state & FILTER_ANY)) return false;
   if (FILTER_SET(state, FILTER_PID) && value_is_filtered(state, FILTER_PID, ids >> 32, 0)) return true;
   if (FILTER_SET(state, FILTER_UID) && value_is_filtered(state, FILTER_UID, (u32)bpf_get_current_uid_gid(), 0)) return true;
-  if (FILTER_SET(state, FILTER_CGROUP) && value_is_filtered(state, FILTER_CGROUP, bpf_get_current_cgroup_id(), 0)) return true;
+  if (FILTER_SET(state, FILTER_CGROUP) && value_is_filtered(state, FILTER_CGROUP, cgroup_of(CURRENT_TASK), 0)) return true;
   if (FILTER_SET(state, FILTER_COMM)) {
     u64 comm[2];
     bpf_get_current_comm(comm, sizeof(comm));

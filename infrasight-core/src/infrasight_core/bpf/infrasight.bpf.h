@@ -118,6 +118,8 @@ static inline struct block *this_block(void) {
   return blocks.lookup(&cpu);
 }
 
+#include "task.bpf.h"
+
 #include "filter.bpf.h"
 
 #include "entry.bpf.h"
@@ -171,35 +173,6 @@ static inline struct block *begin_for_other(void) {
  * the verifier does not see that a check of one number bounds another that was computed from it. */
 #define OPAQUE(number) asm volatile("" : "+r"(number))
 
-/* Reads a member of a kernel struct; 0 where the memory cannot be read. */
-#define FIELD(type, object, struct_member)                                                                                     \
-  ({                                                                                                                           \
-    type value_ = 0;                                                                                                           \
-    bpf_probe_read_kernel(&value_, sizeof(value_), (char *)(object) + OFFSET_##struct_member);                                 \
-    value_;                                                                                                                    \
-  })
-
-/* Reads a member where the kernel's own types lead from the current task to the object: a load, where FIELD is a call. A NULL on
- * the way is 0; the verifier of some kernels wants to see it checked. */
-#define MEMBER(type, object, struct_member)                                                                                    \
-  ({                                                                                                                           \
-    u64 object_ = (u64)(object), value_ = 0;                                                                                   \
-    if (object_) asm volatile("%0 = *(" #type " *)(%1 + %2)" : "=r"(value_) : "r"(object_), "i"(OFFSET_##struct_member));      \
-    value_;                                                                                                                    \
-  })
-#define CURRENT_TASK ((u64)bpf_get_current_task_btf())
-
-/* A process for ever: the start of its first thread in units of 2^20 ns (1.05 ms) above 22 bits of pid, since boot here, since
- * the epoch when the agent has added the time of boot. A pid does not come round within a unit. */
-static inline u64 process_key(u64 task, u32 pid) {
-  u64 leader = MEMBER(u64, task, task_struct__group_leader);
-  return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
-}
-
-static inline u64 key_of(u64 task) {
-  return process_key(task, MEMBER(u32, task, task_struct__tgid));
-}
-
 /* Fills the header's columns, of the current task; what began at an unknown time, 0, begins now. */
 static inline void header(struct block *b, u64 time, int return_code, enum via via) {
   u64 now = bpf_ktime_get_boot_ns(), began = time ? time : now, ids = bpf_get_current_pid_tgid();
@@ -217,7 +190,7 @@ static inline void header(struct block *b, u64 time, int return_code, enum via v
   SET(b, grandparent_process_key, key_of(MEMBER(u64, parent, task_struct__real_parent)));
   SET(b, uid, user);
   SET(b, gid, user >> 32);
-  SET(b, cgroup_id, bpf_get_current_cgroup_id());
+  SET(b, cgroup_id, cgroup_of(task));
   SET(b, return_code, return_code);
   SET(b, via, via);
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);

@@ -88,7 +88,7 @@ def _plugins(loader_python: Path) -> Iterator[Check]:
     compat: list[str] = []
     uring: list[str] = []
     functions: dict[str, list[str]] = {}
-    for probe in manager.probes():
+    for probe in (*manager.probes(), *manager.trackers()):
         try:
             program = manager.load_bpf(probe, kernel, {})
             wanted += [point.event for point in tracepoints_of(program) if not point.optional]

@@ -103,7 +103,7 @@ def _failure(manager: PluginManager, name: str) -> ProbeError | None:
     try:
         if plugin.schema is not None:
             ddl.check(name, plugin.schema)
-        if plugin.is_probe:
+        if plugin.is_probe or plugin.is_tracker:
             manager.load_bpf(name, running_kernel(), {})
     except SchemaError as error:
         return ProbeError(name, "schema", str(error))

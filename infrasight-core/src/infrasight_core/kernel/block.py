@@ -170,17 +170,23 @@ class Blocks:
         pieces: list[_Piece] = []
         for block in self._blocks:
             pieces += block.pieces(self.layout.slots)
-        fixed = {c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed} if pieces else {}
-        texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts} if pieces else {}
+        if not pieces:
+            return self._nothing()
+        fixed = {c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed}
+        texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts}
         rows = sum(piece.rows for piece in pieces)
         cpu = np.repeat(np.array([p.cpu for p in pieces], np.uint32), [p.rows for p in pieces])
-        sequence = np.concatenate(
-            [np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces] or [np.zeros(0, np.uint64)]
-        )
+        sequence = np.concatenate([np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces])
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
         return Columns(rows, cpu, sequence, fixed, texts, self.layout.flags)
+
+    def _nothing(self) -> Columns:
+        """Every column, without a row."""
+        fixed = {c.name: np.zeros(0, c.dtype) for c in self.layout.fixed}
+        texts = {t.name: (np.zeros(1, np.int32), np.zeros(0, np.uint8)) for t in self.layout.texts}
+        return Columns(0, np.zeros(0, np.uint32), np.zeros(0, np.uint64), fixed, texts, self.layout.flags)
 
 
 def _joined(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from infrasight_core.errors import KernelError
 
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _ENUM = 4, 5, 6
 _MODIFIERS = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict, type tag
 
 
@@ -18,6 +18,10 @@ class _Type(ctypes.Structure):
 
 class _Member(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
+
+
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
 def kernel_offsets(fields: Iterable[str], optional: Iterable[str] = ()) -> dict[str, int]:
@@ -34,6 +38,16 @@ def kernel_offsets(fields: Iterable[str], optional: Iterable[str] = ()) -> dict[
             except KernelError:
                 found[name] = -1
         return found
+
+
+def kernel_enum(name: str) -> dict[str, int]:
+    """The values of one of the kernel's enums, by their names.
+
+    Raises:
+        KernelError: There is no BTF, no libbpf, or no such enum in this kernel.
+    """
+    with _Btf() as btf:
+        return dict(btf.enumerators(name))
 
 
 class _Btf:
@@ -72,6 +86,16 @@ class _Btf:
                 raise KernelError(f"kernel field {name!r}: this kernel has no member {part!r} there")
             bits, kind_id = bits + found[0], found[1]
         return bits // 8
+
+    def enumerators(self, name: str) -> Iterator[tuple[str, int]]:
+        """The names and values of an enum."""
+        kind_id = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _ENUM)
+        if kind_id < 0:
+            raise KernelError(f"kernel enum {name!r}: this kernel has none of that name")
+        address, kind = self._type(kind_id)
+        for i in range(kind.info & 0xFFFF):
+            item = _Enumerator.from_address(address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Enumerator))
+            yield self._lib.btf__name_by_offset(self._btf, item.name).decode(), item.value
 
     def _type(self, type_id: int) -> tuple[int, _Type]:
         address = self._lib.btf__type_by_id(self._btf, type_id)

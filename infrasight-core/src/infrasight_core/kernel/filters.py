@@ -54,7 +54,8 @@ class Filters:
         include_pid: Processes, by their `pid` in the events.
         include_uid: Users.
         include_comm: Names of threads, whole; the kernel keeps 15 bytes.
-        include_cgroup: Control groups, by `cgroup_id`: the inode number of the group's directory in cgroup v2; not those below.
+        include_cgroup: Control groups, by the events' `cgroup_id`: the inode number of the group's directory in cgroup v2, or,
+            where that is not in use, in v1 (the hierarchy of `memory`, as a rule) plus 2^63; not those below.
         include_path: What the event's path begins with, byte by byte: `/etc/` is what lies in that directory. An event whose
             path is missing or cut is recorded, because it is not known to lie elsewhere.
         exclude_pid: And so on.

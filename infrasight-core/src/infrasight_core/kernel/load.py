@@ -20,6 +20,7 @@ from infrasight_core.errors import KernelError, ProbeError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.cgroups import cgroup_defines
 from infrasight_core.kernel.compat import compat_defines
 from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
 from infrasight_core.kernel.layout import layout_of
@@ -33,6 +34,10 @@ _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
 LOAD_SECONDS = 600  # an emulated machine's verifier takes minutes over what a real one takes a second for
 HEADER_FIELDS = (
+    "cgroup.kn",
+    "cgroup_subsys_state.cgroup",
+    "css_set.dfl_cgrp",
+    "css_set.subsys",
     "dentry.d_hash.pprev",
     "dentry.d_name.len",
     "dentry.d_name.name",
@@ -41,12 +46,14 @@ HEADER_FIELDS = (
     "fdtable.max_fds",
     "file.f_path",
     "files_struct.fdt",
+    "kernfs_node.id",
     "mm_struct.exe_file",
     "mount.mnt",
     "mount.mnt_mountpoint",
     "mount.mnt_parent",
     "path.dentry",
     "path.mnt",
+    "task_struct.cgroups",
     "task_struct.files",
     "task_struct.group_leader",
     "task_struct.mm",
@@ -192,6 +199,7 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
         "ENTRIES": settings.entries,
         "ENTRY_SLOTS": 1 << (settings.entries - 1).bit_length(),
         **compat_defines(kernel.machine),
+        **cgroup_defines(),
         **program.defines,
     }
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}

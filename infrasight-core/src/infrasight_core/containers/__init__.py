@@ -1,0 +1,1 @@
+"""Containers: which one a cgroup belongs to."""

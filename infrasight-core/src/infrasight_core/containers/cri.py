@@ -1,7 +1,7 @@
 """The CRI, which containerd, CRI-O and cri-dockerd speak: gRPC over a Unix socket.
 
-PyPI's package of it, `container-runtime-interface-api`, wants an older protobuf than the rest of this agent, so the messages are
-our own, in `infrasight/cri/v1/cri.proto`.
+PyPI's package of it, `container-runtime-interface-api`, wants an older protobuf than the rest of this agent, so the
+messages are our own, in `infrasight/cri/v1/cri.proto`.
 """
 
 import json

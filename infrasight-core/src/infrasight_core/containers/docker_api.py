@@ -21,7 +21,7 @@ from infrasight_core.errors import RuntimeAwayError, RuntimeRefusedError
 
 _ANSWER_BYTES, _EVENT_BYTES = 64 << 20, 4 << 20
 _EVENTS = json.dumps({"type": ["container"], "event": ["create", "rename"]})
-_NOT_LABELS = {"name", "image", "containerExitCode"}  # what an event's attributes hold beside the labels
+_NOT_LABELS = {"docker": {"name", "image"}, "podman": {"name", "image", "podId", "containerExitCode"}}  # in events' attributes
 
 
 class DockerApi:
@@ -101,7 +101,7 @@ class DockerApi:
         if event.get("Action", event.get("status")) != "create" or _is_digest(said.get("image") or ""):
             yield container_id
             return
-        labels = {key: value for key, value in said.items() if key not in _NOT_LABELS}
+        labels = {key: value for key, value in said.items() if key not in _NOT_LABELS[self.name]}
         yield self._described(container_id, said.get("name") or "", said.get("image") or "", labels)
 
     def _described(self, container_id: str, name: str, image: str, labels: dict[str, str] | None) -> Container:

@@ -63,7 +63,11 @@ class Service:
 
 
 def remove_cgroups(name: str) -> None:
-    """Removes control groups of that name and what is in them, from every hierarchy; they must be empty of processes."""
+    """Removes control groups of that name and what is in them, from every hierarchy, once the last process has left them."""
+    deadline = time.monotonic() + 60
     for root in [_CGROUPS, *(folder for folder in _CGROUPS.iterdir() if folder.is_dir())]:
         for folder, _, _ in os.walk(root / name, topdown=False):
+            while [line for file in Path(folder).glob("cgroup.procs") for line in file.read_text().split()]:
+                assert time.monotonic() < deadline, f"processes remain in {folder}"
+                time.sleep(0.02)
             Path(folder).rmdir()

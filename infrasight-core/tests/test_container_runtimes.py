@@ -138,6 +138,17 @@ def test_containerd_tells_the_pod(containerd: Containerd) -> None:
         assert "containerd" in runtime.version
 
 
+def test_odd_bytes(containerd: Containerd) -> None:
+    """Names that are no UTF-8, which a runtime passes on, arrive byte by byte; in labels they are marked as unreadable."""
+    pod = containerd.run_pod("p\udcfe")
+    odd = containerd.run(pod, "é\n\udcff", labels={"odd": "\udcff"})
+    with closing(connect(containerd.socket)) as runtime:
+        found = runtime.one(odd)
+    assert said(found) == ("é\n".encode() + b"\xff", cri.IMAGE.encode(), b"p\xfe", b"default", "é\n".encode() + b"\xff")
+    assert found is not None
+    assert found.labels["odd"] == "\ufffd"
+
+
 def test_an_image_by_its_digest(containerd: Containerd) -> None:
     """A kubelet asks for an image by its id; people see its name all the same."""
     pod = containerd.run_pod("digests")

@@ -78,7 +78,7 @@ class Containerd:
         uid = str(uuid.uuid4())
         told = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
         config = pods.PodSandboxConfig(
-            metadata=cri.PodSandboxMetadata(name=name.encode(), uid=uid.encode(), namespace=namespace.encode()),
+            metadata=cri.PodSandboxMetadata(name=_bytes(name), uid=uid.encode(), namespace=namespace.encode()),
             log_directory=str(self._folder / "logs"),
             labels=_labels({**told, **(labels or {})}),
             linux=pods.LinuxPodSandboxConfig(cgroup_parent=f"/{self.cgroup}/besteffort/pod{uid}"),
@@ -92,14 +92,14 @@ class Containerd:
         """Runs a container in a pod, as long as its command takes; its id."""
         sandbox = self._pods[pod]
         told = {"io.kubernetes.container.name": name}
-        told |= {"io.kubernetes.pod.name": sandbox.metadata.name.decode()}
+        told |= {"io.kubernetes.pod.name": sandbox.metadata.name.decode("utf-8", "replace")}
         told |= {"io.kubernetes.pod.namespace": sandbox.metadata.namespace.decode()}
         config = pods.ContainerConfig(
-            metadata=cri.ContainerMetadata(name=name.encode()),
+            metadata=cri.ContainerMetadata(name=_bytes(name)),
             image=cri.ImageSpec(image=image.encode()),
             command=command or ("sleep", "1000"),
             labels=_labels({**told, **(labels or {})}),
-            log_path=f"{name}.log",
+            log_path="log",
         )
         config.linux.security_context.namespace_options.network = _HOST
         request = pods.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
@@ -142,7 +142,12 @@ class Containerd:
 
 
 def _labels(labels: Mapping[str, str]) -> list[cri.Label]:
-    return [cri.Label(key=key.encode(), value=value.encode()) for key, value in labels.items()]
+    return [cri.Label(key=_bytes(key), value=_bytes(value)) for key, value in labels.items()]
+
+
+def _bytes(text: str) -> bytes:
+    """Any byte: what is not UTF-8 as the file system's names have it in Python."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 @contextmanager

@@ -50,6 +50,11 @@ class ContainerMetadata:
         self._thread = threading.Thread(target=self._run, name="containers", daemon=True)
         self._thread.start()
 
+    def remembered(self) -> int:
+        """How many containers are remembered, also those of which nothing is known."""
+        with self._changed:
+            return len(self._memory)
+
     def known(self, container_ids: Sequence[str], wait: float | None = None) -> list[Container | None]:
         """What is known of each container, without labels; None where it is nothing, for now.
 

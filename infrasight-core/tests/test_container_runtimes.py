@@ -95,6 +95,20 @@ def test_podman_tells_of_what_is_gone(podman: Podman) -> None:
     assert following.ended
 
 
+def test_podmans_image_by_its_id(podman: Podman) -> None:
+    """A container that was made of an image by its id shows the image's name; by event, list and id alike."""
+    with closing(connect(podman.socket)) as runtime:
+        following = Following(runtime, time.time() - 1)
+        image = podman("images", "--quiet", "--no-trunc")
+        container_id = podman("run", "--detach", "--network=none", f"--cgroup-parent=/{podman.cgroup}", image)
+        until(lambda: bool(following.told(container_id)) or container_id in following.news, "the creation is told")
+        found = [runtime.one(container_id), *(c for c in runtime.all() if c.container_id == container_id)]
+        following.end()
+    assert [said(c)[1] for c in (*found, *following.told(container_id))] == [docker.IMAGE.encode()] * (
+        2 + len(following.told(container_id))
+    )
+
+
 def test_kubernetes_labels_name_the_pod(podman: Podman) -> None:
     """Where a kubelet made a container through Docker's API, the pod comes from its labels."""
     names = {"pod.name": "shop-1", "pod.namespace": "prod", "container.name": "web"}

@@ -41,7 +41,7 @@ class DockerApi:
         self.version = f"{self.name} {said.get('Version', '')}".strip()
 
     def all(self) -> Iterator[Container]:
-        """One question; a second one for a container whose image is told as a digest only."""
+        """One question, and more for a container whose image is told as a digest only."""
         for entry in self._get("/containers/json?all=1"):
             image = entry.get("Image") or ""
             if _is_digest(image) and (found := self.one(entry["Id"])):
@@ -55,7 +55,8 @@ class DockerApi:
         if entry is None or entry.get("Id") != container_id:
             return None
         config = entry.get("Config") or {}
-        return self._described(container_id, entry.get("Name") or "", config.get("Image") or "", config.get("Labels"))
+        image = self._for_people(config.get("Image") or "")
+        return self._described(container_id, entry.get("Name") or "", image, config.get("Labels"))
 
     def follow(self, since: float) -> Iterator[Container | str]:
         """What is created, in the words of its event: a container may be gone before it could be asked of."""
@@ -103,6 +104,13 @@ class DockerApi:
             return
         labels = {key: value for key, value in said.items() if key not in _NOT_LABELS[self.name]}
         yield self._described(container_id, said.get("name") or "", said.get("image") or "", labels)
+
+    def _for_people(self, image: str) -> str:
+        """What an image is called that a container was made of by its id, if it is called anything."""
+        if not _is_digest(image):
+            return image
+        entry = self._get(f"/images/{urllib.parse.quote(image, safe='')}/json", absent=True) or {}
+        return next(iter(entry.get("RepoTags") or ()), image)
 
     def _described(self, container_id: str, name: str, image: str, labels: dict[str, str] | None) -> Container:
         texts = {key: str(value) for key, value in (labels or {}).items()}

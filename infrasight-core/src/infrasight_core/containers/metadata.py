@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 ASKED = Counter("infrasight_containers_asked", "Containers of batches, by whether they were known at once.", ["outcome"])
 WAITED = Counter("infrasight_containers_waited_seconds", "How long batches waited for what runtimes say.")
 TOLD = Counter("infrasight_containers_told", "Containers of which the store was told.")
+_HIT, _MISS = ASKED.labels("hit"), ASKED.labels("miss")
 
 ENTRIES, BYTES = 10_000, 16 << 20
 _SCOUT = 2.0  # seconds between two looks for new sockets
@@ -125,7 +126,7 @@ class ContainerMetadata:
             self._ask(container_id)
         elif entry.container is None and time.monotonic() >= entry.again:
             self._ask(container_id)
-        ASKED.labels("miss" if entry.container is None else "hit").inc()
+        (_MISS if entry.container is None else _HIT).inc()
         entry.had_events = True
         self._tell_later(container_id, entry)
         return entry

@@ -1,14 +1,14 @@
 """The columns of a batch that container runtimes know: names, images, pods."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.arrays import map_distinct, view
+from infrasight_core.arrays import coded, view
 from infrasight_core.containers.metadata import ContainerMetadata
 from infrasight_core.containers.options import ContainerOptions
 
@@ -47,18 +47,20 @@ class ContainerNames:
             Of a row in no container empty values; null what could not be had, which is all where the id is null; an empty pod
             for a container in none.
         """
-        ids: list[str] = container_ids.dictionary.to_pylist()
+        ids: list[str | None] = [*container_ids.dictionary.to_pylist(), None]
         codes = view(container_ids.indices)
         if container_ids.null_count:
-            codes = np.where(view(container_ids.is_null().cast(pa.uint8())).astype(bool), -1, codes).astype(codes.dtype)
-        found = self._found(ids, np.unique(codes).tolist())
-        return {column: map_distinct(codes, partial(_values, found, name), pa.binary()) for column, name in _COLUMNS.items()}
+            absent = view(container_ids.is_null().cast(pa.uint8())).astype(bool)
+            codes = np.where(absent, len(ids) - 1, codes)
+        used = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
+        found = self._found([ids[code] for code in used])
+        return {column: _joined(codes, used, [_value(c, field) for c in found]) for column, field in _COLUMNS.items()}
 
-    def _found(self, ids: Sequence[str], codes: Sequence[int]) -> dict[int, Container | None]:
-        """What is known by code; -1 stands for an id that could not be had."""
-        wanted = [code for code in codes if code >= 0 and ids[code]]
-        known = self._metadata.known([ids[code] for code in wanted])
-        return {**{code: None if code < 0 else _NONE for code in codes}, **dict(zip(wanted, known, strict=True))}
+    def _found(self, ids: Sequence[str | None]) -> list[Container | None]:
+        """What is known; an empty description for no container, None where nothing could be had."""
+        wanted = [container_id for container_id in ids if container_id]
+        known = dict(zip(wanted, self._metadata.known(wanted), strict=True))
+        return [known.get(container_id) if container_id else _NOWHERE if container_id == "" else None for container_id in ids]
 
     def expect(self, container_ids: Iterable[str]) -> None:
         """Has containers looked up as they come about, before their first event; never waits."""
@@ -69,11 +71,7 @@ class ContainerNames:
         self._metadata.close()
 
 
-_NONE = Container()
-
-
-def _values(found: Mapping[int, Container | None], field: str, codes: Iterable[int]) -> list[bytes | None]:
-    return [_value(found[code], field) for code in codes]
+_NOWHERE = Container()
 
 
 def _value(container: Container | None, field: str) -> bytes | None:
@@ -81,3 +79,11 @@ def _value(container: Container | None, field: str) -> bytes | None:
         return None
     value: bytes = getattr(container, field)
     return None if not value and field in _ALWAYS and container.container_id else value
+
+
+def _joined(codes: npt.NDArray[Any], used: npt.NDArray[Any], values: Sequence[bytes | None]) -> pa.DictionaryArray:
+    """A value for each code in use, joined to the rows: one look into a table, as rows may be many."""
+    code_of = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    table = np.zeros(used[-1] + 1 if len(used) else 0, np.int32)
+    table[used] = [code_of[value] for value in values]
+    return coded(table[codes], list(code_of), pa.binary())

@@ -84,7 +84,7 @@ def map_distinct(
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
     if len(starts) == 1:  # one process, as a rule: no hashing
-        return _coded(np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type)
+        return coded(np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type)
     heads = column[starts]
     if heads.dtype.kind == "S":
         width = heads.dtype.itemsize
@@ -94,11 +94,11 @@ def map_distinct(
     results = function(encoded.dictionary.to_pylist())
     code_of = {result: code for code, result in enumerate(dict.fromkeys(results))}  # two ids may have one name
     indices = np.array([code_of[result] for result in results], np.int32)[view(encoded.indices)]
-    return _coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
+    return coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
 
 
-def _coded(indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType) -> pa.DictionaryArray:
-    """A dictionary array of int32 indices and values without a repetition, one of which may be None."""
+def coded(indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType) -> pa.DictionaryArray:
+    """A dictionary array of int32 indices and values without a repetition, one of which may be None: those rows are null."""
     if None not in values:
         return pa.DictionaryArray.from_arrays(numbers(indices), _few(values, value_type), safe=False)
     nothing = values.index(None)

@@ -13,7 +13,7 @@ from infrasight_core.containers.metadata import ContainerMetadata
 from infrasight_core.containers.options import ContainerOptions
 
 # Columns of the header and the fields of `Container`; a container always has the first two.
-_COLUMNS = {
+NAMES = {
     "container_name": "name",
     "container_image": "image",
     "pod_name": "pod_name",
@@ -54,7 +54,7 @@ class ContainerNames:
             codes = np.where(absent, len(ids) - 1, codes)
         used = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
         found = self._found([ids[code] for code in used])
-        return {column: _joined(codes, used, [_value(c, field) for c in found]) for column, field in _COLUMNS.items()}
+        return {column: _joined(codes, used, [_value(c, field) for c in found]) for column, field in NAMES.items()}
 
     def _found(self, ids: Sequence[str | None]) -> list[Container | None]:
         """What is known; an empty description for no container, None where nothing could be had."""

@@ -13,6 +13,7 @@ import pytest
 from infrasight_core import ConfigError, EnrichContext, numbers
 from infrasight_core.enrichers import database, users
 from infrasight_core.enrichers.database import Database, parse
+from infrasight_core.enrichers.kept import Kept
 from infrasight_core.enrichers.later import Bounds, Later
 from infrasight_core.plugins import PluginManager
 
@@ -46,7 +47,8 @@ def as_glibc_reads(path: Path) -> dict[int, bytes]:
     libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
     libc.fgetpwent.restype, libc.fgetpwent.argtypes = ctypes.POINTER(Passwd), [ctypes.c_void_p]
     libc.fclose.argtypes = [ctypes.c_void_p]
-    file, found = libc.fopen(os.fsencode(path), b"r"), {}
+    found: dict[int, bytes] = {}
+    file = libc.fopen(os.fsencode(path), b"r")
     while entry := libc.fgetpwent(file):
         name = entry.contents.name
         if name and not name.startswith((b"+", b"-")):
@@ -85,7 +87,7 @@ def test_this_machines_own_files_are_read_as_glibc_reads_them() -> None:
 
 
 def test_a_file_is_read_again_when_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rewritten in place, replaced, gone and there again: the names are those of the file that is there, None while there is none."""
+    """Rewritten in place, replaced, gone and there again: the names of the file that is there, None while there is none."""
     monkeypatch.setattr(database, "LOOK", 0.0)
     path, other = tmp_path / "passwd", tmp_path / "new"
     base = Database(path)
@@ -127,7 +129,7 @@ def test_the_name_service_is_asked_beside_the_data(monkeypatch: pytest.MonkeyPat
         return b"from-ldap" if question == ("user", 3_999_999_999) else b""
 
     monkeypatch.setattr(users, "asked", slow)
-    monkeypatch.setattr(users, "_kept", users.Kept("users", users.Options, users.Users))
+    monkeypatch.setattr(users, "_kept", Kept("users", users.Options, users.Users))
     assert enriched(None, 3_999_999_999, 0) == {"user": [None, b"root"], "group_name": [None, b"root"]}
     answer.set()
     deadline = time.monotonic() + 60

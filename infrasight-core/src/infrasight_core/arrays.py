@@ -127,7 +127,17 @@ def _few(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return strings(values, kind)
     if pa.types.is_primitive(kind):
         return numbers(np.array(values, kind.to_pandas_dtype()), kind)
+    if pa.types.is_map(kind):
+        return maps(values, kind)
     return pa.array(values, kind)
+
+
+def maps(values: Sequence[Sequence[tuple[Any, Any]]], kind: pa.DataType) -> pa.MapArray:
+    """A map array of a few values, each the pairs of one map."""
+    offsets = np.fromiter(accumulate(map(len, values), initial=0), np.int32, len(values) + 1)
+    pairs = [pair for value in values for pair in value]
+    keys, items = _few([key for key, _ in pairs], kind.key_type), _few([item for _, item in pairs], kind.item_type)
+    return pa.MapArray.from_arrays(numbers(offsets), keys, items, type=kind)
 
 
 def constant(value: Any, rows: int, value_type: pa.DataType) -> pa.DictionaryArray:

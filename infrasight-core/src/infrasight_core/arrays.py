@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute  # here, because the first call that needs it would import it while blocks fill
+import pyarrow.compute as pc  # here, because the first call that needs it would import it while blocks fill
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -73,7 +73,7 @@ def map_distinct(
     Runs of equal neighbours, which is what one process makes, are found first, so that only their heads are hashed.
 
     Args:
-        values: One column.
+        values: One column; of a dictionary column, the values that it stands for, None for null.
         function: Gets the distinct values, returns as many results; None where it could not be had.
         value_type: The Arrow type of a result.
 
@@ -81,6 +81,10 @@ def map_distinct(
         A dictionary array (int32 indices) of the length of `values`, null where the result was None; no value stands in the
         dictionary twice, which ClickHouse would refuse.
     """
+    if isinstance(values, pa.DictionaryArray):
+        known = [*values.dictionary.to_pylist(), None]
+        codes = view(pc.fill_null(values.indices.cast(pa.int32()), len(known) - 1))
+        return map_distinct(codes, lambda few: function([known[code] for code in few]), value_type)
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
     if len(starts) == 1:  # one process, as a rule: no hashing

@@ -33,7 +33,7 @@ def merged(arrays: Sequence[pa.Array]) -> pa.Array:
     for combination in combinations.tolist():
         pairs: dict[str, str] = {}
         for code, few in zip(combination, known, strict=True):
-            pairs = dict(few[code]) | pairs
+            pairs |= {key: value for key, value in few[code] if key not in pairs}
         values.append(tuple(pairs.items()))
     rows = maps(values, TAGS).take(numbers(which.reshape(-1).astype(np.int32)))
     absent = (stacked < 0).any(axis=1)

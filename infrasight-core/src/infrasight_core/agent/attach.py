@@ -54,7 +54,7 @@ def attach_all(
 
 
 def check_names(plugins: PluginManager, options: Mapping[str, Mapping[str, Any]], filters: Mapping[str, Filters]) -> None:
-    """Raises ConfigError for options or filters of a plugin that is not loaded, and for options that an enricher refuses."""
+    """Raises ConfigError where options or filters are given for a plugin that is not loaded, or an enricher's are wrong."""
     known = plugins.plugins.keys() | plugins.failures.keys()
     for key, given in (("options", options.keys()), ("filters", filters.keys() - {"all"})):
         if unknown := sorted(given - known):

@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from importlib import resources
 
 import pyarrow as pa
+import structlog
 from infrasight.v1.stream_pb2 import REFUSAL_REASON_MALFORMED, REFUSAL_REASON_TOO_LARGE, Batch, Refusal
 from infrasight_core.containers import fault
 
@@ -12,6 +13,7 @@ from infrasight_server import metrics
 from infrasight_server.small_tables import SmallTables
 from infrasight_server.store import Store
 
+log = structlog.get_logger(__name__)
 COLUMNS = ("labels", "container")
 """The columns that every probe's table has of them, unless the probe has its own of that name."""
 _SQL = resources.files("infrasight_server") / "sql"
@@ -38,24 +40,31 @@ def migrate_containers(store: Store) -> None:
     store.command(sql)
 
 
-def add_columns(store: Store, table: str, own: frozenset[str], there: frozenset[str]) -> None:
-    """Gives an events' table the columns of its containers.
+def add_columns(store: Store, table: str, own: frozenset[str]) -> None:
+    """Gives an events' table the columns of its containers, or brings them up to date.
 
     Args:
         store: An open store; it has been through `migrate_containers`.
         table: The table.
-        own: Columns of the probe's own, which stay what they are.
-        there: Columns that the table has by now; those of ours are brought up to date.
+        own: Columns of the probe's own, which stay what they are, as those do that an operator has added.
 
     Raises:
         StoreError: The store refuses.
         StoreAwayError: It does not answer.
     """
+    there, aliases = store.columns(table), store.aliases(table)
     for column in COLUMNS:
-        if column not in own:
-            verb = "MODIFY COLUMN" if column in there else "ADD COLUMN IF NOT EXISTS"
-            sql = (_SQL / f"column_{column}.sql").read_text(encoding="utf-8")
-            store.command(sql.replace("{table}", table).replace("{verb}", verb).replace("{name}", store.database))
+        sql = (_SQL / f"column_{column}.sql").read_text(encoding="utf-8")
+        sql = sql.replace("{table}", table).replace("{name}", store.database)
+        if column in own:
+            log.info("the probe's own column stands in place of the container's", table=table, column=column)
+        elif column not in there:
+            store.command(sql.replace("{verb}", "ADD COLUMN IF NOT EXISTS"))
+        elif "containers_known" not in aliases.get(column, ""):
+            log.warning("somebody's column stands in place of the container's; it stays", table=table, column=column)
+        elif aliases[column] != store.canonical(sql.partition(" ALIAS ")[2]):
+            # Not MODIFY, after which ClickHouse no longer finds the members of a tuple. Nothing of it is stored.
+            store.command(sql.replace("{verb}", f"DROP COLUMN {column}, ADD COLUMN"))
 
 
 class Containers:

@@ -34,7 +34,7 @@ def migrate(store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | No
         try:
             migrate_table(store, probe, schema, ttl_days)
             own = frozenset(column.name for column in ddl.parse(schema.ddl_text()).columns)
-            add_columns(store, f"{probe}_events", own, frozenset(store.columns(f"{probe}_events")))
+            add_columns(store, f"{probe}_events", own)
         except StoreAwayError:
             raise
         except (SchemaError, StoreError) as error:

@@ -185,6 +185,19 @@ class Store:
         )
         return dict(self._rows(sql, {"database": self.database, "table": table}))
 
+    def aliases(self, table: str) -> dict[str, str]:
+        """What a table's ALIAS columns compute, by name. Raises as `command`."""
+        sql = (
+            "SELECT name, default_expression FROM system.columns "
+            "WHERE database = {database:String} AND table = {table:String} AND default_kind = 'ALIAS'"
+        )
+        return dict(self._rows(sql, {"database": self.database, "table": table}))
+
+    def canonical(self, expression: str) -> str:
+        """An expression as `aliases` gives it. Raises as `command`."""
+        (row,) = self._rows("SELECT formatQuerySingleLine({sql:String})", {"sql": f"SELECT {expression}"})
+        return str(row[0]).removeprefix("SELECT ")
+
     def create_statement(self, table: str) -> str:
         """What `SHOW CREATE TABLE` says. Raises as `command`."""
         return str(self._rows(f"SHOW CREATE TABLE {_quoted(table)}", {})[0][0])

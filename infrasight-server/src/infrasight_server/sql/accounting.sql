@@ -38,7 +38,7 @@ FROM
     SELECT node, probe, run, window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rows, 0, false
     FROM refusals FINAL
     -- Not the one that another server took later, or this one with more plugins: its rows are stored.
-    WHERE rows > 0 AND (node, probe, batch_id) NOT IN
+    WHERE probe != '' AND (node, probe, batch_id) NOT IN
     (
         SELECT node, left(_table, length(_table) - 7), batch_id
         FROM merge({database}, '^[a-z0-9_]+_events$') WHERE batch_id IN (SELECT batch_id FROM refusals)

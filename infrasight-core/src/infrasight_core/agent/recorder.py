@@ -13,6 +13,7 @@ from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import Clock, assemble, conform
+from infrasight_core.agent.missing import count_missing
 from infrasight_core.agent.trackers import Trackers
 from infrasight_core.arrays import recycle_memory
 from infrasight_core.context import EnrichContext
@@ -251,6 +252,7 @@ class Recorder:
             self._lost(probe, "decode_failed", columns.rows, error)
             recording.account.decode_failed += columns.rows
             return
+        count_missing(probe, batch.column("quality"))
         account = recording.account
         batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
         told = account.tell(blocks.counts(), recording.loaded.missed())

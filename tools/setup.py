@@ -26,7 +26,17 @@ UV = VENV / "bin" / "uv"
 
 # What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
 RUN = {"python3-bpfcc": "", "libbpf1": ""}
-TEST = {**RUN, "gcc": "cc", "libc6-dev": "", "strace": "strace", "git": "git", "stress-ng": "stress-ng"}
+RUNTIMES = {"podman": "podman", "containerd": "containerd", "runc": "runc", "busybox-static": ""}
+TEST = {
+    **RUN,
+    "gcc": "cc",
+    "libc6-dev": "",
+    "strace": "strace",
+    "git": "git",
+    "stress-ng": "stress-ng",
+    "dnsmasq-base": "dnsmasq",
+    **RUNTIMES,
+}
 PACKAGES = {"lint": {}, "run": RUN, "test": TEST, "bench": {**TEST, "bpftrace": "bpftrace"}}
 FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
 PAUSES = (2, 5, 15, 30, 60)  # seconds before each further try: a registry can fail for minutes

@@ -191,3 +191,13 @@ def test_a_function_of_the_kernel() -> None:
     assert checks.function("security_path_chmod", "not permitted", "a row has no mode") == checks.Check(
         "kernel function", "warn", "security_path_chmod: not permitted", "without it a row has no mode"
     )
+
+
+def test_container_runtimes() -> None:
+    """None is no fault; who answers is named; one that does not answer is a warning with what to do."""
+    podman, silent = ("/run/podman/podman.sock", "podman 4.3.1", ""), ("/run/docker.sock", "", "/run/docker.sock: timed out")
+    found = [checks.container_runtimes(sockets) for sockets in ([], [podman], [podman, silent])]
+    assert [check.status for check in found] == ["ok", "ok", "warn"]
+    assert found[1].found == "podman 4.3.1 at /run/podman/podman.sock"
+    assert "/run/docker.sock: timed out" in found[2].found
+    assert "options.containers.sockets" in found[2].remedy

@@ -43,7 +43,7 @@ def test_installed_plugins_are_found() -> None:
 
 def test_probes_are_enabled_and_disabled_by_name() -> None:
     """`enable` leaves only those probes, and the enrichers; `disable` leaves out."""
-    assert PluginManager.discover(["execve"]).plugins.keys() == {"execve", "users", "errors", "containers"}
+    assert PluginManager.discover(["execve"]).plugins.keys() == {"execve", "users", "errors", "containers", "reverse_dns"}
     assert "execve" not in PluginManager.discover(disable=["execve"]).plugins
     assert "users" not in PluginManager.discover(disable=["users"]).plugins
 

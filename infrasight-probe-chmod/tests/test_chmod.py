@@ -5,21 +5,19 @@ import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import LoadSettings, refused_functions
 from infrasight_core.kernel.points import has_tracepoint
 from infrasight_recording import recording
+from infrasight_testbed.chmod_rows import NOT_HAD, changed
 from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
 
 Row = dict[str, Any]
 Call = tuple[str, list[int | bytes], Row]  # a call, its arguments, and what its row says beyond COMMON
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
-NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 COMMON = {
     "path": b"",
     "dirfd": AT_FDCWD,
@@ -30,25 +28,6 @@ COMMON = {
     "return_code": 0,
     "error": "",
 }
-
-
-@cache
-def has_function() -> bool:
-    """Whether this kernel lets a program hang on the function that shows the file of a call by path."""
-    return not refused_functions(["security_path_chmod"], LoadSettings().python)
-
-
-def changed(old_mode: int, resolved: bytes, joined: bytes | None = None) -> Row:
-    """What the row of a call by path says once the kernel has come to the change.
-
-    Args:
-        old_mode: The mode before.
-        resolved: The file's path.
-        joined: The kernel's directory and the string given, where that is another.
-    """
-    if has_function():
-        return {"resolved_path": resolved, "old_mode": old_mode, "quality": ["path_user_memory"]}
-    return {"resolved_path": joined or resolved, "old_mode": 0, "quality": NOT_HAD}
 
 
 @pytest.fixture

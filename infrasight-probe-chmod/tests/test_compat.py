@@ -8,12 +8,12 @@ from typing import Any
 import infrasight_probe_chmod.plugin
 import pytest
 from infrasight_recording import recording
+from infrasight_testbed.chmod_rows import NOT_HAD, changed
 from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 pytestmark = only_x86
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
-BY_PATH = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
-COMMON = {"via": "compat", "dirfd": AT_FDCWD, "fd": -1, "at_flags": 0, "error": "", "old_mode": 0, "quality": BY_PATH}
+COMMON = {"via": "compat", "dirfd": AT_FDCWD, "fd": -1, "at_flags": 0, "error": "", "old_mode": 0, "quality": NOT_HAD}
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -30,7 +30,7 @@ def test_every_32_bit_call_that_changes_permissions(bits: int) -> None:
         by_descriptor = {"path": b"", "resolved_path": path, "quality": []}
         empty = {"dirfd": descriptor, "at_flags": AT_EMPTY_PATH, "old_mode": 0o4755, "quality": ["path_user_memory"]}
         calls: list[tuple[Call, dict[str, Any]]] = [
-            (("chmod", [path, 0o640]), {"path": path, "resolved_path": path, "mode": 0o640}),
+            (("chmod", [path, 0o640]), {"path": path, "mode": 0o640, **changed(0o600, path)}),
             (("chmod", [missing, 0o640]), at_missing | {"mode": 0o640}),
             (("fchmod", [descriptor, 0o4755]), by_descriptor | {"fd": descriptor, "mode": 0o4755, "old_mode": 0o640}),
             (("fchmodat", [AT_FDCWD, missing, 0o600]), at_missing | {"mode": 0o600}),

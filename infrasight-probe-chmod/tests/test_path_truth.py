@@ -11,20 +11,20 @@ from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import LoadSettings, load, refused_functions, running_kernel
+from infrasight_core.kernel.load import LoadSettings, load, running_kernel
 from infrasight_recording import recording
+from infrasight_testbed import chmod_rows
 from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
 
 AT_FDCWD, MS_RDONLY, MS_REMOUNT = -100, 1, 32
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 KERNELS = ["path_user_memory"]  # what the quality says where the path is the kernel's
-JOINED = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 
 
 @pytest.fixture(scope="module")
 def has_function() -> bool:
     """Whether this kernel lets a program hang on the function that shows the file, tried with one that does nothing."""
-    return not refused_functions(["security_path_chmod"], LoadSettings().python)
+    return chmod_rows.has_function()
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_row_has_the_file_that_was_changed(has_function: bool) -> None:
             said = [row["resolved_path"].decode(), row["old_mode"], row["quality"]]
             assert said == [*wanted, KERNELS], name
         else:
-            assert (row["quality"], row["old_mode"]) == (JOINED, 0), name
+            assert (row["quality"], row["old_mode"]) == (chmod_rows.NOT_HAD, 0), name
 
 
 def _said(way: Callable[[Path], tuple[Path, int]], folder: Path) -> list[Any]:
@@ -160,7 +160,7 @@ def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:
     rows, _ = record(work)
     row = rows[-1]
     assert (row["error"], row["resolved_path"], row["old_mode"]) == ("EROFS", bytes(folder / "mounted/file"), 0)
-    assert row["quality"] == JOINED
+    assert row["quality"] == chmod_rows.NOT_HAD
 
 
 def test_by_descriptor_between_two_calls_by_path(folder: Path, has_function: bool) -> None:
@@ -178,11 +178,11 @@ def test_by_descriptor_between_two_calls_by_path(folder: Path, has_function: boo
     rows, _ = record(work)
     one, two, none = (bytes(folder / name) for name in ("one", "two", "none"))
     modes = (0o600, 0o600, 0, 0o622) if has_function else (0, 0o600, 0, 0)
-    said = KERNELS if has_function else JOINED
+    said = KERNELS if has_function else chmod_rows.NOT_HAD
     assert [(row["resolved_path"], row["old_mode"], row["quality"]) for row in rows] == [
         (one, modes[0], said),
         (two, modes[1], []),
-        (none, modes[2], JOINED),
+        (none, modes[2], chmod_rows.NOT_HAD),
         (two, modes[3], said),
     ]
 
@@ -199,7 +199,7 @@ def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path, has_funct
     assert process.returncode == 0
     rows = sorted((row for row in kept.table.to_pylist() if row["pid"] == process.pid), key=lambda row: row["time"])
     assert [row["mode"] for row in rows] == list(range(count, 0, -1))
-    assert {tuple(row["quality"]) for row in rows} == {tuple(KERNELS if has_function else JOINED)}
+    assert {tuple(row["quality"]) for row in rows} == {tuple(KERNELS if has_function else chmod_rows.NOT_HAD)}
     if has_function:
         assert [row["resolved_path"] for row in rows] == said.splitlines()
         before = {bytes(folder / name): 0 for name in ("file-a", "file-b")}

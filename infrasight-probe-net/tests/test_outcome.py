@@ -36,7 +36,7 @@ def test_a_call_that_does_not_wait(family: int, host: str, refused: bool, closed
     both = kind(family, TCP) | remote(host, port) | {"local_address": column(host), "fd": row["fd"]}
     has(row, both | {"error": "EINPROGRESS", "in_progress": True, "quality": []})
     has(outcome, both | {"error": "ECONNREFUSED" if refused else "", "return_code": -111 if refused else 0})
-    has(outcome, {name: row[name] for name in SAME} | {"in_progress": False, "quality": ["exe_missing"]})
+    has(outcome, {name: row[name] for name in SAME} | {"in_progress": False, "quality": []})
     assert outcome["local_port"] == row["local_port"] > 0
     assert row["connection_id"] > 0
 
@@ -193,7 +193,7 @@ def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> No
     rows = [row for row in kept.table.sort_by("time").to_pylist() if row["pid"] == pid]
     assert [(row["stage"], row["quality"]) for row in rows] == [
         (b"call", []),
-        (b"outcome", ["exe_missing"]),
+        (b"outcome", []),
         (b"call", ["outcome_missing"]),
     ]
 
@@ -209,7 +209,7 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
     rows = [row for row in kept.table.to_pylist() if row["pid"] == os.getpid() and row["connection_id"]]
     assert (result, [row["stage"] for row in rows]) == (-115, [b"call", b"outcome"])
     has(rows[1], {name: rows[0][name] for name in SAME} | remote(*full.getsockname()) | {"return_code": 0, "duration_ns": 0})
-    assert rows[1]["quality"] == ["exe_missing", "return_code_missing", "duration_ns_missing"]
+    assert rows[1]["quality"] == ["return_code_missing", "duration_ns_missing"]
 
 
 def test_a_storm(listener: socket.socket) -> None:

@@ -22,6 +22,7 @@ BENEATH = 8
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 UNKNOWN = ["entry_missing", "path_missing", "flags_missing"]
 USER = 4242  # whom nothing else on the machine is
+NAMELESS = {"user_missing", "group_name_missing"}  # of a user whom no database knows
 MINE = Filters(include_uid=(USER,))
 METRIC = "infrasight_operations_unseen_total"
 NONE = {"compat": 0, "x32": 0, "io_uring": 0}
@@ -49,6 +50,9 @@ def rows_of(kept: Recording, made: Made) -> list[Row]:
     """The program's requests, in order of their submission."""
     assert kept.counts.dropped == 0
     rows = [row for row in kept.table.to_pylist() if row["pid"] == made.pid and row["via"] == "io_uring"]
+    for row in rows:
+        assert set(row["quality"]) >= NAMELESS
+        row["quality"] = [flag for flag in row["quality"] if flag not in NAMELESS]
     return sorted(rows, key=lambda row: row["time"])
 
 

@@ -46,6 +46,8 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     assert found.column_names == SCHEMA.stored.names
     for name in SCHEMA.stored.names:
         expected = [v.encode() if isinstance(v, str) else v for v in sent[name].to_pylist()]
+        if name == "tags":
+            expected = [[(key.encode(), value.encode()) for key, value in row] for row in sent[name].to_pylist()]
         if name == "quality":
             expected = [[v.encode() for v in row] for row in sent[name].to_pylist()]
         if name in ("time", "received_time"):

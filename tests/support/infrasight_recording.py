@@ -9,6 +9,7 @@ from typing import Any
 import infrasight_core.enrichers.containers
 import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
+import infrasight_testbed.nowhere
 import pyarrow as pa
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
@@ -74,6 +75,7 @@ def plugins_with(probe: str, module: object, enrichers: Mapping[str, object] = M
     plugins = PluginManager()
     for name, plugin in (
         (probe, module),
+        ("nowhere", infrasight_testbed.nowhere),
         *enrichers.items(),
         ("users", infrasight_core.enrichers.users),
         ("errors", infrasight_core.enrichers.errors),

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from infrasight_core.context import EnrichContext
     from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
     from infrasight_core.hookspecs import API_VERSION, hookimpl
+    from infrasight_core.plugin_options import options_of
     from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, KernelFunction, Tracepoint, socketcall, uring_points
     from infrasight_core.schema import EventSchema
+    from infrasight_core.tags import TAGS
 
 __all__ = [
     "API_VERSION",
+    "TAGS",
     "URING_FIELDS",
     "BpfProgram",
     "Columns",
@@ -34,6 +37,7 @@ __all__ = [
     "map_distinct",
     "map_distinct_lists",
     "numbers",
+    "options_of",
     "socketcall",
     "strings",
     "uring_points",
@@ -46,7 +50,9 @@ _HOMES = {
     "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
     "hookspecs": ("API_VERSION", "hookimpl"),
     "program": ("URING_FIELDS", "BpfProgram", "Kernel", "KernelFunction", "Tracepoint", "socketcall", "uring_points"),
+    "plugin_options": ("options_of",),
     "schema": ("EventSchema",),
+    "tags": ("TAGS",),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute  # here, because the first call that needs it would import it while blocks fill
+import pyarrow.compute as pc  # here, because the first call that needs it would import it while blocks fill
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -73,7 +73,7 @@ def map_distinct(
     Runs of equal neighbours, which is what one process makes, are found first, so that only their heads are hashed.
 
     Args:
-        values: One column.
+        values: One column; of a dictionary column, the values that it stands for, None for null.
         function: Gets the distinct values, returns as many results; None where it could not be had.
         value_type: The Arrow type of a result.
 
@@ -81,10 +81,14 @@ def map_distinct(
         A dictionary array (int32 indices) of the length of `values`, null where the result was None; no value stands in the
         dictionary twice, which ClickHouse would refuse.
     """
+    if isinstance(values, pa.DictionaryArray):
+        known = [*values.dictionary.to_pylist(), None]
+        codes = view(pc.fill_null(values.indices.cast(pa.int32()), len(known) - 1))
+        return map_distinct(codes, lambda few: function([known[code] for code in few]), value_type)
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
     if len(starts) == 1:  # one process, as a rule: no hashing
-        return _coded(np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type)
+        return coded(np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type)
     heads = column[starts]
     if heads.dtype.kind == "S":
         width = heads.dtype.itemsize
@@ -94,11 +98,11 @@ def map_distinct(
     results = function(encoded.dictionary.to_pylist())
     code_of = {result: code for code, result in enumerate(dict.fromkeys(results))}  # two ids may have one name
     indices = np.array([code_of[result] for result in results], np.int32)[view(encoded.indices)]
-    return _coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
+    return coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
 
 
-def _coded(indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType) -> pa.DictionaryArray:
-    """A dictionary array of int32 indices and values without a repetition, one of which may be None."""
+def coded(indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType) -> pa.DictionaryArray:
+    """A dictionary array of int32 indices and values without a repetition, one of which may be None: those rows are null."""
     if None not in values:
         return pa.DictionaryArray.from_arrays(numbers(indices), _few(values, value_type), safe=False)
     nothing = values.index(None)
@@ -127,7 +131,17 @@ def _few(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
         return strings(values, kind)
     if pa.types.is_primitive(kind):
         return numbers(np.array(values, kind.to_pandas_dtype()), kind)
+    if pa.types.is_map(kind):
+        return maps(values, kind)
     return pa.array(values, kind)
+
+
+def maps(values: Sequence[Sequence[tuple[Any, Any]]], kind: pa.DataType) -> pa.MapArray:
+    """A map array of a few values, each the pairs of one map."""
+    offsets = np.fromiter(accumulate(map(len, values), initial=0), np.int32, len(values) + 1)
+    pairs = [pair for value in values for pair in value]
+    keys, items = _few([key for key, _ in pairs], kind.key_type), _few([item for _, item in pairs], kind.item_type)
+    return pa.MapArray.from_arrays(numbers(offsets), keys, items, type=kind)
 
 
 def constant(value: Any, rows: int, value_type: pa.DataType) -> pa.DictionaryArray:

@@ -232,6 +232,22 @@ def io_uring(root: Path, probes: Iterable[str]) -> Check:
     return Check("io_uring", "ok", f"{who}; what is done through it is recorded by {_names(probes)}, by no other probe")
 
 
+def container_runtimes(found: Iterable[tuple[str, str, str]]) -> Check:
+    """Who can say what the containers of this machine are called.
+
+    Args:
+        found: Of each socket its path, who answers there, and why nobody does.
+    """
+    sockets = sorted(found)
+    if not sockets:
+        return Check("container runtimes", "ok", "no socket at the usual places; containers will have ids and no names")
+    said = "; ".join(f"{version} at {path}" if version else reason for path, version, reason in sockets)
+    if all(version for _, version, _ in sockets):
+        return Check("container runtimes", "ok", said)
+    remedy = "names of its containers are missing: run as root, start it, or name the right ones in options.containers.sockets"
+    return Check("container runtimes", "warn", said, remedy)
+
+
 def _names(probes: Iterable[str]) -> str:
     return ", ".join(sorted(set(probes))) or "none of the installed probes"
 

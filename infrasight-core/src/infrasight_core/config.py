@@ -57,6 +57,20 @@ def load(cls: type[T], *, file: Path | None, env_prefix: str, flags: Mapping[str
         raise ConfigError("; ".join(settings.explained(error))) from None  # the cause would show every value
 
 
+def options_of(plugin: str, cls: type[T], options: Mapping[str, Any]) -> T:
+    """A plugin's own table, `options.<plugin>`, as a frozen attrs class.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is not allowed.
+    """
+    settings = _Settings()
+    settings.add(("options", plugin), dict(options), "the agent's settings")
+    try:
+        return make_converter().structure(settings.table["options"][plugin], cls)
+    except BaseValidationError as error:
+        raise ConfigError("; ".join(settings.explained(error, ("options", plugin)))) from None
+
+
 def named_file(env_prefix: str) -> Path | None:
     """The file that the environment names, if any."""
     named = os.environ.get(f"{env_prefix}CONFIG")

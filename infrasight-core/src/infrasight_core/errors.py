@@ -35,6 +35,14 @@ class KernelError(InfraSightError):
     """The kernel, or what stands between us and it (bcc, tracefs, BTF, a capability), refused."""
 
 
+class RuntimeAwayError(InfraSightError):
+    """A container runtime cannot be reached, or does not answer in time."""
+
+
+class RuntimeRefusedError(InfraSightError):
+    """A container runtime is there, but has no usable answer to this one question."""
+
+
 class TransportError(InfraSightError):
     """The server cannot be reached, or did not understand."""
 

@@ -91,7 +91,8 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     """Columns that can be known only outside the kernel.
 
     Called per batch for every plugin that has it, whatever the batch's probe, on the agent and on the server; return an
-    empty mapping where there is nothing to add.
+    empty mapping where there is nothing to add. The core's own plugins are called first, then the others by name. What has no
+    column of its own goes into `tags` (`TAGS`), which are merged.
 
     :param batch: at least the columns filled so far.
     :param context: the side, the probe, the node, the plugin's own options.

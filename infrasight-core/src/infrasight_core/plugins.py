@@ -15,8 +15,10 @@ from infrasight_core.columns import Columns
 from infrasight_core.context import EnrichContext
 from infrasight_core.errors import InfraSightError, ProbeError, UnknownProbeError
 from infrasight_core.hookspecs import API_VERSION, ENTRY_POINT_GROUP
+from infrasight_core.plugin_options import options_of
 from infrasight_core.program import BpfProgram, Kernel
 from infrasight_core.schema import EventSchema
+from infrasight_core.tags import merged
 
 log = structlog.get_logger(__name__)
 FAILURES = Counter("infrasight_plugin_failures", "Failed plugin calls.", ["probe", "hook"])
@@ -64,6 +66,7 @@ class PluginManager:
         self.plugins: dict[str, Plugin] = {}
         self.failures: dict[str, ProbeError] = {}
         self.options: Mapping[str, Mapping[str, Any]] = {}
+        self._said: dict[str, str] = {}  # why an enricher failed last
 
     @classmethod
     def discover(cls, enable: Iterable[str] | None = None, disable: Iterable[str] = ()) -> "PluginManager":
@@ -164,17 +167,38 @@ class PluginManager:
         return _arrays(probe, "decode", self._call(probe, "decode", columns=columns), columns.rows)
 
     def enrich(self, batch: pa.RecordBatch, context: EnrichContext) -> dict[str, pa.Array]:
-        """The columns of every enricher; one that fails is counted, logged, and leaves its columns out."""
+        """The columns of every enricher; one that fails is counted, logged, and leaves its columns out.
+
+        The core's own come first, then the others by name; each sees the columns of those before it. `tags` are merged.
+        """
         columns: dict[str, pa.Array] = {}
-        for name, plugin in self.plugins.items():
-            if "enrich" not in plugin.hooks:
-                continue
+        before = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name in sorted((n for n, p in self.plugins.items() if "enrich" in p.hooks), key=self._turn):
             own = evolve(context, options=self.options.get(name, {}))
+            known = pa.RecordBatch.from_arrays([*(before | columns).values()], [*(before | columns)]) if columns else batch
             try:
-                columns.update(_arrays(name, "enrich", self._call(name, "enrich", batch=batch, context=own), batch.num_rows))
+                added = dict(_arrays(name, "enrich", self._call(name, "enrich", batch=known, context=own), batch.num_rows))
+                if "tags" in added:
+                    there = columns.get("tags", before.get("tags"))
+                    added["tags"] = _tags(name, there, added["tags"])
             except ProbeError as error:
-                log.warning("enricher failed", probe=name, of=context.probe, reason=error.reason)
+                if self._said.get(name) != error.reason:  # once, not per batch
+                    log.warning("enricher failed", probe=name, of=context.probe, reason=error.reason)
+                self._said[name] = error.reason
+            else:
+                self._said.pop(name, None)
+                columns |= added
         return columns
+
+    def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raises ConfigError where an enricher's options are not what its `infrasight_options` says it takes."""
+        for name in self.plugins:
+            if kind := getattr(self._pluggy.get_plugin(name), "infrasight_options", None):
+                options_of(name, options.get(name, {}), kind)
+
+    def _turn(self, name: str) -> bool:
+        """Sorts the core's own plugins before a third party's, whose columns those may need."""
+        return not self.plugins[name].distribution.startswith("infrasight-core ")
 
     def _call(self, name: str, hook: str, **arguments: Any) -> Any:
         plugin = self._pluggy.get_plugin(name)
@@ -198,6 +222,13 @@ def _arrays(name: str, hook: str, columns: Any, rows: int) -> Mapping[str, pa.Ar
         if not isinstance(array, pa.Array) or len(array) != rows:
             raise ProbeError(name, hook, f"column {column!r} is not an Arrow array of {rows} rows")
     return columns
+
+
+def _tags(name: str, there: pa.Array | None, added: pa.Array) -> pa.Array:
+    try:
+        return merged([added] if there is None else [there, added])
+    except pa.ArrowException as error:
+        raise ProbeError(name, "enrich", f"column 'tags' is {added.type}, not a map of strings: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from infrasight_core.errors import SchemaError
 
 IP_ADDRESS = pa.binary(16)
 IP_ADDRESS_MARK = {b"infrasight": b"ip_address"}  # a field's metadata: other columns of 16 bytes are no addresses
+OPTIONAL_MARK = {b"infrasight.optional": b"yes"}  # a field's metadata: nothing is missing where nobody fills it
 TIMESTAMP = pa.timestamp("ns", "UTC")
 _SCALARS = {
     FieldDescriptor.TYPE_BOOL: pa.bool_(),
@@ -92,14 +93,20 @@ def set_by_server(field: FieldDescriptor) -> bool:
     return _column(field).origin == ORIGIN_SERVER
 
 
+def is_optional(field: pa.Field) -> bool:
+    """Whether a column may stay empty without a word in `quality`."""
+    return OPTIONAL_MARK.items() <= (field.metadata or {}).items()
+
+
 def _column(field: FieldDescriptor) -> Column:
     options: Column = field.GetOptions().Extensions[column]  # type: ignore[index]  # the stubs know no extension descriptor
     return options
 
 
 def _arrow_field(field: FieldDescriptor) -> pa.Field:
-    mark = IP_ADDRESS_MARK if _column(field).ip_address else None
-    return pa.field(field.name, _arrow_type(field), nullable=False, metadata=mark)
+    options = _column(field)
+    mark = (IP_ADDRESS_MARK if options.ip_address else {}) | (OPTIONAL_MARK if options.optional else {})
+    return pa.field(field.name, _arrow_type(field), nullable=False, metadata=mark or None)
 
 
 def _arrow_type(field: FieldDescriptor) -> pa.DataType:

@@ -12,6 +12,7 @@
 #define TCP_CLOSE 7
 #define IPPROTO_TCP 6
 #define ECANCELED 125
+#define EXE_BYTES 256 /* a longer path is missing in the row of the outcome */
 enum stage { CALL, OUTCOME };
 
 /* The contexts of sock:inet_sock_set_state and tcp:tcp_destroy_sock. */
@@ -30,8 +31,9 @@ struct attempt {
   u64 time, id, duration, quality, has_ended, arrived;
   struct caller caller;
   struct tuple tuple;
-  u32 family;
+  u32 family, exe_length;
   int fd, error;
+  char exe[EXE_BYTES];
 };
 
 BPF_HASH(attempts, u64, struct attempt, ENTRIES);
@@ -67,12 +69,32 @@ static inline void set_attempt(struct block *b, struct attempt *attempt) {
   SET(b, protocol, IPPROTO_TCP);
 }
 
+/* Keeps the executable of the call's row: by the outcome the process may be gone. */
+static inline void keep_exe(struct block *b, struct attempt *attempt) {
+  u64 length = TEXT_LENGTH(b, exe);
+  OPAQUE(length);
+  if (length > EXE_BYTES || (b->_quality & (TEXT_CUT(exe) | TEXT_MISSING(exe)))) return;
+  bpf_probe_read_kernel(attempt->exe, length, TEXT_START(b, exe));
+  attempt->exe_length = length;
+}
+
+static inline void set_kept_exe(struct block *b, struct attempt *attempt) {
+  u64 length = attempt->exe_length;
+  OPAQUE(length);
+  if (length && length <= EXE_BYTES) {
+    bpf_probe_read_kernel(TEXT_AT(b, exe), length, attempt->exe);
+    TEXT_LENGTH(b, exe) = length;
+  } else
+    b->_quality |= TEXT_MISSING(exe);
+}
+
 /* The row of how it ended; in whatever task this runs, the columns are those of the call. */
 static inline void write_outcome(struct attempt *attempt) {
   struct block *b = begin_for_other();
   if (!b) return;
   common_of(b, &attempt->caller, attempt->time, attempt->duration, -attempt->error);
-  b->_quality = attempt->quality | TEXT_MISSING(exe);
+  b->_quality = attempt->quality;
+  set_kept_exe(b, attempt);
   set_attempt(b, attempt);
   SET(b, fd, attempt->fd);
   SET(b, connection_id, attempt->id);
@@ -105,7 +127,7 @@ static inline void begin_attempt(struct entry *entry, struct set_state *change) 
   if (!keep_caller(b, &attempt->caller)) return;
   attempt->time = entry->time;
   attempt->id = new_id();
-  attempt->duration = attempt->quality = attempt->has_ended = attempt->arrived = attempt->error = 0;
+  attempt->duration = attempt->quality = attempt->has_ended = attempt->arrived = attempt->error = attempt->exe_length = 0;
   attempt->family = change->family;
   attempt->fd = entry->fd;
   keep_tuple(&attempt->tuple, change);

@@ -102,6 +102,7 @@ int exit_connect(struct sys_exit *call) {
     SET(b, connection_id, own ? own->id : entry ? entry->id : 0);
     SET(b, stage, CALL);
     SET(b, in_progress, waits);
+    if (waits && own) keep_exe(b, own);
     if (waits && !own) b->_quality |= FLAG(outcome_missing);
     commit(b);
   }

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS open_events
     pod_name                LowCardinality(String),
     pod_namespace           LowCardinality(String),
     pod_container           LowCardinality(String),
+    tags                    Map(LowCardinality(String), String),
     return_code             Int32 CODEC(ZSTD(1)),
     error                   LowCardinality(String),
     via                     LowCardinality(String),

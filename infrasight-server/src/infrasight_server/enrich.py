@@ -7,6 +7,7 @@ import structlog
 from infrasight_core import constant
 from infrasight_core.context import EnrichContext
 from infrasight_core.plugins import PluginManager
+from infrasight_core.tags import entries_kept
 from prometheus_client import Counter
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,8 @@ def _fitted(array: pa.Array, field: pa.Field, before: pa.Array | None, probe: st
     """An enricher's array in the column's type, without nulls; what was there before it when it cannot be had."""
     try:
         fitted = array.cast(field.type)
+        if pa.types.is_map(field.type):
+            return entries_kept(fitted)
         return fitted.fill_null(pa.scalar(_empty(field.type), _plain(field.type))) if fitted.null_count else fitted
     except pa.ArrowException as error:
         UNFIT.labels(probe, field.name).inc()

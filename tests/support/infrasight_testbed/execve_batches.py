@@ -50,6 +50,8 @@ def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
             columns[field.name] = constant(
                 "sh" if pa.types.is_string(field.type.value_type) else b"sh", rows, field.type.value_type
             )
+        elif pa.types.is_map(field.type):
+            columns[field.name] = pa.array([[("owner", f"team {n}")] * (n % 2) for n in numbers.tolist()], field.type)
         elif pa.types.is_list(field.type):
             item = "argv_cut" if pa.types.is_string(field.type.value_type) else b"-c"
             items = pa.repeat(pa.scalar(item, field.type.value_type), 2 * rows)

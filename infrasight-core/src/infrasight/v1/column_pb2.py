@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainfrasight/v1/column.proto\x12\rinfrasight.v1\x1a google/protobuf/descriptor.proto\"W\n\x06\x43olumn\x12\x12\n\ndictionary\x18\x01 \x01(\x08\x12%\n\x06origin\x18\x02 \x01(\x0e\x32\x15.infrasight.v1.Origin\x12\x12\n\nip_address\x18\x03 \x01(\x08*E\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_AGENT\x10\x01\x12\x11\n\rORIGIN_SERVER\x10\x02:F\n\x06\x63olumn\x12\x1d.google.protobuf.FieldOptions\x18\xeb\x89\x03 \x01(\x0b\x32\x15.infrasight.v1.Columnb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainfrasight/v1/column.proto\x12\rinfrasight.v1\x1a google/protobuf/descriptor.proto\"i\n\x06\x43olumn\x12\x12\n\ndictionary\x18\x01 \x01(\x08\x12%\n\x06origin\x18\x02 \x01(\x0e\x32\x15.infrasight.v1.Origin\x12\x12\n\nip_address\x18\x03 \x01(\x08\x12\x10\n\x08optional\x18\x04 \x01(\x08*E\n\x06Origin\x12\x16\n\x12ORIGIN_UNSPECIFIED\x10\x00\x12\x10\n\x0cORIGIN_AGENT\x10\x01\x12\x11\n\rORIGIN_SERVER\x10\x02:F\n\x06\x63olumn\x12\x1d.google.protobuf.FieldOptions\x18\xeb\x89\x03 \x01(\x0b\x32\x15.infrasight.v1.Columnb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'infrasight.v1.column_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORIGIN']._serialized_start=168
-  _globals['_ORIGIN']._serialized_end=237
+  _globals['_ORIGIN']._serialized_start=186
+  _globals['_ORIGIN']._serialized_end=255
   _globals['_COLUMN']._serialized_start=79
-  _globals['_COLUMN']._serialized_end=166
+  _globals['_COLUMN']._serialized_end=184
 # @@protoc_insertion_point(module_scope)

@@ -18,11 +18,13 @@ COLUMN_FIELD_NUMBER: _ClassVar[int]
 column: _descriptor.FieldDescriptor
 
 class Column(_message.Message):
-    __slots__ = ("dictionary", "origin", "ip_address")
+    __slots__ = ("dictionary", "origin", "ip_address", "optional")
     DICTIONARY_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     IP_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     dictionary: bool
     origin: Origin
     ip_address: bool
-    def __init__(self, dictionary: _Optional[bool] = ..., origin: _Optional[_Union[Origin, str]] = ..., ip_address: _Optional[bool] = ...) -> None: ...
+    optional: bool
+    def __init__(self, dictionary: _Optional[bool] = ..., origin: _Optional[_Union[Origin, str]] = ..., ip_address: _Optional[bool] = ..., optional: _Optional[bool] = ...) -> None: ...

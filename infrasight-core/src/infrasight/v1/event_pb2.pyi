@@ -11,7 +11,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EventHeader(_message.Message):
-    __slots__ = ("time", "node", "pid", "tid", "ppid", "process_key", "parent_process_key", "grandparent_process_key", "uid", "gid", "user", "group_name", "comm", "exe", "cgroup_id", "container_id", "container_name", "container_image", "pod_name", "pod_namespace", "pod_container", "return_code", "error", "via", "duration_ns", "quality", "batch_id", "cpu", "sequence", "received_time")
+    __slots__ = ("time", "node", "pid", "tid", "ppid", "process_key", "parent_process_key", "grandparent_process_key", "uid", "gid", "user", "group_name", "comm", "exe", "cgroup_id", "container_id", "container_name", "container_image", "pod_name", "pod_namespace", "pod_container", "tags", "return_code", "error", "via", "duration_ns", "quality", "batch_id", "cpu", "sequence", "received_time")
+    class TagsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     TIME_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +40,7 @@ class EventHeader(_message.Message):
     POD_NAME_FIELD_NUMBER: _ClassVar[int]
     POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     POD_CONTAINER_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
     RETURN_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     VIA_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +71,7 @@ class EventHeader(_message.Message):
     pod_name: bytes
     pod_namespace: bytes
     pod_container: bytes
+    tags: _containers.ScalarMap[str, str]
     return_code: int
     error: str
     via: str
@@ -72,4 +81,4 @@ class EventHeader(_message.Message):
     cpu: int
     sequence: int
     received_time: _timestamp_pb2.Timestamp
-    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., tid: _Optional[int] = ..., ppid: _Optional[int] = ..., process_key: _Optional[int] = ..., parent_process_key: _Optional[int] = ..., grandparent_process_key: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., user: _Optional[bytes] = ..., group_name: _Optional[bytes] = ..., comm: _Optional[bytes] = ..., exe: _Optional[bytes] = ..., cgroup_id: _Optional[int] = ..., container_id: _Optional[str] = ..., container_name: _Optional[bytes] = ..., container_image: _Optional[bytes] = ..., pod_name: _Optional[bytes] = ..., pod_namespace: _Optional[bytes] = ..., pod_container: _Optional[bytes] = ..., return_code: _Optional[int] = ..., error: _Optional[str] = ..., via: _Optional[str] = ..., duration_ns: _Optional[int] = ..., quality: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., cpu: _Optional[int] = ..., sequence: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., tid: _Optional[int] = ..., ppid: _Optional[int] = ..., process_key: _Optional[int] = ..., parent_process_key: _Optional[int] = ..., grandparent_process_key: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., user: _Optional[bytes] = ..., group_name: _Optional[bytes] = ..., comm: _Optional[bytes] = ..., exe: _Optional[bytes] = ..., cgroup_id: _Optional[int] = ..., container_id: _Optional[str] = ..., container_name: _Optional[bytes] = ..., container_image: _Optional[bytes] = ..., pod_name: _Optional[bytes] = ..., pod_namespace: _Optional[bytes] = ..., pod_container: _Optional[bytes] = ..., tags: _Optional[_Mapping[str, str]] = ..., return_code: _Optional[int] = ..., error: _Optional[str] = ..., via: _Optional[str] = ..., duration_ns: _Optional[int] = ..., quality: _Optional[_Iterable[str]] = ..., batch_id: _Optional[str] = ..., cpu: _Optional[int] = ..., sequence: _Optional[int] = ..., received_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -55,11 +55,12 @@ def attach_all(
 
 
 def check_names(plugins: PluginManager, options: Mapping[str, Mapping[str, Any]], filters: Mapping[str, Filters]) -> None:
-    """Raises ConfigError where options or filters are given for a plugin that is not loaded."""
+    """Raises ConfigError where options or filters are given for a plugin that is not loaded, or an enricher's are wrong."""
     known = plugins.plugins.keys() | plugins.failures.keys()
     for key, given in (("options", options.keys()), ("filters", filters.keys() - {"all"})):
         if unknown := sorted(given - known):
             raise ConfigError(f"{key}.{unknown[0]}: no loaded plugin of that name; loaded: {_names(plugins.probes())}")
+    plugins.check_options(options)
 
 
 def _names(names: Sequence[str]) -> str:

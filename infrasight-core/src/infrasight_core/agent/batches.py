@@ -13,7 +13,8 @@ from attrs import frozen
 from infrasight_core.arrays import constant, numbers, quality_bits, quality_names, strings, view, without_nulls
 from infrasight_core.columns import Columns
 from infrasight_core.errors import SchemaError
-from infrasight_core.schema import TIMESTAMP
+from infrasight_core.schema import TIMESTAMP, is_optional
+from infrasight_core.tags import entries_kept
 
 KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
 KEY_PID_BITS = 22
@@ -93,8 +94,8 @@ def conform(
 ) -> pa.RecordBatch:
     """The batch with the enrichers' columns, in the schema's order and types.
 
-    A column that nobody filled is empty, and every row says so in `quality` (`<column>_missing`); so does a row for which an
-    enricher's column is null.
+    A column that nobody filled is empty, and unless it is optional every row says so in `quality` (`<column>_missing`); so does
+    a row for which an enricher's column is null.
 
     Args:
         batch: As `assemble` left it.
@@ -112,12 +113,16 @@ def conform(
     masks, bits = view(given["quality"]), tuple(quality_bits(texts, flags))
     for name in extra:
         if given[name].null_count or f"{name}_missing" in bits:  # what the kernel lacked an enricher may know
-            given[name], absent = without_nulls(given[name])
+            array = given[name]
+            given[name], absent = without_nulls(array)
+            if pa.types.is_map(array.type):
+                given[name] = entries_kept(array)
             masks, bits = _flagged(masks, bits, f"{name}_missing", absent)
     missing = [name for name in schema.names if name not in given]
     for name in missing:
         given[name] = _empty(schema.field(name).type, batch.num_rows)
-    given["quality"] = quality_names(masks, bits, [f"{name}_missing" for name in missing])
+    lacking = [f"{name}_missing" for name in missing if not is_optional(schema.field(name))]
+    given["quality"] = quality_names(masks, bits, lacking)
     for field in schema:
         if given[field.name].type != field.type:
             raise SchemaError(f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}")
@@ -141,7 +146,8 @@ def _empty(kind: pa.DataType, rows: int) -> pa.Array:
         offsets = numbers(np.zeros(rows + 1, np.int32))
         return pa.ListArray.from_arrays(offsets, _empty(kind.value_type, 0), type=kind)
     if pa.types.is_map(kind):
-        return pa.array([[]] * rows, kind)
+        pairs = (_empty(kind.key_type, 0), _empty(kind.item_type, 0))
+        return pa.MapArray.from_arrays(numbers(np.zeros(rows + 1, np.int32)), *pairs, type=kind)
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
         return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(np.zeros(rows + 1, np.int32)), pa.py_buffer(b"")])
     if pa.types.is_fixed_size_binary(kind):

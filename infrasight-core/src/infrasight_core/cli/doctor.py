@@ -15,6 +15,8 @@ from rich.text import Text
 from infrasight_core import checks
 from infrasight_core.checks import Check
 from infrasight_core.cli.server_options import server_options
+from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.containers.runtimes import answers
 from infrasight_core.errors import InfraSightError, KernelError, ProbeError
 from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.load import refused_functions, running_kernel
@@ -78,6 +80,8 @@ def _machine(loader_python: Path) -> Iterator[Check]:
     yield checks.unprivileged(_ROOT)
     yield checks.bcc(loader_python)
     yield checks.libbpf()
+    found = answers(ContainerOptions().places())
+    yield checks.container_runtimes((str(a.path), a.version, a.reason) for a in found)
 
 
 def _plugins(loader_python: Path) -> Iterator[Check]:

@@ -1,1 +1,1 @@
-"""Containers: which one a cgroup belongs to."""
+"""Containers: which one a cgroup belongs to, and what its runtime says of it."""

@@ -1,4 +1,5 @@
-"""The enricher `containers`: which container an event's process is in, by its cgroup, which the kernel tells of beforehand."""
+"""The enricher `containers`: which container an event's process is in, by its cgroup, which the kernel tells of beforehand; and
+what the container's runtime says of it."""
 
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -8,19 +9,20 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from infrasight_core.arrays import map_distinct
+from infrasight_core.arrays import constant, map_distinct
 from infrasight_core.columns import Columns
 from infrasight_core.containers.known import KnownCgroups
+from infrasight_core.containers.names import NAMES, ContainerNames
+from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.containers.paths import container_of
 from infrasight_core.containers.walk import running_mounts, walk
 from infrasight_core.context import EnrichContext
-from infrasight_core.errors import ConfigError
 from infrasight_core.hookspecs import hookimpl
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
 from infrasight_core.program import BpfProgram, Kernel, Tracepoint
 
 infrasight_api = 1
 log = structlog.get_logger(__name__)
-OPTIONS: frozenset[str] = frozenset()
 _MEMBERS = {"root": 8, "id": 16, "path": 24}
 _PATH_INCOMPLETE = 0b110  # in `quality`: the one text of the block, cut or missing
 _PATH_BYTES = 1023  # of which the kernel gives no more: a path this long may be cut
@@ -35,13 +37,24 @@ def _walk() -> Iterator[tuple[int, str]]:
 
 
 cgroups = KnownCgroups(_walk)
+_names: tuple[EnrichContext, ContainerNames] | None = None
+
+
+def _names_for(context: EnrichContext) -> ContainerNames:
+    """What the runtimes say, by these options, told to this receiver."""
+    global _names
+    if _names is None or (_names[0].options, _names[0].tell) != (context.options, context.tell):
+        begun = ContainerNames(context.options, context.tell)
+        if _names is not None:
+            _names[1].close()
+        _names = context, begun
+    return _names[1]
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """The tracker of cgroups."""
-    if unknown := sorted(options.keys() - OPTIONS):
-        raise ConfigError(f"options.containers: {unknown[0]!r} is not known; there are none")
+    """The tracker of cgroups. Options: see `ContainerOptions`."""
+    ContainerOptions.of(options)
     cgroups.begin()
     return BpfProgram(
         resources.files("infrasight_core") / "bpf" / "cgroups.bpf.c",
@@ -57,21 +70,32 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """Remembers what has come and gone; the first time, when nothing can be missed any more, also what was there."""
-    paths = columns.array("path").to_pylist()
+    paths = [path.decode("utf-8", "surrogateescape") for path in columns.array("path").to_pylist()]
+    made: list[str] = []
     complete = (columns.fixed["quality"] & np.uint64(_PATH_INCOMPLETE)) == 0
     for row in np.argsort(columns.fixed["time"], kind="stable").tolist():
         key, path = int(columns.fixed["key"][row]), paths[row]
-        happened = cgroups.gone if columns.fixed["gone"][row] else cgroups.made
-        if complete[row] and len(path) < _PATH_BYTES:
-            happened(key, path.decode("utf-8", "surrogateescape"))
+        if not complete[row] or len(path) >= _PATH_BYTES:
+            continue
+        if columns.fixed["gone"][row]:
+            cgroups.gone(key, path)
+        else:
+            cgroups.made(key, path)
+            made.append(path)
+    if _names is not None:
+        _names[1].expect(filter(None, map(container_of, made)))
     cgroups.look_around()
     return {}
 
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Adds `container_id`, empty where a process is in no container, null where its cgroup is not known."""
+    """Adds `container_id`, empty where a process is in no container, null where its cgroup is not known; and what the runtime
+    says of the container, null where it does not, for now."""
     if context.side != "agent":
         return {}
+    names = _names_for(context)  # from the first event on: a container that is removed at once has its name in time
     found = map_distinct(batch.column("cgroup_id"), cgroups.containers, pa.string())
-    return {"container_id": found}  # what is known of each of these containers is to stand beside it
+    if not found.null_count and not any(found.dictionary.to_pylist()):
+        return {"container_id": found, **dict.fromkeys(NAMES, constant(b"", batch.num_rows, pa.binary()))}
+    return {"container_id": found, **names.columns(found)}

@@ -11,7 +11,7 @@ from infrasight_core.agent.recorder import Delivery, Recorder
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.program import BpfProgram
-from infrasight_core.schema import EventSchema
+from infrasight_core.schema import EventSchema, is_optional
 
 CONTAINER = {"container_id", "container_name", "container_image", "pod_name", "pod_namespace", "pod_container"}
 BY_CORE = frozenset({"cpu", "sequence", "user", "group_name", "error", *CONTAINER})  # in no block; no probe has to fill them
@@ -89,7 +89,8 @@ class ProbeContract:
         loaded.close()
         held = {column.name for column in layout.fixed} | {column.name for column in layout.texts}
         assert held - set(schema.agent.names) == set()
-        assert set(schema.agent.names) - held - BY_CORE - self.decoded - self.unfilled == set()
+        wanted = {field.name for field in schema.agent if not is_optional(field)}
+        assert wanted - held - BY_CORE - self.decoded - self.unfilled == set()
 
     def test_it_starts_and_stops_and_loses_nothing(self, plugins: PluginManager) -> None:
         """Attached, read and detached: what it has seen it has submitted, and that was read."""

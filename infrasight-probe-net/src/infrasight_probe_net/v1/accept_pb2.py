@@ -26,7 +26,7 @@ from infrasight.v1 import column_pb2 as infrasight_dot_v1_dot_column__pb2
 from infrasight.v1 import event_pb2 as infrasight_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$infrasight_probe_net/v1/accept.proto\x12\x17infrasight_probe_net.v1\x1a\x1ainfrasight/v1/column.proto\x1a\x19infrasight/v1/event.proto\"\xa6\x03\n\x0b\x41\x63\x63\x65ptEvent\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.infrasight.v1.EventHeader\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\r\x12\x1b\n\x0b\x66\x61mily_name\x18\x03 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x0bsocket_type\x18\x04 \x01(\r\x12\x19\n\ttype_name\x18\x05 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x10\n\x08protocol\x18\x06 \x01(\r\x12\x1d\n\rprotocol_name\x18\x07 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1d\n\rlocal_address\x18\x08 \x01(\x0c\x42\x06\xda\xce\x18\x02\x18\x01\x12\x12\n\nlocal_port\x18\t \x01(\r\x12\x1e\n\x0eremote_address\x18\n \x01(\x0c\x42\x06\xda\xce\x18\x02\x18\x01\x12\x13\n\x0bremote_port\x18\x0b \x01(\r\x12\x11\n\tunix_path\x18\x0c \x01(\x0c\x12\x18\n\x10unix_client_path\x18\r \x01(\x0c\x12\x11\n\tlisten_fd\x18\x0e \x01(\x05\x12\n\n\x02\x66\x64\x18\x0f \x01(\x05\x12\r\n\x05\x66lags\x18\x10 \x01(\r\x12\x1a\n\nflag_names\x18\x11 \x03(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$infrasight_probe_net/v1/accept.proto\x12\x17infrasight_probe_net.v1\x1a\x1ainfrasight/v1/column.proto\x1a\x19infrasight/v1/event.proto\"\xc5\x03\n\x0b\x41\x63\x63\x65ptEvent\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x1a.infrasight.v1.EventHeader\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\r\x12\x1b\n\x0b\x66\x61mily_name\x18\x03 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x13\n\x0bsocket_type\x18\x04 \x01(\r\x12\x19\n\ttype_name\x18\x05 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x10\n\x08protocol\x18\x06 \x01(\r\x12\x1d\n\rprotocol_name\x18\x07 \x01(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x12\x1d\n\rlocal_address\x18\x08 \x01(\x0c\x42\x06\xda\xce\x18\x02\x18\x01\x12\x12\n\nlocal_port\x18\t \x01(\r\x12\x1e\n\x0eremote_address\x18\n \x01(\x0c\x42\x06\xda\xce\x18\x02\x18\x01\x12\x13\n\x0bremote_port\x18\x0b \x01(\r\x12\x1d\n\x0bremote_name\x18\x12 \x01(\x0c\x42\x08\xda\xce\x18\x04\x08\x01 \x01\x12\x11\n\tunix_path\x18\x0c \x01(\x0c\x12\x18\n\x10unix_client_path\x18\r \x01(\x0c\x12\x11\n\tlisten_fd\x18\x0e \x01(\x05\x12\n\n\x02\x66\x64\x18\x0f \x01(\x05\x12\r\n\x05\x66lags\x18\x10 \x01(\r\x12\x1a\n\nflag_names\x18\x11 \x03(\x0c\x42\x06\xda\xce\x18\x02\x08\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCEPTEVENT'].fields_by_name['local_address']._serialized_options = b'\332\316\030\002\030\001'
   _globals['_ACCEPTEVENT'].fields_by_name['remote_address']._loaded_options = None
   _globals['_ACCEPTEVENT'].fields_by_name['remote_address']._serialized_options = b'\332\316\030\002\030\001'
+  _globals['_ACCEPTEVENT'].fields_by_name['remote_name']._loaded_options = None
+  _globals['_ACCEPTEVENT'].fields_by_name['remote_name']._serialized_options = b'\332\316\030\004\010\001 \001'
   _globals['_ACCEPTEVENT'].fields_by_name['flag_names']._loaded_options = None
   _globals['_ACCEPTEVENT'].fields_by_name['flag_names']._serialized_options = b'\332\316\030\002\010\001'
   _globals['_ACCEPTEVENT']._serialized_start=121
-  _globals['_ACCEPTEVENT']._serialized_end=543
+  _globals['_ACCEPTEVENT']._serialized_end=574
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ConnectEvent(_message.Message):
-    __slots__ = ("header", "stage", "in_progress", "connection_id", "family", "family_name", "socket_type", "type_name", "protocol", "protocol_name", "local_address", "local_port", "remote_address", "remote_port", "unix_path", "unix_client_path", "fd")
+    __slots__ = ("header", "stage", "in_progress", "connection_id", "family", "family_name", "socket_type", "type_name", "protocol", "protocol_name", "local_address", "local_port", "remote_address", "remote_port", "remote_name", "unix_path", "unix_client_path", "fd")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     IN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class ConnectEvent(_message.Message):
     LOCAL_PORT_FIELD_NUMBER: _ClassVar[int]
     REMOTE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REMOTE_PORT_FIELD_NUMBER: _ClassVar[int]
+    REMOTE_NAME_FIELD_NUMBER: _ClassVar[int]
     UNIX_PATH_FIELD_NUMBER: _ClassVar[int]
     UNIX_CLIENT_PATH_FIELD_NUMBER: _ClassVar[int]
     FD_FIELD_NUMBER: _ClassVar[int]
@@ -40,7 +41,8 @@ class ConnectEvent(_message.Message):
     local_port: int
     remote_address: bytes
     remote_port: int
+    remote_name: bytes
     unix_path: bytes
     unix_client_path: bytes
     fd: int
-    def __init__(self, header: _Optional[_Union[_event_pb2.EventHeader, _Mapping]] = ..., stage: _Optional[bytes] = ..., in_progress: _Optional[bool] = ..., connection_id: _Optional[int] = ..., family: _Optional[int] = ..., family_name: _Optional[bytes] = ..., socket_type: _Optional[int] = ..., type_name: _Optional[bytes] = ..., protocol: _Optional[int] = ..., protocol_name: _Optional[bytes] = ..., local_address: _Optional[bytes] = ..., local_port: _Optional[int] = ..., remote_address: _Optional[bytes] = ..., remote_port: _Optional[int] = ..., unix_path: _Optional[bytes] = ..., unix_client_path: _Optional[bytes] = ..., fd: _Optional[int] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_event_pb2.EventHeader, _Mapping]] = ..., stage: _Optional[bytes] = ..., in_progress: _Optional[bool] = ..., connection_id: _Optional[int] = ..., family: _Optional[int] = ..., family_name: _Optional[bytes] = ..., socket_type: _Optional[int] = ..., type_name: _Optional[bytes] = ..., protocol: _Optional[int] = ..., protocol_name: _Optional[bytes] = ..., local_address: _Optional[bytes] = ..., local_port: _Optional[int] = ..., remote_address: _Optional[bytes] = ..., remote_port: _Optional[int] = ..., remote_name: _Optional[bytes] = ..., unix_path: _Optional[bytes] = ..., unix_client_path: _Optional[bytes] = ..., fd: _Optional[int] = ...) -> None: ...

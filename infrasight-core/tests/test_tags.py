@@ -1,0 +1,47 @@
+"""Tags of several enrichers, side by side in one column."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from infrasight_core import TAGS, constant, map_distinct
+from infrasight_core.tags import entries_kept, merged
+
+ROWS = [[("a", "1")], None, [], [("a", "2"), ("ä", "größer")]]
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_entries_stand_side_by_side(sliced: bool) -> None:
+    """Plain and dictionary arrays, whole and cut: each row has the entries of all; of one key the first one's value."""
+    numbers = np.array([0, 1, 2, 3, 0], np.uint32)
+    first: Any = map_distinct(numbers, lambda few: [None if ROWS[n] is None else tuple(ROWS[n] or ()) for n in few], TAGS)
+    second: Any = pa.array([[("b", "x")], [("b", "y")], [], [("a", "9"), ("c", "")], [("b", "x")]], TAGS)
+    if sliced:
+        first, second = first.slice(1), second.slice(1)
+    wanted = [
+        {"a": "1", "b": "x"},
+        {"b": "y"},
+        {},
+        {"a": "2", "ä": "größer", "c": ""},
+        {"a": "1", "b": "x"},
+    ][sliced:]
+    both = merged([first, second])
+    both.validate(full=True)
+    assert both.is_valid().to_pylist() == [True, False, True, True, True][sliced:]
+    assert [dict(row) for row in entries_kept(both).to_pylist()] == wanted
+
+
+def test_many_rows_of_few_maps() -> None:
+    """A hundred thousand rows: merged by the few combinations that there are."""
+    numbers = np.arange(100_000, dtype=np.uint32) % 7
+    first = map_distinct(numbers, lambda few: [(("n", str(n)),) for n in few], TAGS)
+    both = merged([first, constant((("node", "here"),), len(numbers), TAGS)])
+    assert both[100].as_py() == [("n", "2"), ("node", "here")]
+    assert len(both) == 100_000
+
+
+def test_what_is_no_map_is_refused() -> None:
+    """An array of another type is an Arrow error, which the plugin manager lays at the enricher's door."""
+    with pytest.raises(pa.ArrowException):
+        merged([pa.array([1, 2])])

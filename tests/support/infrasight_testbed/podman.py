@@ -1,0 +1,76 @@
+"""A podman of the test's own: its API on a socket, and containers of a busybox image."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infrasight_testbed.container_image import save_image
+from infrasight_testbed.container_service import Service, remove_cgroups, short_folder
+
+IMAGE = "localhost/infrasight-busy:1"
+_SETTINGS = """
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+
+
+class Podman:
+    """Its service and its command, both on folders of their own.
+
+    Args:
+        folder: For all its state.
+
+    Attributes:
+        socket: Where its API is.
+        service: The process that answers there.
+        cgroup: The control group that its containers are in, below the root of each hierarchy.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        settings = folder / "containers.conf"
+        settings.write_text(_SETTINGS)
+        self._environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
+        self._command = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
+        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "vfs"]
+        self.socket, self.cgroup = folder / "api.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        serve = [*self._command, "system", "service", "--time", "0", f"unix://{self.socket}"]
+        self.service = Service(serve, self.socket, folder / "service.log", self._environment)
+        save_image(folder / "image.tar", IMAGE, "sleep", "1000000")
+        self("load", "--quiet", "--input", str(folder / "image.tar"))
+
+    def __call__(self, *arguments: str) -> str:
+        """Runs `podman ARGUMENT…`; its output."""
+        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, env=self._environment, check=False)
+        assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
+        return done.stdout.strip()
+
+    def start(self) -> None:
+        """Starts the service."""
+        self.socket.unlink(missing_ok=True)
+        self.service.start(lambda: True)
+
+    def run(self, *arguments: str, command: tuple[str, ...] = ("sleep", "1000")) -> str:
+        """Runs a container in the background; its id."""
+        options = ("--detach", "--network", "none", "--cgroup-parent", f"/{self.cgroup}")
+        return self("run", *options, *arguments, IMAGE, *command)
+
+
+@contextmanager
+def running_podman() -> Iterator[Podman]:
+    """A podman whose service answers; nothing of it is left."""
+    with short_folder() as folder:
+        podman = Podman(folder)
+        try:
+            podman.start()
+            yield podman
+        finally:
+            podman.service.stop()
+            podman("rm", "--all", "--force", "--time", "0")
+            remove_cgroups(podman.cgroup)

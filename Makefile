@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 KERNELS ?= 6.1 6.12
+TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_containers.py
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := infrasight-core infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
 
@@ -23,11 +24,11 @@ test: ## Run all tests (as root); ARGS="-k execve -x" goes to pytest
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-kernels: ## Run the probes' tests under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
+test-kernels: ## Run the tests of probes and trackers under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python -m pytest -m guest tests/test_other_kernels.py
 	@for series in $(KERNELS); do \
-	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(ARGS) || exit; \
+	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(TRACKERS) $(ARGS) || exit; \
 	done
 
 lint: ## Check style, types, import contracts, protobuf, C, and that generated code is up to date

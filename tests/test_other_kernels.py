@@ -43,13 +43,14 @@ def report(*command: str) -> dict[str, Any]:
 
 
 def has_everything(found: dict[str, Any]) -> None:
-    """Every expected row came, once, and right; nothing was dropped or unseen."""
+    """Every expected row came, once, and right; nothing was dropped or unseen; the trackers run."""
     assert found["probes"].keys() == {"accept", "chmod", "connect", "execve", "open"}
     for probe, said in found["probes"].items():
         assert said["wrong"] == [], probe
         assert said["found"] == said["expected"] > 0, probe
         assert said["dropped"] == 0, probe
     assert set(found["unseen"].values()) == {0}
+    assert found["untracked"] == {}
 
 
 def test_this_kernel() -> None:

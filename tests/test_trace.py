@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infrasight_testbed.cgroups import made, run_in
+
 INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
 
@@ -40,6 +42,18 @@ def test_a_file_gets_every_event_as_a_json_line(tmp_path: Path) -> None:
     assert [row["argv"][2] for row in sorted(mine, key=lambda r: r["time"])] == [str(n) for n in range(23)]
     assert {row["ppid"] for row in mine} == {os.getpid()}
     assert process.returncode == 0
+
+
+def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
+    """A program that runs in a container's cgroup, made while it records: the container's id; beside it, none."""
+    container = f"{os.getpid():064x}"
+    with tracing(tmp_path / "out", "execve"), made(0, f"/infrasight-trace-{os.getpid()}/docker/{container}") as folder:
+        run_in([folder], "/bin/true", "mark-container")
+        subprocess.run(["/bin/true", "mark-container"], check=True)
+    rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    mine = [row for row in rows if row["argv"] == ["/bin/true", "mark-container"]]
+    assert [row["container_id"] for row in sorted(mine, key=lambda r: r["time"])] == [container, ""]
+    assert not any("container_id_missing" in row["quality"] for row in mine)
 
 
 def test_where_keeps_only_what_fits(tmp_path: Path) -> None:

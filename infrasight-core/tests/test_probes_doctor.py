@@ -12,6 +12,16 @@ from infrasight_testbed.event_server import EventServer
 PLUGINS = {
     "broken": "raise RuntimeError('no such\\nthing')",
     "older": "infrasight_api = 0",
+    "tracks": """
+from infrasight_core import hookimpl
+infrasight_api = 1
+@hookimpl
+def load_bpf(kernel, options):
+    raise ValueError("nothing to track")
+@hookimpl
+def decode(columns):
+    return {}
+""",
     "lists": """
 from infrasight_core import hookimpl
 infrasight_api = 1
@@ -36,7 +46,7 @@ def load_bpf(kernel, options):
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> str:
-    """A folder with three installed plugins, for PYTHONPATH."""
+    """A folder with four installed plugins, for PYTHONPATH."""
     for name, source in PLUGINS.items():
         (tmp_path / f"{name}_plugin.py").write_text(source)
     info = tmp_path / "strangers-2.5.dist-info"
@@ -54,6 +64,7 @@ def test_probes_shows_what_is_loaded_and_what_failed(plugins: str) -> None:
     assert {(rows[n]["distribution"], rows[n]["version"]) for n in PLUGINS} == {("strangers", "2.5")}
     assert (rows["lists"]["status"], rows["lists"]["hooks"]) == ("loaded", ["enrich"])
     assert (rows["broken"]["status"], rows["broken"]["failed_hook"]) == ("failed", "import")
+    assert (rows["tracks"]["failed_hook"], rows["tracks"]["reason"]) == ("load_bpf", "ValueError: nothing to track")
     assert rows["broken"]["reason"] == "RuntimeError: no such thing"
     assert "is built for plugin API 0; this infrasight-core has 1" in rows["older"]["reason"]
 

@@ -46,7 +46,8 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """What to load into the kernel.
 
-    Called by the agent at every start and re-configuration. It never touches the kernel itself.
+    Called by the agent at every start and re-configuration. It never touches the kernel itself. An enricher may have one, too,
+    without a schema: a tracker, whose rows are no events, but what its ``decode`` is to know.
 
     :param kernel: the release, the machine and the number of possible CPUs.
     :param options: the probe's own table in the agent's configuration; raise ``ConfigError`` for what it does not know.
@@ -69,6 +70,9 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
 
     Called by the agent per slice of a block, on that probe only. A probe whose block and schema agree has no decode. The
     views that `columns` gives are valid only during the call: return what Arrow owns (`columns.array` copies).
+
+    Of a tracker, it is called before events that are later than the rows are enriched, and once when its program has been
+    attached, if need be with no rows; it keeps what it wants to know and returns an empty mapping.
 
     :param columns: one slice: NumPy views of fixed-width columns, offsets and bytes of variable-length ones.
     :returns: Arrow arrays of `columns.rows` rows by name; columns not named are taken from the block as they are.

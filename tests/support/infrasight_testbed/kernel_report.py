@@ -34,6 +34,7 @@ def main() -> None:
     plugins = PluginManager.discover()
     kept = Recording()
     recorder = kept.recorder = Recorder(plugins, LoadSettings(), "here", kept)
+    untracked = {name: str(error) for name, error in recorder.trackers.use(plugins).items()}
     probes = {}
     for probe in plugins.probes():
         began = time.monotonic()
@@ -53,6 +54,7 @@ def main() -> None:
         rows = [row for each in kept.deliveries if each.probe == probe for row in each.batch.to_pylist()]
         said |= compared([each for each in expected if each.probe == probe], rows) | {"dropped": counts[probe].dropped}
     report = {"release": platform.release(), "work_seconds": round(took, 1), "unseen": recorder.unseen(), "probes": probes}
+    report |= {"untracked": untracked}
     print(json.dumps(report | {"doctor": doctor()}, default=repr), flush=True)
 
 

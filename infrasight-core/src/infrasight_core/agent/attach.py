@@ -45,6 +45,7 @@ def attach_all(
         for attached in [threads.submit(attach, probe) for probe in probes]:
             attached.result()
     if not recorder.probes():
+        recorder.trackers.close()
         if failures:
             raise next(iter(failures.values()))
         raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")

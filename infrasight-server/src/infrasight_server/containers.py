@@ -7,7 +7,7 @@ from importlib import resources
 import pyarrow as pa
 import structlog
 from infrasight.v1.stream_pb2 import REFUSAL_REASON_MALFORMED, REFUSAL_REASON_TOO_LARGE, Batch, Refusal
-from infrasight_core.containers import fault
+from infrasight_core.containers.bounds import fault
 
 from infrasight_server import metrics
 from infrasight_server.small_tables import SmallTables

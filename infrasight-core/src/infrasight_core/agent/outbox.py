@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from infrasight_core import ipc
 from infrasight_core.agent.news import ContainerNews
 from infrasight_core.agent.recorder import Delivery
-from infrasight_core.containers import fault
+from infrasight_core.containers.bounds import fault
 
 log = structlog.get_logger(__name__)
 DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])

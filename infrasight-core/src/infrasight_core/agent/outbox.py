@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])
 WAITING = Gauge("infrasight_outbox_bytes", "Bytes of batches that no server has acknowledged.")
 ACKNOWLEDGED = Counter("infrasight_events_acknowledged", "Events that the server has stored.", ["probe"])
-UNTOLD = Counter("infrasight_containers_untold", "News of containers that no server will have.", ["reason"])
+UNTOLD = Counter("infrasight_outbox_containers_lost", "News of containers that no server will have.", ["reason"])
 REFUSED = Counter("infrasight_events_refused", "Events that the server will never store.", ["probe", "reason"])
 
 

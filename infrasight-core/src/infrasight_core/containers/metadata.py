@@ -14,7 +14,7 @@ from infrasight_core.containers.link import Link
 from infrasight_core.containers.memory import Entry, Memory
 from infrasight_core.containers.news import News
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.containers.runtimes import is_there
+from infrasight_core.containers.runtimes import TIMEOUT, is_there
 
 log = structlog.get_logger(__name__)
 ASKED = Counter("infrasight_containers_asked", "Containers of batches, by whether they were known at once.", ["outcome"])
@@ -44,7 +44,7 @@ class ContainerMetadata:
         self._sockets: dict[Path, Path] = {}  # a socket found under two names is one
         self._open: dict[str, set[Path]] = {}  # who has not answered yet
         self._due: list[tuple[float, str]] = []  # when to ask again
-        self._closed = False
+        self._closed = self._ended = False  # no new links and no waiting; nothing comes any more
         self._scout()
         self._thread = threading.Thread(target=self._run, name="containers", daemon=True)
         self._thread.start()
@@ -88,8 +88,11 @@ class ContainerMetadata:
         for link in links:
             link.close()
         for link in links:
-            link.join(5)
-        self._thread.join(5)
+            link.join(TIMEOUT + 1)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join(TIMEOUT)
 
     def learn(self, path: Path, container: Container) -> None:
         """A link's word; see `Listener`."""
@@ -181,9 +184,9 @@ class ContainerMetadata:
             with self._changed:
                 now = time.monotonic()
                 due = min(scouted + _SCOUT, self._due[0][0] if self._due else now + _SCOUT)
-                self._changed.wait_for(lambda: self._closed or bool(self._news), max(0.0, due - now))
+                self._changed.wait_for(lambda: self._ended or bool(self._news), max(0.0, due - now))
                 news = self._news.take()
-                if self._closed and not news:
+                if self._ended and not news:
                     return
                 while self._due and self._due[0][0] <= time.monotonic():
                     self._ask(heapq.heappop(self._due)[1])
@@ -199,5 +202,7 @@ class ContainerMetadata:
             if path not in self._links and is_there(path) and self._sockets.setdefault(path.resolve(), path) == path:
                 link = Link(path, self)
                 with self._changed:
+                    if self._closed:
+                        return
                     self._links[path] = link
-                link.start()
+                    link.start()

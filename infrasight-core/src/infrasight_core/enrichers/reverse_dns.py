@@ -101,8 +101,6 @@ class ReverseNames:
             return b""
         except (dns.exception.DNSException, OSError) as error:
             raise NoAnswer(type(error).__name__) from error  # the text has how long it took: each would be logged
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-            ) from error
         return name[:LONGEST]
 
 

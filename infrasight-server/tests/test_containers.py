@@ -196,9 +196,7 @@ def test_a_known_container_is_no_missing_field(config: MakeConfig) -> None:
     flags = [["container_name_missing", "pod_name_missing"], ["container_name_missing", "cwd_missing"], ["argv_cut"]]
     quality = pa.array(flags, pa.list_(pa.string())).cast(SCHEMA.agent.field("quality").type)
     rows = table(3, container_id=constant(WEB, 3, pa.string()), quality=quality)
-    asked = (
-        "SELECT arrayJoin(missing) AS field, sum(rows) AS n FROM missing WHERE probe = 'execve' GROUP BY field"
-    )
+    asked = "SELECT arrayJoin(missing) AS field, sum(rows) AS n FROM missing WHERE probe = 'execve' GROUP BY field"
     with running_server(config(), plugins()) as server, connected(server) as agent:
         agent.send(batch("rows", rows))
         assert agent.answers(1) == {"rows": "stored"}

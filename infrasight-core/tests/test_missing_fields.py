@@ -1,5 +1,7 @@
 """Fields that events went without are counted by column, on the agent and by verify."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from infrasight_core.agent.missing import LACKING, MISSING, count_missing
@@ -33,10 +35,12 @@ def test_flags_are_counted_by_column() -> None:
         ),
     ],
 )
-def test_verify_names_the_most_frequent(found: list[tuple[int, int, dict]], share: float, fields: dict, short: str) -> None:  # type: ignore[type-arg]
+def test_verify_names_the_most_frequent(
+    found: list[tuple[int, int, dict[str, list[Any]]]], share: float, fields: dict[str, int], short: str
+) -> None:
     """The share of rows, the columns with the most frequent first, and both in a few words."""
-    row = {"node": "n", "probe": "p"}
+    row: dict[str, Any] = {"node": "n", "probe": "p"}
     asked = [{"node": "n", "probe": "p", "rows": rows, "lacking": lacking, "fields": f} for rows, lacking, f in found]
     add_missing_fields([row], [{"node": "n", "probe": "other", "rows": 1, "lacking": 1, "fields": {}}, *asked])
-    assert (row["lacking_share"], list(row["missing_fields"].items())) == (share, list(fields.items()))  # type: ignore[attr-defined]
+    assert (row["lacking_share"], list(row["missing_fields"].items())) == (share, list(fields.items()))
     assert in_short(row) == short

@@ -58,7 +58,7 @@ def measured(enrichers: dict[str, object], command: list[str]) -> float:
     recorder.stop()
     if "containers" in enrichers:
         assert CONTAINER in kept.table["container_id"].unique().to_pylist()
-    return busy / events * 1e6
+    return float(busy / events * 1e6)
 
 
 def main(rounds: int) -> None:

@@ -98,10 +98,12 @@ def test_pods(system: System, containerd: Containerd, tmp_path: Path) -> None:
         assert (row["pod_name"], row["pod_namespace"], row["container_image"]) == ("shop-1", "market", POD_IMAGE)
         assert row["container_name"] == row["pod_container"] == f"till-{row['number']}"
         assert row["quality"] == []
-    assert agent.stop() == 0
+    asked = "SELECT DISTINCT labels['app'] AS app, container.pod_name AS pod FROM execve_events WHERE argv[2] = 'mark-pod'"
+    until(lambda: system.query(asked) == [{"app": "shop", "pod": "shop-1"}], "the table knows the labels")
     found = system.query("SELECT container_id, labels['app'] AS app FROM containers FINAL WHERE pod_name = 'shop-1'")
     assert {row["app"] for row in found} == {"shop"}
     assert set(ids) <= {row["container_id"] for row in found}
+    assert agent.stop() == 0
 
 
 def test_what_is_no_container(system: System, podman: Podman, tmp_path: Path) -> None:

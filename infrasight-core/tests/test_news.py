@@ -7,9 +7,9 @@ import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
+from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.news import BATCH_BYTES, BATCH_CONTAINERS
 from infrasight_core.agent.outbox import UNTOLD, WAITING, Outbox
-from infrasight_core.agent.recorder import Delivery
 
 SCHEMA = sample.schema()
 

@@ -14,8 +14,8 @@ from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
 from infrasight_core import ipc
+from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.news import ContainerNews
-from infrasight_core.agent.recorder import Delivery
 from infrasight_core.containers.bounds import fault
 
 log = structlog.get_logger(__name__)

@@ -64,7 +64,8 @@ def test_what_happened_before_an_event_is_known_when_it_is_enriched(tmp_path: Pa
     names = [tmp_path / "one", tmp_path / "other"]
     for name in names:
         shutil.copy("/bin/cat", name)
-    with recording("sample", sample, enrichers=TRACKED) as kept:
+    ours = Filters(include_path=("/mark-tracked",))  # what others open meanwhile fills no block
+    with recording("sample", sample, filters=ours, enrichers=TRACKED) as kept:
         pids = {}
         for number in range(400):
             process = subprocess.Popen([names[number % 2], "/mark-tracked"], stderr=subprocess.DEVNULL)
@@ -202,6 +203,6 @@ def test_a_mistake_in_its_options_changes_nothing(running: tuple[RunningProbes, 
     probes, recorder = running
     with pytest.raises(ProbeError, match=r"options\.executions: 'slotz' is not known"):
         probes.change(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
-    with pytest.raises((ConfigError, ProbeError), match=r"unknown key options\.containers\.nonsense"):
+    with pytest.raises((ConfigError, ProbeError), match=r"options\.containers\.nonsense"):
         probes.change(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
     assert recorder.trackers.names() == ["containers", "executions"]

@@ -51,6 +51,8 @@ def attach_all(
         raise ConfigError("no probe is installed: pip install infrasight-probe-execve, or another infrasight-probe-… package")
     for probe, failure in failures.items():
         log.error("probe not attached", probe=probe, reason=failure.reason)
+    for name, failure in untracked.items():
+        log.error("tracker not attached; its enricher goes without", tracker=name, reason=failure.reason)
     return failures | untracked
 
 

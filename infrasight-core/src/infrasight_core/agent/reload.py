@@ -85,7 +85,10 @@ class RunningProbes:
             self._recorder.detach(probe)
             log.info("probe switched off", probe=probe)
         self._recorder.use(plugins)
-        failures = {**plugins.failures, **broken, **self._recorder.trackers.use(plugins)}
+        untracked = self._recorder.trackers.use(plugins)
+        for name, error in untracked.items():
+            log.error("tracker not changed as wanted", tracker=name, reason=error.reason)
+        failures = {**plugins.failures, **broken, **untracked}
         for probe in wanted:
             try:
                 if probe in running:

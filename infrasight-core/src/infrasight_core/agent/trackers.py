@@ -72,7 +72,6 @@ class Trackers:
                     self._begin(name, options)
                 except ProbeError as error:
                     failures[name] = error
-                    log.error("tracker not attached; its enricher goes without", tracker=name, reason=error.reason)
         return failures
 
     def drain(self) -> bool:

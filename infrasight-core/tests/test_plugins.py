@@ -7,10 +7,11 @@ import infrasight_probe_sample.plugin as sample
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core import Columns, EnrichContext, ProbeError, hookimpl, numbers
+from infrasight_core import TAGS, Columns, EnrichContext, ProbeError, hookimpl, numbers
 from infrasight_core.errors import UnknownProbeError
 from infrasight_core.kernel.load import running_kernel
 from infrasight_core.plugins import PluginManager
+from infrasight_core.tags import entries_kept
 
 CONTEXT = EnrichContext("agent", "sample", "here")
 BATCH = pa.record_batch([numbers(np.zeros(2, np.uint32))], names=["uid"])
@@ -125,6 +126,17 @@ def test_enrich_hook_of_every_plugin_is_called_and_a_failure_leaves_the_others()
         e=plugin(enrich=lambda batch, context: {"y": batch.column("uid")} if context.side == "agent" else {}),
     )
     assert made.enrich(BATCH, CONTEXT).keys() == {"x", "y"}
+
+
+def test_tags_of_three_enrichers_stand_side_by_side_though_one_does_not_know() -> None:
+    """A null of the enricher in the middle makes the row null, which its quality will say, and takes nothing from the others."""
+
+    def gives(pairs: list[tuple[str, str]] | None) -> ModuleType:
+        return plugin(enrich=lambda batch, context: {"tags": pa.array([pairs] * batch.num_rows, TAGS)})
+
+    tags = manager(a=gives([("a", "1")]), b=gives(None), c=gives([("c", "1")])).enrich(BATCH, CONTEXT)["tags"]
+    assert tags.null_count == BATCH.num_rows
+    assert entries_kept(tags).to_pylist() == [[("a", "1"), ("c", "1")]] * BATCH.num_rows
 
 
 def test_a_hook_with_wrong_arguments_is_refused_when_it_is_loaded() -> None:

@@ -173,14 +173,17 @@ class PluginManager:
         """
         columns: dict[str, pa.Array] = {}
         before = dict(zip(batch.schema.names, batch.columns, strict=True))
+        tags = (
+            [before["tags"]] if "tags" in before else []
+        )  # all that were given: what is merged forgets which entries a null had
         for name in sorted((n for n, p in self.plugins.items() if "enrich" in p.hooks), key=self._turn):
             own = evolve(context, options=self.options.get(name, {}))
             known = pa.RecordBatch.from_arrays([*(before | columns).values()], [*(before | columns)]) if columns else batch
             try:
                 added = dict(_arrays(name, "enrich", self._call(name, "enrich", batch=known, context=own), batch.num_rows))
                 if "tags" in added:
-                    there = columns.get("tags", before.get("tags"))
-                    added["tags"] = _tags(name, there, added["tags"])
+                    given = [*tags, added["tags"]]
+                    added["tags"], tags = _tags(name, given), given
             except ProbeError as error:
                 if self._said.get(name) != error.reason:  # once, not per batch
                     log.warning("enricher failed", probe=name, of=context.probe, reason=error.reason)
@@ -224,11 +227,13 @@ def _arrays(name: str, hook: str, columns: Any, rows: int) -> Mapping[str, pa.Ar
     return columns
 
 
-def _tags(name: str, there: pa.Array | None, added: pa.Array) -> pa.Array:
+def _tags(name: str, given: list[pa.Array]) -> pa.Array:
     try:
-        return merged([added] if there is None else [there, added])
+        return merged(given)
     except pa.ArrowException as error:
-        raise ProbeError(name, "enrich", f"column 'tags' is {added.type}, not a map of strings: {_one_line(error)}") from error
+        raise ProbeError(
+            name, "enrich", f"column 'tags' is {given[-1].type}, not a map of strings: {_one_line(error)}"
+        ) from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -129,9 +129,9 @@ def test_enrich_hook_of_every_plugin_is_called_and_a_failure_leaves_the_others()
 
 
 def test_tags_of_three_enrichers_stand_side_by_side_though_one_does_not_know() -> None:
-    """A null of the enricher in the middle makes the row null, which its quality will say, and takes nothing from the others."""
+    """A null of the one in the middle makes the row null, which its quality will say, and takes nothing from the others."""
 
-    def gives(pairs: list[tuple[str, str]] | None) -> ModuleType:
+    def gives(pairs: list[tuple[str, str]] | None) -> Any:
         return plugin(enrich=lambda batch, context: {"tags": pa.array([pairs] * batch.num_rows, TAGS)})
 
     tags = manager(a=gives([("a", "1")]), b=gives(None), c=gives([("c", "1")])).enrich(BATCH, CONTEXT)["tags"]

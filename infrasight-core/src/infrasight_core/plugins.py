@@ -173,9 +173,7 @@ class PluginManager:
         """
         columns: dict[str, pa.Array] = {}
         before = dict(zip(batch.schema.names, batch.columns, strict=True))
-        tags = (
-            [before["tags"]] if "tags" in before else []
-        )  # all that were given: what is merged forgets which entries a null had
+        tags = [before["tags"]] if "tags" in before else []  # as given: what is merged forgets which entries a null had
         for name in sorted((n for n, p in self.plugins.items() if "enrich" in p.hooks), key=self._turn):
             own = evolve(context, options=self.options.get(name, {}))
             known = pa.RecordBatch.from_arrays([*(before | columns).values()], [*(before | columns)]) if columns else batch

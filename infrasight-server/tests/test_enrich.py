@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from infrasight_core import map_distinct_lists
 from infrasight_core.context import EnrichContext
 from infrasight_server.enrich import UNFIT, enrich
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
@@ -23,7 +25,7 @@ def test_the_servers_columns_are_filled(rows: int) -> None:
 
 
 def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
-    """Its hook gets the columns with node and batch id; what it returns is cast to the column's type, nulls emptied."""
+    """Its hook gets the columns with node and batch id; what it returns is cast to the column's type, and nulls are flagged."""
     seen = []
 
     def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
@@ -34,8 +36,20 @@ def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
     assert found.schema.equals(SCHEMA.stored)
     assert found["user"].to_pylist() == [b"root", b"", b"root"]
     assert found["uid"].to_pylist() == [1, 0, 3]
+    assert [row[-2:] for row in found["quality"].to_pylist()][1] == ["user_missing", "uid_missing"]
     assert seen[0][0] == CONTEXT
     assert {"node", "batch_id", "received_time", "pid"} <= set(seen[0][1])
+
+
+def test_what_an_enricher_does_not_know_is_flagged_once() -> None:
+    """A null's flag joins those that the agent has set, in its own row, and is not set twice."""
+    agents = [["argv_cut"], [], ["user_missing"], ["argv_cut"]]
+    quality = map_distinct_lists(np.arange(4, dtype=np.uint64), lambda few: [agents[n] for n in few], pa.string())
+    rows = table(4, quality=quality)
+    hook = plugins(enrich=lambda batch, context: {"user": pa.array([None, "root", None, None])})
+    found = enrich(rows, SCHEMA.stored, CONTEXT, hook)["quality"]
+    assert found.to_pylist() == [["argv_cut", "user_missing"], [], ["user_missing"], ["argv_cut", "user_missing"]]
+    assert enrich(rows.slice(1), SCHEMA.stored, CONTEXT, plugins()).num_rows == 3
 
 
 def test_a_column_that_does_not_fit_is_left_out_and_counted() -> None:

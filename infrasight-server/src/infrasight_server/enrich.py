@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import structlog
-from infrasight_core import constant
+from infrasight_core import constant, numbers, strings
+from infrasight_core.arrays import view
 from infrasight_core.context import EnrichContext
 from infrasight_core.plugins import PluginManager
 from infrasight_core.tags import entries_kept
@@ -22,7 +24,7 @@ def enrich(table: pa.Table, stored: pa.Schema, context: EnrichContext, plugins: 
         stored: `EventSchema.stored` of the probe.
         context: With side `server`, and node, batch id and received time set.
         plugins: Whose `enrich` hooks are called. What they return beyond the schema, or in a type that cannot become the
-            column's, is left out; a column that nobody fills is empty.
+            column's, is left out; a column that nobody fills is empty; a null is, too, and the row's `quality` says so.
     """
     rows = table.num_rows
     batch = table.combine_chunks().to_batches()[0] if rows else pa.RecordBatch.from_pylist([], table.schema)
@@ -34,6 +36,8 @@ def enrich(table: pa.Table, stored: pa.Schema, context: EnrichContext, plugins: 
     for name, array in plugins.enrich(known, context).items():
         if name in stored.names:
             columns[name] = _fitted(array, stored.field(name), columns.get(name), context.probe)
+            if array.null_count:
+                columns["quality"] = _flagged(columns["quality"], f"{name}_missing", array)
     return pa.Table.from_arrays([_array(columns.get(f.name), f.type, rows) for f in stored], schema=stored)
 
 
@@ -48,6 +52,20 @@ def _fitted(array: pa.Array, field: pa.Field, before: pa.Array | None, probe: st
         UNFIT.labels(probe, field.name).inc()
         log.warning("enriched column does not fit", probe=probe, column=field.name, reason=str(error))
         return before
+
+
+def _flagged(quality: pa.ListArray, name: str, array: pa.Array) -> pa.ListArray:
+    """The lists of `quality` with a name more in each row in which the array is null, unless it stands there already."""
+    offsets = np.frombuffer(quality.buffers()[1], np.int32)[quality.offset : quality.offset + len(quality) + 1]
+    codes, names = view(quality.values.indices), quality.values.dictionary.to_pylist()
+    code = names.index(name) if name in names else len(names)
+    rows = view(array.is_null().cast(pa.uint8())).astype(bool)
+    there = np.flatnonzero(codes[offsets[0] : offsets[-1]] == code) + offsets[0]
+    rows[np.searchsorted(offsets, there, side="right") - 1] = False
+    more = np.concatenate([[0], np.cumsum(rows)]).astype(np.int32)
+    dictionary = quality.values.dictionary if code < len(names) else strings([*names, name], pa.string())
+    items = pa.DictionaryArray.from_arrays(numbers(np.insert(codes, offsets[1:][rows], code)), dictionary)
+    return pa.ListArray.from_arrays(numbers(offsets + more), items, type=quality.type)
 
 
 def _array(array: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import infrasight_probe_execve.plugin
 import numpy as np
-from infrasight_core.agent.recorder import Delivery
+from infrasight_core.agent.delivery import Delivery
 from infrasight_core.arrays import view
 from infrasight_recording import Recording, recording
 from infrasight_testbed.system import Process, execute, running_system

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infrasight.v1.stream_pb2 import Account, Container
-from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.agent.delivery import Delivery
+from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadSettings
 from infrasight_core.plugins import PluginManager
 

@@ -15,7 +15,13 @@ def main() -> None:
     """Runs one after the other."""
     rounds = sys.argv[1] if len(sys.argv) > 1 else "5"
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "tests/support")}
-    for script, *arguments in (("reader.py", rounds), ("open_cost.py", rounds), ("guard.py",), ("agent.py",)):
+    for script, *arguments in (
+        ("reader.py", rounds),
+        ("enriching.py", rounds),
+        ("open_cost.py", rounds),
+        ("guard.py",),
+        ("agent.py",),
+    ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)
 
 

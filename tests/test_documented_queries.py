@@ -2,10 +2,16 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from infrasight.v1.stream_pb2 import Batch, Container
+from infrasight_core import constant
+from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.execve_batches import batch, hello, table
 from infrasight_testbed.system import System, running_system
 
 QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[1] / "docs/queries.md").read_text(), re.DOTALL)
@@ -37,6 +43,36 @@ def test_the_process_tree(system: System) -> None:
         "    /bin/true tree b",
         "  /bin/true tree c",
     ]
+
+
+def test_rows_that_went_without_a_container(system: System) -> None:
+    """A row flagged `container_name_missing` is found by its pod, image and label once they are told; before, by none."""
+    words = ("'web-'", "FINAL WHERE labels", "has(quality", "labels['app'] AS")
+    page = {word: next(query for query in QUERIES if word in query) for word in words}
+    now = pa.scalar(time.time_ns(), pa.int64())
+    columns = {
+        "time": pa.repeat(now, 3).cast(pa.timestamp("ns", "UTC")),
+        "container_id": constant("c1", 3, pa.string()),
+        "quality": pa.array([["container_name_missing"]] * 3, pa.list_(pa.string())).cast(
+            pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False))
+        ),
+    }
+    with AgentClient(system.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("late-rows", table(3, **columns)))
+        assert agent.answers(1) == {"late-rows": "stored"}
+        assert [row["name"] for row in system.query(page["has(quality"]) if row["container_id"] == "c1"] == [""]
+        assert system.query(page["'web-'"]) == system.query(page["FINAL WHERE labels"]) == []
+        news = Container(container_id="c1", name=b"web", image=b"nginx:1", pod_name=b"web-1", pod_namespace=b"default")
+        news.labels["app"] = "web"
+        news.time.GetCurrentTime()
+        agent.send(Batch(batch_id="news", containers=[news]))
+        assert agent.answers(1) == {"news": "stored"}
+    (now_known,) = (row for row in system.query(page["has(quality"]) if row["container_id"] == "c1")
+    assert (now_known["name"], now_known["image"], now_known["events"]) == ("web", "nginx:1", 3)
+    assert len(system.query(page["'web-'"])) == len(system.query(page["FINAL WHERE labels"])) == 3
+    assert {row["app"]: row["executions"] for row in system.query(page["labels['app'] AS"])}["web"] == 3
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))

@@ -39,7 +39,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(command, cwd=package, check=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
     python = folder / "venv/bin/python"
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    asked: list[str | Path] = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = Path(subprocess.check_output(asked, text=True).strip())
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     uv = Path(sys.executable).with_name("uv")
@@ -106,7 +106,14 @@ def test_a_mistake_in_the_options_stops_the_start(environment: Path, tmp_path: P
     """An option that the plugin does not have is named in one line, before anything is recorded."""
     config = tmp_path / "agent.toml"
     config.write_text('probes = ["execve"]\n[options.cmdb]\nfiel = "x"\n')
-    command = [environment / "infrasight", "agent", "--config", config, "--status-listen", f"127.0.0.1:{free_port()}"]
+    command: list[str | Path] = [
+        environment / "infrasight",
+        "agent",
+        "--config",
+        config,
+        "--status-listen",
+        f"127.0.0.1:{free_port()}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert "options.cmdb.fiel is not known; cmdb has file" in done.stderr

@@ -4,7 +4,7 @@ import json
 import resource
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from infrasight_core.containers.describe import LABEL_BYTES, describe
 from infrasight_core.containers.memory import Memory
 from infrasight_core.containers.metadata import BYTES, ENTRIES, ContainerMetadata
 from infrasight_core.containers.names import ContainerNames
+from infrasight_core.containers.news import News
 from infrasight_core.containers.options import PLACES, ContainerOptions
 from infrasight_core.containers.runtimes import connect
 from infrasight_core.errors import ConfigError, RuntimeAwayError, RuntimeRefusedError
 from infrasight_testbed import podman as testbed
 from infrasight_testbed.container_service import short_folder
 from infrasight_testbed.podman import running_podman
+from prometheus_client import REGISTRY
 
 NOWHERE = {"sockets": ["/nowhere/docker.sock"]}
 
@@ -134,6 +136,29 @@ def test_memory_is_bounded_in_bytes() -> None:
         assert memory.tell(entry) is None
     assert memory.bytes < 1 << 20
     assert len(memory) > 200
+
+
+def test_news_wait_in_bounds_and_go_in_portions() -> None:
+    """What is to be told goes in messages of bounded size, in order; what no longer fits, or is not taken, is counted."""
+    told: list[list[str]] = []
+    news = News(lambda some: told.append([c.container_id for c in some]))
+    for number in range(300):
+        news.add(describe(str(number), "docker", b"n", b"i", {"k": "v" * 60_000}))
+    while news:
+        news.hand_over(news.take())
+    arrived = [container_id for some in told for container_id in some]
+    assert max(map(len, told)) <= 18
+    assert arrived == [str(number) for number in range(300 - len(arrived), 300)]
+    before = REGISTRY.get_sample_value("infrasight_containers_untold_total") or 0
+    assert before >= 300 - len(arrived) > 0
+
+    def broken(some: Sequence[Container]) -> None:
+        raise OSError("no room")
+
+    refused = News(broken)
+    refused.add(describe("a", "docker", b"n", b"i", {}))
+    refused.hand_over(refused.take())
+    assert REGISTRY.get_sample_value("infrasight_containers_untold_total") == before + 1
 
 
 def test_two_runtimes_with_the_same_container() -> None:

@@ -6,8 +6,8 @@ import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Account, Batch
 from infrasight_core import ipc
+from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.outbox import Outbox
-from infrasight_core.agent.recorder import Delivery
 
 SCHEMA = sample.schema()
 

@@ -1,7 +1,6 @@
 """Names of remote addresses, asked of a real name server on loopback, beside the data."""
 
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -14,7 +13,7 @@ from infrasight_core.agent.batches import conform
 from infrasight_core.enrichers import reverse_dns
 from infrasight_core.enrichers.later import ANSWERS
 from infrasight_core.plugins import PluginManager
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.name_server import name_server
 
 NAMED, NAMED6, NAMELESS = "192.0.2.5", "2001:db8::5", "192.0.2.9"
 PATIENCE = 60.0
@@ -23,33 +22,8 @@ PATIENCE = 60.0
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
     """The port of a dnsmasq that knows two addresses, and that the others have no name."""
-    port = free_port()
-    records = [f"--host-record=db.example,{NAMED}", f"--host-record=db6.example,{NAMED6}", "--bogus-priv", "--local=//"]
-    command = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--conf-file=/dev/null",
-        "--pid-file",
-        "--user=root",
-    ]
-    listen = [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces"]
-    with subprocess.Popen([*command, *listen, *records, "--log-facility=/dev/null"]) as process:
-        end = time.monotonic() + PATIENCE
-        while not _answers(port):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    with name_server({NAMED: "db.example", NAMED6: "db6.example"}) as port:
         yield port
-        process.terminate()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 1):
-            return True
-    except OSError:
-        return False
 
 
 def batch(*addresses: str) -> pa.RecordBatch:

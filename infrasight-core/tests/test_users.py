@@ -73,7 +73,7 @@ def test_an_odd_file_is_read_as_it_is() -> None:
 def test_a_hundred_thousand_users_are_those_that_glibc_reads(tmp_path: Path) -> None:
     """A large file in random order, with ids twice and names that are not UTF-8: the same names as glibc's own reader has."""
     chance = random.Random(23)
-    lines = [b"u%d\xe4:x:%d:%d:A Name:/home/u:/bin/sh\n" % (n, chance.randrange(200_000), n) for n in range(100_000)]
+    lines = [b"u%d\xe4:x:%d:%d:A Name:/srv/u:/bin/sh\n" % (n, chance.randrange(200_000), n) for n in range(100_000)]
     path = tmp_path / "passwd"
     path.write_bytes(b"".join(lines))
     found = all_of(path.read_bytes())

@@ -184,3 +184,16 @@ def test_two_hundred_short_lived_processes_at_once() -> None:
     assert len({row["parent_process_key"] for row in rows}) == 1
     assert len({row["process_key"] for row in rows}) == 200
     assert all(row["exe"] == bytes(Path("/bin/true").resolve()) and row["quality"] == [] for row in rows)
+
+
+def test_parents_and_grandparents() -> None:
+    """A process's row names its parent and its parent's parent by the keys of their own rows, though all of them are gone."""
+    with recording("execve", infrasight_probe_execve.plugin) as kept:
+        inner = "/bin/true mark-line child; :"
+        subprocess.run(["/bin/sh", "-c", '/bin/sh -c "$2" "$0" parent; :', "mark-line", "grandparent", inner], check=True)
+    marked = [row for row in kept.table.to_pylist() if b"mark-line" in row["argv"]]
+    rows = {row["argv"][row["argv"].index(b"mark-line") + 1]: row for row in marked}
+    child, parent, grandparent = (rows[name] for name in (b"child", b"parent", b"grandparent"))
+    assert child["parent_process_key"] == parent["process_key"]
+    assert child["grandparent_process_key"] == parent["parent_process_key"] == grandparent["process_key"]
+    assert parent["grandparent_process_key"] == grandparent["parent_process_key"] != 0

@@ -29,7 +29,7 @@ def made_by(
     rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == made.pid]
     for row in rows:
         has(row, {"via": "compat", "tid": made.pid, "ppid": os.getpid(), "uid": 0, "comm": program.name.encode()})
-        assert row["exe"] == (b"" if row.get("stage") == b"outcome" else bytes(program))
+        assert row["exe"] == bytes(program)
         assert row["duration_ns"] > 0
     return sorted(rows, key=lambda row: (row["time"], row.get("stage") == b"outcome")), made
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
 from infrasight_core.context import EnrichContext
@@ -90,6 +91,29 @@ def test_only_the_batch_that_the_store_rejects_is_refused(config: MakeConfig) ->
         agent.send(batch("after", table(1, first=2)))
         assert agent.answers(3) == {"before": "stored", "poison": "REJECTED_BY_STORE", "after": "stored"}
     assert stored_sequences(settings) == [0, 1, 2]
+
+
+def test_a_batch_refused_and_stored_later_counts_once(config: MakeConfig) -> None:
+    """A server without the probe refuses two batches; one that has it stores one of them: the other alone is refused."""
+    settings = config()
+    accounted = "SELECT sum(refused) AS refused, sum(a.stored) AS stored FROM accounting AS a WHERE probe = 'execve'"
+    with running_server(settings, plugins()):
+        pass
+    with running_server(settings, plugins({"sample": sample.schema()})) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        for batch_id, rows in (("1-5-0-0", 10), ("1-5-0-a", 3)):
+            agent.send(batch(batch_id, table(rows)))
+            assert agent.answers(1) == {batch_id: "UNKNOWN_PROBE"}
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("1-5-0-0", table(10), retry=True))
+        assert agent.answers(1) == {"1-5-0-0": "stored"}
+    store = settings.open_store()
+    (found,) = list(store.query(accounted))[-1].to_pylist()
+    store.close()
+    assert found == {"refused": 3, "stored": 10}
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import infrasight_testbed.nowhere
 import pyarrow as pa
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
-from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.agent.delivery import Delivery
+from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings

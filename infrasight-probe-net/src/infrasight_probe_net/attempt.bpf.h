@@ -12,7 +12,7 @@
 #define TCP_CLOSE 7
 #define IPPROTO_TCP 6
 #define ECANCELED 125
-#define EXE_BYTES 256 /* a longer path is missing in the row of the outcome */
+#define EXE_BYTES 256 /* a path as long as that or longer is missing in the row of the outcome */
 enum stage { CALL, OUTCOME };
 
 /* The contexts of sock:inet_sock_set_state and tcp:tcp_destroy_sock. */
@@ -73,16 +73,15 @@ static inline void set_attempt(struct block *b, struct attempt *attempt) {
 static inline void keep_exe(struct block *b, struct attempt *attempt) {
   u64 length = TEXT_LENGTH(b, exe);
   OPAQUE(length);
-  if (length > EXE_BYTES || (b->_quality & (TEXT_CUT(exe) | TEXT_MISSING(exe)))) return;
-  bpf_probe_read_kernel(attempt->exe, length, TEXT_START(b, exe));
+  if (length >= EXE_BYTES || (b->_quality & (TEXT_CUT(exe) | TEXT_MISSING(exe)))) return;
+  bpf_probe_read_kernel(attempt->exe, length & (EXE_BYTES - 1), TEXT_START(b, exe));
   attempt->exe_length = length;
 }
 
 static inline void set_kept_exe(struct block *b, struct attempt *attempt) {
   u64 length = attempt->exe_length;
-  OPAQUE(length);
-  if (length && length <= EXE_BYTES) {
-    bpf_probe_read_kernel(TEXT_AT(b, exe), length, attempt->exe);
+  if (length) {
+    bpf_probe_read_kernel(TEXT_AT(b, exe), length & (EXE_BYTES - 1), attempt->exe);
     TEXT_LENGTH(b, exe) = length;
   } else
     b->_quality |= TEXT_MISSING(exe);

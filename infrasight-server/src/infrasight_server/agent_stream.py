@@ -78,7 +78,8 @@ class AgentStream:
 
     async def _take(self, batch: Batch) -> None:
         taken = await self._intake.take(self._node, batch)
-        batch.ClearField("body")  # it may have to wait for long, and only its numbers are needed now
+        batch.ClearField("body")
+        batch.ClearField("containers")  # it may have to wait for long, and only its numbers are needed now
         task = asyncio.create_task(self._answer(batch, taken))
         self._unanswered.add(task)
         task.add_done_callback(self._answered)

@@ -12,6 +12,7 @@ from infrasight_core.schema import EventSchema
 
 from infrasight_server import __version__, metrics
 from infrasight_server.budget import Budget
+from infrasight_server.containers import Containers
 from infrasight_server.enrich import enrich
 from infrasight_server.validate import schema_mismatch, validate
 from infrasight_server.writer import PendingBatch, TableWriter
@@ -24,6 +25,7 @@ class Intake:
         plugins: Whose enrichers are called.
         writers: One for every probe whose table is ready.
         refused: Why the other probes have none.
+        containers: Takes what is told of containers.
         budget: What all batches together may hold until they are stored.
         max_batch_bytes: The longest batch.
     """
@@ -33,10 +35,12 @@ class Intake:
         plugins: PluginManager,
         writers: Mapping[str, TableWriter],
         refused: Mapping[str, str],
+        containers: Containers,
         budget: Budget,
         max_batch_bytes: int,
     ) -> None:
         self._plugins, self._writers, self._refused = plugins, writers, refused
+        self._containers = containers
         self._budget, self._max_batch_bytes = budget, max_batch_bytes
         self._schemas: Mapping[str, EventSchema] = plugins.schemas()
 
@@ -59,6 +63,8 @@ class Intake:
             The future of `PendingBatch.stored`, or why the batch is refused. One that brings an account
             alone has nothing to store.
         """
+        if batch.containers:
+            return await self._take_containers(node, batch)
         if batch.WhichOneof("body") is None and not batch.rows and batch.HasField("account"):
             return _nothing_to_store()
         known = batch.probe in self._writers
@@ -82,6 +88,16 @@ class Intake:
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         stored.add_done_callback(lambda _: self._budget.give_back(size))
         writer.submit(PendingBatch(node, batch.batch_id, ready, batch.retry, stored))
+        return stored
+
+    async def _take_containers(self, node: str, batch: Batch) -> asyncio.Future[bool] | Refusal:
+        if refusal := self._containers.refused(batch):
+            count_refusal("containers", batch, refusal.reason)
+            return refusal
+        size = batch.ByteSize()
+        await self._budget.take(size)
+        stored = self._containers.put(node, batch)
+        stored.add_done_callback(lambda _: self._budget.give_back(size))
         return stored
 
     def _ready(self, node: str, batch: Batch) -> pa.Table | Refusal:

@@ -7,13 +7,14 @@ from infrasight_core import ddl
 from infrasight_core.errors import SchemaError, StoreAwayError, StoreError
 from infrasight_core.schema import EventSchema
 
+from infrasight_server.containers import add_columns, migrate_containers
 from infrasight_server.store import Store
 
 log = structlog.get_logger(__name__)
 
 
 def migrate(store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | None) -> dict[str, str]:
-    """Migrates the table of every probe.
+    """Migrates the table of every probe, and before them that of the containers, which they have columns of.
 
     Args:
         store: An open store.
@@ -24,12 +25,16 @@ def migrate(store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | No
         Why a probe has no table that its events fit into, by probe; empty when all is well.
 
     Raises:
+        StoreError: The store refuses the containers' table.
         StoreAwayError: The store does not answer.
     """
+    migrate_containers(store)
     refused = {}
     for probe, schema in schemas.items():
         try:
             migrate_table(store, probe, schema, ttl_days)
+            own = frozenset(column.name for column in ddl.parse(schema.ddl_text()).columns)
+            add_columns(store, f"{probe}_events", own)
         except StoreAwayError:
             raise
         except (SchemaError, StoreError) as error:

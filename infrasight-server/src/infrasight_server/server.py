@@ -14,14 +14,16 @@ from infrasight_core.plugins import PluginManager
 from infrasight_core.status import StatusServer
 from infrasight_core.transport.channel import server_options
 
-from infrasight_server.accounts import Accounts, migrate_accounts
+from infrasight_server.accounts import SCHEMAS, Accounts, migrate_accounts
 from infrasight_server.budget import Budget
 from infrasight_server.config import ServerConfig
 from infrasight_server.connections import CONNECTIONS
+from infrasight_server.containers import Containers
 from infrasight_server.intake import Intake
 from infrasight_server.migrate import migrate
 from infrasight_server.queries import Queries
 from infrasight_server.service import EventService
+from infrasight_server.small_tables import SmallTables
 from infrasight_server.store import Store
 from infrasight_server.watchers import Watchers
 from infrasight_server.writer import TableWriter
@@ -64,17 +66,20 @@ class Server:
             if probe not in self._refused
         }
         budget = Budget(config.max_pending_bytes)
-        intake = Intake(self._plugins, self._writers, self._refused, budget, config.max_batch_bytes)
+        containers = Containers(self._store, self._threads, config.linger_seconds, config.max_batch_bytes)
+        ledger = SmallTables(self._store, self._threads, config.linger_seconds, SCHEMAS)
+        self._news = (containers.tables, ledger)
+        intake = Intake(self._plugins, self._writers, self._refused, containers, budget, config.max_batch_bytes)
         if self._writers:
             await asyncio.to_thread(migrate_accounts, self._store, config.ttl_days)
-        self._accounts = Accounts(self._store, self._threads, config.linger_seconds, self._writers.keys())
+        accounts = Accounts(ledger, self._writers.keys())
         self._queries = Queries(self._store, await asyncio.to_thread(self._store.table_functions))
-        self._service = EventService(intake, self._accounts, self._queries, self._watchers, frozenset(self._writers))
+        self._service = EventService(intake, accounts, self._queries, self._watchers, frozenset(self._writers))
         self._grpc = self._listening()
         self._status.start()
         await self._grpc.start()
         self._writing = [asyncio.create_task(writer.run()) for writer in self._writers.values()]
-        self._accounting = asyncio.create_task(self._accounts.run())
+        self._telling = [asyncio.create_task(tables.run()) for tables in self._news]
         log.info(
             "listening", address=self.address, status=self.status_address, store=config.store, probes=sorted(self._writers)
         )
@@ -101,13 +106,13 @@ class Server:
         self._service.stop()
         for writer in self._writers.values():
             writer.close()
-        if self._writing:
-            _, unfinished = await asyncio.wait(self._writing, timeout=seconds)
-            self._accounts.close()
-            unfinished |= (await asyncio.wait([self._accounting], timeout=seconds))[1]
-            for task in unfinished:
-                log.warning("the store did not take everything in time; the agents keep what is not acknowledged")
-                task.cancel()
+        unfinished = (await asyncio.wait(self._writing, timeout=seconds))[1] if self._writing else set()
+        for tables in self._news:
+            tables.close()
+        unfinished |= (await asyncio.wait(self._telling, timeout=seconds))[1]
+        for task in unfinished:
+            log.warning("the store did not take everything in time; the agents keep what is not acknowledged")
+            task.cancel()
         await stopping
         self._queries.close()
         self._status.stop()

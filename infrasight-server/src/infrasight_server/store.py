@@ -36,13 +36,23 @@ class Store:
         database: The database of all tables; created when it is not there.
         query_seconds: How long one query of a person may run.
         query_bytes: How large its answer may be.
+        user: As whom the store is to read itself, for a dictionary of its own tables.
+        password: That user's.
 
     Raises:
         StoreError: It cannot be opened.
     """
 
-    def __init__(self, connect: Callable[..., Any], database: str, query_seconds: float, query_bytes: int) -> None:
-        self.database = database
+    def __init__(
+        self,
+        connect: Callable[..., Any],
+        database: str,
+        query_seconds: float,
+        query_bytes: int,
+        user: str = "default",
+        password: str = "",
+    ) -> None:
+        self.database, self.user, self.password = database, user, password
         reading = {
             "output_format_arrow_string_as_string": 0,  # what the kernel gives are bytes
             "max_execution_time": query_seconds,
@@ -96,12 +106,14 @@ class Store:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.password is not None:
             raise ConfigError("store: write `embedded` or http[s]://user@host:port/; the password goes into store_password")
 
+        user = parts.username or "default"
+
         def connect(**arguments: Any) -> Any:
             return clickhouse_connect.get_client(
                 interface=parts.scheme,
                 host=parts.hostname,
                 port=parts.port or (8443 if parts.scheme == "https" else 8123),
-                username=parts.username or "default",
+                username=user,
                 password=password,
                 connect_timeout=5,
                 send_receive_timeout=60,
@@ -110,7 +122,7 @@ class Store:
             )
 
         try:
-            return cls(connect, database, query_seconds, query_bytes)
+            return cls(connect, database, query_seconds, query_bytes, user, password)
         except StoreError as error:
             raise StoreError(f"the ClickHouse server at {url} cannot be used: {error}") from error
 
@@ -172,6 +184,19 @@ class Store:
             "WHERE database = {database:String} AND table = {table:String} ORDER BY position"
         )
         return dict(self._rows(sql, {"database": self.database, "table": table}))
+
+    def aliases(self, table: str) -> dict[str, str]:
+        """What a table's ALIAS columns compute, by name. Raises as `command`."""
+        sql = (
+            "SELECT name, default_expression FROM system.columns "
+            "WHERE database = {database:String} AND table = {table:String} AND default_kind = 'ALIAS'"
+        )
+        return dict(self._rows(sql, {"database": self.database, "table": table}))
+
+    def canonical(self, expression: str) -> str:
+        """An expression as `aliases` gives it. Raises as `command`."""
+        (row,) = self._rows("SELECT formatQuerySingleLine({sql:String})", {"sql": f"SELECT {expression}"})
+        return str(row[0]).removeprefix("SELECT ")
 
     def create_statement(self, table: str) -> str:
         """What `SHOW CREATE TABLE` says. Raises as `command`."""

@@ -26,10 +26,11 @@ class ClickHouseServer:
 
     Args:
         folder: Where it keeps its data; the data stay when it is stopped or killed.
+        arguments: Further ones of the command line.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._folder, self._arguments = folder, arguments
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -54,6 +55,7 @@ class ClickHouseServer:
             f"--http_port={self._port}",
             "--listen_host=127.0.0.1",
             f"--query={query}",
+            *self._arguments,
         ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)

@@ -6,7 +6,6 @@ room is dropped and counted, and what is here when the agent ends without its se
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -15,12 +14,15 @@ from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
 from infrasight_core import ipc
-from infrasight_core.agent.recorder import Delivery
+from infrasight_core.agent.delivery import Delivery
+from infrasight_core.agent.news import ContainerNews
+from infrasight_core.containers.bounds import fault
 
 log = structlog.get_logger(__name__)
 DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])
 WAITING = Gauge("infrasight_outbox_bytes", "Bytes of batches that no server has acknowledged.")
 ACKNOWLEDGED = Counter("infrasight_events_acknowledged", "Events that the server has stored.", ["probe"])
+UNTOLD = Counter("infrasight_outbox_containers_lost", "News of containers that no server will have.", ["reason"])
 REFUSED = Counter("infrasight_events_refused", "Events that the server will never store.", ["probe", "reason"])
 
 
@@ -37,6 +39,7 @@ class Outbox:
         self._unsent: OrderedDict[str, Batch] = OrderedDict()
         self._sent: OrderedDict[str, Batch] = OrderedDict()
         self._bytes = 0
+        self._news = ContainerNews()
         self._accounts: dict[str, Batch] = {}  # by probe: the last one that went in by itself
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
@@ -57,9 +60,9 @@ class Outbox:
             account=delivery.account,
         )
         with self._lock:
-            if fits := self._bytes + len(batch.arrow) <= self._limit:
+            if fits := self._bytes + _size(batch) <= self._limit:
                 self._unsent[batch.batch_id] = batch
-                self._bytes += len(batch.arrow)
+                self._bytes += _size(batch)
                 WAITING.set(self._bytes)
         if fits:
             self._wake()
@@ -83,16 +86,32 @@ class Outbox:
         DROPPED.labels(probe, reason).inc(events)
 
     def containers(self, found: Sequence[Container]) -> None:
-        """Takes what has become known of containers."""
-        batch = Batch(batch_id=f"containers-{time.time_ns():x}", containers=found)
-        with self._lock:
-            self._unsent[batch.batch_id] = batch
+        """Takes what has become known of containers; the newest of one takes the place of what has not left yet.
+
+        What the server would refuse, and what finds no room, is counted and logged. Never blocks.
+        """
+        for news in found:
+            if wrong := fault(news):
+                UNTOLD.labels("malformed").inc()
+                log.error("news of a container not taken", reason=wrong)
+                continue
+            with self._lock:
+                before = self._news.bytes
+                fits = self._news.put(news, self._limit - self._bytes)
+                self._bytes += self._news.bytes - before
+                WAITING.set(self._bytes)
+            if not fits:
+                UNTOLD.labels("outbox_full").inc()
+                log.warning("outbox full, news of a container dropped", container=news.container_id, limit=self._limit)
         self._wake()
 
     async def next(self) -> Batch:
-        """The next batch to send, oldest first; it stays here until it is acknowledged or refused."""
+        """The next batch to send: news of containers, then the oldest; it stays here until it is acknowledged or refused."""
         while True:
             with self._lock:
+                if (news := self._news.take()) is not None:
+                    self._sent[news.batch_id] = news
+                    return news
                 if self._unsent:
                     batch_id, batch = self._unsent.popitem(last=False)
                     self._sent[batch_id] = batch
@@ -103,29 +122,40 @@ class Outbox:
     def acknowledged(self, batch_id: str) -> None:
         """The store has the batch."""
         batch = self._take(batch_id)
-        if batch is not None:
+        if batch is not None and batch.rows:
             ACKNOWLEDGED.labels(batch.probe).inc(batch.rows)
 
     def refused(self, batch_id: str, reason: str, detail: str) -> None:
         """The store will never have the batch: it is let go, counted and logged."""
         batch = self._take(batch_id)
-        if batch is not None:
+        if batch is not None and batch.containers:
+            UNTOLD.labels("refused").inc(len(batch.containers))
+            log.error("news of containers refused", containers=len(batch.containers), reason=reason, detail=detail)
+        elif batch is not None:
             REFUSED.labels(batch.probe, reason).inc(batch.rows)
             log.error("batch refused by the server", probe=batch.probe, events=batch.rows, reason=reason, detail=detail)
 
     def disconnected(self) -> None:
-        """What was sent and not acknowledged is to be sent again, marked as such, before the rest."""
+        """What was sent and not acknowledged is to be sent again, marked as such, before the rest.
+
+        News of containers go back among those that have not left, where newer ones take their place.
+        """
         with self._lock:
-            for batch in self._sent.values():
+            news = [batch for batch in self._sent.values() if batch.containers]
+            self._bytes -= self._news.put_back(said for batch in news for said in batch.containers)
+            again = {batch_id: batch for batch_id, batch in self._sent.items() if not batch.containers}
+            for batch in again.values():
                 batch.retry = True
-            self._unsent = OrderedDict([*self._sent.items(), *self._unsent.items()])
+            self._unsent = OrderedDict([*again.items(), *self._unsent.items()])
             self._sent.clear()
+            WAITING.set(self._bytes)
 
     def waiting(self) -> tuple[int, int]:
-        """How many batches and events wait for an acknowledgement."""
+        """How many batches and events wait for an acknowledgement; all news of containers that have not left are one batch."""
         with self._lock:
             batches = [*self._sent.values(), *self._unsent.values()]
-        return len(batches), sum(batch.rows for batch in batches)
+            news = bool(self._news)
+        return len(batches) + news, sum(batch.rows for batch in batches)
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -135,6 +165,11 @@ class Outbox:
         with self._lock:
             batch = self._sent.pop(batch_id, None)
             if batch is not None:
-                self._bytes -= len(batch.arrow)
+                self._bytes -= _size(batch)
                 WAITING.set(self._bytes)
         return batch
+
+
+def _size(batch: Batch) -> int:
+    """What a batch counts against the limit."""
+    return len(batch.arrow) + sum(news.ByteSize() for news in batch.containers)

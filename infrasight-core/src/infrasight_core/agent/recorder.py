@@ -2,17 +2,18 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import structlog
-from attrs import define, field, frozen
-from infrasight.v1.stream_pb2 import Account, Container
+from attrs import define, field
 from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import Clock, assemble, conform
+from infrasight_core.agent.delivery import Delivery, Sink
+from infrasight_core.agent.missing import count_missing
 from infrasight_core.agent.trackers import Trackers
 from infrasight_core.arrays import recycle_memory
 from infrasight_core.context import EnrichContext
@@ -35,42 +36,6 @@ READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["prob
 FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
 UNSEEN = Counter("infrasight_operations_unseen", "Operations that a probe wanted and could not see, by how they came.", ["way"])
 BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
-
-
-@frozen
-class Delivery:
-    """A conforming batch and what identifies it.
-
-    Attributes:
-        batch_id: Unique on the node for ever: the run, which is when the probe was loaded, the account's window, and the first
-            event's CPU and slot number.
-        probe: Whose events.
-        schema: Of the probe.
-        batch: The agent columns.
-        account: Of the run, with this batch.
-    """
-
-    batch_id: str
-    probe: str
-    schema: EventSchema
-    batch: pa.RecordBatch
-    account: Account | None = None
-
-
-class Sink(Protocol):
-    """Where the recorder's work goes; called by its thread, must not block."""
-
-    def put(self, delivery: Delivery) -> bool:
-        """Takes a batch; False where it cannot."""
-
-    def account(self, probe: str, account: Account) -> None:
-        """Takes an account that comes without a batch."""
-
-    def dropped(self, probe: str, reason: str, events: int) -> None:
-        """Takes the news of events that will never come."""
-
-    def containers(self, found: Sequence[Container]) -> None:
-        """Takes what has become known of containers; called by any thread."""
 
 
 @define
@@ -251,6 +216,7 @@ class Recorder:
             self._lost(probe, "decode_failed", columns.rows, error)
             recording.account.decode_failed += columns.rows
             return
+        count_missing(probe, batch.column("quality"))
         account = recording.account
         batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
         told = account.tell(blocks.counts(), recording.loaded.missed())

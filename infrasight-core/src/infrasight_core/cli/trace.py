@@ -12,7 +12,8 @@ import pyarrow as pa
 from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.attach import attach_all
-from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.agent.delivery import Delivery
+from infrasight_core.agent.recorder import Recorder
 from infrasight_core.cli.ending import stop_event
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters

@@ -11,6 +11,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from infrasight_core.cli import missing_fields
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.show import printable
 
@@ -28,6 +29,10 @@ Examples:
 For every node and probe: seen = filtered + dropped + refused + on the way + stored, to the event, where stored is
 counted in the probe's table now. Dropped, refused and missed events were lost, and counted; a difference means that
 rows came or went behind InfraSight's back. The status is 0 if nothing is missing, else 1.
+
+\b
+Missing fields: the share of the period's rows that a column could not be filled for, as their quality says, and which
+columns most often. They are no failure. What a row lacks of its container does not count once the container is known.
 """
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LOST = {
@@ -82,7 +87,9 @@ def command(
     """Prove that the store holds every event that the kernel saw, or say what is missing and why."""
     conditions = "".join(_one_of(column, names) for column, names in (("node", nodes), ("probe", probes)))
     with connect() as client:
-        rows = _rows(client.query(_SQL.format(seconds=_seconds(since), conditions=conditions)))
+        period = {"seconds": _seconds(since), "conditions": conditions}
+        rows = _rows(client.query(_SQL.format(**period)))
+        missing_fields.add_missing_fields(rows, _decoded(client.query(missing_fields.SQL.format(**period))))
     if (form or ("table" if sys.stdout.isatty() else "json")) == "json":
         for row in rows:
             click.echo(json.dumps(row | {"missing": list(_missing(row))}))
@@ -98,10 +105,16 @@ def command(
 
 
 def _rows(pieces: Iterator[pa.Table]) -> list[dict[str, Any]]:
+    rows = _decoded(pieces)
+    for row in rows:
+        row["dropped"] = sum(row[reason] for reason in ("block_full", "heap_full", "decode_failed", "outbox_full"))
+    return rows
+
+
+def _decoded(pieces: Iterator[pa.Table]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pa.concat_tables(pieces).to_pylist()
     for row in rows:
         row |= {name: value.decode("utf-8", "backslashreplace") for name, value in row.items() if isinstance(value, bytes)}
-        row["dropped"] = sum(row[reason] for reason in ("block_full", "heap_full", "decode_failed", "outbox_full"))
     return rows
 
 
@@ -121,8 +134,10 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("node", "probe", *_SHOWN):
         table.add_column(name.replace("_", " "), justify="left" if name in ("node", "probe") else "right")
+    table.add_column("missing fields")
     for row in rows:
-        table.add_row(printable(row["node"]), printable(row["probe"]), *(f"{row[name]:,}" for name in _SHOWN))
+        numbers = (f"{row[name]:,}" for name in _SHOWN)
+        table.add_row(printable(row["node"]), printable(row["probe"]), *numbers, printable(missing_fields.in_short(row)))
     Console().print(table)
 
 

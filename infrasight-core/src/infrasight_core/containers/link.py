@@ -120,8 +120,8 @@ class Link:
         following = threading.Thread(target=self._follow, args=(runtime, since, ended), name="follow", daemon=True)
         try:
             log.info("container runtime connected", socket=str(self._path), version=runtime.version)
-            CONNECTED.labels(str(self._path)).set(1)
             self.open = True
+            CONNECTED.labels(str(self._path)).set(1)
             following.start()
             self._serve(runtime, ended)
         finally:

@@ -12,13 +12,13 @@ from prometheus_client import Counter
 
 from infrasight_core.containers.link import Link
 from infrasight_core.containers.memory import Entry, Memory
+from infrasight_core.containers.news import News
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.containers.runtimes import is_there
+from infrasight_core.containers.runtimes import TIMEOUT, is_there
 
 log = structlog.get_logger(__name__)
 ASKED = Counter("infrasight_containers_asked", "Containers of batches, by whether they were known at once.", ["outcome"])
 WAITED = Counter("infrasight_containers_waited_seconds", "How long batches waited for what runtimes say.")
-TOLD = Counter("infrasight_containers_told", "Containers of which the store was told.")
 _HIT, _MISS = ASKED.labels("hit"), ASKED.labels("miss")
 
 ENTRIES, BYTES = 10_000, 16 << 20
@@ -26,7 +26,6 @@ _SCOUT = 2.0  # seconds between two looks for new sockets
 # A runtime may know a container only a moment after its first process ran. Seconds until each further try, and how long it is
 # then left alone: a container of no runtime that we know is not asked of for every event.
 _AGAIN, _LEFT_ALONE = (0.2, 1.0, 5.0, 30.0), 600.0
-_TELL_BYTES = 1 << 20
 
 
 class ContainerMetadata:
@@ -38,15 +37,14 @@ class ContainerMetadata:
     """
 
     def __init__(self, options: ContainerOptions, tell: Callable[[Sequence[Container]], None]) -> None:
-        self._options, self._tell = options, tell
+        self._options, self._news = options, News(tell)
         self._changed = threading.Condition()
         self._memory = Memory(ENTRIES, BYTES)
         self._links: dict[Path, Link] = {}
         self._sockets: dict[Path, Path] = {}  # a socket found under two names is one
         self._open: dict[str, set[Path]] = {}  # who has not answered yet
         self._due: list[tuple[float, str]] = []  # when to ask again
-        self._news: dict[str, Container] = {}  # what is to be told
-        self._closed = False
+        self._closed = self._ended = False  # no new links and no waiting; nothing comes any more
         self._scout()
         self._thread = threading.Thread(target=self._run, name="containers", daemon=True)
         self._thread.start()
@@ -90,8 +88,11 @@ class ContainerMetadata:
         for link in links:
             link.close()
         for link in links:
-            link.join(5)
-        self._thread.join(5)
+            link.join(TIMEOUT + 1)
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join(TIMEOUT)
 
     def learn(self, path: Path, container: Container) -> None:
         """A link's word; see `Listener`."""
@@ -99,7 +100,7 @@ class ContainerMetadata:
             if self._memory.learn(container.container_id, container):
                 entry = self._memory.get(container.container_id)
                 if entry is not None:
-                    self._tell_later(container.container_id, entry)
+                    self._tell_later(entry)
                 self._changed.notify_all()
 
     def look_up(self, path: Path, container_id: str) -> None:
@@ -128,7 +129,7 @@ class ContainerMetadata:
             self._ask(container_id)
         (_MISS if entry.container is None else _HIT).inc()
         entry.had_events = True
-        self._tell_later(container_id, entry)
+        self._tell_later(entry)
         return entry
 
     def _ask(self, container_id: str) -> None:
@@ -172,9 +173,9 @@ class ContainerMetadata:
                 heapq.heappush(self._due, (time.monotonic() + pause, container_id))
         self._changed.notify_all()
 
-    def _tell_later(self, container_id: str, entry: Entry) -> None:
+    def _tell_later(self, entry: Entry) -> None:
         if (whole := self._memory.tell(entry)) is not None:
-            self._news[container_id] = whole
+            self._news.add(whole)
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -183,35 +184,17 @@ class ContainerMetadata:
             with self._changed:
                 now = time.monotonic()
                 due = min(scouted + _SCOUT, self._due[0][0] if self._due else now + _SCOUT)
-                self._changed.wait_for(lambda: self._closed or self._news, max(0.0, due - now))
-                news = self._take_news()
-                if self._closed and not news:
+                self._changed.wait_for(lambda: self._ended or bool(self._news), max(0.0, due - now))
+                news = self._news.take()
+                if self._ended and not news:
                     return
                 while self._due and self._due[0][0] <= time.monotonic():
                     self._ask(heapq.heappop(self._due)[1])
             if news:
-                self._hand_over(news)
+                self._news.hand_over(news)
             if time.monotonic() >= scouted + _SCOUT:
                 self._scout()
                 scouted = time.monotonic()
-
-    def _hand_over(self, news: list[Container]) -> None:
-        try:
-            self._tell(news)
-        except Exception:  # whatever the receiver's fault is, the next ones may arrive
-            log.exception("containers not told", containers=len(news))
-        else:
-            TOLD.inc(len(news))
-
-    def _take_news(self) -> list[Container]:
-        """As much as one message to the server should hold."""
-        taken: list[Container] = []
-        size = 0
-        while self._news and (not taken or size < _TELL_BYTES):
-            container = self._news.pop(next(iter(self._news)))
-            size += container.ByteSize()
-            taken.append(container)
-        return taken
 
     def _scout(self) -> None:
         """Links every socket that is there and not linked yet."""
@@ -219,5 +202,7 @@ class ContainerMetadata:
             if path not in self._links and is_there(path) and self._sockets.setdefault(path.resolve(), path) == path:
                 link = Link(path, self)
                 with self._changed:
+                    if self._closed:
+                        return
                     self._links[path] = link
-                link.start()
+                    link.start()

@@ -12,7 +12,7 @@ from infrasight.v1.stream_pb2 import Container
 
 from infrasight_core.errors import RuntimeAwayError, RuntimeRefusedError
 
-TIMEOUT = 3.0  # seconds in which a runtime that lives answers; a loaded one takes some hundred milliseconds
+TIMEOUT = 5.0  # seconds in which a runtime that lives answers; on a machine with too much to do it takes some
 
 
 class Runtime(Protocol):

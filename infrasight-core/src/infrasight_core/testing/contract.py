@@ -7,7 +7,8 @@ import pytest
 from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core import ddl
-from infrasight_core.agent.recorder import Delivery, Recorder
+from infrasight_core.agent.delivery import Delivery
+from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
 from infrasight_core.plugins import PluginManager
 from infrasight_core.program import BpfProgram

@@ -37,6 +37,12 @@ FROM
     UNION ALL
     SELECT node, probe, run, window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rows, 0, false
     FROM refusals FINAL
+    -- Not the one that another server took later, or this one with more plugins: its rows are stored.
+    WHERE probe != '' AND (node, probe, batch_id) NOT IN
+    (
+        SELECT node, left(_table, length(_table) - 7), batch_id
+        FROM merge({database}, '^[a-z0-9_]+_events$') WHERE batch_id IN (SELECT batch_id FROM refusals)
+    )
     UNION ALL
     SELECT
         node, left(_table, length(_table) - 7) AS probe, splitByChar('-', batch_id)[1] AS run,

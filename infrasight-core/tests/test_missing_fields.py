@@ -1,0 +1,46 @@
+"""Fields that events went without are counted by column, on the agent and by verify."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from infrasight_core.agent.missing import LACKING, MISSING, count_missing
+from infrasight_core.arrays import quality_names
+from infrasight_core.cli.missing_fields import add_missing_fields, in_short
+
+
+def test_flags_are_counted_by_column() -> None:
+    """Of each flag `…_missing` its rows, of the rows those that have any; other flags are none; a slice counts its own rows."""
+    bits = ("entry_missing", "argv_cut", "argv_missing", "cwd_missing")
+    masks = np.array([0b0010, 0b0100, 0b1100, 0, 0b0001, 0b0110], np.uint64)
+    count_missing("missing-test", quality_names(masks, bits))
+    count_missing("missing-test", quality_names(masks, bits).slice(2, 2))
+    count_missing("missing-test", quality_names(masks[3:4], bits))
+    counted = {column: MISSING.labels("missing-test", column)._value.get() for column in ("argv", "cwd", "entry", "argv_cut")}
+    assert counted == {"argv": 4, "cwd": 2, "entry": 1, "argv_cut": 0}
+    assert LACKING.labels("missing-test")._value.get() == 5
+
+
+@pytest.mark.parametrize(
+    ("found", "share", "fields", "short"),
+    [
+        ([], 0.0, {}, "none"),
+        ([(4, 0, {})], 0.0, {}, "none"),
+        ([(4, 1, {"1": [b"cwd"], "2": [1]})], 0.25, {"cwd": 1}, "25.0% cwd"),
+        (
+            [(10_000, 7, {"1": [b"a", b"b", b"c", b"d"], "2": [1, 5, 2, 2]})],
+            0.0007,
+            {"b": 5, "c": 2, "d": 2, "a": 1},
+            "<0.1% b, c, d and 1 more",
+        ),
+    ],
+)
+def test_verify_names_the_most_frequent(
+    found: list[tuple[int, int, dict[str, list[Any]]]], share: float, fields: dict[str, int], short: str
+) -> None:
+    """The share of rows, the columns with the most frequent first, and both in a few words."""
+    row: dict[str, Any] = {"node": "n", "probe": "p"}
+    asked = [{"node": "n", "probe": "p", "rows": rows, "lacking": lacking, "fields": f} for rows, lacking, f in found]
+    add_missing_fields([row], [{"node": "n", "probe": "other", "rows": 1, "lacking": 1, "fields": {}}, *asked])
+    assert (row["lacking_share"], list(row["missing_fields"].items())) == (share, list(fields.items()))
+    assert in_short(row) == short

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Container
 from infrasight_core.arrays import map_distinct
-from infrasight_core.containers.describe import LABEL_BYTES, describe
+from infrasight_core.containers.bounds import LABEL_BYTES
+from infrasight_core.containers.describe import describe
 from infrasight_core.containers.memory import Memory
 from infrasight_core.containers.metadata import BYTES, ENTRIES, ContainerMetadata
 from infrasight_core.containers.names import ContainerNames

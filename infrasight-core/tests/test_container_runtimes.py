@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 from infrasight.v1.stream_pb2 import Container
-from infrasight_core.containers.describe import LABEL_BYTES
+from infrasight_core.containers.bounds import LABEL_BYTES
 from infrasight_core.containers.runtimes import Runtime, answers, connect
 from infrasight_core.errors import RuntimeAwayError
 from infrasight_testbed import containerd as cri

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Container
 
+from infrasight_core.containers.bounds import LABEL_BYTES, NAME_BYTES
 from infrasight_core.errors import RuntimeRefusedError
 
-LABEL_BYTES = 64 << 10
-_NAME_BYTES = 4 << 10
 # What kubelets put on every container, whatever the runtime. Source: pkg/kubelet/types/labels.go of Kubernetes.
 _POD, _NAMESPACE, _CONTAINER = "io.kubernetes.pod.name", "io.kubernetes.pod.namespace", "io.kubernetes.container.name"
 
@@ -49,7 +48,7 @@ def describe(
     if pod is None:
         pod = Pod(*(to_bytes(labels.get(key, "")) for key in (_POD, _NAMESPACE, _CONTAINER)))
     for text in (name, image, pod.name, pod.namespace, pod.container):
-        if len(text) > _NAME_BYTES:
+        if len(text) > NAME_BYTES:
             raise RuntimeRefusedError(f"{runtime}: container {container_id[:12]}: a name of {len(text)} bytes is not believed")
     container = Container(
         container_id=container_id,

@@ -63,14 +63,18 @@ def walk(mount: Mount) -> Iterator[tuple[int, str]]:
                         yield mount.mark | entry.inode(), f"{path}/{entry.name}"
                         waiting.append((entry.path, f"{path}/{entry.name}"))
         except (FileNotFoundError, NotADirectoryError):  # it has gone
-            continue
+            if folder == mount.folder:
+                raise
 
 
 def running_mounts(v1: V1Hierarchy | None) -> list[Mount]:
-    """Those that this process sees: of each hierarchy, the one that shows most."""
+    """Those that this process sees: of each hierarchy, the first of those that show most, which is the host's."""
     listed = mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"), v1)
     seen = [mount for mount in listed if Path(mount.folder, "cgroup.procs").exists()]  # and no other lies over a folder above
-    return list({mount.mark: mount for mount in sorted(seen, key=lambda mount: -len(mount.root))}.values())
+    best: dict[int, Mount] = {}
+    for mount in sorted(seen, key=lambda mount: len(mount.root)):
+        best.setdefault(mount.mark, mount)
+    return list(best.values())
 
 
 def _unescaped(text: str) -> str:

@@ -39,9 +39,9 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 
 def start_agent(system: System, folder: Path, socket: Path) -> Process:
-    """An agent that asks the runtime at this socket."""
+    """An agent that asks the runtime at this socket, which may take its time on a machine that has much to do."""
     settings = folder / "agent.toml"
-    settings.write_text(f'probes = ["execve"]\n[options.containers]\nsockets = ["{socket}"]\n')
+    settings.write_text(f'probes = ["execve"]\n[options.containers]\nsockets = ["{socket}"]\nwait = 2.0\n')
     return system.start_agent("--config", str(settings))
 
 
@@ -55,8 +55,8 @@ def executed(system: System, marker: str) -> list[dict[str, Any]]:
 
 
 def test_containers_that_are_gone_at_once(system: System, podman: Podman, tmp_path: Path) -> None:
-    """200 containers that execute one program and are removed: each row has its container's own id; all but 1 % its name and
-    image too, and who went without has them in the table of containers, or is flagged."""
+    """200 containers that execute one program and are removed: each row has its container's own id; all but 1 % the name and
+    image too, a few maybe as they were learned later; and a row that went without them says so."""
     system.start_server()
     agent = start_agent(system, tmp_path, podman.socket)
     podman.run(command=("/bin/true", "first"))  # the runtime's events are being followed from here on
@@ -69,12 +69,16 @@ def test_containers_that_are_gone_at_once(system: System, podman: Podman, tmp_pa
 
     with ThreadPoolExecutor(2) as threads:
         ids = list(threads.map(run, range(SHORT)))
+    until(lambda: len(executed(system, "mark-short")) == SHORT, "every row is there")
+    known = "SELECT count() AS n FROM execve_events WHERE argv[2] = 'mark-short' AND container.image != '' "
+    known += "AND container.name = concat('short-', argv[3]) AND return_code = 0 AND argv[1] = '/bin/true'"
+    until(lambda: int(system.query(known)[0]["n"]) >= 0.99 * SHORT, "99 % of the containers are known by name and image")
     assert agent.stop() == 0
     rows = executed(system, "mark-short")
     assert sorted(int(row["number"]) for row in rows) == list(range(SHORT))
     assert [row["container_id"] for row in rows] == [ids[int(row["number"])] for row in rows]
     named = [row for row in rows if "container_name_missing" not in row["quality"]]
-    assert len(named) >= 0.99 * SHORT
+    assert named
     for row in named:
         assert (row["container_name"], row["container_image"]) == (f"short-{row['number']}", IMAGE)
         assert (row["pod_name"], row["pod_namespace"], row["pod_container"], row["exe"]) == ("", "", "", "/bin/busybox")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,10 +16,11 @@ INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
 
 @contextmanager
-def tracing(output: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Runs `infrasight trace` into a file; inside, it records."""
+def tracing(output: Path, *arguments: str, within: Sequence[str] = ()) -> Iterator["subprocess.Popen[str]"]:
+    """Runs `infrasight trace` into a file, by a command that runs others where one is given; inside, it records."""
     with output.open("w") as out:
-        process = subprocess.Popen([*INFRASIGHT, "trace", *arguments], stdout=out, stderr=subprocess.PIPE, text=True)
+        command = [*within, *INFRASIGHT, "trace", *arguments]
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("recording"):
@@ -54,6 +55,28 @@ def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
     mine = [row for row in rows if row["argv"] == ["/bin/true", "mark-container"]]
     assert [row["container_id"] for row in sorted(mine, key=lambda r: r["time"])] == [container, ""]
     assert not any("container_id_missing" in row["quality"] for row in mine)
+
+
+def test_who_is_known_though_proc_hides_it(tmp_path: Path) -> None:
+    """With /proc mounted `hidepid=2`, and without the right to look past it: rows of another user's programs lack nothing."""
+    hide = (
+        'mount -t proc -o hidepid=2,gid=4242 proc /proc && exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$@"'
+    )
+    within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh"]
+    with tracing(tmp_path / "out", "execve", within=within) as process:
+        with subprocess.Popen(["sleep", "60"], user="nobody") as other:
+            look = ["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace", "ls", f"/proc/{other.pid}"]
+            inside = ["nsenter", f"--mount=/proc/{process.pid}/ns/mnt", *look]
+            assert subprocess.run(inside, capture_output=True, check=False).returncode != 0  # it is hidden indeed
+            other.kill()
+        subprocess.run(["/bin/true", "mark-hidden"], check=True, user="nobody")
+    (row,) = [
+        row for row in map(json.loads, (tmp_path / "out").read_text().splitlines()) if row["argv"][-1:] == ["mark-hidden"]
+    ]
+    assert (row["user"], row["group_name"], row["comm"], row["ppid"]) == ("nobody", "root", "true", os.getpid())
+    assert row["exe"].endswith("/true")
+    assert row["quality"] == []
+    assert min(row["process_key"], row["parent_process_key"], row["grandparent_process_key"]) > 0
 
 
 def test_where_keeps_only_what_fits(tmp_path: Path) -> None:

@@ -22,15 +22,17 @@ def tracing(output: Path, *arguments: str, within: Sequence[str] = ()) -> Iterat
         command = [*within, *INFRASIGHT, "trace", *arguments]
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("recording"):
-                break
-        time.sleep(0.2)
-        yield process
-        time.sleep(0.5)
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        try:
+            for line in process.stderr:
+                if line.startswith("recording"):
+                    break
+            time.sleep(0.2)
+            yield process
+            time.sleep(0.5)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
 
 
 def test_a_file_gets_every_event_as_a_json_line(tmp_path: Path) -> None:

@@ -106,3 +106,11 @@ def test_what_the_kernel_lacked_an_enricher_may_know() -> None:
     batch = conform(assemble(given, {}, SCHEMA, CLOCK), extra, SCHEMA, ["exe"])
     assert batch["exe"].to_pylist() == [b"/bin/sh", b""]
     assert batch["quality"].to_pylist() == [[], ["entry_missing", "exe_missing"]]
+
+
+def test_more_names_than_quality_has_bits() -> None:
+    """A probe whose texts and flags leave no bit for an enricher's null is an error that says so."""
+    texts = [f"text_{number}" for number in range(21)]
+    extra = {"user": pa.array([None, None], pa.binary()).dictionary_encode()}
+    with pytest.raises(SchemaError, match="no bit of quality is left for 'user_missing'"):
+        conform(assemble(columns(), {}, SCHEMA, CLOCK), extra, SCHEMA, texts)

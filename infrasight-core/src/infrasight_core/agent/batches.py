@@ -19,6 +19,7 @@ from infrasight_core.tags import entries_kept
 KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
 KEY_PID_BITS = 22
 PROCESS_KEYS = ("process_key", "parent_process_key", "grandparent_process_key")
+QUALITY_BITS = 64
 BOOT = time.CLOCK_BOOTTIME
 SURE, TRIES = 1000, 20  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
 VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
@@ -134,6 +135,8 @@ def _flagged(
 ) -> tuple[npt.NDArray[np.uint64], tuple[str, ...]]:
     """The masks with the bit of a name set for some rows and for no others, and the names of the bits."""
     bits = bits if name in bits else (*bits, name)
+    if len(bits) > QUALITY_BITS:
+        raise SchemaError(f"no bit of quality is left for {name!r}: the probe has too many TEXT columns and flags")
     bit = np.uint64(1 << bits.index(name))
     return np.where(rows, masks | bit, masks & ~bit), bits
 

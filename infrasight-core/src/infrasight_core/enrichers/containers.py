@@ -1,6 +1,7 @@
 """The enricher `containers`: which container an event's process is in, by its cgroup, which the kernel tells of beforehand; and
 what the container's runtime says of it."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
@@ -45,8 +46,8 @@ def _names_for(context: EnrichContext) -> ContainerNames:
     global _names
     if _names is None or (_names[0].options, _names[0].tell) != (context.options, context.tell):
         begun = ContainerNames(context.options, context.tell)
-        if _names is not None:
-            _names[1].close()
+        if _names is not None:  # not here: it waits for its threads, and the recorder must not
+            threading.Thread(target=_names[1].close, name="containers-close", daemon=True).start()
         _names = context, begun
     return _names[1]
 

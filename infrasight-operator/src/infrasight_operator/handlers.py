@@ -31,6 +31,8 @@ def settings() -> kopf.OperatorSettings:
     made = kopf.OperatorSettings()
     made.scanning.disabled = True  # it would want to list CRDs and namespaces
     made.posting.enabled = False
+    made.queueing.idle_timeout = 0.5  # a worker per object waits for more events of it; at the end, all are waited for
+    made.queueing.exit_timeout = 0.5
     made.peering.standalone = True
     made.networking.error_backoffs = _ForEver()
     made.networking.request_timeout = 30

@@ -1,6 +1,7 @@
 """The gRPC server: where agents connect, and with which certificates."""
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -45,11 +46,9 @@ def listen(service: ControlService, address: str, tls: TlsFiles | None, plaintex
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     """Credentials that follow the files: what a rotation wrote is used from the next handshake on."""
-    return grpc.dynamic_ssl_server_credentials(
-        _configuration(tls),
-        _Rotation(tls).changed,
-        require_client_authentication=True,  # type: ignore[arg-type]  # None says: as before
-    )
+    fetch: Any = _Rotation(tls).changed  # the stubs do not know that it may say None: as before
+    fetch: Any = _Rotation(tls).changed  # the stubs do not know that it may say None: as before
+    return grpc.dynamic_ssl_server_credentials(_configuration(tls), fetch, require_client_authentication=True)
 
 
 def _configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:

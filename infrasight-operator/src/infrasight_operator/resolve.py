@@ -106,8 +106,10 @@ def _held(
             strongest, of = holds[thing.name]
             if of.spec.priority == policy.spec.priority and strongest.definition() != thing.definition():
                 others.setdefault(thing.name, []).append(policy.name)
-    conflicts = tuple(Conflict(kind, name, (holds[name][1].name, *others[name])) for name in sorted(others))
-    return tuple((thing, policy.name) for _, (thing, policy) in sorted(holds.items())), conflicts
+    conflicts: list[Conflict] = []
+    for disputed, whose in sorted(others.items()):
+        conflicts.append(Conflict(kind, disputed, (holds[disputed][1].name, *whose)))
+    return tuple((thing, policy.name) for _, (thing, policy) in sorted(holds.items())), tuple(conflicts)
 
 
 def _digest(value: Any) -> str:

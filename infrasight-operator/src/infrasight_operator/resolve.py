@@ -3,13 +3,25 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from attrs import frozen
 
 from infrasight_operator.policy import Policy, PolicyPackage, PolicyProbe
 
-Said = TypeVar("Said", PolicyProbe, PolicyPackage)
+
+class _Thing(Protocol):
+    """A probe or a package, as a policy says it."""
+
+    @property
+    def name(self) -> str:
+        """Whom it is of."""
+
+    def definition(self) -> str:
+        """Equal where two policies say the same."""
+
+
+Said = TypeVar("Said", bound=_Thing)
 
 
 @frozen

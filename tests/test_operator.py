@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from infrasight.v1.control_pb2 import Configuration, Report
 from infrasight_testbed.control_server import ControlServer
-from infrasight_testbed.system import Process, System, execute, running_system, until
+from infrasight_testbed.system import Process, System, running_system
 
 
 def configuration(digest: str, *probes: str, **settings: Any) -> Configuration:
@@ -45,5 +45,3 @@ def start(system: System, operator: ControlServer, tmp_path: Path, *options: str
     """An agent that follows, and is not ready yet."""
     following = ("--operator", operator.address, "--state", str(tmp_path / "state"))
     return system.start_agent(*following, *options, ready=False, every_probe=True)
-
-

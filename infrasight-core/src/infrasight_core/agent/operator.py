@@ -7,10 +7,10 @@ import structlog
 from infrasight.v1.control_pb2 import Configuration, Failure, Report
 
 from infrasight_core.agent.configuration import NodeConfiguration
-from infrasight_core.agent.installed import Installed, read_report
 from infrasight_core.agent.kept import KeptConfiguration
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, ProbeError
+from infrasight_core.packages.report import Installed, read_report
 from infrasight_core.tls import require_tls_or_loopback
 from infrasight_core.transport.control import ControlStream
 from infrasight_core.transport.stream import Peer

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, asdict, frozen
+from attrs import asdict, frozen
 from infrasight.v1.control_pb2 import Failure, Package
 
 from infrasight_core import config
@@ -52,8 +52,11 @@ class PackagesReport:
     failures: tuple[PackageFailure, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Writes the file. Raises OSError."""
-        (folder / REPORT).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        """Writes the file. Raises ConfigError where it cannot be written."""
+        try:
+            (folder / REPORT).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{folder / REPORT} cannot be written: {error.strerror}") from error
 
 
 @frozen
@@ -65,8 +68,8 @@ class Installed:
         failures: What is not.
     """
 
-    packages: tuple[Package, ...] = Factory(tuple)
-    failures: tuple[Failure, ...] = Factory(tuple)
+    packages: tuple[Package, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 def read_report(folder: Path) -> Installed:

@@ -116,6 +116,8 @@ class RunningProbes:
         failures |= attach_each(self._recorder, new)
         self._told = {probe: self._told.get(probe) or new[probe] for probe in self._recorder.probes()}
         for name, failure in failures.items():
+            if name in self._told:
+                failures[name] = ProbeError(name, failure.hook, f"{failure.reason}; it records on as before")
             log.error("plugin not changed as wanted", plugin=name, hook=failure.hook, reason=failure.reason)
         self._say_fixed(settings)
         self._settings = evolve(self._settings, **{name: getattr(settings, name) for name in CHANGEABLE})

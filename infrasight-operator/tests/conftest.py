@@ -17,7 +17,7 @@ Follow = Callable[..., Follower]
 @pytest.fixture
 def pool() -> str:
     """The value of the label `pool` that the test's nodes have."""
-    return uuid.uuid4().hex[:8]
+    return f"pool-{uuid.uuid4().hex[:8]}"  # not all digits and an e: that would be a number in YAML
 
 
 @pytest.fixture

@@ -167,6 +167,10 @@ def test_new_packages_replace_pods_a_few_at_a_time(
 
     until(lambda: set(pods()) == set(nodes), "every node has a pod")
     before = pods()
+
+    def replaced() -> int:
+        return sum(pods().get(name, before[name]) != before[name] for name in nodes)
+
     agents = {name: follow(name, pod=before[name]) for name in nodes}
     for agent in agents.values():
         agent.obey()
@@ -174,10 +178,11 @@ def test_new_packages_replace_pods_a_few_at_a_time(
     installed.policy("packages", packages=[{"name": "probe-x", "version": "1.0"}])
     failing = nodes[2]
     for round_ in range(3):
-        until(
-            lambda seen=round_: sum(pods().get(n, before[n]) != before[n] for n in nodes) == seen + 1,
-            f"pod {round_ + 1} is new",
-        )
+
+        def one_more(so_far: int = round_) -> bool:
+            return replaced() == so_far + 1
+
+        until(one_more, f"pod {round_ + 1} is new")
         (name,) = [n for n in nodes if pods().get(n, before[n]) != before[n] and agents[n].pod == before[n]]
         agents[name].close()
         configuration_of(installed.address, name)

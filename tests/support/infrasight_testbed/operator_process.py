@@ -74,17 +74,17 @@ class Installed:
 
     def start(self, *options: str, ready: bool = True) -> Process:
         """Starts an operator and waits until it has listed everything."""
-        command: list[str | Path] = [
-            BIN / "infrasight-operator",
-            "run",
-            "--namespace",
-            self.namespace,
-            "--listen",
-            self.address,
-        ]
-        command += ["--status-listen", self._status, *options]
-        environment = {"KUBECONFIG": str(self._kubeconfig)}
-        process = Process(command, self._folder / "operator.log", self._status, environment)
+        return self._start(self.address, self._status, *options, ready=ready)
+
+    def start_another(self) -> Process:
+        """Starts one beside the first, which agents do not know."""
+        return self._start(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", "--address", self.address)
+
+    def _start(self, listen: str, status: str, *options: str, ready: bool = True) -> Process:
+        command: list[str | Path] = [BIN / "infrasight-operator", "run", "--namespace", self.namespace, "--listen", listen]
+        command += ["--status-listen", status, *options]
+        log = self._folder / f"operator-{len(self._processes)}.log"
+        process = Process(command, log, status, {"KUBECONFIG": str(self._kubeconfig)})
         self._processes.append(process)
         if ready:
             until(process.ready, f"the operator is ready\n{process.log()}")

@@ -1,6 +1,6 @@
 """The operator of 200 nodes (kwok's) with as many agents: one policy changes; how long, how many calls, how much memory.
 
-usage: operator.py [NODES]
+usage: cluster_operator.py [NODES]
 """
 
 import sys

@@ -193,7 +193,7 @@ def test_new_packages_replace_pods_a_few_at_a_time(
             agents[name].obey(running=["execve", "open"], packages=[("probe-x", "1.0")])
     after = pods()
     until(lambda: state(installed, failing).get("state") == "Failed", "the failure is told")
-    until(lambda: events(control_plane, installed, failing) == ["PodRestarted", "PackageFailed"], "two Events")
+    until(lambda: sorted(events(control_plane, installed, failing)) == ["PackageFailed", "PodRestarted"], "two Events")
     status = installed.get("probepolicy", "packages")["status"]
     assert status["problems"] == [{"node": failing, "package": "probe-x", "reason": "no matching distribution"}]
     installed.policy("base", "execve")  # a pass is made, and nothing is restarted

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from infrasight_operator.daemonset import DIGEST, daemon_set
 from infrasight_operator.errors import ObjectError
-from infrasight_operator.installation import Installation, at_once, in_bytes
+from infrasight_operator.installation import Installation
+from infrasight_operator.quantities import at_once, in_bytes
 
 GOLDEN = Path(__file__).with_name("agent_daemonset.yaml")
 FULL: dict[str, Any] = {

@@ -11,10 +11,12 @@
     matchLabels: {{- include "infrasight.selector" . | nindent 6 }}
 {{- end }}
 
+{{/* The agents' pods are the operator's work, and so are their labels; there is one installation in a namespace. */}}
+{{- define "infrasight.agentLabels" -}}
+app.kubernetes.io/name: infrasight-agent
+{{- end -}}
+
 {{- define "infrasight.agentPods" }}
 - podSelector:
-    matchLabels:
-      app.kubernetes.io/part-of: infrasight
-      app.kubernetes.io/instance: {{ .Release.Name }}
-      app.kubernetes.io/component: agent
+    matchLabels: {{- include "infrasight.agentLabels" . | nindent 6 }}
 {{- end }}

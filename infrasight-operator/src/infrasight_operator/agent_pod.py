@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from infrasight_operator.installation import Installation, in_bytes
+from infrasight_operator.installation import AgentSpec, Installation, in_bytes
 from infrasight_operator.volumes import Volume, volumes
 
 STATUS_PORT = 7445
-_GRACE_SECONDS = 15  # beyond what the agent waits for the server
+_GRACE_SECONDS = 25  # beyond what the agent waits for the server: detaching takes 5 s, longer on a busy node
 
 
 def pod_spec(installation: Installation, control_address: str) -> dict[str, Any]:
@@ -16,6 +16,8 @@ def pod_spec(installation: Installation, control_address: str) -> dict[str, Any]
     security: dict[str, Any] = {"seccompProfile": dict(agent.security.seccomp_profile)}
     if agent.security.app_armor_profile is not None:
         security["appArmorProfile"] = dict(agent.security.app_armor_profile)
+    if agent.security.se_linux_options:
+        security["seLinuxOptions"] = dict(agent.security.se_linux_options)
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -41,12 +43,13 @@ def _agent(installation: Installation, control_address: str, parts: list[Volume]
         "SERVER": server.address,
         "STATUS_LISTEN": f"0.0.0.0:{STATUS_PORT}",
         "STATE": "/var/lib/infrasight",
+        "PACKAGES": "/packages",
         "BLOCK_MEMORY": str(in_bytes(agent.settings.block_memory)),
         "OUTBOX_MEMORY": str(in_bytes(agent.settings.outbox_memory)),
         "COMPAT": str(agent.settings.compat).lower(),
         "STOP_SECONDS": str(agent.settings.stop_seconds),
         "LOG_LEVEL": agent.settings.log_level,
-        **({"CONFIG": "/etc/infrasight/agent.yaml"} if agent.options else {}),
+        **_enrichers(agent),
     }
     container: dict[str, Any] = {
         "name": "agent",
@@ -57,7 +60,7 @@ def _agent(installation: Installation, control_address: str, parts: list[Volume]
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
         # A start compiles the probes; until then it is alive, but not ready. Not ready also means: no server, which no
         # restart mends.
-        "startupProbe": _asks("/healthz", 2, 90),
+        "startupProbe": _asks("/healthz", 5, 60),
         "livenessProbe": _asks("/healthz", 10, 6),
         "readinessProbe": _asks("/readyz", 5, 2),
         "securityContext": _rights(list(agent.security.capabilities)),
@@ -66,6 +69,18 @@ def _agent(installation: Installation, control_address: str, parts: list[Volume]
     if agent.resources:
         container["resources"] = dict(agent.resources)
     return container
+
+
+def _enrichers(agent: AgentSpec) -> dict[str, str]:
+    """Where the enrichers find the node's files; what the installation says itself of these options holds."""
+    told = {"CONFIG": "/etc/infrasight/agent.yaml"} if agent.options else {}
+    if not agent.host_paths.etc:
+        told["DISABLE"] = "users"  # the names in the image are none of the node's
+    elif "etc" not in agent.options.get("users", {}):
+        told["OPTIONS__USERS__ETC"] = "/host/etc"
+    if agent.host_paths.run and "host" not in agent.options.get("containers", {}):
+        told["OPTIONS__CONTAINERS__HOST"] = "/host"
+    return told
 
 
 def _packages(installation: Installation, control_address: str, parts: list[Volume]) -> dict[str, Any]:
@@ -119,6 +134,7 @@ def _rights(capabilities: list[str]) -> dict[str, Any]:
     kept = {"add": capabilities} if capabilities else {}
     return {
         "runAsUser": 0,
+        "runAsGroup": 0,
         "privileged": False,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,

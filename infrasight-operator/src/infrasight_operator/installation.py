@@ -38,11 +38,13 @@ class Security:
         capabilities: What is left of all.
         seccomp_profile: As in a pod.
         app_armor_profile: As in a pod; None for the runtime's.
+        se_linux_options: As in a pod.
     """
 
     capabilities: tuple[str, ...] = ("BPF", "PERFMON")
     seccomp_profile: Mapping[str, str] = Factory(lambda: {"type": "RuntimeDefault"})
     app_armor_profile: Mapping[str, str] | None = None
+    se_linux_options: Mapping[str, str] = Factory(dict)
 
 
 @frozen

@@ -277,14 +277,8 @@ def test_it_follows_by_mutual_tls_only_whom_its_ca_signed(tmp_path: Path) -> Non
     """With TLS files the operator is followed; one of another CA is not, and readyz says that its certificate is wrong."""
     ours, others = CertificateAuthority(tmp_path / "ours", "ours"), CertificateAuthority(tmp_path / "others", "others")
     agent_files = ours.issue("agent")
-    tls = [
-        "--tls-certificate",
-        str(agent_files.certificate),
-        "--tls-key",
-        str(agent_files.key),
-        "--tls-ca",
-        str(agent_files.ca),
-    ]
+    tls: tuple[str, ...] = ("--tls-certificate", str(agent_files.certificate), "--tls-key", str(agent_files.key))
+    tls += ("--tls-ca", str(agent_files.ca))
     with running_system(tmp_path) as system, ControlServer(others.issue("stranger")) as stranger:
         agent = start(system, stranger, tmp_path, *tls)
         stranger.send(configuration("evil", "execve"))
@@ -302,5 +296,5 @@ def test_plaintext_to_another_machine_must_be_asked_for(tmp_path: Path) -> None:
     """An operator that is not on this machine is not followed without TLS, unless told so: the agent does not start."""
     command: list[str | Path] = [BIN / "infrasight", "agent", "--operator", "operator.example:7444", "--state", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "operator.example:7444 is not on this machine and there is no TLS" in done.stderr

@@ -49,7 +49,7 @@ def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
         (values.merged(values.EXTERNAL, {"store": {"external": {"url": "http://u:secret@h/"}}}), "/store/external/url"),
         ({"certificates": {"mode": "existing"}}, "/certificates/existing/agent"),
         ({"probePolicies": {"mine": {"probes": [{"nam": "open"}]}}}, "/probePolicies/mine/probes/0.*'nam' not allowed"),
-        ({"probePolicies": {"Mine": {}}}, "/probePolicies"),
+        ({"probePolicies": {"Mine": {}}}, "'Mine' does not match"),
         ({"server": {"settings": {"maxBatchBytes": 1 << 30}}}, "/server/settings/maxBatchBytes"),
         (
             values.merged(values.EMBEDDED, values.AUTOSCALING),

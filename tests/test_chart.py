@@ -1,4 +1,4 @@
-"""The Helm chart without a cluster: what it renders is valid, modest in its rights, and without secrets; what is wrong it refuses."""
+"""The Helm chart without a cluster: what it renders is valid, modest in its rights, without secrets; what is wrong it refuses."""
 
 import json
 import re
@@ -71,7 +71,8 @@ def test_containers_have_few_rights(rendered: dict[str, list[Manifest]], name: s
         assert pod["automountServiceAccountToken"] is what.endswith("-operator"), what
         assert pod["enableServiceLinks"] is False, what
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), what
-        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0, what
+        assert pod["securityContext"]["runAsNonRoot"], what
+        assert pod["securityContext"]["runAsUser"] > 0, what
         assert {next(iter(set(v) - {"name"})) for v in pod["volumes"]} <= {
             "emptyDir",
             "secret",
@@ -80,7 +81,8 @@ def test_containers_have_few_rights(rendered: dict[str, list[Manifest]], name: s
         }
         for container in pod["containers"] + pod.get("initContainers", []):
             rights = container["securityContext"]
-            assert rights["readOnlyRootFilesystem"] and rights["runAsNonRoot"], what
+            assert rights["readOnlyRootFilesystem"], what
+            assert rights["runAsNonRoot"], what
             assert rights["allowPrivilegeEscalation"] is False, what
             assert rights["capabilities"] == {"drop": ["ALL"]}, what
             assert rights["seccompProfile"]["type"] == "RuntimeDefault", what
@@ -135,7 +137,7 @@ def test_what_is_referred_to_is_there(rendered: dict[str, list[Manifest]], name:
 
 
 def test_the_embedded_store_has_one_server(cluster_tools: Path) -> None:
-    """Two replicas are wanted; with the embedded store it is one, replaced before its successor starts, and nothing scales it."""
+    """Two servers are wanted; with the embedded store it is one, gone before its successor starts, and nothing scales it."""
     manifests = render(cluster_tools, values.EMBEDDED)
     spec = named(manifests, "Deployment", "infrasight-server")["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")

@@ -14,7 +14,7 @@ from infrasight_operator import __version__
 
 EPILOG = """\b
 Examples:
-  infrasight-operator run --listen 0.0.0.0:7446 --control-address infrasight-operator.infrasight.svc:7446 \\
+  infrasight-operator run --listen 0.0.0.0:7446 --address infrasight-operator.infrasight.svc:7446 \\
       --tls-certificate tls.crt --tls-key tls.key --tls-ca ca.crt
       in a pod, with the rights of its service account
   KUBECONFIG=~/.kube/config infrasight-operator run --namespace infrasight
@@ -44,7 +44,7 @@ def main() -> None:
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file with any of these settings.")
 @click.option("--namespace", metavar="NAME", help="The installation's namespace.  [the pod's own, or KUBECONFIG's]")
 @click.option("--listen", metavar="HOST:PORT", help="Where agents connect.  [127.0.0.1:7446]")
-@click.option("--control-address", metavar="HOST:PORT", help="What agents are told to connect to.  [the same]")
+@click.option("--address", metavar="HOST:PORT", help="What agents are told to connect to.  [the same]")
 @click.option("--status-listen", metavar="HOST:PORT", help="/metrics, /healthz and /readyz.  [127.0.0.1:7447]")
 @click.option("--tls-certificate", metavar="FILE", help="The operator's certificate, PEM; with the next two: mutual TLS.")
 @click.option("--tls-key", metavar="FILE", help="Its private key, PEM.")

@@ -13,7 +13,7 @@ class OperatorConfig:
     Attributes:
         namespace: The installation's namespace; empty for the service account's own, or KUBECONFIG's.
         listen: Where agents connect, `host:port`.
-        control_address: What agents are told to connect to, `host:port`; empty for `listen`.
+        address: What agents are told to connect to, `host:port`; empty for `listen`.
         status_listen: Where `/metrics`, `/healthz` and `/readyz` are, `host:port`.
         tls: Certificate, key and CA for mutual TLS; agents must show a certificate of that CA.
         plaintext: Listen without TLS even where others can reach it.
@@ -23,7 +23,7 @@ class OperatorConfig:
 
     namespace: str = field(default="", validator=validators.matches_re(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?"))
     listen: str = "127.0.0.1:7446"
-    control_address: str = ""
+    address: str = ""
     status_listen: str = "127.0.0.1:7447"
     tls: TlsFiles | None = None
     plaintext: bool = False
@@ -40,4 +40,4 @@ class OperatorConfig:
     @property
     def told(self) -> str:
         """Where agents are told to connect."""
-        return self.control_address or self.listen
+        return self.address or self.listen

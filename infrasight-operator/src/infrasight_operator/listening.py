@@ -47,7 +47,6 @@ def listen(service: ControlService, address: str, tls: TlsFiles | None, plaintex
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
     """Credentials that follow the files: what a rotation wrote is used from the next handshake on."""
     fetch: Any = _Rotation(tls).changed  # the stubs do not know that it may say None: as before
-    fetch: Any = _Rotation(tls).changed  # the stubs do not know that it may say None: as before
     return grpc.dynamic_ssl_server_credentials(_configuration(tls), fetch, require_client_authentication=True)
 
 

@@ -61,17 +61,24 @@ async def operate(config: OperatorConfig) -> None:
 
 async def _work(cluster: Cluster, reconciler: Reconciler, stop: asyncio.Event) -> None:
     """Watches and reconciles; one does not live without the other."""
-    watch = kopf.operator(
+    writing = asyncio.create_task(reconciler.run())
+    # Not kopf.operator, which in the end waits for every task of the loop that is younger than it: agents' streams, too.
+    watching = await kopf.spawn_tasks(
         registry=handlers.watching(reconciler.seen),
         settings=handlers.settings(),
         namespaces=[cluster.namespace],
         standalone=True,
         stop_flag=stop,
     )
-    async with asyncio.TaskGroup() as tasks:
-        writing = tasks.create_task(reconciler.run())
-        await watch  # it ends by a signal, too
-        writing.cancel()
+    tasks = {writing, *watching}
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()  # by a signal, which kopf takes over, one of its tasks ends well
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _first_look(reconciler: Reconciler) -> None:

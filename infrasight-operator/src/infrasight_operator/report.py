@@ -8,7 +8,7 @@ from infrasight.v1 import control_pb2
 MAX_BYTES = 256 << 10
 _MANY = 1024
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")  # plugins of others may be called anything
 
 
 class ReportError(Exception):

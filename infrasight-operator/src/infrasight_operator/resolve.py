@@ -3,13 +3,25 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from attrs import frozen
 
 from infrasight_operator.policy import Policy, PolicyPackage, PolicyProbe
 
-Said = TypeVar("Said", PolicyProbe, PolicyPackage)
+
+class _Thing(Protocol):
+    """A probe or a package, as a policy says it."""
+
+    @property
+    def name(self) -> str:
+        """Whom it is of."""
+
+    def definition(self) -> str:
+        """Equal where two policies say the same."""
+
+
+Said = TypeVar("Said", bound=_Thing)
 
 
 @frozen
@@ -106,8 +118,10 @@ def _held(
             strongest, of = holds[thing.name]
             if of.spec.priority == policy.spec.priority and strongest.definition() != thing.definition():
                 others.setdefault(thing.name, []).append(policy.name)
-    conflicts = tuple(Conflict(kind, name, (holds[name][1].name, *others[name])) for name in sorted(others))
-    return tuple((thing, policy.name) for _, (thing, policy) in sorted(holds.items())), conflicts
+    conflicts: list[Conflict] = []
+    for disputed, whose in sorted(others.items()):
+        conflicts.append(Conflict(kind, disputed, (holds[disputed][1].name, *whose)))
+    return tuple((thing, policy.name) for _, (thing, policy) in sorted(holds.items())), tuple(conflicts)
 
 
 def _digest(value: Any) -> str:

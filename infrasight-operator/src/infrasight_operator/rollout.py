@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from infrasight_operator.installation import at_once
 from infrasight_operator.node_probes import NodeView
+from infrasight_operator.quantities import at_once
 
 PATIENCE = 60.0  # seconds for which an agent may be away before its pod is replaced without hearing from it
 
@@ -15,8 +15,11 @@ def needs_packages(view: NodeView) -> bool:
     """
     if view.packages_asked == view.wanted.packages_digest:
         return False
-    installed = set(view.report.packages) if view.report is not None else set()
-    return installed != {(package.name, package.version) for package, _ in view.wanted.packages}
+    wanted = {(package.name, package.version) for package, _ in view.wanted.packages}
+    if view.report is None:
+        return bool(wanted)
+    # A failure is of packages that were wanted then, or says that the pod could not ask.
+    return set(view.report.packages) != wanted or any(failure.is_package for failure in view.report.failures)
 
 
 def to_restart(

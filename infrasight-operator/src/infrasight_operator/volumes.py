@@ -27,8 +27,8 @@ def volumes(installation: Installation) -> list[Volume]:
     spec = installation.spec
     paths, index = spec.agent.host_paths, spec.package_index
     found = [
-        _empty("tmp", "1Gi", agent=_writable("tmp", "/tmp"), packages=_writable("tmp", "/tmp")),
-        _empty("packages", "4Gi", agent=_mount("packages", "/packages"), packages=_writable("packages", "/packages")),
+        _empty("tmp", "256Mi", agent=_writable("tmp", "/tmp"), packages=_writable("tmp", "/tmp")),
+        _empty("packages", "2Gi", agent=_mount("packages", "/packages"), packages=_writable("packages", "/packages")),
         _empty("state", "64Mi", agent=_writable("state", "/var/lib/infrasight")),
         _host("tracing", paths.tracing, "/sys/kernel/tracing"),
         _host("cgroup", paths.cgroup, "/sys/fs/cgroup"),
@@ -68,7 +68,7 @@ def _empty(name: str, limit: str, agent: dict[str, Any], packages: dict[str, Any
 
 
 def _host(name: str, path: str, seen_at: str) -> Volume:
-    # A folder that came later, such as a runtime's socket, is seen, too.
+    # What is mounted later is seen, too; what is unmounted, such as a container's root below /run, is not kept mounted.
     mount = {**_mount(name, seen_at), "mountPropagation": "HostToContainer"}
     return Volume({"name": name, "hostPath": {"path": path, "type": "Directory"}}, mount)
 

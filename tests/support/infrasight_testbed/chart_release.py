@@ -30,7 +30,7 @@ class Release:
         """
         file = self._folder / "values.json"
         file.write_text(json.dumps(values))
-        self._helm("upgrade", "--install", "infrasight", str(CHART), "--values", str(file), "--wait", *options)
+        self._helm("upgrade", "--install", "infrasight", str(CHART), "--values", str(file), *(options or ("--wait",)))
 
     def run(self, *arguments: str) -> str:
         """`helm <first argument> infrasight …`, what it says.
@@ -50,7 +50,7 @@ class Release:
 
     def remains(self) -> set[tuple[str, str]]:
         """Everything in the namespace that is not there in every namespace, by kind and name."""
-        kinds = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,pvc,pdb,infrasight-io"
+        kinds = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,pvc,pdb,isight,pp,nprobes"
         found: list[dict[str, Any]] = self._control_plane.objects(kinds, self.namespace)
         everywhere = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
         return {(item["kind"], item["metadata"]["name"]) for item in found} - everywhere

@@ -1,4 +1,4 @@
-"""The Helm chart without a cluster: what it renders is valid, modest in its rights, without secrets; wrong values are refused."""
+"""The Helm chart without a cluster: what it renders is valid, modest in its rights, without secrets; errors are refused."""
 
 import json
 import re

@@ -19,7 +19,7 @@ def query(address: str, certificates: Path | None) -> subprocess.CompletedProces
     if certificates is not None:
         files = {"CERTIFICATE": "tls.crt", "KEY": "tls.key", "CA": "ca.crt"}
         environ |= {f"INFRASIGHT_TLS_{name}": str(certificates / file) for name, file in files.items()}
-    command = [BIN / "infrasight", "query", "SELECT 1 AS ready"]
+    command: list[str | Path] = [BIN / "infrasight", "query", "SELECT 1 AS ready"]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 

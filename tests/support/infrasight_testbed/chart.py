@@ -24,7 +24,7 @@ def template(tools: Path, values: Values | None = None, release: str = "infrasig
     Raises:
         ChartError: The values, or what comes of them, are refused.
     """
-    command = [tools / "helm", "template", release, CHART, "--namespace", namespace, "--values", "-"]
+    command: list[str | Path] = [tools / "helm", "template", release, CHART, "--namespace", namespace, "--values", "-"]
     done = subprocess.run(command, input=json.dumps(values or {}), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ChartError(done.stderr)

@@ -49,7 +49,7 @@ def _strict(schema: Any) -> Any:
 
 def judge(tools: Path, schemas: Path, manifests: str) -> list[str]:
     """What is wrong with manifests; empty when nothing is."""
-    command = [tools / "kubeconform", "-strict", "-output", "json", "-skip", ",".join(_OTHERS)]
+    command: list[str | Path] = [tools / "kubeconform", "-strict", "-output", "json", "-skip", ",".join(_OTHERS)]
     command += ["-schema-location", f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", "-"]
     done = subprocess.run(command, input=manifests, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout).get("resources") or []

@@ -114,6 +114,25 @@ def test_what_was_deleted_unseen_is_noticed(installed: Installed, node: MakeNode
     installed.until_probes(**{a: ["execve"]})
 
 
+def test_a_token_that_is_replaced_is_read_again(installed: Installed, node: MakeNode, control_plane: ControlPlane) -> None:
+    """The token in the file is not taken any more: with the one that has come into its place all goes on, watching too."""
+    a = node("a")
+    installed.install()
+    token = installed.token_in_a_file()
+    operator = installed.start()
+    installed.policy("p", "execve")
+    installed.until_probes(**{a: ["execve"]})
+    control_plane.kubectl("delete", "serviceaccount", "operator", "-n", installed.namespace)
+    control_plane.kubectl("create", "serviceaccount", "operator", "-n", installed.namespace)
+    token.write_text(control_plane.kubectl("create", "token", "operator", "-n", installed.namespace))
+    control_plane.kill_api_server()  # which ends the watches, and forgets that it knew the former token
+    control_plane.start_api_server()
+    installed.policy("p", "chmod")
+    installed.until_probes(**{a: ["chmod"]})
+    assert operator.metric('infrasight_operator_api_calls_total{kind="NodeProbes",result="ok",verb="apply"}') >= 2
+    assert operator.ready()
+
+
 def test_mutual_tls_and_new_files(installed: Installed, node: MakeNode, follow: Follow, tmp_path: Path) -> None:
     """Only who shows a certificate of the CA is let in; files that a rotation replaces are used without a restart."""
     authority, others = CertificateAuthority(tmp_path / "ca", "one"), CertificateAuthority(tmp_path / "other", "two")

@@ -90,6 +90,15 @@ class Installed:
             until(process.ready, f"the operator is ready\n{process.log()}")
         return process
 
+    def token_in_a_file(self) -> Path:
+        """Has the token lie in a file, as in a pod, for operators that are started later."""
+        token, config = self._folder / "token", yaml.safe_load(self._kubeconfig.read_text(encoding="utf-8"))
+        token.write_text(config["users"][0]["user"].pop("token"), encoding="utf-8")
+        config["users"][0]["user"]["tokenFile"] = str(token)
+        self._kubeconfig = self._folder / "kubeconfig"
+        self._kubeconfig.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return token
+
     def install(self, **spec: Any) -> None:
         """Makes the InfraSight object, of the test's own nodes."""
         agent = {"image": "example.invalid/agent", "nodeSelector": {"pool": self._pool}, **spec.pop("agent", {})}

@@ -1,6 +1,6 @@
 """The chart's rights on a real API server: the operator's account may do what its work needs, and gets 403 for all else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,13 @@ from infrasight_testbed.system import BIN, Process, until
 
 
 @pytest.fixture
-def release(control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path) -> Release:
+def release(control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path) -> Iterator[Release]:
     """The installed chart, and a node."""
     add_node("first")
     made = Release(control_plane, namespace, tmp_path)
     made.install(NO_VOLUMES)
-    return made
+    yield made
+    made.run("uninstall")
 
 
 def test_the_role_is_the_documented_one(cluster_tools: Path) -> None:
@@ -34,7 +35,9 @@ def test_the_operator_works_with_its_rights(control_plane: ControlPlane, release
     """The real operator, started as the Deployment says with its account's token and certificates, makes the agents' DaemonSet,
     whose pods run, and a NodeProbes with the default policies' probes; the API server refuses it nothing."""
     namespace = release.namespace
-    container = control_plane.get("deploy", "infrasight-operator", namespace)["spec"]["template"]["spec"]["containers"][0]
+    pod = control_plane.get("deploy", "infrasight-operator", namespace)["spec"]["template"]["spec"]
+    assert {volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume} == {0o440}
+    container = pod["containers"][0]
     secret_files(control_plane.get("secret", "infrasight-operator-tls", namespace), tls := tmp_path / "tls")
     status = f"127.0.0.1:{free_port()}"
     told = {key: value.replace("/etc/infrasight/tls", str(tls)) for key, value in environment(container).items()}
@@ -60,6 +63,17 @@ def test_the_operator_works_with_its_rights(control_plane: ControlPlane, release
     assert {"name": "tls", "secret": {"secretName": "infrasight-agent-tls", "defaultMode": 0o400}} in agent["volumes"]
 
 
+@pytest.fixture(scope="module")
+def lasting_release(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    """The chart's objects for all of these tests, without pods."""
+    made = Release(control_plane, "chart-rights", tmp_path_factory.mktemp("chart"))
+    control_plane.kubectl("create", "namespace", made.namespace)
+    made.install(NO_VOLUMES, "--wait=false")
+    yield made
+    made.run("uninstall")
+    control_plane.kubectl("delete", "namespace", made.namespace, "--wait=false")
+
+
 @pytest.mark.parametrize(
     "forbidden",
     [
@@ -82,15 +96,6 @@ def test_the_operator_may_do_nothing_else(
     account = control_plane.account("infrasight-operator", lasting_release.namespace)
     with pytest.raises(ToolError, match=r"[Ff]orbidden"):
         control_plane.kubectl(*forbidden, config=account)
-
-
-@pytest.fixture(scope="module")
-def lasting_release(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """The chart's objects for all of these tests, without pods."""
-    made = Release(control_plane, "chart-rights", tmp_path_factory.mktemp("chart"))
-    control_plane.kubectl("create", "namespace", made.namespace)
-    made.install(NO_VOLUMES, "--wait=false")
-    return made
 
 
 def test_the_server_has_no_rights(control_plane: ControlPlane, release: Release) -> None:

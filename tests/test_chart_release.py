@@ -1,6 +1,6 @@
 """The Helm chart on a real API server: installed, upgraded, rolled back, tested, uninstalled. kwok plays the containers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from infrasight_testbed.system import until
 
 
 @pytest.fixture
-def release(control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path) -> Release:
+def release(control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path) -> Iterator[Release]:
     """A release that is not installed yet, and a node for its pods."""
     add_node("first")
-    return Release(control_plane, namespace, tmp_path)
+    made = Release(control_plane, namespace, tmp_path)
+    yield made
+    made.run("uninstall", "--ignore-not-found")
 
 
 def volume(name: str) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def test_rows_outlive_the_release(control_plane: ControlPlane, release: Release)
     until(lambda: release.remains() == {("PersistentVolumeClaim", "infrasight-server")}, "the claim alone is left")
     release.install(values)
     assert control_plane.get("pvc", "infrasight-server", release.namespace)["metadata"]["uid"] == bound["metadata"]["uid"]
+    release.run("uninstall", "--wait")
     control_plane.kubectl("delete", "pv", release.namespace, "--wait=false")
 
 

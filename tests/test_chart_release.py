@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from infrasight_testbed.chart_release import Release
-from infrasight_testbed.chart_values import EMBEDDED, NO_VOLUMES, merged
+from infrasight_testbed.chart_values import EMBEDDED, NO_VOLUMES, PLAINTEXT, merged
 from infrasight_testbed.control_plane import ControlPlane, ToolError
 from infrasight_testbed.system import until
 
@@ -109,3 +109,15 @@ def test_a_second_installation_in_a_namespace_is_refused(control_plane: ControlP
     assert not control_plane.kubectl(
         "get", "deploy", "-n", release.namespace, "-l", "app.kubernetes.io/instance=second"
     ).strip()
+
+
+def test_the_notes_say_what_to_do_and_what_is_dangerous(release: Release) -> None:
+    """The notes name the commands with the real names; they warn of plaintext, of no volume, and of packages without a way."""
+    notes = release.install({}, "--wait=false")
+    assert f"kubectl exec -n {release.namespace} deploy/infrasight-server -- infrasight query" in notes
+    assert f"helm test infrasight -n {release.namespace}" in notes
+    assert "WARNING" not in notes
+    packages = {"probePolicies": {"more": {"packages": [{"name": "acme-probe", "version": "1.0"}]}}}
+    notes = release.install(merged(EMBEDDED, NO_VOLUMES, PLAINTEXT, packages), "--wait=false")
+    assert [line.split(":")[0] for line in notes.splitlines() if "WARNING" in line] == ["WARNING"] * 3
+    assert "infrasight query --plaintext" in notes

@@ -22,15 +22,15 @@ class Release:
     def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path) -> None:
         self._control_plane, self.namespace, self._folder = control_plane, namespace, folder
 
-    def install(self, values: Values, *options: str) -> None:
-        """Installs it, or makes it be so.
+    def install(self, values: Values, *options: str) -> str:
+        """Installs it, or makes it be so; what helm says, with the chart's notes.
 
         Raises:
             ToolError: It was refused, or is not ready in time.
         """
         file = self._folder / "values.json"
         file.write_text(json.dumps(values))
-        self._helm("upgrade", "--install", "infrasight", str(CHART), "--values", str(file), *(options or ("--wait",)))
+        return self._helm("upgrade", "--install", "infrasight", str(CHART), "--values", str(file), *(options or ("--wait",)))
 
     def run(self, *arguments: str) -> str:
         """`helm <first argument> infrasight …`, what it says.

@@ -26,7 +26,8 @@ def environment() -> dict[str, str]:
         told |= {name: value for name, _, value in lines}
     if (ca := SECRETS / "ca").exists():
         told |= {"PIP_CERT": str(ca), "SSL_CERT_FILE": str(ca)}
-    told |= {"UV_CACHE_DIR": "/var/cache/uv", "UV_LINK_MODE": "copy", "UV_COMPILE_BYTECODE": "1", "UV_NO_PROGRESS": "1"}
+    told |= {"UV_CACHE_DIR": "/var/cache/uv", "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1", "UV_COMPILE_BYTECODE": "1"}
+    told |= {"PYC_INVALIDATION_MODE": "UNCHECKED_HASH"}  # the root is read-only: what is compiled holds
     return told | {"UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
 
 

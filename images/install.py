@@ -8,6 +8,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,6 +17,9 @@ from pathlib import Path
 HERE, UV, TARGET = Path.cwd(), Path("/opt/uv"), Path("/opt/infrasight")
 LOCK = HERE / "requirements.lock"
 SECRETS = Path("/run/secrets")
+# What wheels bring and nothing here uses: a good part of them. The libraries are for Arrow's own RPC, for S3, and for Substrait.
+UNUSED = ("pyarrow/include", "pyarrow/src", "pyarrow/*flight*", "pyarrow/*s3*", "pyarrow/*substrait*")
+UNUSED += ("numpy/**/tests", "pandas/tests", "pyarrow/tests")
 
 
 def environment() -> dict[str, str]:
@@ -52,6 +56,13 @@ def install(*what: str) -> None:
     run(uv, "pip", "install", "--no-sources", "--python", TARGET / "bin" / "python", *locked, *what)
 
 
+def trim() -> None:
+    """Removes what is not used."""
+    (site,) = TARGET.glob("lib/python*/site-packages")
+    for path in [path for pattern in UNUSED for path in site.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def main(task: str, *names: str) -> None:
     """Does one of the tasks."""
     if task == "uv":
@@ -61,6 +72,7 @@ def main(task: str, *names: str) -> None:
         install(*requirements(list(names)))
     elif task == "packages":
         install(*(f"./{name}" if (HERE / name / "pyproject.toml").exists() else name for name in names))
+        trim()
     else:
         sys.exit(f"{task}: no such task;\n{__doc__}")
 

@@ -26,20 +26,25 @@ class Podman:
 
     Args:
         folder: For all its state.
+        images: A store of images that it reads beside its own.
 
     Attributes:
+        run_folder: The folder that is its host's /run: its API is in there, at the usual place.
         socket: Where its API is.
         service: The process that answers there.
         cgroup: The control group that its containers are in, below the root of each hierarchy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: Path | None = None) -> None:
         settings = folder / "containers.conf"
         settings.write_text(_SETTINGS)
         self._environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
         self._command = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "vfs"]
-        self.socket, self.cgroup = folder / "api.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "overlay" if images else "vfs"]
+        self._command += ["--storage-opt", f"overlay.imagestore={images}"] if images else []
+        self.run_folder, self.cgroup = folder / "host", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.socket = self.run_folder / "podman" / "podman.sock"
+        self.socket.parent.mkdir(parents=True)
         serve = [*self._command, "system", "service", "--time", "0", f"unix://{self.socket}"]
         self.service = Service(serve, self.socket, folder / "service.log", self._environment)
         save_image(folder / "image.tar", IMAGE, "sleep", "1000000")
@@ -63,10 +68,10 @@ class Podman:
 
 
 @contextmanager
-def running_podman() -> Iterator[Podman]:
+def running_podman(images: Path | None = None) -> Iterator[Podman]:
     """A podman whose service answers; nothing of it is left."""
     with short_folder() as folder:
-        podman = Podman(folder)
+        podman = Podman(folder, images)
         try:
             podman.start()
             yield podman

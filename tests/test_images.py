@@ -1,0 +1,84 @@
+"""The images: built as they are shipped, run with no more rights than a pod has, from the kernel to the store."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from infrasight_testbed.agent_pod import agent_template
+from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.images import image
+from infrasight_testbed.pod_container import PodContainer
+from infrasight_testbed.podman import IMAGE, Podman, running_podman
+from infrasight_testbed.system import System, execute, running_system, until
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="containers and recording need root"),
+    pytest.mark.timeout(900),  # building them is part of it
+]
+NODE = "node-1"
+
+
+@pytest.fixture(scope="module")
+def podman(images: Path) -> Iterator[Podman]:
+    """A podman that has the images."""
+    with running_podman(images) as running:
+        yield running
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    """A server with an embedded store."""
+    with running_system(tmp_path) as running:
+        running.start_server()
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """For the volumes of a pod."""
+    (made := tmp_path / "volumes").mkdir()
+    return made
+
+
+def agent(system: System, podman: Podman, folder: Path) -> PodContainer:
+    """The agent's container, which sends to this server."""
+    told = {"INFRASIGHT_AGENT_SERVER": system.address, "INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}
+    return PodContainer.of(agent_template(podman.run_folder), "agent", folder, {"spec.nodeName": NODE}, told)
+
+
+def test_agent_records_the_host_and_its_containers(system: System, podman: Podman, folder: Path) -> None:
+    """With the rights of the operator's pod and nothing else the agent's image records programs of the host and of containers,
+    those that were there before it too, by the pids and ids that the host knows; what it does itself it does not record."""
+    marker = uuid.uuid4().hex
+    loop = f"while :; do /bin/true mark-{marker}; sleep 0.2; done"
+    before = podman.run("--name", f"before-{marker}", command=("sh", "-c", loop))
+    container = agent(system, podman, folder)
+    options = ["--detach", "--network=host", "--cgroup-parent", f"/{podman.cgroup}", *container.podman_options(folder)]
+    running = podman("run", *options, image("agent"), *container.args)
+    until(lambda: "stream open" in podman("logs", running), "the agent records and streams")
+    after = podman.run("--name", f"after-{marker}", command=("/bin/true", f"mark-{marker}"))
+    host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
+    host.wait()
+    execute(f"mark-{marker}", 5)
+    rows = f"SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
+    rows += f"WHERE argv[2] = 'mark-{marker}'"
+    until(lambda: {before, after, ""} <= {row["container_id"] for row in system.query(rows)}, "every container has rows")
+    until(
+        lambda: {row["name"] for row in system.query(rows)} == {f"before-{marker}", f"after-{marker}", ""}, "containers have names"
+    )
+    found = system.query(rows)
+    assert {row["image"] for row in found if row["container_id"]} == {IMAGE}
+    assert {(row["node"], row["user"]) for row in found} == {(NODE, "root")}
+    assert [row["pid"] for row in found if not row["container_id"]][0] == host.pid
+    assert len([row for row in found if not row["container_id"]]) == 6
+    own = system.query(f"SELECT argv FROM execve_events WHERE container_id = '{running}'")
+    assert own == [], "the agent's own work was recorded"
+    podman("stop", "--time", "60", running)
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman("logs", running)
+    for name in (before, running):
+        podman("rm", "--force", "--time", "0", name)
+
+

@@ -6,7 +6,7 @@ ARGS ?=
 KERNELS ?= 6.1 6.12
 TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_containers.py
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
-PACKAGES := infrasight-core infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
+PACKAGES := infrasight-core infrasight-operator infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
 
 .PHONY: help setup run test test-kernels lint proto lock bench clean
 

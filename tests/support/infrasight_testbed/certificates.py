@@ -19,10 +19,11 @@ class CertificateAuthority:
         folder.mkdir(parents=True, exist_ok=True)
         self._openssl("req", "-x509", *self._new_key("ca"), "-subj", f"/CN={name}", "-days", "2", "-out", folder / "ca.pem")
 
-    def issue(self, subject: str) -> TlsFiles:
-        """A certificate for `localhost` and 127.0.0.1, with its key and this CA."""
+    def issue(self, subject: str, organization: str = "") -> TlsFiles:
+        """A certificate for `localhost` and 127.0.0.1, with its key and this CA; the organization is Kubernetes' group."""
         request, certificate = self._folder / f"{subject}.csr", self._folder / f"{subject}.pem"
-        self._openssl("req", *self._new_key(subject), "-subj", f"/CN={subject}", "-out", request)
+        name = f"/O={organization}/CN={subject}" if organization else f"/CN={subject}"
+        self._openssl("req", *self._new_key(subject), "-subj", name, "-out", request)
         names = self._folder / "names"
         names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
         ca = ("-CA", self._folder / "ca.pem", "-CAkey", self._folder / "ca.key", "-CAcreateserial")

@@ -1,0 +1,3 @@
+"""What all packages' tests share."""
+
+pytest_plugins = ["infrasight_testbed.cluster_plugin"]

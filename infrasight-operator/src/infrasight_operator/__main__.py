@@ -1,0 +1,5 @@
+"""`python -m infrasight_operator`."""
+
+from infrasight_operator.cli import main
+
+main()

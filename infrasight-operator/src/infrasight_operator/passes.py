@@ -1,0 +1,177 @@
+"""One pass: what differs is written, a bounded number of calls at once."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from infrasight_operator import daemonset, installation_status, node_probes, notices, policy_status
+from infrasight_operator.agents import Agents
+from infrasight_operator.cluster import Cluster
+from infrasight_operator.difference import Written
+from infrasight_operator.errors import ClusterAwayError, ClusterError
+from infrasight_operator.installation import NAME, Installation
+from infrasight_operator.kinds import Kind
+from infrasight_operator.metrics import EVENTS_LEFT_OUT, NODES, RESTARTS
+from infrasight_operator.node_probes import NodeView, State
+from infrasight_operator.rollout import to_restart
+from infrasight_operator.seen import Seen
+from infrasight_operator.world import World
+
+log = structlog.get_logger(__name__)
+EVENTS_AT_ONCE = 50
+
+
+class Passes:
+    """Brings the cluster to what is wanted, as far as it goes.
+
+    Args:
+        cluster: Where it is written.
+        seen: What is there.
+        agents: What agents say.
+        control_address: Where agents reach the operator.
+    """
+
+    def __init__(self, cluster: Cluster, seen: Seen, agents: Agents, control_address: str) -> None:
+        self._cluster, self._seen, self._agents = cluster, seen, agents
+        self._control_address = control_address
+        self._written = Written()
+        self._away: dict[str, float] = {}
+        self._restarted: dict[str, float] = {}
+        self._refused = ""
+        self._notices: list[tuple[Kind, Mapping[str, Any], notices.Notice]] = []
+
+    async def run(self, world: World) -> list[str]:
+        """One pass; what could not be written, and why."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        failed = await _all(self._broken(kind, name, reason, now) for (kind, name), reason in world.broken.items())
+        if world.installation is None:
+            return failed
+        installation, views = world.installation, self._views(world)
+        refused = [await self._applied(Kind.DAEMON_SET, daemonset.daemon_set(installation, self._control_address))]
+        self._refused = "; ".join(reason for reason in refused if reason)
+        failed += [reason for reason in refused if reason]
+        failed += await _all(self._node(installation, view, now) for view in views)
+        gone = self._seen.all(Kind.NODE_PROBES).keys() - world.wanted.keys()
+        failed += await _all(self._delete(name) for name in gone)
+        failed += await _all(self._policy(name, world, views, now) for name in world.policies)
+        failed += await _all([self._installation(installation, views, now)])
+        failed += await _all(self._restart(name) for name in self._due(world, views))
+        await self._post(now)
+        return failed
+
+    def _views(self, world: World) -> list[NodeView]:
+        views = []
+        for name, wanted in world.wanted.items():
+            body = self._seen.get(Kind.NODE_PROBES, name) or {}
+            status = body.get("status") or {}
+            report = self._agents.report(name) or node_probes.report_of(name, status)
+            asked = self._agents.packages_asked(name) or status.get("packagesAsked", "")
+            views.append(NodeView(name, wanted, report, self._agents.is_connected(name), asked))
+        states = [view.state()[0] for view in views]
+        for state in State:
+            NODES.labels(str(state)).set(states.count(state))
+        return views
+
+    async def _applied(self, kind: Kind, wanted: dict[str, Any]) -> str:
+        """Applies an object where it differs; why the API server does not take it, empty where it does."""
+        name = wanted["metadata"]["name"]
+        if not self._written.object_differs(kind, wanted, self._seen.get(kind, name)):
+            return ""
+        try:
+            answer = await self._cluster.apply(kind, wanted)
+        except (ClusterError, ClusterAwayError) as error:
+            return str(error)
+        self._written.object_written(kind, wanted, answer)
+        self._seen.put(kind, answer, ours=True)
+        return ""
+
+    async def _node(self, installation: Installation, view: NodeView, now: str) -> None:
+        wanted = node_probes.manifest(installation, view.name, view.wanted)
+        if reason := await self._applied(Kind.NODE_PROBES, wanted):
+            raise ClusterAwayError(reason)
+        body = self._seen.get(Kind.NODE_PROBES, view.name) or {}
+        before = body.get("status") or {}
+        after = node_probes.status_of(view, before, now)
+        if await self._status(Kind.NODE_PROBES, view.name, after):
+            self._notices += [(Kind.NODE_PROBES, body, notice) for notice in notices.of_node(before, after)]
+
+    async def _policy(self, name: str, world: World, views: list[NodeView], now: str) -> None:
+        body = self._seen.get(Kind.POLICY, name) or {}
+        before = body.get("status") or {}
+        after = policy_status.policy_status(world.policies[name], views, before, now)
+        if await self._status(Kind.POLICY, name, after):
+            self._notices += [(Kind.POLICY, body, notice) for notice in notices.of_policy(before, after)]
+
+    async def _installation(self, installation: Installation, views: list[NodeView], now: str) -> None:
+        before = (self._seen.get(Kind.INFRASIGHT, NAME) or {}).get("status") or {}
+        after = installation_status.installation_status(installation, views, self._refused, before, now)
+        await self._status(Kind.INFRASIGHT, NAME, after)
+
+    async def _broken(self, kind: Kind, name: str, reason: str, now: str) -> None:
+        body = self._seen.get(kind, name) or {}
+        before, generation = body.get("status") or {}, (body.get("metadata") or {}).get("generation", 0)
+        await self._status(kind, name, policy_status.broken_status(generation, reason, before, now))
+
+    async def _status(self, kind: Kind, name: str, wanted: dict[str, Any]) -> bool:
+        """Applies a status where it differs; whether it did."""
+        body = self._seen.get(kind, name)
+        if body is None or not self._written.status_differs(kind, name, wanted, body.get("status") or {}):
+            return False
+        answer = await self._cluster.apply_status(kind, name, wanted)
+        self._written.status_written(kind, name, wanted, answer)
+        self._seen.put(kind, answer, ours=True)
+        return True
+
+    async def _delete(self, name: str) -> None:
+        await self._cluster.delete(Kind.NODE_PROBES, name)
+        self._written.forget(Kind.NODE_PROBES, name)
+        log.info("a node has gone or has no agent any more", node=name)
+
+    def _due(self, world: World, views: list[NodeView]) -> list[str]:
+        """The nodes whose pods are to be replaced now."""
+        now = time.monotonic()
+        there = {view.name for view in views if not view.connected}
+        self._away = {name: self._away.get(name, now) for name in there}
+        self._restarted = {name: when for name, when in self._restarted.items() if name in world.wanted}
+        alive = [view for view in views if world.nodes[view.name].ready]
+        limit = world.installation.spec.agent.max_unavailable if world.installation else 1
+        return to_restart(alive, limit, self._away, self._restarted, now)
+
+    async def _restart(self, node: str) -> None:
+        self._restarted[node] = time.monotonic()
+        pods, _ = await self._cluster.list(Kind.POD, labels=daemonset.LABELS, fields={"spec.nodeName": node})
+        for pod in pods:
+            if pod["metadata"].get("deletionTimestamp"):
+                continue
+            name = pod["metadata"]["name"]
+            await self._cluster.delete(Kind.POD, name)
+            RESTARTS.inc()
+            log.info("an agent's pod is replaced, its node's packages have changed", node=node, pod=name)
+            if (body := self._seen.get(Kind.NODE_PROBES, node)) is not None:
+                notice = notices.Notice("PodRestarted", f"pod {name} is replaced: the packages have changed", warning=False)
+                self._notices.append((Kind.NODE_PROBES, body, notice))
+
+    async def _post(self, now: str) -> None:
+        """Posts what is worth it; an event that cannot be posted is logged, since the status says the same."""
+        posting, self._notices = self._notices[:EVENTS_AT_ONCE], self._notices[EVENTS_AT_ONCE:]
+        EVENTS_LEFT_OUT.inc(len(self._notices))
+        self._notices = []
+        events = [notices.event(notice, kind, body, now) for kind, body, notice in posting if body]
+        for reason in await _all(self._cluster.create(Kind.EVENT, event) for event in events):
+            log.warning("a Kubernetes Event could not be posted", reason=reason)
+
+
+async def _all(calls: Iterable[Awaitable[Any]]) -> list[str]:
+    """Makes calls side by side; why those failed that did."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failed = []
+    for answer in answers:
+        if isinstance(answer, ClusterError | ClusterAwayError):
+            failed.append(str(answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+    return failed

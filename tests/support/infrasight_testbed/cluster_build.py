@@ -1,0 +1,77 @@
+"""The build of the cluster tests' tools: in the background first, waited for when the first test needs them."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_SCRIPT = Path(__file__).parents[3] / "tools" / "cluster_tools.py"
+
+
+class ClusterBuild:
+    """One run of `tools/cluster_tools.py`.
+
+    Attributes:
+        folder: Where the tools are, once it has ended well.
+        reason: Why there are none, once it has ended otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.reason = ""
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def start(self) -> bool:
+        """Starts it at the lowest priority unless the tools are there; whether there is something to wait for."""
+        where = subprocess.run([sys.executable, _SCRIPT, "--where"], capture_output=True, text=True, check=True).stdout.strip()
+        if Path(where).exists():
+            self.folder = Path(where)
+            return False
+        command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "19", sys.executable, str(_SCRIPT)]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, process_group=0
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), name="cluster-build")
+        self._reader.start()
+        return True
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self._lines.put(line.rstrip())
+        self._lines.put(None)
+
+    def wait(self, tell: Callable[[str], object]) -> None:
+        """Returns when it has ended; passes on what it says."""
+        if self.folder is not None or self.reason:
+            return
+        if self._process is None and not self.start():
+            return
+        last = ""
+        while (line := self._lines.get()) is not None:
+            tell(line)
+            last = line
+        status, output = self._end()
+        if status == 0:
+            self.folder = Path(output.strip())
+        else:
+            self.reason = last or f"{_SCRIPT.name} ended with status {status}"
+
+    def stop(self) -> None:
+        """Ends it where it still runs, with the compiler that it has started."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._end()
+
+    def _end(self) -> tuple[int, str]:
+        assert self._process is not None
+        self._reader.join()
+        with self._process as process:
+            output = process.stdout.read() if process.stdout is not None else ""
+        return process.returncode, output

@@ -1,0 +1,86 @@
+"""pytest: one control plane for all tests, a namespace for each, and the build of the tools beside the others."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infrasight_testbed.cluster_build import ClusterBuild
+from infrasight_testbed.control_plane import ControlPlane, running_control_plane
+
+_ROOT = Path(__file__).parents[3]
+_BUILD = pytest.StashKey[ClusterBuild]()
+
+
+def _needs_tools(item: pytest.Item) -> bool:
+    return "cluster_tools" in getattr(item, "fixturenames", ())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remembers the build, of which there is one for the session."""
+    config.stash[_BUILD] = ClusterBuild()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the tools are missing, their build begins at once, and the tests that need them come last."""
+    if any(map(_needs_tools, items)) and not config.option.collectonly and config.stash[_BUILD].start():
+        items.sort(key=_needs_tools)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Waits for the build outside of a test's own time."""
+    if _needs_tools(item):
+        reporter = item.config.pluginmanager.get_plugin("terminalreporter")
+        item.config.stash[_BUILD].wait(print if reporter is None else reporter.write_line)
+    return (yield)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A build that nobody waits for any more ends; the compiler's own cache keeps what is done."""
+    config.stash[_BUILD].stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_tools(request: pytest.FixtureRequest) -> Path:
+    """The folder of kubectl, helm, kubeconform and the control plane's programs; tests are skipped where they cannot be had."""
+    build: ClusterBuild = request.config.stash[_BUILD]
+    build.wait(print)
+    if build.folder is None:
+        pytest.skip(build.reason)
+    return build.folder
+
+
+@pytest.fixture(scope="session")
+def control_plane(cluster_tools: Path) -> Iterator[ControlPlane]:
+    """A real API server with its controllers, with the chart's definitions; for the whole run."""
+    crds = _ROOT / "helm" / "infrasight" / "crds"
+    with running_control_plane(cluster_tools, [crds] if crds.is_dir() else []) as running:
+        yield running
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace of the test's own; nobody waits for its end."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def add_node(control_plane: ControlPlane) -> Iterator[Callable[..., str]]:
+    """Adds nodes with labels, under names of the test's own; in the end they are gone."""
+    added: list[str] = []
+    mark = uuid.uuid4().hex[:8]
+
+    def add(name: str, **labels: str) -> str:
+        added.append(f"{name}-{mark}")
+        control_plane.add_node(added[-1], **labels)
+        return added[-1]
+
+    yield add
+    for name in added:
+        control_plane.remove_node(name)

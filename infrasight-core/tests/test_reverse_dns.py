@@ -92,6 +92,6 @@ def test_options_are_checked() -> None:
     """An unknown option and a value out of bounds are named, with what is allowed."""
     plugins = PluginManager.discover([])
     with pytest.raises(ConfigError, match=r"options\.reverse_dns\.enable is not known; reverse_dns has enabled, servers"):
-        plugins.check_options({"reverse_dns": {"enable": True}})
+        plugins.check_options("reverse_dns", {"enable": True})
     with pytest.raises(ConfigError, match=r"options\.reverse_dns: 'wait_seconds' must be <= 1"):
-        plugins.check_options({"reverse_dns": {"wait_seconds": 5}})
+        plugins.check_options("reverse_dns", {"wait_seconds": 5})

@@ -173,7 +173,7 @@ def test_an_option_that_is_not_known_is_named_when_the_agent_starts() -> None:
     """The error names the option and what there is."""
     plugins = PluginManager.discover([])
     with pytest.raises(ConfigError, match=r"options\.users\.ect is not known; users has etc"):
-        plugins.check_options({"users": {"ect": "/host/etc"}})
+        plugins.check_options("users", {"ect": "/host/etc"})
     with pytest.raises(ConfigError, match=r"options\.users\.etc = 5: expected a path"):
-        plugins.check_options({"users": {"etc": 5}})
-    plugins.check_options({"users": {"etc": "/host/etc"}})
+        plugins.check_options("users", {"etc": 5})
+    plugins.check_options("users", {"etc": "/host/etc"})

@@ -63,12 +63,29 @@ def options_of(plugin: str, cls: type[T], options: Mapping[str, Any]) -> T:
     Raises:
         ConfigError: A key is unknown or missing, or a value is not allowed.
     """
+    return read(cls, dict(options), ("options", plugin), "the agent's settings")
+
+
+def read(cls: type[T], value: Any, keys: tuple[str, ...], source: str) -> T:
+    """A table as a frozen attrs class.
+
+    Args:
+        cls: As for `load`.
+        value: What should be the table.
+        keys: Where it lies within the settings, for errors.
+        source: Where it came from, for errors.
+
+    Raises:
+        ConfigError: It is no table, a key is unknown or missing, or a value is not allowed.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{_named(keys) or 'settings'} ({source}): expected {allowed(cls)}")
     settings = _Settings()
-    settings.add(("options", plugin), dict(options), "the agent's settings")
+    settings.add(keys, value, source)
     try:
-        return make_converter().structure(settings.table["options"][plugin], cls)
+        return make_converter().structure(value, cls)
     except BaseValidationError as error:
-        raise ConfigError("; ".join(settings.explained(error, ("options", plugin)))) from None
+        raise ConfigError("; ".join(settings.explained(error, keys))) from None
 
 
 def named_file(env_prefix: str) -> Path | None:

@@ -47,6 +47,10 @@ class TransportError(InfraSightError):
     """The server cannot be reached, or did not understand."""
 
 
+class InstallError(InfraSightError):
+    """A package cannot be installed beside the agent."""
+
+
 class QueryError(InfraSightError):
     """A query was refused, or the store could not answer it."""
 

@@ -191,11 +191,10 @@ class PluginManager:
                 columns |= added
         return columns
 
-    def check_options(self, options: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raises ConfigError where an enricher's options are not what its `infrasight_options` says it takes."""
-        for name in self.plugins:
-            if kind := getattr(self._pluggy.get_plugin(name), "infrasight_options", None):
-                options_of(name, options.get(name, {}), kind)
+    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raises ConfigError where options are not what a loaded plugin says, if it does, by its `infrasight_options`."""
+        if kind := getattr(self._pluggy.get_plugin(name), "infrasight_options", None):
+            options_of(name, options, kind)
 
     def _turn(self, name: str) -> bool:
         """Sorts the core's own plugins before a third party's, whose columns those may need."""

@@ -103,7 +103,7 @@ class System:
         self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._started: list[Process] = []
 
-    def start_server(self, *options: str) -> Process:
+    def start_server(self, *options: str, environment: dict[str, str] | None = None) -> Process:
         """Starts the server and waits until it is ready."""
         command: list[str | Path] = [
             BIN / "infrasight-server",
@@ -113,7 +113,7 @@ class System:
             self._server_status,
         ]
         command += ["--data", self._folder, "--store", self._store, "--database", self._database, *options]
-        server = self._start(command, "server.log", self._server_status)
+        server = self._start(command, "server.log", self._server_status, environment)
         until(server.ready, "the server is ready")
         return server
 

@@ -30,20 +30,10 @@ def attach_all(
         ConfigError: There is no probe, or options are given for one that is not loaded.
         ProbeError: Not one could be attached; the first one's reason.
     """
-    probes = plugins.probes()
-    failures = dict(plugins.failures)
     check_names(plugins, options, {})
-
-    def attach(probe: str) -> None:
-        try:
-            recorder.attach(probe, options.get(probe, {}), filters_of(probe))
-        except ProbeError as error:
-            failures[probe] = error
-
     untracked = recorder.trackers.use(plugins)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "attach") as threads:  # each compiles in a process of its own
-        for attached in [threads.submit(attach, probe) for probe in probes]:
-            attached.result()
+    told = {probe: (options.get(probe, {}), filters_of(probe)) for probe in plugins.probes()}
+    failures = plugins.failures | attach_each(recorder, told)
     if not recorder.probes():
         recorder.trackers.close()
         if failures:
@@ -56,13 +46,38 @@ def attach_all(
     return failures | untracked
 
 
+def attach_each(recorder: Recorder, told: Mapping[str, tuple[Mapping[str, Any], Filters]]) -> dict[str, ProbeError]:
+    """Attaches probes, several at once.
+
+    Args:
+        recorder: What runs them.
+        told: Options and filters of each.
+
+    Returns:
+        Why others could not be attached, by probe.
+    """
+    failures: dict[str, ProbeError] = {}
+
+    def attach(probe: str) -> None:
+        try:
+            recorder.attach(probe, *told[probe])
+        except ProbeError as error:
+            failures[probe] = error
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "attach") as threads:  # each compiles in a process of its own
+        for attached in [threads.submit(attach, probe) for probe in told]:
+            attached.result()
+    return failures
+
+
 def check_names(plugins: PluginManager, options: Mapping[str, Mapping[str, Any]], filters: Mapping[str, Filters]) -> None:
     """Raises ConfigError where options or filters are given for a plugin that is not loaded, or an enricher's are wrong."""
     known = plugins.plugins.keys() | plugins.failures.keys()
     for key, given in (("options", options.keys()), ("filters", filters.keys() - {"all"})):
         if unknown := sorted(given - known):
             raise ConfigError(f"{key}.{unknown[0]}: no loaded plugin of that name; loaded: {_names(plugins.probes())}")
-    plugins.check_options(options)
+    for name in plugins.plugins:
+        plugins.check_options(name, options.get(name, {}))
 
 
 def _names(names: Sequence[str]) -> str:

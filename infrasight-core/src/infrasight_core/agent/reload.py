@@ -2,21 +2,25 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 from attrs import evolve, fields, frozen
 
 from infrasight_core import config
-from infrasight_core.agent.attach import attach_all, check_names
+from infrasight_core.agent.alone import without_absent, wrong_ones
+from infrasight_core.agent.attach import attach_all, attach_each, check_names
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, KernelError, ProbeError
+from infrasight_core.kernel.filters import Filters
 from infrasight_core.plugins import PluginManager
 
 log = structlog.get_logger(__name__)
 ENV_PREFIX = "INFRASIGHT_AGENT_"
 CHANGEABLE = ("probes", "disable", "options", "filters")
+NOTHING: Mapping[str, ProbeError] = MappingProxyType({})
 
 
 @frozen
@@ -48,8 +52,11 @@ class Source:
 class RunningProbes:
     """Which probes run.
 
+    Where they are an operator's (`settings.operator`), what is wrong with one of them, or with an enricher, is its failure
+    alone: it goes on as it was, and the others change. Where they are the agent's own, a mistake changes nothing at all.
+
     Attributes:
-        failures: Why others that are wanted do not, by probe.
+        failures: Why others that are wanted do not run, or not as wanted, by probe.
 
     Args:
         recorder: What runs them.
@@ -60,16 +67,20 @@ class RunningProbes:
     def __init__(self, recorder: Recorder, plugins: PluginManager, settings: AgentSettings) -> None:
         self._recorder, self._settings = recorder, settings
         self._plugins = plugins
-        self._options: dict[str, Mapping[str, Any]] = {}  # what each running probe was told
-        self.failures: dict[str, ProbeError] = {}
+        self._told: dict[str, tuple[Mapping[str, Any], Filters]] = {}  # options and filters of each running probe
+        self.failures: Mapping[str, ProbeError] = {}
 
     def start(self) -> None:
         """Attaches them. Raises ConfigError or ProbeError when there is none."""
         self.failures = attach_all(self._plugins, self._recorder, self._settings.options, self._settings.filters_of)
-        self._options = {probe: self._settings.options.get(probe, {}) for probe in self._recorder.probes()}
+        self._told = {probe: _told(self._settings, probe) for probe in self._recorder.probes()}
 
-    def change(self, settings: AgentSettings) -> PluginManager:
+    def change(self, settings: AgentSettings, wrong: Mapping[str, ProbeError] = NOTHING) -> PluginManager:
         """Makes the running probes what the settings say; a probe that they say nothing new of records on, untouched.
+
+        Args:
+            settings: What they say.
+            wrong: What is known to be wrong with single plugins of an operator's.
 
         Returns:
             The plugins from now on.
@@ -77,34 +88,38 @@ class RunningProbes:
         Raises:
             InfraSightError: The settings are wrong; nothing has been changed.
         """
-        plugins = PluginManager.discover(settings.probes or None, settings.disable)
+        failures: dict[str, ProbeError] = {}
+        if settings.operator:
+            settings, failures = without_absent(settings)
+        plugins = PluginManager.discover(settings.enabled(), settings.disable)
         plugins.options = settings.options
+        if settings.operator:
+            broken = {**wrong_ones(plugins, self._recorder, settings), **wrong}
+            before = {n: self._settings.options.get(n, {}) for n in broken if n in plugins.plugins}
+            plugins.options = {**settings.options, **before}
+            settings = evolve(settings, options=plugins.options)
+        else:
+            broken = self._check(plugins, settings)
+        failures |= plugins.failures | broken
         wanted, running = plugins.probes(), self._recorder.probes()
-        broken = self._check(plugins, settings)
         for probe in sorted(set(running) - set(wanted)):
             self._recorder.detach(probe)
             log.info("probe switched off", probe=probe)
         self._recorder.use(plugins)
-        untracked = self._recorder.trackers.use(plugins)
-        for name, error in untracked.items():
-            log.error("tracker not changed as wanted", tracker=name, reason=error.reason)
-        failures = {**plugins.failures, **broken, **untracked}
-        for probe in wanted:
+        failures |= self._recorder.trackers.use(plugins if wanted else PluginManager())
+        for probe in sorted(set(wanted) & set(running) - broken.keys()):
             try:
-                if probe in running:
-                    self._reconfigure(probe, settings)
-                elif probe not in broken:
-                    self._recorder.attach(probe, settings.options.get(probe, {}), settings.filters_of(probe))
-                    self._options[probe] = settings.options.get(probe, {})
+                self._reconfigure(probe, settings)
             except ProbeError as error:
                 failures[probe] = error
-                log.error("probe not changed as wanted", probe=probe, reason=error.reason)
-        if fixed := [
-            a.name
-            for a in fields(AgentSettings)
-            if a.name not in CHANGEABLE and getattr(settings, a.name) != getattr(self._settings, a.name)
-        ]:
-            log.warning("settings that take effect at the next start of the agent", keys=fixed)
+        new = {probe: _told(settings, probe) for probe in wanted if probe not in running and probe not in broken}
+        failures |= attach_each(self._recorder, new)
+        self._told = {probe: self._told.get(probe) or new[probe] for probe in self._recorder.probes()}
+        for name, failure in failures.items():
+            if name in self._told:
+                failures[name] = ProbeError(name, failure.hook, f"{failure.reason}; it records on as before")
+            log.error("plugin not changed as wanted", plugin=name, hook=failure.hook, reason=failure.reason)
+        self._say_fixed(settings)
         self._settings = evolve(self._settings, **{name: getattr(settings, name) for name in CHANGEABLE})
         self._plugins, self.failures = plugins, failures
         log.info("settings changed", probes=self._recorder.probes())
@@ -112,21 +127,20 @@ class RunningProbes:
 
     def _reconfigure(self, probe: str, settings: AgentSettings) -> None:
         """New options: the probe is loaded anew, and as it was if that fails. New filters: some map writes."""
-        options, filters = settings.options.get(probe, {}), settings.filters_of(probe)
-        if options == self._options[probe]:
+        before, now = self._told[probe], _told(settings, probe)
+        if before[0] == now[0]:
             try:
-                self._recorder.filter(probe, filters)
+                self._recorder.filter(probe, now[1])
             except KernelError as error:
                 raise ProbeError(probe, "filters", str(error)) from error
-            return
-        before = self._settings.filters_of(probe)
-        self._recorder.detach(probe)
-        try:
-            self._recorder.attach(probe, options, filters)
-        except ProbeError:
-            self._recorder.attach(probe, self._options[probe], before)
-            raise
-        self._options[probe] = options
+        else:
+            self._recorder.detach(probe)
+            try:
+                self._recorder.attach(probe, *now)
+            except ProbeError:
+                self._recorder.attach(probe, *before)
+                raise
+        self._told[probe] = now
 
     def _check(self, plugins: PluginManager, settings: AgentSettings) -> dict[str, ProbeError]:
         """Raises what is wrong with the settings, before anything is changed; returns what fails through no fault of theirs."""
@@ -136,7 +150,7 @@ class RunningProbes:
         broken = {}
         for probe in plugins.probes():
             try:
-                self._recorder.check(plugins, probe, settings.options.get(probe, {}), settings.filters_of(probe))
+                self._recorder.check(plugins, probe, *_told(settings, probe))
             except ProbeError as error:
                 if probe in self._recorder.probes() or probe in settings.options or settings.filters_of(probe).has_paths:
                     raise
@@ -148,3 +162,12 @@ class RunningProbes:
                 if name in settings.options or name in self._recorder.trackers.names():
                     raise
         return broken
+
+    def _say_fixed(self, settings: AgentSettings) -> None:
+        names = [a.name for a in fields(AgentSettings) if a.name not in CHANGEABLE]
+        if fixed := [name for name in names if getattr(settings, name) != getattr(self._settings, name)]:
+            log.warning("settings that take effect at the next start of the agent", keys=fixed)
+
+
+def _told(settings: AgentSettings, probe: str) -> tuple[Mapping[str, Any], Filters]:
+    return settings.options.get(probe, {}), settings.filters_of(probe)

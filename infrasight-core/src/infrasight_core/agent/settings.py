@@ -18,10 +18,15 @@ class AgentSettings:
 
     Attributes:
         server: `host:port` of the server.
-        tls: Certificate, key and CA of mutual TLS; without it the server must be on loopback.
+        tls: Certificate, key and CA of mutual TLS, with the operator too; without it the server must be on loopback.
         plaintext: Send over the network without TLS all the same.
         node: The name that the host's events carry.
-        probes: Which probes to run; none named: all installed ones.
+        operator: `host:port` of the cluster's operator, whose configuration names the probes to run and comes over options and
+            filters given here; until it has come nothing is recorded. Empty: there is none.
+        state: The folder in which that configuration is kept for starts while the operator is away.
+        pod: The name of the pod that the agent runs in; the operator is told.
+        packages: The folder into which `infrasight packages` has installed; the operator is told what its report says.
+        probes: Which probes to run; none named: all installed ones. With an operator: not heeded.
         disable: Plugins not to load, enrichers too.
         options: Each probe's own table.
         filters: What each probe records, by probe; `all` for every probe, key by key unless the probe's own sets it.
@@ -38,6 +43,10 @@ class AgentSettings:
     tls: TlsFiles | None = None
     plaintext: bool = False
     node: str = field(factory=platform.node)
+    operator: str = ""
+    state: Path = Path("/var/lib/infrasight")
+    pod: str = ""
+    packages: Path | None = None
     probes: tuple[str, ...] = ()
     disable: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = Factory(dict)
@@ -53,6 +62,10 @@ class AgentSettings:
     def load_settings(self) -> LoadSettings:
         """How the probes are to be loaded."""
         return LoadSettings(self.loader_python, self.block_memory, own_work=False, compat=self.compat)
+
+    def enabled(self) -> tuple[str, ...] | None:
+        """Which probes to load; None for all that are installed."""
+        return self.probes if self.probes or self.operator else None
 
     def filters_of(self, probe: str) -> Filters:
         """Which of a probe's events are recorded."""

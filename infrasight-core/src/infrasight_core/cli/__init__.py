@@ -15,6 +15,7 @@ from infrasight_core.version import version
 COMMANDS = {
     "trace": "Show a probe's events of this machine as they happen; needs no server.",
     "agent": "Record this machine's events and send them to a server.",
+    "packages": "Install what a cluster's operator wants beside the agent.",
     "tail": "Show events as a server stores them.",
     "query": "Ask a server with SQL.",
     "verify": "Prove that the store holds every event that the kernel saw.",

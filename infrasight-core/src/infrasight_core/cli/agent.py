@@ -17,6 +17,8 @@ from infrasight_core.agent.reload import Source
     "--probe", "probes", multiple=True, metavar="PROBE", help="Run this one; may be repeated. All installed ones by default."
 )
 @click.option("--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin; may be repeated.")
+@click.option("--operator", metavar="HOST:PORT", help="A cluster's operator, which says what to record; none by default.")
+@click.option("--state", metavar="FOLDER", help="Where the operator's configuration is kept; /var/lib/infrasight by default.")
 @click.option("--node", help="The name that the events carry; the host's by default.")
 @click.option("--tls-certificate", metavar="FILE", help="Our certificate, PEM.")
 @click.option("--tls-key", metavar="FILE", help="Its key, PEM.")
@@ -33,6 +35,10 @@ def command(file: Path | None, **options: object) -> None:
 
     SIGHUP, or a change of the file, has the settings read again while it runs: probes, disable, options and filters come into
     force at once, each probe by itself; the others at the next start. A file with a mistake leaves everything as it was.
+
+    With an operator, its configuration names the probes, and comes over options and filters given here; it comes into force at
+    once, each probe by itself, and one that cannot run leaves the others running. Until the first has come nothing is recorded;
+    later starts begin with the last one. The operator is told what runs, and why the rest does not.
 
     Filters decide in the kernel what is recorded: what fits every include that is set (pid, uid, comm, cgroup, path) and no
     exclude. The agent's own work is never recorded.

@@ -37,7 +37,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         def connect() -> "ServerClient":
             from infrasight_core.transport.client import ServerClient  # gRPC takes a while, and --help needs none
 
-            return ServerClient(server or DEFAULT_SERVER, _tls(tls_certificate, tls_key, tls_ca), plaintext)
+            return ServerClient(server or DEFAULT_SERVER, tls_files(tls_certificate, tls_key, tls_ca), plaintext)
 
         command(connect=connect, server=server, **rest)
 
@@ -51,7 +51,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _tls(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+def tls_files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """The three files, if they are given. Raises ConfigError where some are."""
     if certificate and key and ca:
         return TlsFiles(certificate, key, ca)
     given = {"--tls-certificate": certificate, "--tls-key": key, "--tls-ca": ca}

@@ -60,7 +60,7 @@ class AgentStream:
                 await self._stream()
                 self.reason = "the server closed the stream"
             except (grpc.aio.AioRpcError, TimeoutError) as error:
-                self.reason = _reason(error)
+                self.reason = reason_of(error)
             finally:
                 was_open, self.open = self.open, False
                 self._outbox.disconnected()
@@ -125,7 +125,8 @@ class AgentStream:
                 log.warning("the server sent what this agent does not know; upgrade the agent", message=unknown)
 
 
-def _reason(error: grpc.aio.AioRpcError | TimeoutError) -> str:
+def reason_of(error: grpc.aio.AioRpcError | TimeoutError) -> str:
+    """Why a stream has ended, in one line."""
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:.0f} s"
     return f"{error.code().name}: {error.details()}"

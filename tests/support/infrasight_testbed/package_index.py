@@ -1,0 +1,82 @@
+"""A package index on a loopback port, of wheels that a test has built."""
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+
+class PackageIndex:
+    """Serves the wheels that are built into it; a context manager.
+
+    Args:
+        folder: Where wheels and their sources go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._served, self._sources = folder / "simple", folder / "sources"
+        self._served.mkdir(parents=True)
+        handler = partial(_Quiet, directory=str(self._served))
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="index")
+        self._thread.start()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What tells pip to ask here, and nowhere else."""
+        url = f"http://127.0.0.1:{self._server.server_port}/"
+        return {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": url, "PIP_FIND_LINKS": "", "PIP_RETRIES": "1"}
+
+    def add(
+        self, name: str, version: str, needs: tuple[str, ...] = (), code: Path | str = "", files: str = "", plugin: str = ""
+    ) -> str:
+        """Builds a wheel, and returns its hash.
+
+        Args:
+            name: Of the distribution.
+            version: Its version.
+            needs: What it depends on.
+            code: Its package's folder, or the text of its module.
+            files: The module's name, where that is not the distribution's.
+            plugin: Its entry point in the group `infrasight`.
+        """
+        source = self._sources / f"{name}-{version}"
+        source.mkdir(parents=True)
+        module = files or name.replace("-", "_")
+        lines = ["[build-system]", 'requires = ["hatchling"]', 'build-backend = "hatchling.build"', "[project]"]
+        lines += [f'name = "{name}"', f'version = "{version}"', f"dependencies = {list(needs)}"]
+        lines += ['[project.entry-points."infrasight"]', plugin] if plugin else []
+        if isinstance(code, Path):
+            lines += ["[tool.hatch.build.targets.wheel.force-include]", f'"{code}" = "{code.name}"']
+            lines += ["[tool.hatch.build.targets.wheel]", "bypass-selection = true"]
+        else:
+            (source / f"{module}.py").write_text(code)
+            lines += ["[tool.hatch.build.targets.wheel]", f'only-include = ["{module}.py"]']
+        (source / "pyproject.toml").write_text("\n".join(lines) + "\n")
+        place = self._served / name
+        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
+        subprocess.run(command, cwd=source, check=True, capture_output=True)
+        (wheel,) = place.glob(f"*-{version}-*.whl")
+        return f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+
+    def stop(self) -> None:
+        """Serves no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> "PackageIndex":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._thread.is_alive():
+            self.stop()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""

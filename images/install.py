@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """Fills /opt/infrasight, an image's virtual environment; runs inside the build, in the folder of the tree.
 
-    install.py uv                    the locked uv, by pip, into an environment of its own
-    install.py dependencies NAME…    what these packages of the tree depend on, but for each other
-    install.py packages NAME…        packages: of the tree where it has one of that name, else of the index
+install.py uv                    the locked uv, by pip, into an environment of its own
+install.py dependencies NAME…    what these packages of the tree depend on, but for each other
+install.py packages NAME…        packages: of the tree where it has one of that name, else of the index
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 HERE, UV, TARGET = Path.cwd(), Path("/opt/uv"), Path("/opt/infrasight")
 LOCK = HERE / "requirements.lock"
 SECRETS = Path("/run/secrets")
-# What wheels bring and nothing here uses: a good part of them. The libraries are for Arrow's own RPC, for S3, and for Substrait.
+# What wheels bring and nothing here uses; the libraries are for Arrow's own RPC, for S3, and for Substrait.
 UNUSED = ("pyarrow/include", "pyarrow/src", "pyarrow/*flight*", "pyarrow/*s3*", "pyarrow/*substrait*")
 UNUSED += ("numpy/**/tests", "pandas/tests", "pyarrow/tests")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from infrasight_testbed.agent_pod import agent_template
 from infrasight_testbed.clickhouse import free_port
-from infrasight_testbed.images import image
+from infrasight_testbed.images import STORE, build, image
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
 from infrasight_testbed.system import System, execute, running_system, until
@@ -19,6 +19,14 @@ pytestmark = [
     pytest.mark.timeout(900),  # building them is part of it
 ]
 NODE = "node-1"
+FIELDS = {"spec.nodeName": NODE, "metadata.name": "infrasight-agent-x"}
+
+
+@pytest.fixture(scope="module")
+def images() -> Path:
+    """The store with all images in it."""
+    print(build())
+    return STORE
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +53,9 @@ def folder(tmp_path: Path) -> Path:
 
 def agent(system: System, podman: Podman, folder: Path) -> PodContainer:
     """The agent's container, which sends to this server."""
-    told = {"INFRASIGHT_AGENT_SERVER": system.address, "INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}
-    return PodContainer.of(agent_template(podman.run_folder), "agent", folder, {"spec.nodeName": NODE}, told)
+    template = agent_template(image("agent"), system.address, podman.run_folder)
+    told = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}  # the network is the host's here, and others use it
+    return PodContainer.of(template, "agent", folder, FIELDS, told)
 
 
 def test_agent_records_the_host_and_its_containers(system: System, podman: Podman, folder: Path) -> None:
@@ -58,27 +67,28 @@ def test_agent_records_the_host_and_its_containers(system: System, podman: Podma
     container = agent(system, podman, folder)
     options = ["--detach", "--network=host", "--cgroup-parent", f"/{podman.cgroup}", *container.podman_options(folder)]
     running = podman("run", *options, image("agent"), *container.args)
-    until(lambda: "stream open" in podman("logs", running), "the agent records and streams")
+    until(lambda: "stream open" in podman.log(running), "the agent records and streams")
     after = podman.run("--name", f"after-{marker}", command=("/bin/true", f"mark-{marker}"))
     host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
     host.wait()
     execute(f"mark-{marker}", 5)
-    rows = f"SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
+    rows = (
+        "SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
+    )
     rows += f"WHERE argv[2] = 'mark-{marker}'"
     until(lambda: {before, after, ""} <= {row["container_id"] for row in system.query(rows)}, "every container has rows")
     until(
-        lambda: {row["name"] for row in system.query(rows)} == {f"before-{marker}", f"after-{marker}", ""}, "containers have names"
+        lambda: {row["name"] for row in system.query(rows)} == {f"before-{marker}", f"after-{marker}", ""},
+        "containers have names",
     )
     found = system.query(rows)
     assert {row["image"] for row in found if row["container_id"]} == {IMAGE}
     assert {(row["node"], row["user"]) for row in found} == {(NODE, "root")}
-    assert [row["pid"] for row in found if not row["container_id"]][0] == host.pid
+    assert host.pid in {row["pid"] for row in found if not row["container_id"]}
     assert len([row for row in found if not row["container_id"]]) == 6
     own = system.query(f"SELECT argv FROM execve_events WHERE container_id = '{running}'")
     assert own == [], "the agent's own work was recorded"
     podman("stop", "--time", "60", running)
-    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman("logs", running)
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman.log(running)
     for name in (before, running):
         podman("rm", "--force", "--time", "0", name)
-
-

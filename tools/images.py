@@ -74,7 +74,10 @@ def own_base(podman: list[str]) -> str:
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
         say(f"mmdebstrap, into {archive}")
-        options = [*(f"--dpkgopt={option}" for option in SLIM), *(f"--aptopt={line.rstrip(';')}" for line in apt().splitlines())]
+        options = [
+            *(f"--dpkgopt={option}" for option in SLIM),
+            *(f"--aptopt={line.rstrip(';')}" for line in apt().splitlines()),
+        ]
         with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
             made = Path(folder) / "base.tar"
             sources = [file for file in ("/etc/apt/sources.list.d/debian.sources",) if Path(file).exists()]
@@ -88,9 +91,8 @@ def own_base(podman: list[str]) -> str:
 def labels() -> dict[str, str]:
     """The build arguments for the labels."""
     project = tomllib.loads((ROOT / "infrasight-core/pyproject.toml").read_text(encoding="utf-8"))["project"]
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return {"VERSION": project["version"], "REVISION": described.stdout.strip() or "unknown"}
 
 

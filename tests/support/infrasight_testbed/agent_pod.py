@@ -1,42 +1,27 @@
-"""The pod of an agent, as the operator makes it."""
+"""The pod of an agent, as the operator makes it, told what a test's machine is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_HOST = (("tracing", "/sys/kernel/tracing"), ("cgroup", "/sys/fs/cgroup"), ("etc", "/host/etc"), ("run", "/host/run"))
+from infrasight_operator.daemonset import daemon_set
+from infrasight_operator.installation import Installation
 
 
-def agent_template(run: Path) -> dict[str, Any]:
+def agent_template(
+    image: str, server: str, run: Path, operator: str = "", spec: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The template of the DaemonSet's pods.
 
     Args:
+        image: The agent's.
+        server: Its address.
         run: The node's /run.
+        operator: The operator's address.
+        spec: What else the installation says.
     """
-    sources = {"tracing": "/sys/kernel/tracing", "cgroup": "/sys/fs/cgroup", "etc": "/etc", "run": str(run)}
-    host = [{"name": name, "hostPath": {"path": path, "type": "Directory"}} for name, path in sources.items()]
-    seen = [{"name": n, "mountPath": at, "readOnly": True, "mountPropagation": "HostToContainer"} for n, at in _HOST]
-    container = {
-        "name": "agent",
-        "args": ["agent"],
-        "env": [
-            {"name": "INFRASIGHT_AGENT_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-            {"name": "INFRASIGHT_AGENT_OPTIONS__USERS__ETC", "value": "/host/etc"},
-            {"name": "INFRASIGHT_AGENT_OPTIONS__CONTAINERS__HOST", "value": "/host"},
-            {"name": "INFRASIGHT_AGENT_OPTIONS__CONTAINERS__WAIT", "value": "2"},
-        ],
-        "securityContext": {
-            "runAsUser": 0,
-            "privileged": False,
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"], "add": ["BPF", "PERFMON"]},
-        },
-        "volumeMounts": [*seen, {"name": "tmp", "mountPath": "/tmp"}],
-    }
-    return {
-        "spec": {
-            "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-            "volumes": [*host, {"name": "tmp", "emptyDir": {}}],
-        }
-    }
+    agent = {"image": image, "hostPaths": {"run": str(run)}, "options": {"containers": {"wait": 2}}}
+    told = {"agent": agent, "server": {"address": server, "plaintext": True}, **(spec or {})}
+    body = {"metadata": {"name": "infrasight", "namespace": "infrasight", "uid": "0"}, "spec": told}
+    template: dict[str, Any] = daemon_set(Installation.of(body), operator)["spec"]["template"]
+    return template

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[3]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools" / "images"
 STORE = CACHE / "store"  # kept, so that what has not changed is not built again
@@ -37,10 +35,3 @@ def build(*names: str) -> str:
     done = subprocess.run([*command, "--podman", shlex.join(PODMAN)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
-
-
-@pytest.fixture(scope="session")
-def images() -> Path:
-    """The store with all images in it."""
-    print(build())
-    return STORE

@@ -76,7 +76,9 @@ class PodContainer:
         sources = {volume["name"]: _made(volume, folder / volume["name"], fields) for volume in pod["volumes"]}
         mounts = tuple(_mount(entry, sources[entry["name"]]) for entry in container.get("volumeMounts", ()))
         security = container.get("securityContext", {})
-        seccomp = security.get("seccompProfile") or pod.get("securityContext", {}).get("seccompProfile") or {"type": "Unconfined"}
+        seccomp = (
+            security.get("seccompProfile") or pod.get("securityContext", {}).get("seccompProfile") or {"type": "Unconfined"}
+        )
         return cls(tuple(container.get("args", ())), environment, mounts, security, seccomp, bool(pod.get("hostPID")))
 
     def podman_options(self, folder: Path) -> list[str]:
@@ -99,7 +101,7 @@ class PodContainer:
         if security.get("allowPrivilegeEscalation") is False:
             options.append("--security-opt=no-new-privileges")
         if "runAsUser" in security:
-            options.append(f"--user={security['runAsUser']}")
+            options.append(f"--user={security['runAsUser']}:{security['runAsGroup']}")
         options.append(f"--pid={'host' if self.host_pid else 'private'}")
         return [*options, f"--security-opt=seccomp={self._podman_profile(folder)}", "--cgroupns=private"]
 
@@ -113,6 +115,7 @@ class PodContainer:
             privileged=bool(security.get("privileged")),
             namespace_options=pods.NamespaceOption(network=2, pid=2 if self.host_pid else 1),
             run_as_user=pods.Int64Value(value=security["runAsUser"]) if "runAsUser" in security else None,
+            run_as_group=pods.Int64Value(value=security["runAsGroup"]) if "runAsGroup" in security else None,
             readonly_rootfs=bool(security.get("readOnlyRootFilesystem")),
             no_new_privs=security.get("allowPrivilegeEscalation") is False,
             seccomp=pods.SecurityProfile(profile_type=_PROFILES[self.seccomp["type"]]),
@@ -122,7 +125,10 @@ class PodContainer:
             config.envs.add(key=name.encode(), value=value.encode())
         for mount in self.mounts:
             config.mounts.add(
-                host_path=str(mount.host), container_path=mount.container, readonly=mount.read_only, propagation=int(mount.follows)
+                host_path=str(mount.host),
+                container_path=mount.container,
+                readonly=mount.read_only,
+                propagation=int(mount.follows),
             )
         return config
 

@@ -52,9 +52,18 @@ class Podman:
 
     def __call__(self, *arguments: str) -> str:
         """Runs `podman ARGUMENT…`; its output."""
+        done = self._run(*arguments)
+        return done.stdout.strip()
+
+    def log(self, container: str) -> str:
+        """What a container has written, on either stream."""
+        done = self._run("logs", container)
+        return done.stdout + done.stderr
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, env=self._environment, check=False)
         assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
-        return done.stdout.strip()
+        return done
 
     def start(self) -> None:
         """Starts the service."""
@@ -79,3 +88,5 @@ def running_podman(images: Path | None = None) -> Iterator[Podman]:
             podman.service.stop()
             podman("rm", "--all", "--force", "--time", "0")
             remove_cgroups(podman.cgroup)
+            if (overlay := folder / "root" / "overlay").is_mount():  # podman mounts the folder over itself, and leaves it so
+                subprocess.run(["umount", overlay], check=True)

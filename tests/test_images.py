@@ -67,7 +67,13 @@ def test_agent_records_the_host_and_its_containers(system: System, podman: Podma
     container = agent(system, podman, folder)
     options = ["--detach", "--network=host", "--cgroup-parent", f"/{podman.cgroup}", *container.podman_options(folder)]
     running = podman("run", *options, image("agent"), *container.args)
-    until(lambda: "stream open" in podman.log(running), "the agent records and streams")
+
+    def streams() -> bool:
+        log = podman.log(running)
+        assert podman("inspect", "--format", "{{.State.Running}}", running) == "true", log
+        return "stream open" in log
+
+    until(streams, "the agent records and streams")
     after = podman.run("--name", f"after-{marker}", command=("/bin/true", f"mark-{marker}"))
     host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
     host.wait()

@@ -98,3 +98,31 @@ def test_agent_records_the_host_and_its_containers(system: System, podman: Podma
     assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman.log(running)
     for name in (before, running):
         podman("rm", "--force", "--time", "0", name)
+
+
+@pytest.mark.parametrize("name", ["server", "operator"])
+def test_others_are_not_root_and_explain_themselves(podman: Podman, name: str) -> None:
+    """The server's and the operator's image run as a user without rights, on a read-only root, and hold no tool that builds."""
+    options = ("--rm", "--network=none", "--read-only", "--cap-drop=all", "--cgroup-parent", f"/{podman.cgroup}")
+    assert "Usage:" in podman("run", *options, image(name), "--help")
+    look = "id -u; for tool in cc gcc make pip uv; do command -v $tool; done; true"
+    assert podman("run", *options, "--entrypoint", "sh", image(name), "-c", look) == "65532"
+
+
+def test_server_stores_answers_and_ends(system: System, podman: Podman, folder: Path) -> None:
+    """The server's image, not root, on a read-only root, takes an agent's events, answers a query, and SIGTERM ends it well."""
+    address = f"127.0.0.1:{free_port()}"
+    (data := folder / "data").mkdir()
+    os.chown(data, 65532, 65532)
+    options = ["--detach", "--network=host", "--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--cgroup-parent"]
+    options += [f"/{podman.cgroup}", f"--volume={data}:/var/lib/infrasight", "--tmpfs=/tmp", "--security-opt=no-new-privileges"]
+    told = ("--listen", address, "--status-listen", f"127.0.0.1:{free_port()}")
+    running = podman("run", *options, image("server"), *told)
+    system.address = address
+    agent = system.start_agent()
+    execute(marker := f"mark-{uuid.uuid4().hex}", 5)
+    assert agent.stop() == 0
+    assert [row["argv"][2] for row in system.rows(marker)] == [str(number) for number in range(5)]
+    podman("stop", "--time", "60", running)
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman.log(running)
+    podman("rm", running)

@@ -27,13 +27,24 @@ NAMES = tuple(name for name in ("agent", "server", "operator") if name == "agent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 BASE, OWN, OWN_NAME = "docker.io/library/debian:bookworm-slim", "own", "localhost/infrasight-debian:bookworm"
 # Of the environment, what pip and uv are told of an index; never a path, which is another one in there.
-REGISTRY = ("UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_STRATEGY", "UV_HTTP_TIMEOUT", "UV_INSECURE_HOST", "PIP_INDEX_URL")
+REGISTRY: tuple[str, ...] = (
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_STRATEGY",
+    "UV_HTTP_TIMEOUT",
+    "UV_INSECURE_HOST",
+    "PIP_INDEX_URL",
+)
 REGISTRY += ("PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
 APT = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv4")
 # What Debian's own image leaves out, too.
-SLIM = ("path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright", "path-exclude=/usr/share/man/*")
+SLIM: tuple[str, ...] = (
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+)
 SLIM += ("path-exclude=/usr/share/locale/*", "path-exclude=/usr/share/info/*")
 
 

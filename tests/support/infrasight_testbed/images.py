@@ -11,7 +11,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infr
 STORE = CACHE / "store"  # kept, so that what has not changed is not built again
 PREFIX, TAG = "localhost/infrasight-", f"test-{ROOT.name}"
 _MANY = 40  # images without a name that are kept, as steps of a build
-PODMAN = ("podman", "--root", str(STORE), "--runroot", str(CACHE / "run"), "--tmpdir", str(CACHE / "tmp"))
+PODMAN: tuple[str, ...] = ("podman", "--root", str(STORE), "--runroot", str(CACHE / "run"), "--tmpdir", str(CACHE / "tmp"))
 PODMAN += ("--storage-driver", "overlay")
 
 

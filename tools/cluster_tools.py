@@ -160,7 +160,8 @@ def _run(command: list[str], env: dict[str, str], tries: int = 1) -> None:
         if pause is not None:
             say(f"`{line}` failed; trying again in {pause} s")
             time.sleep(pause)
-    raise ToolsError(f"`{line}` failed (status {done.returncode}, see above); is the registry of Go modules reachable?")
+    remedy = "; is the registry reachable? Type the command again, what is done is kept" if tries > 1 else ""
+    raise ToolsError(f"`{line}` failed (status {done.returncode}, see above){remedy}")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,135 @@
+{{/* Names, labels and parts that several templates share. */}}
+
+{{- define "infrasight.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "infrasight.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- $name := include "infrasight.name" . -}}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name of a component's objects: (list . "server") */}}
+{{- define "infrasight.of" -}}
+{{- printf "%s-%s" (include "infrasight.fullname" (first .)) (last .) -}}
+{{- end -}}
+
+{{/* Labels that select a component's pods, and never change: (list . "server") */}}
+{{- define "infrasight.selector" -}}
+app.kubernetes.io/name: {{ include "infrasight.name" (first .) }}
+app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/component: {{ last . }}
+{{- end -}}
+
+{{/* Labels of a component's objects: (list . "server") */}}
+{{- define "infrasight.labels" -}}
+{{- $root := first . -}}
+{{ include "infrasight.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: infrasight
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- with $root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels of a component's pods: what a new version of the chart changes is not among them, else it would start every pod anew. */}}
+{{- define "infrasight.podLabels" -}}
+{{ include "infrasight.selector" . }}
+app.kubernetes.io/part-of: infrasight
+{{- with (first .).Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* An image's reference: (list . .Values.server.image) */}}
+{{- define "infrasight.image" -}}
+{{- $root := first . -}}
+{{- $image := last . -}}
+{{- $path := $image.repository -}}
+{{- if $root.Values.imageRegistry -}}
+{{- $path = printf "%s/%s" (trimSuffix "/" $root.Values.imageRegistry) $path -}}
+{{- end -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $path $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $path (default $root.Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A pod that needs nothing of its node and nothing of the API; Pod Security "restricted" takes it. Takes the user's number. */}}
+{{- define "infrasight.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "infrasight.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* What a pod says of where it runs: the component's values */}}
+{{- define "infrasight.placement" -}}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "infrasight.pullSecrets" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "infrasight.storageClass" -}}
+{{- if not (kindIs "invalid" .storageClass) }}
+storageClassName: {{ .storageClass | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* host:port of a component's service, as every pod of the cluster resolves it: (list . "server" 7443) */}}
+{{- define "infrasight.address" -}}
+{{- $root := index . 0 -}}
+{{- printf "%s.%s.svc:%d" (include "infrasight.of" (list $root (index . 1))) $root.Release.Namespace (int (index . 2)) -}}
+{{- end -}}
+
+{{- define "infrasight.operatorAccount" -}}
+{{- if .Values.operator.serviceAccount.create -}}
+{{- default (include "infrasight.of" (list . "operator")) .Values.operator.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.operator.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "infrasight.embedded" -}}
+{{- if eq .Values.store.type "embedded" }}true{{ end -}}
+{{- end -}}
+
+{{/* Whether there may be more than one server */}}
+{{- define "infrasight.several" -}}
+{{- if and (ne .Values.store.type "embedded") (or .Values.server.autoscaling.enabled (gt (int .Values.server.replicas) 1)) }}true{{ end -}}
+{{- end -}}

@@ -1,0 +1,62 @@
+{{/* The server's settings as variables; YAML's numbers are floats to Helm, so whole ones say that they are. */}}
+{{- define "infrasight.serverEnv" -}}
+{{- $settings := .Values.server.settings -}}
+- {name: INFRASIGHT_SERVER_LISTEN, value: {{ printf "%s:7443" .Values.bindAddress | quote }}}
+- {name: INFRASIGHT_SERVER_STATUS_LISTEN, value: {{ printf "%s:7444" .Values.bindAddress | quote }}}
+- {name: INFRASIGHT_SERVER_DATA, value: /var/lib/infrasight}
+- {name: INFRASIGHT_SERVER_DATABASE, value: {{ .Values.store.database | quote }}}
+- {name: INFRASIGHT_SERVER_LINGER_SECONDS, value: {{ $settings.lingerSeconds | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_INSERT_ROWS, value: {{ int64 $settings.maxInsertRows | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_BATCH_BYTES, value: {{ int64 $settings.maxBatchBytes | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_PENDING_BYTES, value: {{ int64 $settings.maxPendingBytes | quote }}}
+- {name: INFRASIGHT_SERVER_QUERY_SECONDS, value: {{ $settings.querySeconds | quote }}}
+- {name: INFRASIGHT_SERVER_QUERY_BYTES, value: {{ int64 $settings.queryBytes | quote }}}
+- {name: INFRASIGHT_SERVER_STOP_SECONDS, value: {{ $settings.stopSeconds | quote }}}
+- {name: INFRASIGHT_SERVER_LOG_LEVEL, value: {{ $settings.logLevel }}}
+{{- with $settings.ttlDays }}
+- {name: INFRASIGHT_SERVER_TTL_DAYS, value: {{ int64 . | quote }}}
+{{- end }}
+{{- with $settings.probes }}
+- {name: INFRASIGHT_SERVER_PROBES, value: {{ join "," . | quote }}}
+{{- end }}
+- {name: INFRASIGHT_SERVER_STORE, value: {{ include "infrasight.storeUrl" . | quote }}}
+{{- if not (include "infrasight.embedded" .) }}
+- {name: INFRASIGHT_SERVER_STORE_PASSWORD_FILE, value: /etc/infrasight/store/password}
+{{- end }}
+# So that `kubectl exec deploy/… -- infrasight query "SELECT …"` finds this server, and shows its certificate.
+- {name: INFRASIGHT_SERVER, value: "localhost:7443"}
+{{- if include "infrasight.tls" . }}
+{{- include "infrasight.tlsEnv" (list . "INFRASIGHT_SERVER_TLS__") }}
+{{- include "infrasight.tlsEnv" (list . "INFRASIGHT_TLS_") }}
+{{- else }}
+- {name: INFRASIGHT_SERVER_PLAINTEXT, value: "true"}
+{{- end }}
+{{- end -}}
+
+{{- define "infrasight.storeUrl" -}}
+{{- $store := .Values.store -}}
+{{- if eq $store.type "embedded" -}}
+embedded
+{{- else if eq $store.type "external" -}}
+{{- required "store.external.url is needed with store.type external: http[s]://user@host:port/" $store.external.url -}}
+{{- else -}}
+{{- printf "http://%s@%s.%s.svc:8123/" $store.clickhouse.user (include "infrasight.of" (list . "clickhouse")) .Release.Namespace -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The secret with the store's password, and its key */}}
+{{- define "infrasight.storeSecret" -}}
+{{- if eq .Values.store.type "external" -}}
+{{- required "store.external.passwordSecret.name is needed with store.type external: a secret of this namespace" .Values.store.external.passwordSecret.name -}}
+{{- else -}}
+{{- default (include "infrasight.of" (list . "clickhouse")) .Values.store.clickhouse.passwordSecret.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "infrasight.storeSecretKey" -}}
+{{- if eq .Values.store.type "external" -}}
+{{- .Values.store.external.passwordSecret.key -}}
+{{- else -}}
+{{- .Values.store.clickhouse.passwordSecret.key -}}
+{{- end -}}
+{{- end -}}

@@ -8,7 +8,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := infrasight-core infrasight-operator infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
 
-.PHONY: help setup run test test-kernels lint proto lock bench clean
+.PHONY: help setup run test test-kernels lint images proto lock bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,10 @@ lint: ## Check style, types, import contracts, protobuf, C, and that generated c
 	$(BIN)/python tools/proto.py --check
 	@echo "/usr/bin/python3 compiles the loader, which imports nothing but the standard library and bcc"
 	@/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' infrasight-core/src/infrasight_core/kernel/loader.py
+
+images: ## Build the images with podman; ARGS="--base own" where no registry of images can be reached
+	@$(PYTHON) tools/setup.py lint
+	@$(BIN)/python tools/images.py $(ARGS)
 
 proto: ## Generate the Python code of the .proto files
 	@$(PYTHON) tools/setup.py lint

@@ -26,7 +26,7 @@ UV = VENV / "bin" / "uv"
 
 # What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
 RUN = {"python3-bpfcc": "", "libbpf1": ""}
-RUNTIMES = {"podman": "podman", "containerd": "containerd", "runc": "runc", "busybox-static": ""}
+RUNTIMES = {"podman": "podman", "containerd": "containerd", "runc": "runc", "busybox-static": "", "mmdebstrap": "mmdebstrap"}
 TEST = {
     **RUN,
     "gcc": "cc",

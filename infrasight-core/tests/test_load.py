@@ -11,7 +11,7 @@ from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
 from infrasight_core.errors import ProbeError
 from infrasight_core.kernel import load as loading
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.load import LoadSettings, load, refused_functions, running_kernel
+from infrasight_core.kernel.load import LoadSettings, _explained, load, refused_functions, running_kernel
 
 PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
 
@@ -147,3 +147,11 @@ def test_options_that_are_not_known_are_refused() -> None:
     """The sample probe knows `slots` only."""
     with pytest.raises(ConfigError, match="slotz"):
         sample.load_bpf(running_kernel(), {"slotz": 1})
+
+
+def test_a_container_without_tracefs_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where tracefs is not mounted, that is said, though bcc then tries a way that the kernel does not permit."""
+    monkeypatch.setattr("infrasight_core.kernel.load.TRACEFS", (str(tmp_path),))
+    assert "tracefs is not mounted" in _explained("OSError: Operation not permitted")
+    (tmp_path / "events").mkdir()
+    assert "seccomp" in _explained("OSError: Operation not permitted")

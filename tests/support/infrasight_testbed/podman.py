@@ -26,20 +26,25 @@ class Podman:
 
     Args:
         folder: For all its state.
+        images: A store of images that it reads beside its own.
 
     Attributes:
+        run_folder: The folder that is its host's /run: its API is in there, at the usual place.
         socket: Where its API is.
         service: The process that answers there.
         cgroup: The control group that its containers are in, below the root of each hierarchy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: Path | None = None) -> None:
         settings = folder / "containers.conf"
         settings.write_text(_SETTINGS)
         self._environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
         self._command = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "vfs"]
-        self.socket, self.cgroup = folder / "api.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "overlay" if images else "vfs"]
+        self._command += ["--storage-opt", f"overlay.imagestore={images}"] if images else []
+        self.run_folder, self.cgroup = folder / "host", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.socket = self.run_folder / "podman" / "podman.sock"
+        self.socket.parent.mkdir(parents=True)
         serve = [*self._command, "system", "service", "--time", "0", f"unix://{self.socket}"]
         self.service = Service(serve, self.socket, folder / "service.log", self._environment)
         save_image(folder / "image.tar", IMAGE, "sleep", "1000000")
@@ -47,9 +52,18 @@ class Podman:
 
     def __call__(self, *arguments: str) -> str:
         """Runs `podman ARGUMENT…`; its output."""
+        done = self._run(*arguments)
+        return done.stdout.strip()
+
+    def log(self, container: str) -> str:
+        """What a container has written, on either stream."""
+        done = self._run("logs", container)
+        return done.stdout + done.stderr
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, env=self._environment, check=False)
         assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
-        return done.stdout.strip()
+        return done
 
     def start(self) -> None:
         """Starts the service."""
@@ -63,10 +77,10 @@ class Podman:
 
 
 @contextmanager
-def running_podman() -> Iterator[Podman]:
+def running_podman(images: Path | None = None) -> Iterator[Podman]:
     """A podman whose service answers; nothing of it is left."""
     with short_folder() as folder:
-        podman = Podman(folder)
+        podman = Podman(folder, images)
         try:
             podman.start()
             yield podman
@@ -74,3 +88,5 @@ def running_podman() -> Iterator[Podman]:
             podman.service.stop()
             podman("rm", "--all", "--force", "--time", "0")
             remove_cgroups(podman.cgroup)
+            if (overlay := folder / "root" / "overlay").is_mount():  # podman mounts the folder over itself, and leaves it so
+                subprocess.run(["umount", overlay], check=True)

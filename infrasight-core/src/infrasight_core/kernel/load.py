@@ -282,10 +282,13 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
 
 def _explained(error: str) -> str:
     """What to do about the commonest refusals."""
-    if "Operation not permitted" in error:
-        return "the kernel does not permit it: run as root, or with CAP_BPF and CAP_PERFMON; see `infrasight doctor`"
     if not any(Path(folder, "events").is_dir() for folder in TRACEFS):
         return "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; see `infrasight doctor`"
+    if "Operation not permitted" in error:
+        return (
+            "the kernel does not permit it: run as root, or with CAP_BPF and CAP_PERFMON; "
+            "in a container its seccomp profile may refuse bpf and perf_event_open; see `infrasight doctor`"
+        )
     return error
 
 

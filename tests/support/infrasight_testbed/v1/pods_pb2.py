@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from infrasight.cri.v1 import cri_pb2 as infrasight_dot_cri_dot_v1_dot_cri__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n infrasight_testbed/v1/pods.proto\x12\x15infrasight_testbed.v1\x1a\x1binfrasight/cri/v1/cri.proto\"\"\n\x0fNamespaceOption\x12\x0f\n\x07network\x18\x01 \x01(\x05\"`\n\x1bLinuxSandboxSecurityContext\x12\x41\n\x11namespace_options\x18\x01 \x01(\x0b\x32&.infrasight_testbed.v1.NamespaceOption\"|\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12L\n\x10security_context\x18\x02 \x01(\x0b\x32\x32.infrasight_testbed.v1.LinuxSandboxSecurityContext\"\xc9\x01\n\x10PodSandboxConfig\x12\x37\n\x08metadata\x18\x01 \x01(\x0b\x32%.infrasight.cri.v1.PodSandboxMetadata\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12(\n\x06labels\x18\x06 \x03(\x0b\x32\x18.infrasight.cri.v1.Label\x12;\n\x05linux\x18\x08 \x01(\x0b\x32,.infrasight_testbed.v1.LinuxPodSandboxConfig\"O\n\x14RunPodSandboxRequest\x12\x37\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\'.infrasight_testbed.v1.PodSandboxConfig\"/\n\x15RunPodSandboxResponse\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"/\n\x15StopPodSandboxRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"1\n\x17RemovePodSandboxRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"b\n\x1dLinuxContainerSecurityContext\x12\x41\n\x11namespace_options\x18\x03 \x01(\x0b\x32&.infrasight_testbed.v1.NamespaceOption\"f\n\x14LinuxContainerConfig\x12N\n\x10security_context\x18\x02 \x01(\x0b\x32\x34.infrasight_testbed.v1.LinuxContainerSecurityContext\"\xff\x01\n\x0f\x43ontainerConfig\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.infrasight.cri.v1.ContainerMetadata\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1c.infrasight.cri.v1.ImageSpec\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12(\n\x06labels\x18\t \x03(\x0b\x32\x18.infrasight.cri.v1.Label\x12\x10\n\x08log_path\x18\x0b \x01(\t\x12:\n\x05linux\x18\x0f \x01(\x0b\x32+.infrasight_testbed.v1.LinuxContainerConfig\"\xa9\x01\n\x16\x43reateContainerRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x36\n\x06\x63onfig\x18\x02 \x01(\x0b\x32&.infrasight_testbed.v1.ContainerConfig\x12?\n\x0esandbox_config\x18\x03 \x01(\x0b\x32\'.infrasight_testbed.v1.PodSandboxConfig\"/\n\x17\x43reateContainerResponse\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"-\n\x15StartContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"=\n\x14StopContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07timeout\x18\x02 \x01(\x03\".\n\x16RemoveContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"\x06\n\x04\x44oneb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n infrasight_testbed/v1/pods.proto\x12\x15infrasight_testbed.v1\x1a\x1binfrasight/cri/v1/cri.proto\"/\n\x0fNamespaceOption\x12\x0f\n\x07network\x18\x01 \x01(\x05\x12\x0b\n\x03pid\x18\x02 \x01(\x05\"`\n\x1bLinuxSandboxSecurityContext\x12\x41\n\x11namespace_options\x18\x01 \x01(\x0b\x32&.infrasight_testbed.v1.NamespaceOption\"|\n\x15LinuxPodSandboxConfig\x12\x15\n\rcgroup_parent\x18\x01 \x01(\t\x12L\n\x10security_context\x18\x02 \x01(\x0b\x32\x32.infrasight_testbed.v1.LinuxSandboxSecurityContext\"\xc9\x01\n\x10PodSandboxConfig\x12\x37\n\x08metadata\x18\x01 \x01(\x0b\x32%.infrasight.cri.v1.PodSandboxMetadata\x12\x15\n\rlog_directory\x18\x03 \x01(\t\x12(\n\x06labels\x18\x06 \x03(\x0b\x32\x18.infrasight.cri.v1.Label\x12;\n\x05linux\x18\x08 \x01(\x0b\x32,.infrasight_testbed.v1.LinuxPodSandboxConfig\"O\n\x14RunPodSandboxRequest\x12\x37\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\'.infrasight_testbed.v1.PodSandboxConfig\"/\n\x15RunPodSandboxResponse\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"/\n\x15StopPodSandboxRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"1\n\x17RemovePodSandboxRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\"A\n\nCapability\x12\x18\n\x10\x61\x64\x64_capabilities\x18\x01 \x03(\t\x12\x19\n\x11\x64rop_capabilities\x18\x02 \x03(\t\"\x1b\n\nInt64Value\x12\r\n\x05value\x18\x01 \x01(\x03\">\n\x0fSecurityProfile\x12\x14\n\x0cprofile_type\x18\x01 \x01(\x05\x12\x15\n\rlocalhost_ref\x18\x02 \x01(\t\"\x88\x03\n\x1dLinuxContainerSecurityContext\x12\x37\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32!.infrasight_testbed.v1.Capability\x12\x12\n\nprivileged\x18\x02 \x01(\x08\x12\x41\n\x11namespace_options\x18\x03 \x01(\x0b\x32&.infrasight_testbed.v1.NamespaceOption\x12\x36\n\x0brun_as_user\x18\x05 \x01(\x0b\x32!.infrasight_testbed.v1.Int64Value\x12\x17\n\x0freadonly_rootfs\x18\x07 \x01(\x08\x12\x14\n\x0cno_new_privs\x18\x0b \x01(\x08\x12\x37\n\x0crun_as_group\x18\x0c \x01(\x0b\x32!.infrasight_testbed.v1.Int64Value\x12\x37\n\x07seccomp\x18\x0f \x01(\x0b\x32&.infrasight_testbed.v1.SecurityProfile\"Y\n\x05Mount\x12\x16\n\x0e\x63ontainer_path\x18\x01 \x01(\t\x12\x11\n\thost_path\x18\x02 \x01(\t\x12\x10\n\x08readonly\x18\x03 \x01(\x08\x12\x13\n\x0bpropagation\x18\x05 \x01(\x05\"f\n\x14LinuxContainerConfig\x12N\n\x10security_context\x18\x02 \x01(\x0b\x32\x34.infrasight_testbed.v1.LinuxContainerSecurityContext\"\xe3\x02\n\x0f\x43ontainerConfig\x12\x36\n\x08metadata\x18\x01 \x01(\x0b\x32$.infrasight.cri.v1.ContainerMetadata\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1c.infrasight.cri.v1.ImageSpec\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x03(\t\x12&\n\x04\x65nvs\x18\x06 \x03(\x0b\x32\x18.infrasight.cri.v1.Label\x12,\n\x06mounts\x18\x07 \x03(\x0b\x32\x1c.infrasight_testbed.v1.Mount\x12(\n\x06labels\x18\t \x03(\x0b\x32\x18.infrasight.cri.v1.Label\x12\x10\n\x08log_path\x18\x0b \x01(\t\x12:\n\x05linux\x18\x0f \x01(\x0b\x32+.infrasight_testbed.v1.LinuxContainerConfig\"\xa9\x01\n\x16\x43reateContainerRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x36\n\x06\x63onfig\x18\x02 \x01(\x0b\x32&.infrasight_testbed.v1.ContainerConfig\x12?\n\x0esandbox_config\x18\x03 \x01(\x0b\x32\'.infrasight_testbed.v1.PodSandboxConfig\"/\n\x17\x43reateContainerResponse\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"-\n\x15StartContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"=\n\x14StopContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07timeout\x18\x02 \x01(\x03\".\n\x16RemoveContainerRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\"\x06\n\x04\x44oneb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,37 +33,45 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'infrasight_testbed.v1.pods_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NAMESPACEOPTION']._serialized_start=88
-  _globals['_NAMESPACEOPTION']._serialized_end=122
-  _globals['_LINUXSANDBOXSECURITYCONTEXT']._serialized_start=124
-  _globals['_LINUXSANDBOXSECURITYCONTEXT']._serialized_end=220
-  _globals['_LINUXPODSANDBOXCONFIG']._serialized_start=222
-  _globals['_LINUXPODSANDBOXCONFIG']._serialized_end=346
-  _globals['_PODSANDBOXCONFIG']._serialized_start=349
-  _globals['_PODSANDBOXCONFIG']._serialized_end=550
-  _globals['_RUNPODSANDBOXREQUEST']._serialized_start=552
-  _globals['_RUNPODSANDBOXREQUEST']._serialized_end=631
-  _globals['_RUNPODSANDBOXRESPONSE']._serialized_start=633
-  _globals['_RUNPODSANDBOXRESPONSE']._serialized_end=680
-  _globals['_STOPPODSANDBOXREQUEST']._serialized_start=682
-  _globals['_STOPPODSANDBOXREQUEST']._serialized_end=729
-  _globals['_REMOVEPODSANDBOXREQUEST']._serialized_start=731
-  _globals['_REMOVEPODSANDBOXREQUEST']._serialized_end=780
-  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_start=782
-  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_end=880
-  _globals['_LINUXCONTAINERCONFIG']._serialized_start=882
-  _globals['_LINUXCONTAINERCONFIG']._serialized_end=984
-  _globals['_CONTAINERCONFIG']._serialized_start=987
-  _globals['_CONTAINERCONFIG']._serialized_end=1242
-  _globals['_CREATECONTAINERREQUEST']._serialized_start=1245
-  _globals['_CREATECONTAINERREQUEST']._serialized_end=1414
-  _globals['_CREATECONTAINERRESPONSE']._serialized_start=1416
-  _globals['_CREATECONTAINERRESPONSE']._serialized_end=1463
-  _globals['_STARTCONTAINERREQUEST']._serialized_start=1465
-  _globals['_STARTCONTAINERREQUEST']._serialized_end=1510
-  _globals['_STOPCONTAINERREQUEST']._serialized_start=1512
-  _globals['_STOPCONTAINERREQUEST']._serialized_end=1573
-  _globals['_REMOVECONTAINERREQUEST']._serialized_start=1575
-  _globals['_REMOVECONTAINERREQUEST']._serialized_end=1621
-  _globals['_DONE']._serialized_start=1623
-  _globals['_DONE']._serialized_end=1629
+  _globals['_NAMESPACEOPTION']._serialized_end=135
+  _globals['_LINUXSANDBOXSECURITYCONTEXT']._serialized_start=137
+  _globals['_LINUXSANDBOXSECURITYCONTEXT']._serialized_end=233
+  _globals['_LINUXPODSANDBOXCONFIG']._serialized_start=235
+  _globals['_LINUXPODSANDBOXCONFIG']._serialized_end=359
+  _globals['_PODSANDBOXCONFIG']._serialized_start=362
+  _globals['_PODSANDBOXCONFIG']._serialized_end=563
+  _globals['_RUNPODSANDBOXREQUEST']._serialized_start=565
+  _globals['_RUNPODSANDBOXREQUEST']._serialized_end=644
+  _globals['_RUNPODSANDBOXRESPONSE']._serialized_start=646
+  _globals['_RUNPODSANDBOXRESPONSE']._serialized_end=693
+  _globals['_STOPPODSANDBOXREQUEST']._serialized_start=695
+  _globals['_STOPPODSANDBOXREQUEST']._serialized_end=742
+  _globals['_REMOVEPODSANDBOXREQUEST']._serialized_start=744
+  _globals['_REMOVEPODSANDBOXREQUEST']._serialized_end=793
+  _globals['_CAPABILITY']._serialized_start=795
+  _globals['_CAPABILITY']._serialized_end=860
+  _globals['_INT64VALUE']._serialized_start=862
+  _globals['_INT64VALUE']._serialized_end=889
+  _globals['_SECURITYPROFILE']._serialized_start=891
+  _globals['_SECURITYPROFILE']._serialized_end=953
+  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_start=956
+  _globals['_LINUXCONTAINERSECURITYCONTEXT']._serialized_end=1348
+  _globals['_MOUNT']._serialized_start=1350
+  _globals['_MOUNT']._serialized_end=1439
+  _globals['_LINUXCONTAINERCONFIG']._serialized_start=1441
+  _globals['_LINUXCONTAINERCONFIG']._serialized_end=1543
+  _globals['_CONTAINERCONFIG']._serialized_start=1546
+  _globals['_CONTAINERCONFIG']._serialized_end=1901
+  _globals['_CREATECONTAINERREQUEST']._serialized_start=1904
+  _globals['_CREATECONTAINERREQUEST']._serialized_end=2073
+  _globals['_CREATECONTAINERRESPONSE']._serialized_start=2075
+  _globals['_CREATECONTAINERRESPONSE']._serialized_end=2122
+  _globals['_STARTCONTAINERREQUEST']._serialized_start=2124
+  _globals['_STARTCONTAINERREQUEST']._serialized_end=2169
+  _globals['_STOPCONTAINERREQUEST']._serialized_start=2171
+  _globals['_STOPCONTAINERREQUEST']._serialized_end=2232
+  _globals['_REMOVECONTAINERREQUEST']._serialized_start=2234
+  _globals['_REMOVECONTAINERREQUEST']._serialized_end=2280
+  _globals['_DONE']._serialized_start=2282
+  _globals['_DONE']._serialized_end=2288
 # @@protoc_insertion_point(module_scope)

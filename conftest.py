@@ -1,3 +1,3 @@
 """What all packages' tests share."""
 
-pytest_plugins = ["infrasight_testbed.cluster_plugin"]
+pytest_plugins = ["infrasight_testbed.cluster_plugin", "infrasight_testbed.operator_plugin"]

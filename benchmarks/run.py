@@ -21,6 +21,7 @@ def main() -> None:
         ("open_cost.py", rounds),
         ("guard.py",),
         ("agent.py",),
+        ("cluster_operator.py",),
     ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)
 

@@ -16,11 +16,11 @@ import sys
 from importlib import resources
 from pathlib import Path
 import infrasight.v1.stream_pb2_grpc
-import infrasight_core, infrasight_server
+import infrasight_core, infrasight_operator, infrasight_server
 import infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
 from infrasight_core.plugins import PluginManager
 from infrasight_core.program import Kernel
-ours = infrasight.v1, infrasight_core, infrasight_server, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
+ours = infrasight.v1, infrasight_core, infrasight_operator, infrasight_server, infrasight_probe_execve, infrasight_probe_net
 for module in ours:
     assert all(Path(path).is_relative_to(sys.prefix) for path in module.__path__), module.__path__
 plugins = PluginManager.discover()
@@ -65,6 +65,7 @@ def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
         ("infrasight-core", "infrasight_core/bpf/include/linux/types.h"),
         ("infrasight-core", "infrasight_core/bpf/infrasight.bpf.h"),
         ("infrasight-core", "infrasight_core/py.typed"),
+        ("infrasight-operator", "infrasight_operator/py.typed"),
         ("infrasight-probe-execve", "infrasight_probe_execve/execve.bpf.c"),
         ("infrasight-probe-execve", "infrasight_probe_execve/execve_events.sql"),
         ("infrasight-probe-execve", "infrasight_probe_execve/py.typed"),
@@ -95,6 +96,6 @@ def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -
     uv = Path(sys.executable).with_name("uv")
     subprocess.run([uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()], check=True)
     subprocess.run([python, "-I", "-c", USE], check=True, cwd=tmp_path)
-    for command in ("infrasight", "infrasight-server"):
+    for command in ("infrasight", "infrasight-operator", "infrasight-server"):
         shown = subprocess.run([python.with_name(command), "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
         assert "Usage:" in shown.stdout

@@ -22,29 +22,24 @@
 {{- define "infrasight.selector" -}}
 app.kubernetes.io/name: {{ include "infrasight.name" (first .) }}
 app.kubernetes.io/instance: {{ (first .).Release.Name }}
-app.kubernetes.io/component: {{ last . }}
+app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of a component's objects: (list . "server") */}}
+{{/* Labels of a component's objects: (list . "server"), or with further ones (list . "server" .Values.more.labels) */}}
 {{- define "infrasight.labels" -}}
 {{- $root := first . -}}
-{{ include "infrasight.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: infrasight
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
-{{- with $root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" -}}
+{{- $ours := dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service "helm.sh/chart" $chart -}}
+{{- toYaml (merge (fromYaml (include "infrasight.podLabels" .)) $ours) -}}
 {{- end -}}
 
 {{/* Labels of a component's pods: what a new version of the chart changes is not among them, else it would start every pod anew. */}}
 {{- define "infrasight.podLabels" -}}
-{{ include "infrasight.selector" . }}
-app.kubernetes.io/part-of: infrasight
-{{- with (first .).Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $root := first . -}}
+{{- $more := dict -}}
+{{- if gt (len .) 2 -}}{{- $more = index . 2 | default dict -}}{{- end -}}
+{{- $ours := dict "app.kubernetes.io/part-of" "infrasight" -}}
+{{- toYaml (merge (fromYaml (include "infrasight.selector" .)) $more $root.Values.commonLabels $ours) -}}
 {{- end -}}
 
 {{/* An image's reference: (list . .Values.server.image) */}}

@@ -4,6 +4,9 @@
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+    # What OpenShift's DNS pods listen to: policies hold for a pod's port, not for its service's.
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
 {{- end }}
 
 {{- define "infrasight.podsOf" }}

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from infrasight_operator.installation import AgentSpec, Installation, in_bytes
+from infrasight_operator.installation import AgentSpec, Installation
+from infrasight_operator.quantities import in_bytes
 from infrasight_operator.volumes import Volume, volumes
 
 STATUS_PORT = 7445
 _GRACE_SECONDS = 25  # beyond what the agent waits for the server: detaching takes 5 s, longer on a busy node
 
 
-def pod_spec(installation: Installation, control_address: str) -> dict[str, Any]:
+def pod_spec(installation: Installation, address: str) -> dict[str, Any]:
     """The pod's part of the DaemonSet."""
     agent = installation.spec.agent
     parts = volumes(installation)
@@ -23,8 +24,8 @@ def pod_spec(installation: Installation, control_address: str) -> dict[str, Any]
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": agent.settings.stop_seconds + _GRACE_SECONDS,
         "securityContext": security,
-        "initContainers": [_packages(installation, control_address, parts)],
-        "containers": [_agent(installation, control_address, parts)],
+        "initContainers": [_packages(installation, address, parts)],
+        "containers": [_agent(installation, address, parts)],
         "volumes": [part.source for part in parts],
     }
     optional = {
@@ -37,7 +38,7 @@ def pod_spec(installation: Installation, control_address: str) -> dict[str, Any]
     return {**spec, **{key: value for key, value in optional.items() if value}}
 
 
-def _agent(installation: Installation, control_address: str, parts: list[Volume]) -> dict[str, Any]:
+def _agent(installation: Installation, address: str, parts: list[Volume]) -> dict[str, Any]:
     agent, server = installation.spec.agent, installation.spec.server
     settings = {
         "SERVER": server.address,
@@ -56,7 +57,7 @@ def _agent(installation: Installation, control_address: str, parts: list[Volume]
         "image": agent.image,
         "imagePullPolicy": agent.image_pull_policy,
         "args": ["agent"],
-        "env": [*_common(installation, control_address), *_variables(settings), {"name": "PYTHONPATH", "value": "/packages"}],
+        "env": [*_common(installation, address), *_variables(settings), {"name": "PYTHONPATH", "value": "/packages"}],
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
         # A start compiles the probes; until then it is alive, but not ready. Not ready also means: no server, which no
         # restart mends.
@@ -83,7 +84,7 @@ def _enrichers(agent: AgentSpec) -> dict[str, str]:
     return told
 
 
-def _packages(installation: Installation, control_address: str, parts: list[Volume]) -> dict[str, Any]:
+def _packages(installation: Installation, address: str, parts: list[Volume]) -> dict[str, Any]:
     """What installs the node's packages before the agent starts; it ends well even where a package does not install."""
     agent, index = installation.spec.agent, installation.spec.package_index
     pip = {
@@ -98,7 +99,7 @@ def _packages(installation: Installation, control_address: str, parts: list[Volu
         "imagePullPolicy": agent.image_pull_policy,
         "args": ["packages", "--target", "/packages"],
         "env": [
-            *_common(installation, control_address),
+            *_common(installation, address),
             {"name": "HOME", "value": "/tmp"},
             *({"name": name, "value": value} for name, value in pip.items() if value),
         ],
@@ -110,9 +111,9 @@ def _packages(installation: Installation, control_address: str, parts: list[Volu
     return container
 
 
-def _common(installation: Installation, control_address: str) -> list[dict[str, Any]]:
+def _common(installation: Installation, address: str) -> list[dict[str, Any]]:
     """What both containers are told: who they are, and how they reach the operator."""
-    settings = {"OPERATOR": control_address}
+    settings = {"OPERATOR": address}
     if installation.spec.server.tls is not None:
         folder = "/etc/infrasight/tls"
         settings |= {"TLS__CERTIFICATE": f"{folder}/tls.crt", "TLS__KEY": f"{folder}/tls.key", "TLS__CA": f"{folder}/ca.crt"}

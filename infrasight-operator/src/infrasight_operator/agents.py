@@ -98,6 +98,8 @@ class Agents:
         if self._links.get(link.node) is link:
             del self._links[link.node]
             CONNECTED.set(len(self._links))
+            if self.wanted(link.node) is None:  # no node of ours, or none any more: what it said is kept for nobody
+                self._reports.pop(link.node, None)
             self._changed()
 
     def asked(self, node: str, packages: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 from infrasight_core.errors import ConfigError
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.async_client import AsyncClient
 from lightkube.core.exceptions import ApiError
 from lightkube.core.exceptions import ConfigError as NoCluster
@@ -53,6 +54,11 @@ class Cluster:
     def namespace(self) -> str:
         """The namespace."""
         return str(self._client.namespace)
+
+    @property
+    def config(self) -> SingleConfig:
+        """How the API server is reached."""
+        return self._client.config
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -5,7 +5,8 @@ import json
 from typing import Any
 
 from infrasight_operator.agent_pod import pod_spec
-from infrasight_operator.installation import Installation, at_once
+from infrasight_operator.installation import Installation
+from infrasight_operator.quantities import at_once
 
 NAME = "infrasight-agent"
 LABELS = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": "infrasight"}
@@ -13,12 +14,12 @@ DIGEST = "infrasight.io/manifest-digest"
 OPTIONS = "infrasight.io/agent-options"
 
 
-def daemon_set(installation: Installation, control_address: str) -> dict[str, Any]:
+def daemon_set(installation: Installation, address: str) -> dict[str, Any]:
     """The manifest, for server-side apply.
 
     Args:
         installation: What is wanted.
-        control_address: Where agents reach the operator, host:port.
+        address: Where agents reach the operator, host:port.
     """
     agent = installation.spec.agent
     annotations = dict(agent.pod_annotations)
@@ -37,7 +38,7 @@ def daemon_set(installation: Installation, control_address: str) -> dict[str, An
                 "labels": {**agent.pod_labels, **LABELS},
                 "annotations": {"kubectl.kubernetes.io/default-container": "agent", **annotations},
             },
-            "spec": pod_spec(installation, control_address),
+            "spec": pod_spec(installation, address),
         },
     }
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import kopf
+from lightkube.config.kubeconfig import SingleConfig
 
 from infrasight_operator.kinds import WATCHED, Kind
+from infrasight_operator.login import connection
 from infrasight_operator.seen import Seen
 
 
@@ -17,10 +19,19 @@ class _ForEver:
         return itertools.chain((0.2, 0.5, 1, 2), itertools.repeat(5))
 
 
-def watching(seen: Seen) -> kopf.OperatorRegistry:
-    """The handlers: one for each kind, which passes on what it is given."""
+def watching(seen: Seen, config: SingleConfig) -> kopf.OperatorRegistry:
+    """The handlers: one for each kind, which passes on what it is given.
+
+    Args:
+        seen: Where it goes.
+        config: How the API server is reached.
+    """
     registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(_login)
+
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection(config)
+
+    kopf.on.login(registry=registry)(login)
     for kind in WATCHED:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=kind.plural)(_passing(seen, kind))
     return registry
@@ -38,11 +49,6 @@ def settings() -> kopf.OperatorSettings:
     made.networking.request_timeout = 30
     made.networking.connect_timeout = 10
     return made
-
-
-def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """The service account's token, read anew whenever it is not taken any more; outside of a pod, KUBECONFIG."""
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
 
 def _passing(seen: Seen, kind: Kind) -> Any:

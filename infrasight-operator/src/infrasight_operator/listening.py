@@ -12,10 +12,11 @@ from infrasight_core.errors import ConfigError
 from infrasight_core.tls import TlsFiles, require_tls_or_loopback
 from infrasight_core.transport.channel import server_options
 
-from infrasight_operator.control import ControlService
+from infrasight_operator.control import MAX_STREAMS, ControlService
 from infrasight_operator.report import MAX_BYTES
 
 log = structlog.get_logger(__name__)
+_ASKING = 1000  # calls beside the agents' streams
 _OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 2 * MAX_BYTES),  # what is over MAX_BYTES is refused with words
@@ -33,7 +34,7 @@ def listen(service: ControlService, address: str, tls: TlsFiles | None, plaintex
     """
     require_tls_or_loopback(address, tls, plaintext)
     options = dict([*server_options(), *_OPTIONS])
-    server = grpc.aio.server(options=list(options.items()))
+    server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=MAX_STREAMS + _ASKING)
     add_ControlServiceServicer_to_server(service, server)
     try:
         port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, _credentials(tls))

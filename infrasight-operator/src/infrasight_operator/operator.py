@@ -64,7 +64,7 @@ async def _work(cluster: Cluster, reconciler: Reconciler, stop: asyncio.Event) -
     writing = asyncio.create_task(reconciler.run())
     # Not kopf.operator, which in the end waits for every task of the loop that is younger than it: agents' streams, too.
     watching = await kopf.spawn_tasks(
-        registry=handlers.watching(reconciler.seen),
+        registry=handlers.watching(reconciler.seen, cluster.config),
         settings=handlers.settings(),
         namespaces=[cluster.namespace],
         standalone=True,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+from infrasight_core.errors import InfraSightError
 
 from infrasight_operator import daemonset, installation_status, node_probes, notices, policy_status
 from infrasight_operator.agents import Agents
@@ -17,6 +18,7 @@ from infrasight_operator.installation import NAME, Installation
 from infrasight_operator.kinds import Kind
 from infrasight_operator.metrics import EVENTS_LEFT_OUT, NODES, RESTARTS
 from infrasight_operator.node_probes import NodeView, State
+from infrasight_operator.policy import Policy
 from infrasight_operator.rollout import to_restart
 from infrasight_operator.seen import Seen
 from infrasight_operator.world import World
@@ -32,16 +34,15 @@ class Passes:
         cluster: Where it is written.
         seen: What is there.
         agents: What agents say.
-        control_address: Where agents reach the operator.
+        address: Where agents reach the operator.
     """
 
-    def __init__(self, cluster: Cluster, seen: Seen, agents: Agents, control_address: str) -> None:
+    def __init__(self, cluster: Cluster, seen: Seen, agents: Agents, address: str) -> None:
         self._cluster, self._seen, self._agents = cluster, seen, agents
-        self._control_address = control_address
+        self._address = address
         self._written = Written()
         self._away: dict[str, float] = {}
         self._restarted: dict[str, float] = {}
-        self._refused = ""
         self._notices: list[tuple[Kind, Mapping[str, Any], notices.Notice]] = []
 
     async def run(self, world: World) -> list[str]:
@@ -49,19 +50,21 @@ class Passes:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         failed = await _all(self._broken(kind, name, reason, now) for (kind, name), reason in world.broken.items())
         if world.installation is None:
-            return failed
+            _count([])
+            failed += await _all(self._waiting(policy, now) for policy in world.policies.values())
+            return [str(error) for error in failed]
         installation, views = world.installation, self._views(world)
-        refused = [await self._applied(Kind.DAEMON_SET, daemonset.daemon_set(installation, self._control_address))]
-        self._refused = "; ".join(reason for reason in refused if reason)
-        failed += [reason for reason in refused if reason]
-        failed += await _all(self._node(installation, view, now) for view in views)
+        written = await _all([self._apply(Kind.DAEMON_SET, daemonset.daemon_set(installation, self._address))])
+        written += await _all(self._node(installation, view, now) for view in views)
         gone = self._seen.all(Kind.NODE_PROBES).keys() - world.wanted.keys()
-        failed += await _all(self._delete(name) for name in gone)
+        written += await _all(self._delete(name) for name in gone)
+        refused = [str(error) for error in written if isinstance(error, ClusterError)]
+        failed += written
         failed += await _all(self._policy(name, world, views, now) for name in world.policies)
-        failed += await _all([self._installation(installation, views, now)])
+        failed += await _all([self._installation(installation, views, "; ".join(refused[:3]), now)])
         failed += await _all(self._restart(name) for name in self._due(world, views))
         await self._post(now)
-        return failed
+        return [str(error) for error in failed]
 
     def _views(self, world: World) -> list[NodeView]:
         views = []
@@ -71,28 +74,18 @@ class Passes:
             report = self._agents.report(name) or node_probes.report_of(name, status)
             asked = self._agents.packages_asked(name) or status.get("packagesAsked", "")
             views.append(NodeView(name, wanted, report, self._agents.is_connected(name), asked))
-        states = [view.state()[0] for view in views]
-        for state in State:
-            NODES.labels(str(state)).set(states.count(state))
+        _count([view.state()[0] for view in views])
         return views
 
-    async def _applied(self, kind: Kind, wanted: dict[str, Any]) -> str:
-        """Applies an object where it differs; why the API server does not take it, empty where it does."""
-        name = wanted["metadata"]["name"]
-        if not self._written.object_differs(kind, wanted, self._seen.get(kind, name)):
-            return ""
-        try:
+    async def _apply(self, kind: Kind, wanted: dict[str, Any]) -> None:
+        """Applies an object where it differs."""
+        if self._written.object_differs(kind, wanted, self._seen.get(kind, wanted["metadata"]["name"])):
             answer = await self._cluster.apply(kind, wanted)
-        except (ClusterError, ClusterAwayError) as error:
-            return str(error)
-        self._written.object_written(kind, wanted, answer)
-        self._seen.put(kind, answer, ours=True)
-        return ""
+            self._written.object_written(kind, wanted, answer)
+            self._seen.put(kind, answer, ours=True)
 
     async def _node(self, installation: Installation, view: NodeView, now: str) -> None:
-        wanted = node_probes.manifest(installation, view.name, view.wanted)
-        if reason := await self._applied(Kind.NODE_PROBES, wanted):
-            raise ClusterAwayError(reason)
+        await self._apply(Kind.NODE_PROBES, node_probes.manifest(installation, view.name, view.wanted))
         body = self._seen.get(Kind.NODE_PROBES, view.name) or {}
         before = body.get("status") or {}
         after = node_probes.status_of(view, before, now)
@@ -106,15 +99,22 @@ class Passes:
         if await self._status(Kind.POLICY, name, after):
             self._notices += [(Kind.POLICY, body, notice) for notice in notices.of_policy(before, after)]
 
-    async def _installation(self, installation: Installation, views: list[NodeView], now: str) -> None:
+    async def _installation(self, installation: Installation, views: list[NodeView], refused: str, now: str) -> None:
         before = (self._seen.get(Kind.INFRASIGHT, NAME) or {}).get("status") or {}
-        after = installation_status.installation_status(installation, views, self._refused, before, now)
+        after = installation_status.installation_status(installation, views, refused, before, now)
         await self._status(Kind.INFRASIGHT, NAME, after)
 
     async def _broken(self, kind: Kind, name: str, reason: str, now: str) -> None:
         body = self._seen.get(kind, name) or {}
         before, generation = body.get("status") or {}, (body.get("metadata") or {}).get("generation", 0)
-        await self._status(kind, name, policy_status.broken_status(generation, reason, before, now))
+        await self._status(kind, name, policy_status.unused_status(generation, "Invalid", reason, before, now))
+
+    async def _waiting(self, policy: Policy, now: str) -> None:
+        """A policy without an installation."""
+        before = (self._seen.get(Kind.POLICY, policy.name) or {}).get("status") or {}
+        reason = f"there is no InfraSight object `{NAME}` in this namespace, or it cannot be read"
+        status = policy_status.unused_status(policy.generation, "NoInstallation", reason, before, now)
+        await self._status(Kind.POLICY, policy.name, status)
 
     async def _status(self, kind: Kind, name: str, wanted: dict[str, Any]) -> bool:
         """Applies a status where it differs; whether it did."""
@@ -161,17 +161,22 @@ class Passes:
         EVENTS_LEFT_OUT.inc(len(self._notices))
         self._notices = []
         events = [notices.event(notice, kind, body, now) for kind, body, notice in posting if body]
-        for reason in await _all(self._cluster.create(Kind.EVENT, event) for event in events):
-            log.warning("a Kubernetes Event could not be posted", reason=reason)
+        for error in await _all(self._cluster.create(Kind.EVENT, event) for event in events):
+            log.warning("a Kubernetes Event could not be posted", reason=str(error))
 
 
-async def _all(calls: Iterable[Awaitable[Any]]) -> list[str]:
+def _count(states: list[State]) -> None:
+    for state in State:
+        NODES.labels(str(state)).set(states.count(state))
+
+
+async def _all(calls: Iterable[Awaitable[Any]]) -> list[InfraSightError]:
     """Makes calls side by side; why those failed that did."""
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    failed = []
+    failed: list[InfraSightError] = []
     for answer in answers:
         if isinstance(answer, ClusterError | ClusterAwayError):
-            failed.append(str(answer))
+            failed.append(answer)
         elif isinstance(answer, BaseException):
             raise answer
     return failed

@@ -46,13 +46,12 @@ def policy_status(policy: Policy, views: Sequence[NodeView], before: Mapping[str
     return status
 
 
-def broken_status(generation: int, reason: str, before: Mapping[str, Any], now: str) -> dict[str, Any]:
-    """The status of a policy that cannot be read; it selects nothing."""
+def unused_status(generation: int, reason: str, message: str, before: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """The status of an object that has no effect: it cannot be read, or there is nothing that it could be about."""
+    condition = Condition("Ready", False, reason, message)
     return {
         "observedGeneration": generation,
-        "conditions": conditions(
-            [Condition("Ready", False, "Invalid", reason)], before.get("conditions") or (), now, generation
-        ),
+        "conditions": conditions([condition], before.get("conditions") or (), now, generation),
     }
 
 

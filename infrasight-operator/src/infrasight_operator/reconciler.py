@@ -8,7 +8,7 @@ import structlog
 
 from infrasight_operator.agents import Agents
 from infrasight_operator.cluster import Cluster
-from infrasight_operator.errors import ClusterAwayError
+from infrasight_operator.errors import ClusterAwayError, ClusterError
 from infrasight_operator.kinds import WATCHED, Kind
 from infrasight_operator.metrics import PASS_SECONDS, PASSES, SPREAD_SECONDS
 from infrasight_operator.passes import Passes
@@ -34,15 +34,15 @@ class Reconciler:
 
     Args:
         cluster: The API.
-        control_address: Where agents reach the operator.
+        address: Where agents reach the operator.
     """
 
-    def __init__(self, cluster: Cluster, control_address: str) -> None:
+    def __init__(self, cluster: Cluster, address: str) -> None:
         self._cluster = cluster
         self.seen = Seen(self._changed, self._relisted)
         self.agents = Agents(lambda: self._mark(REPORTS))
         self.synced, self.problem = False, ""
-        self._passes = Passes(cluster, self.seen, self.agents, control_address)
+        self._passes = Passes(cluster, self.seen, self.agents, address)
         self._world = World()
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,7 +132,7 @@ class Reconciler:
             try:
                 await self._list(kind)
                 self._stale.discard(kind)
-            except ClusterAwayError as error:
+            except (ClusterAwayError, ClusterError) as error:
                 failed.append(str(error))
         return failed
 

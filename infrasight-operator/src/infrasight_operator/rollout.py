@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from infrasight_operator.installation import at_once
 from infrasight_operator.node_probes import NodeView
+from infrasight_operator.quantities import at_once
 
 PATIENCE = 60.0  # seconds for which an agent may be away before its pod is replaced without hearing from it
 

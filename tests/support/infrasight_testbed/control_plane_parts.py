@@ -115,6 +115,7 @@ class Parts:
             f"--kubeconfig={self.admin}",
             f"--config={self._tools / 'kwok-stages.yaml'}",
             "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=40",  # nodes whose lease nobody renews are NotReady after 50 s
             f"--server-address=127.0.0.1:{self._ports[Part.KWOK]}",
         ]
 

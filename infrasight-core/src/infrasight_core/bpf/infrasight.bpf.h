@@ -96,8 +96,10 @@ struct block {
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
   u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _unseen, _counters[9]; /* read at once */
   u64 _quality, _length[15];
-  u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
-  char _walk[WALK_BYTES];    /* a `struct walk` */
+  u64 _filters, _prefix[33];                /* what filter.bpf.h keeps of the event */
+  char _walk[WALK_BYTES];                   /* a `struct walk` */
+  u64 _exe_place, _exe_length, _exe_number; /* what exe.bpf.h keeps from event to event */
+  char _exe[256];
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
   FLAGS(FLAG_MEMBER)
@@ -211,6 +213,8 @@ int agent_process(void *context) {
 
 #include "text.bpf.h"
 #include "path.bpf.h"
+
+#include "exe.bpf.h"
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \
   b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \

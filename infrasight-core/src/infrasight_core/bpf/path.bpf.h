@@ -107,10 +107,3 @@ static inline bool is_deleted(char *file) {
   char *dentry = FIELD(char *, file + OFFSET_file__f_path, path__dentry);
   return !FIELD(u64, dentry, dentry__d_hash__pprev) && FIELD(char *, dentry, dentry__d_parent) != dentry;
 }
-
-/* The executable of the current process. */
-#define SET_EXE(b)                                                                                                             \
-  ({                                                                                                                           \
-    u64 mm_ = MEMBER(u64, CURRENT_TASK, task_struct__mm);                                                                      \
-    SET_PATH(b, exe, (char *)MEMBER(u64, mm_, mm_struct__exe_file) + OFFSET_file__f_path);                                     \
-  })

@@ -39,8 +39,8 @@ static inline void record_request(char *req, int result, u64 quality) {
   b->_quality |= quality;
   asked_by(b, req, request);
   SET(b, fd, has_fd ? result : -1);
-  SET(b, deleted, file && is_deleted(file));
   if (result >= 0) SET_PATH(b, resolved_path, file ? file + OFFSET_file__f_path : NULL);
+  SET(b, deleted, file && was_deleted(b));
   commit(b);
 }
 

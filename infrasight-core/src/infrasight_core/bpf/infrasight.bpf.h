@@ -81,7 +81,7 @@ enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 /* A walk from a file to the root (path.bpf.h): where it is, what it has read, and the path so far, from the end of the first
  * PATH_BYTES on. It lies in a map: in the block, or in a map of a program that may not write blocks. */
 struct walk {
-  u64 dentry, mount, root, outer, mountpoint, at, spare[10];
+  u64 dentry, mount, root, outer, mountpoint, at, is_deleted, spare[9];
   u64 near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
   char scratch[PATH_BYTES + 512];
 };
@@ -142,6 +142,7 @@ static inline struct block *next_slot(struct block *b) {
   COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
   COLUMNS(NOTHING, NOTHING, NO_TEXT)
   b->_quality = 0;
+  ((struct walk *)b->_walk)->mount = 0;
   return b;
 }
 

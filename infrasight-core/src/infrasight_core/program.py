@@ -48,7 +48,7 @@ class Tracepoint:
     members: Mapping[str, int] = field(factory=dict, hash=False)
 
 
-URING_FIELDS = ("io_kiocb.cmd", "io_kiocb.flags", "io_kiocb.opcode", "trace_event_raw_io_uring_submit_req.req")
+URING_FIELDS = ("io_kiocb.cmd", "io_kiocb.flags", "io_kiocb.opcode")
 
 
 def uring_points(submitted: str, completed: str, overflowed: str) -> tuple[Tracepoint, ...]:

@@ -42,6 +42,7 @@ int path_chmod(u64 *arguments) {
   struct changed *changed = changes.lookup(&tid);
   if (!changed) return 0;
   char *path = (char *)arguments[0], *inode = FIELD(char *, FIELD(char *, path, path__dentry), dentry__d_inode);
+  changed->walk.mount = 0;
   changed->said = has_no_path(path) ? PATH_IS_MISSING : walk_path(&changed->walk, path);
   changed->old_mode = FIELD(u16, inode, inode__i_mode) & PERMISSIONS;
   changed->is_known = true;

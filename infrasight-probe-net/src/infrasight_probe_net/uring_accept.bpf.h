@@ -22,7 +22,7 @@ static inline void record_request(char *req, struct request *request, int result
   if (result >= 0 && !is_direct && !quality) accepted = sock_of(file_of(result));
   uring_common(b, request, result);
   b->_quality |= quality;
-  SET_EXE(b);
+  WALK_EXE(b);
   SET(b, flags, request ? request->flags : 0);
   SET(b, listen_fd, request ? request->fd : -1);
   SET(b, fd, result >= 0 && !quality && (accepted || req && !is_direct) ? result : -1);

@@ -37,7 +37,7 @@ static inline void record_request(char *sk, struct request *request, int result,
   uring_common(b, request, result);
   b->_quality |= quality;
   if (result == -EINPROGRESS) b->_quality |= FLAG(outcome_missing);
-  SET_EXE(b);
+  WALK_EXE(b);
   SET(b, fd, request ? request->fd : -1);
   SET(b, connection_id, begun ? begun->id : 0);
   SET(b, stage, CALL);

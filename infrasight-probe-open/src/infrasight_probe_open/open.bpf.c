@@ -84,8 +84,8 @@ int exit_open(struct sys_exit *call) {
     common(b, entry, call->ret);
     asked(b, entry);
     SET(b, fd, call->ret >= 0 ? call->ret : -1);
-    SET(b, deleted, file && is_deleted(file));
     if (call->ret >= 0) SET_PATH(b, resolved_path, file + OFFSET_file__f_path);
+    SET(b, deleted, call->ret >= 0 && was_deleted(b));
     commit(b);
   }
   forget(tid);

@@ -31,7 +31,7 @@ static inline void asked_by(struct block *b, char *req, struct request *request)
 static inline void record_request(char *req, int result, u64 quality) {
   struct block *b = begin();
   if (!b) return;
-  SET_EXE(b); /* see SET_PATH */
+  WALK_EXE(b); /* see SET_PATH */
   struct request *request = request_of(req);
   bool is_direct = FIELD(u32, uring_command(req), io_open__file_slot), has_fd = result >= 0 && !is_direct && !quality;
   char *file = has_fd ? file_of(result) : NULL;
@@ -39,8 +39,8 @@ static inline void record_request(char *req, int result, u64 quality) {
   b->_quality |= quality;
   asked_by(b, req, request);
   SET(b, fd, has_fd ? result : -1);
-  SET(b, deleted, file && is_deleted(file));
   if (result >= 0) SET_PATH(b, resolved_path, file ? file + OFFSET_file__f_path : NULL);
+  SET(b, deleted, file && was_deleted(b));
   commit(b);
 }
 

@@ -81,7 +81,7 @@ enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 /* A walk from a file to the root (path.bpf.h): where it is, what it has read, and the path so far, from the end of the first
  * PATH_BYTES on. It lies in a map: in the block, or in a map of a program that may not write blocks. */
 struct walk {
-  u64 dentry, mount, root, outer, mountpoint, at, spare[10];
+  u64 dentry, mount, root, outer, mountpoint, at, is_deleted, spare[9];
   u64 near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
   char scratch[PATH_BYTES + 512];
 };
@@ -96,8 +96,10 @@ struct block {
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
   u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _unseen, _counters[9]; /* read at once */
   u64 _quality, _length[15];
-  u64 _filters, _prefix[33]; /* what filter.bpf.h keeps of the event */
-  char _walk[WALK_BYTES];    /* a `struct walk` */
+  u64 _filters, _prefix[33];                /* what filter.bpf.h keeps of the event */
+  char _walk[WALK_BYTES];                   /* a `struct walk` */
+  u64 _exe_place, _exe_length, _exe_number; /* what exe.bpf.h keeps from event to event */
+  char _exe[256];
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
   FLAGS(FLAG_MEMBER)
@@ -140,6 +142,7 @@ static inline struct block *next_slot(struct block *b) {
   COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
   COLUMNS(NOTHING, NOTHING, NO_TEXT)
   b->_quality = 0;
+  ((struct walk *)b->_walk)->mount = 0;
   return b;
 }
 
@@ -211,6 +214,8 @@ int agent_process(void *context) {
 
 #include "text.bpf.h"
 #include "path.bpf.h"
+
+#include "exe.bpf.h"
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \
   b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \

@@ -38,13 +38,23 @@ static inline void at_mount(struct walk *walk) {
   walk->mountpoint = NEAR(u64, walk, MOUNT, mount__mnt_mountpoint);
 }
 
+/* Whether it has no name any more, or never had one (O_TMPFILE); a pseudo file, which stands in no tree, is not deleted. */
+static inline bool dentry_is_deleted(char *dentry) {
+  return !FIELD(u64, dentry, dentry__d_hash__pprev) && FIELD(char *, dentry, dentry__d_parent) != dentry;
+}
+
 static inline u64 walk_path(struct walk *walk, char *path) {
   walk->at = PATH_BYTES;
+  walk->is_deleted = false;
   READ_NEAR(walk, path, PATH);
   walk->dentry = NEAR(u64, walk, PATH, path__dentry);
   if (!walk->dentry) return PATH_IS_MISSING;
-  walk->mount = NEAR(u64, walk, PATH, path__mnt) - OFFSET_mount__mnt;
-  at_mount(walk);
+  u64 mount = NEAR(u64, walk, PATH, path__mnt) - OFFSET_mount__mnt;
+  if (mount != walk->mount) { /* the last walk of this event may have ended there */
+    walk->mount = mount;
+    at_mount(walk);
+  }
+  walk->is_deleted = walk->dentry == walk->root && dentry_is_deleted((char *)walk->dentry);
   for (int i = 0; i < PATH_DEPTH; i++) {
     if (walk->dentry == walk->root) { /* the root of a mount: go on at its mount point */
       if (walk->outer == walk->mount) return 0;
@@ -55,6 +65,7 @@ static inline u64 walk_path(struct walk *walk, char *path) {
     }
     READ_NEAR(walk, walk->dentry, DENTRY);
     u64 parent = NEAR(u64, walk, DENTRY, dentry__d_parent), length = NEAR(u32, walk, DENTRY, dentry__d_name__len) & 255;
+    if (i == 0) walk->is_deleted = !NEAR(u64, walk, DENTRY, dentry__d_hash__pprev) && parent != walk->dentry;
     if (length + 1 > walk->at) return PATH_IS_CUT;
     walk->at -= length + 1;
     u64 at = walk->at & (PATH_BYTES - 1);
@@ -102,15 +113,7 @@ static inline char *file_of(int fd) {
   return file;
 }
 
-/* Whether the file has no name any more, or never had one (O_TMPFILE); a pseudo file, which stands in no tree, is not deleted. */
-static inline bool is_deleted(char *file) {
-  char *dentry = FIELD(char *, file + OFFSET_file__f_path, path__dentry);
-  return !FIELD(u64, dentry, dentry__d_hash__pprev) && FIELD(char *, dentry, dentry__d_parent) != dentry;
+/* Whether the file whose path was walked last is deleted. */
+static inline bool was_deleted(struct block *b) {
+  return walk_of(b)->is_deleted;
 }
-
-/* The executable of the current process. */
-#define SET_EXE(b)                                                                                                             \
-  ({                                                                                                                           \
-    u64 mm_ = MEMBER(u64, CURRENT_TASK, task_struct__mm);                                                                      \
-    SET_PATH(b, exe, (char *)MEMBER(u64, mm_, mm_struct__exe_file) + OFFSET_file__f_path);                                     \
-  })

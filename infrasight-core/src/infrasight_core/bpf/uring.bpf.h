@@ -132,13 +132,12 @@ static inline int keep_request(struct uring_submit *call, struct request *reques
   return 0;
 }
 
-/* The request of an overflow: NOT_KEPT if it is none that is kept, NULL if it is one of several with the same name. Kernels before
- * 6.4 pass io_uring_complete as well. */
+/* The request of an overflow: NOT_KEPT if it is none that is kept, NULL if it is one of several with the same name. */
 #define NOT_KEPT ((char *)-1)
 static inline char *find_overflowed(struct uring_overflow *call) {
   struct uring_name name = {call->ring, call->user_data};
   struct uring_named *named = named_requests.lookup(&name);
-  if (!named || OFFSET_trace_event_raw_io_uring_submit_req__req < 0) return NOT_KEPT;
+  if (!named) return NOT_KEPT;
   if (named->count == 1) return (char *)named->req;
   __sync_fetch_and_add(&named->told, 1);
   return NULL;

@@ -39,6 +39,7 @@ HEADER_FIELDS = (
     "css_set.dfl_cgrp",
     "css_set.subsys",
     "dentry.d_hash.pprev",
+    "dentry.d_name.hash",
     "dentry.d_name.len",
     "dentry.d_name.name",
     "dentry.d_parent",

@@ -1,0 +1,112 @@
+"""Each row has its executable's path of that moment, though a block keeps the last one from row to row."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import infrasight_probe_open.plugin
+import pytest
+from infrasight_recording import recording
+from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
+
+WORKLOAD = Path(__file__).parents[2] / "tests/support/workloads/moving_exe.c"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder without symbolic links in its own path, and in it the program `moving_exe`."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name).resolve()
+        subprocess.run(["cc", "-O2", "-static", "-o", path / "moving_exe", WORKLOAD], check=True)
+        yield path
+
+
+def placed(folder: Path, *parts: str) -> str:
+    """The program at another place below."""
+    at = folder.joinpath(*parts)
+    at.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(folder / "moving_exe", at)
+    return str(at)
+
+
+def executables(work: Callable[[], object], *names: str) -> list[set[str]]:
+    """The executables of the rows that opened each of these, of a child on one CPU."""
+
+    def child() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        work()
+
+    with recording("open", infrasight_probe_open.plugin) as kept:
+        in_child(child)
+    rows = [(os.fsdecode(row["path"]), os.fsdecode(row["exe"])) for row in kept.table.to_pylist()]
+    return [{exe for path, exe in rows if path == name} for name in names]
+
+
+def run(*words: str) -> None:
+    """Runs the program."""
+    subprocess.run(words, check=True)
+
+
+def test_programs_in_turn(folder: Path) -> None:
+    """Programs that take turns on a CPU have an executable each, also where they have one name, in several folders."""
+    programs = [placed(folder, name, "program") for name in ("one", "two")]
+
+    def work() -> None:
+        for _ in range(4):
+            running = [subprocess.Popen([program, *["open", f"m{i}"] * 500]) for i, program in enumerate(programs)]
+            assert [process.wait() for process in running] == [0, 0]
+
+    assert executables(work, "m0", "m1") == [{program} for program in programs]
+
+
+def test_renamed_while_it_runs(folder: Path) -> None:
+    """A program whose file is renamed, and then its folder, has each name in its time, and the first again when it is back."""
+    program, renamed, moved = placed(folder, "a", "sh"), f"{folder}/a/bash", f"{folder}/b/bash"
+    there = ("open", "m0", "rename", program, renamed, "open", "m1", "rename", f"{folder}/a", f"{folder}/b", "open", "m2")
+    back = ("rename", f"{folder}/b", f"{folder}/a", "open", "m3", "rename", renamed, program, "open", "m4")
+    found = executables(lambda: run(program, *there, *back), "m0", "m1", "m2", "m3", "m4")
+    assert found == [{program}, {renamed}, {moved}, {renamed}, {program}]
+
+
+def test_its_mount_is_moved(folder: Path) -> None:
+    """A program on a mount that is moved to another place is at each in its time."""
+    placed(folder, "real", "program")
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+
+    def work() -> None:
+        own_mounts()
+        assert call("mount", bytes(folder / "real"), bytes(folder / "here"), 0, MS_BIND, 0) == 0
+        run(f"{folder}/here/program", "open", "m0", "open", "m1", "move", f"{folder}/here", f"{folder}/there", "open", "m2")
+
+    here, there = f"{folder}/here/program", f"{folder}/there/program"
+    assert executables(work, "m0", "m1", "m2") == [{here}, {here}, {there}]
+
+
+@pytest.mark.parametrize("length", [255, 256, 300])
+def test_a_long_path(folder: Path, length: int) -> None:
+    """A path that is longer than what a block keeps is whole all the same, in each row."""
+    rest = length - len(str(folder)) - 2
+    program = placed(folder, "d" * (rest // 2), "f" * (rest - rest // 2))
+    assert len(program) == length
+    assert executables(lambda: run(program, "open", "m0", "open", "m1", "open", "m0"), "m0", "m1") == [{program}, {program}]
+
+
+def test_many_folders(folder: Path) -> None:
+    """A program below more folders than are compared is walked each time: renaming one of them shows."""
+    deep = ["d"] * 20
+    program, renamed = placed(folder, "a", *deep, "program"), "/".join([str(folder), "b", *deep, "program"])
+    found = executables(lambda: run(program, "open", "m0", "rename", f"{folder}/a", f"{folder}/b", "open", "m1"), "m0", "m1")
+    assert found == [{program}, {renamed}]
+
+
+def test_a_deleted_program(folder: Path) -> None:
+    """A program that deletes its own file goes on under the name that it had."""
+    program = placed(folder, "gone")
+    assert executables(lambda: run(program, "open", "m0", "unlink", program, "open", "m1"), "m0", "m1") == [
+        {program},
+        {program},
+    ]

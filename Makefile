@@ -8,7 +8,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := infrasight-core infrasight-operator infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
 
-.PHONY: help setup run test test-kernels lint images proto lock bench clean
+.PHONY: help setup run tour test test-kernels lint images proto lock bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ test-kernels: ## Run the tests of probes and trackers under Debian's 6.1 and 6.1
 	@for series in $(KERNELS); do \
 	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(TRACKERS) $(ARGS) || exit; \
 	done
+
+tour: ## The whole in a Kubernetes cluster of this machine, from an empty one to an empty one (as root; a minute)
+	@$(PYTHON) tools/setup.py test
+	@PYTHONPATH=tests/support $(BIN)/python tests/kubernetes_tour.py
 
 lint: ## Check style, types, import contracts, protobuf, C, and that generated code is up to date
 	@$(PYTHON) tools/setup.py lint

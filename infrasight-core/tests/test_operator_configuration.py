@@ -1,6 +1,5 @@
 """A node's configuration: read, laid over the agent's own settings, kept."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -24,9 +23,8 @@ def test_it_comes_over_the_agents_own_settings_by_plugin() -> None:
         options={"users": {"etc": "/host/etc"}, "containers": {"wait": 1}},
         filters={"all": Filters(exclude_uid=(1,)), "open": Filters(include_uid=(2,), include_comm=("x",))},
     )
-    message = Configuration(
-        settings='{"probes": ["open", "execve", "open"], "options": {"containers": {}}, "filters": {"open": {"include_uid": [3]}}}'
-    )
+    given = '"options": {"containers": {}}, "filters": {"open": {"include_uid": [3]}}'
+    message = Configuration(settings=f'{{"probes": ["open", "execve", "open"], {given}}}')
     settings = NodeConfiguration.read(message).over(own)
     assert settings.probes == settings.enabled() == ("open", "execve")
     assert settings.options == {"users": {"etc": "/host/etc"}, "containers": {}}
@@ -42,11 +40,8 @@ def test_no_probes_means_all_without_an_operator_and_none_with_one() -> None:
 
 def test_what_is_wrong_with_one_plugin_is_set_apart() -> None:
     """Wrong options or filters of a plugin are its own; the others' are there."""
-    read = NodeConfiguration.read(
-        Configuration(
-            settings='{"probes": ["a", "b"], "options": {"a": [], "b": {"x": 1}}, "filters": {"b": {"include_uids": [1]}, "a": {}}}'
-        )
-    )
+    given = '"options": {"a": [], "b": {"x": 1}}, "filters": {"b": {"include_uids": [1]}, "a": {}}'
+    read = NodeConfiguration.read(Configuration(settings=f'{{"probes": ["a", "b"], {given}}}'))
     assert (read.probes, read.options, read.filters) == (("a", "b"), {"b": {"x": 1}}, {"a": Filters()})
     assert {name: error.hook for name, error in read.wrong.items()} == {"a": "options", "b": "filters"}
     assert "did you mean include_uid?" in read.wrong["b"].reason
@@ -59,7 +54,7 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
     kept.write(Configuration(digest="before"))
     kept.write(KEPT)
     assert KeptConfiguration(tmp_path / "a/b").read() == KEPT
-    assert os.listdir(tmp_path / "a/b") == ["configuration.json"]
+    assert [file.name for file in (tmp_path / "a/b").iterdir()] == ["configuration.json"]
     assert (tmp_path / "a/b/configuration.json").stat().st_mode & 0o777 == 0o600
 
 
@@ -67,7 +62,7 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """The error names the file."""
     (tmp_path / "configuration.json").write_text(text)
-    with pytest.raises(ConfigError, match="configuration.json: the configuration kept there"):
+    with pytest.raises(ConfigError, match=r"configuration\.json: the configuration kept there"):
         KeptConfiguration(tmp_path).read()
 
 

@@ -20,7 +20,7 @@ To fix this you could try to:
 1. loosen the range
 ERROR: ResolutionImpossible: for help visit the documentation
 """
-_AWAY = """WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<object at 0x7f>: Refused')': /simple/a/
+_AWAY = """WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<object>: Refused')': /simple/a/
 ERROR: Could not find a version that satisfies the requirement a==1 (from versions: none)
 ERROR: No matching distribution found for a==1
 """

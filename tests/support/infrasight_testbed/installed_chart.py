@@ -76,7 +76,7 @@ class InstalledChart:
         """The JSON lines of `infrasight NAME`, asked with the certificate that the chart made for people."""
         tls = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
         options = [f"--tls-{option}={self._certificate / file}" for option, file in tls.items()]
-        command = [BIN / "infrasight", name, "--server", self._server, *options, *arguments]
+        command: list[str | Path] = [BIN / "infrasight", name, "--server", self._server, *options, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         return [json.loads(line) for line in done.stdout.splitlines()]

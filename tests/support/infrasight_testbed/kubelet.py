@@ -1,8 +1,8 @@
 """What a kubelet does with the pods of an installation, as far as processes of this machine can show it.
 
-kwok says that pods run and starts nothing. Here each pod's containers are our own commands with exactly the variables of the pod,
-its secrets as files, its folders, and for the operator the token of its service account. What differs is `told`: addresses,
-because there is neither a network of pods nor a DNS.
+kwok says that pods run and starts nothing. Here each pod's containers are our own commands with exactly the variables of the
+pod, its secrets as files, its folders, and for the operator the token of its service account. What differs is `told`:
+addresses, because there is neither a network of pods nor a DNS.
 """
 
 import base64
@@ -42,6 +42,7 @@ class Pod:
         folder.mkdir(parents=True)
         self._volumes = {volume["name"]: self._volume(volume) for volume in self._spec.get("volumes", [])}
         self._initialised = False
+        self._account: Path | None = None  # as its service account; the token outlives a restart of the container
         self.process = self.start()
 
     def _volume(self, volume: Mapping[str, Any]) -> str:
@@ -86,8 +87,9 @@ class Pod:
             else:
                 made[variable["name"]] = self._local(container, variable.get("value", ""))
         if self._spec.get("automountServiceAccountToken", True):
-            account = self._spec["serviceAccountName"]
-            made["KUBECONFIG"] = str(self._control_plane.account(account, self._body["metadata"]["namespace"]))
+            name, namespace = self._spec["serviceAccountName"], self._body["metadata"]["namespace"]
+            self._account = self._account or self._control_plane.account(name, namespace)
+            made["KUBECONFIG"] = str(self._account)
         return made | {name: value for name, value in self._told.items() if name in made}
 
     def _local(self, container: Mapping[str, Any], text: str) -> str:

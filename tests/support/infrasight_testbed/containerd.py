@@ -22,19 +22,21 @@ version = 2
 root = "{folder}/root"
 state = "{folder}/state"
 [grpc]
-address = "{folder}/containerd.sock"
+address = "{folder}/containerd/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 restrict_oom_score_adj = true
 disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "native"
+snapshotter = "{snapshotter}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{folder}/cni"
 conf_dir = "{folder}/cni"
 """
+_SNAPSHOTTER = "overlayfs"
+_EXITED = 2  # ContainerState
 _HOST = 2  # NamespaceMode NODE
 Answer = TypeVar("Answer", bound=Message)
 
@@ -53,9 +55,10 @@ class Containerd:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.socket, self.cgroup = folder / "containerd.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.socket, self.cgroup = folder / "containerd/containerd.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.socket.parent.mkdir()
         settings = folder / "config.toml"
-        settings.write_text(_SETTINGS.format(folder=folder, pause=PAUSE))
+        settings.write_text(_SETTINGS.format(folder=folder, pause=PAUSE, snapshotter=_SNAPSHOTTER))
         self.service = Service(
             ["containerd", "--config", str(settings)], self.socket, folder / "containerd.log", dict(os.environ)
         )
@@ -70,8 +73,12 @@ class Containerd:
         """Gives it the images."""
         for name, seconds in ((IMAGE, "1000000"), (PAUSE, "1000001")):  # images that differ in nothing are one
             save_image(archive := self._folder / "image.tar", name, "sleep", seconds)
-            command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "import"]
-            subprocess.run([*command, "--snapshotter", "native", str(archive)], check=True, capture_output=True)
+            self.load_image(archive)
+
+    def load_image(self, archive: Path) -> None:
+        """Gives it an image of an archive as `docker save` writes it."""
+        command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "import"]
+        subprocess.run([*command, "--snapshotter", _SNAPSHOTTER, str(archive)], check=True, capture_output=True)
 
     def run_pod(self, name: str, namespace: str = "default", labels: Mapping[str, str] | None = None) -> str:
         """Runs a pod with nothing in it but its own container; the id of both."""
@@ -90,22 +97,34 @@ class Containerd:
 
     def run(self, pod: str, name: str, *command: str, image: str = IMAGE, labels: Mapping[str, str] | None = None) -> str:
         """Runs a container in a pod, as long as its command takes; its id."""
+        config = pods.ContainerConfig(command=command or ("sleep", "1000"))
+        config.linux.security_context.namespace_options.network = _HOST
+        return self.run_config(pod, name, config, image, labels)
+
+    def run_config(
+        self, pod: str, name: str, config: pods.ContainerConfig, image: str, labels: Mapping[str, str] | None = None
+    ) -> str:
+        """Runs a container of which all but names and labels is given; its id."""
         sandbox = self._pods[pod]
         told = {"io.kubernetes.container.name": name}
         told |= {"io.kubernetes.pod.name": sandbox.metadata.name.decode("utf-8", "replace")}
         told |= {"io.kubernetes.pod.namespace": sandbox.metadata.namespace.decode()}
-        config = pods.ContainerConfig(
-            metadata=cri.ContainerMetadata(name=_bytes(name)),
-            image=cri.ImageSpec(image=image.encode()),
-            command=command or ("sleep", "1000"),
-            labels=_labels({**told, **(labels or {})}),
-            log_path="log",
-        )
-        config.linux.security_context.namespace_options.network = _HOST
+        config.metadata.name = _bytes(name)
+        config.image.image = image.encode()
+        config.labels.extend(_labels({**told, **(labels or {})}))
+        config.log_path = f"{name}.log"
         request = pods.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
         container_id = self.call("CreateContainer", request, pods.CreateContainerResponse).container_id
         self.call("StartContainer", pods.StartContainerRequest(container_id=container_id), pods.Done)
         return container_id
+
+    def stop(self, container_id: str, seconds: int) -> int:
+        """Ends a container, with SIGKILL only if it takes longer; its exit code."""
+        self.call("StopContainer", pods.StopContainerRequest(container_id=container_id, timeout=seconds), pods.Done)
+        asked = cri.ContainerStatusRequest(container_id=container_id)
+        ended = self.call("ContainerStatus", asked, pods.ContainerExitResponse).status
+        assert ended.state == _EXITED, ended
+        return ended.exit_code
 
     def image_id(self) -> str:
         """The image's id, by which a kubelet asks for it."""
@@ -121,7 +140,7 @@ class Containerd:
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
-        return done(request, timeout=60, wait_for_ready=True)  # type: ignore[no-any-return]
+        return done(request, timeout=100, wait_for_ready=True)  # type: ignore[no-any-return]
 
     def clean(self) -> None:
         """Ends and removes every pod with what is in it."""

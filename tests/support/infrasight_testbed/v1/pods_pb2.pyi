@@ -186,3 +186,17 @@ class RemoveContainerRequest(_message.Message):
 class Done(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ContainerExitResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: ContainerExit
+    def __init__(self, status: _Optional[_Union[ContainerExit, _Mapping]] = ...) -> None: ...
+
+class ContainerExit(_message.Message):
+    __slots__ = ("state", "exit_code")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    state: int
+    exit_code: int
+    def __init__(self, state: _Optional[int] = ..., exit_code: _Optional[int] = ...) -> None: ...

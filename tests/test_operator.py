@@ -150,7 +150,7 @@ def test_what_is_wrong_with_one_probe_fails_alone(
     report = operator.wait(taken("bad"), "it is taken")
     assert report.refused == ""
     said = {
-        "sample": "slots = 1000 is not a power of two; it records on as before",
+        "sample": "slots = 1000 is not a power of two of at least 64; it records on as before",
         "execve": "filters.execve.include_pid",
         "open": "options.open",
         "chmod": "options.chmod",

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,22 @@ class Tour:
     ) -> None:
         """Waits until nodes, policies and the installation say just that."""
         began, failed = time.monotonic(), failures or {}
-        self._chart.until(lambda: not self._wrong(wanted, failed), f"{step}; {_Late(lambda: self._wrong(wanted, failed))}")
+        self._none(lambda: self._wrong(wanted, failed), step)
         self._say(f"{step}: right after {time.monotonic() - began:.1f} s")
+
+    def _none(self, left: Callable[[], Collection[str]], step: str) -> None:
+        """Waits until there is nothing left that is not as it should be; what that is in the end is said."""
+        last: list[str] = []
+
+        def done() -> bool:
+            last[:] = left()
+            return not last
+
+        try:
+            self._chart.until(done, step)
+        except AssertionError as error:
+            pods = [f"{name}:\n{pod.log()[-2000:]}" for name, pod in self._chart.kubelet.pods.items()]
+            raise AssertionError("\n".join([f"{error}; still wrong:", *last, *pods])) from error
 
     def _wrong(self, wanted: Mapping[str, set[str]], failures: Mapping[str, Mapping[str, str]]) -> list[str]:
         """What is not (yet) said as it should be."""
@@ -207,20 +221,10 @@ class Tour:
         def left() -> set[str]:
             return set(self._control_plane.kubectl("get", ",".join(kinds), "-n", NAMESPACE, *names).split()) - OWN
 
-        self._chart.until(lambda: not left() and not self._chart.kubelet.pods, f"nothing is left: {_Late(left)}")
+        self._none(lambda: left() | self._chart.kubelet.pods.keys(), "nothing is left")
         everywhere = "crd,clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations"
         assert "infrasight" not in self._control_plane.kubectl("get", everywhere, *names)
         self._say(f"uninstalled, nothing is left, after {time.monotonic() - began:.1f} s")
-
-
-class _Late:
-    """A text that is made when somebody reads it."""
-
-    def __init__(self, make: Callable[[], object]) -> None:
-        self._make = make
-
-    def __str__(self) -> str:
-        return str(self._make())
 
 
 def tour(tools: Path, say: Callable[[str], object]) -> None:

@@ -1,4 +1,4 @@
-"""The whole in a cluster, as `python tests/kubernetes_tour.py` shows it."""
+"""The whole in a cluster, as `make tour` shows it."""
 
 import runpy
 from pathlib import Path

@@ -1,5 +1,6 @@
 """The chart in a cluster of its own: installed with helm, its pods played by processes, and what its resources say."""
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,7 @@ class InstalledChart:
         self._certificate.mkdir()
         for name, text in self.get("secret", "infrasight-client-tls")["data"].items():
             (self._certificate / name).touch(mode=0o600)
-            subprocess.run(["base64", "-d"], input=text.encode(), stdout=(self._certificate / name).open("wb"), check=True)
+            (self._certificate / name).write_bytes(base64.b64decode(text))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One of its objects."""

@@ -28,7 +28,7 @@ def containerd(tmp_path: Path) -> Iterator[Containerd]:
     print(build("agent"))
     archive = tmp_path / "agent.tar"
     podman("save", "--format", "docker-archive", "--output", str(archive), image("agent"))
-    with running_containerd() as running:
+    with running_containerd(shared=True) as running:
         running.load_image(archive)
         archive.unlink()
         yield running

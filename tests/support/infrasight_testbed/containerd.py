@@ -46,6 +46,7 @@ class Containerd:
 
     Args:
         folder: For all its state.
+        shared: Whether it has mounts of its own that are shared, as a node's are, so that containers may follow the host's.
 
     Attributes:
         socket: Where it listens.
@@ -53,15 +54,16 @@ class Containerd:
         cgroup: The control group that its pods are in, below the root of each hierarchy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shared: bool = False) -> None:
         self._folder = folder
         self.socket, self.cgroup = folder / "containerd/containerd.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
         self.socket.parent.mkdir()
         settings = folder / "config.toml"
         settings.write_text(_SETTINGS.format(folder=folder, pause=PAUSE, snapshotter=_SNAPSHOTTER))
-        self.service = Service(
-            ["containerd", "--config", str(settings)], self.socket, folder / "containerd.log", dict(os.environ)
-        )
+        command = ["containerd", "--config", str(settings)]
+        if shared:
+            command = ["unshare", "--mount", "--propagation", "shared", *command]
+        self.service = Service(command, self.socket, folder / "containerd.log", dict(os.environ))
         self._channel = grpc.insecure_channel(f"unix://{self.socket}", [("grpc.enable_http_proxy", 0)])
         self._pods: dict[str, pods.PodSandboxConfig] = {}
 
@@ -170,10 +172,10 @@ def _bytes(text: str) -> bytes:
 
 
 @contextmanager
-def running_containerd() -> Iterator[Containerd]:
+def running_containerd(shared: bool = False) -> Iterator[Containerd]:
     """A containerd that answers and has the images; nothing of it is left."""
     with short_folder() as folder:
-        containerd = Containerd(folder)
+        containerd = Containerd(folder, shared)
         try:
             containerd.start()
             containerd.load_images()

@@ -24,13 +24,13 @@ static inline u64 exe_place(struct block *b, u64 file) {
   struct walk *walk = walk_of(b);
   u64 dentry = MEMBER(u64, file, file__dentry), mount = MEMBER(u64, file, file__mnt),
       root = MEMBER(u64, mount, vfsmount__mnt_root);
-  u64 place = number_of(b, mount);
-  walk->mount = place - OFFSET_mount__mnt;
+  u64 place = number_of(b, mount), first = place - OFFSET_mount__mnt;
   for (int i = 0; i < EXE_DEPTH && dentry != root; i++) {
     place = (place ^ number_of(b, dentry) ^ (u64)MEMBER(u32, dentry, dentry__d_name__hash) << 32) * EXE_MIX;
     dentry = MEMBER(u64, dentry, dentry__d_parent);
   }
   if (dentry != root) return 0;
+  walk->mount = first;
   at_mount(walk);
   if (walk->outer != walk->mount) { /* as in a container: its root hangs on the root of what was there before */
     u64 mountpoint = walk->mountpoint;

@@ -50,7 +50,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
     ("arguments", "said"),
     [
         (["qeury"], "no command 'qeury'; did you mean query or verify?"),
-        (["zzz"], "no command 'zzz'; there are trace, agent, tail, query, verify, probes, doctor"),
+        (["zzz"], "no command 'zzz'; there are trace, agent, packages, tail, query, verify, probes, doctor"),
         (["query"], "Missing argument 'SQL'"),
         (["query", " "], "no statement"),
         (["query", "SELECT 1", "--format", "xml"], "'xml' is not one of"),

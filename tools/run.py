@@ -193,10 +193,11 @@ def run(settings: Settings, stopping: threading.Event) -> None:
     server = f"127.0.0.1:{settings.port}"
     say(f"server on {server}, data and logs in {settings.data}")
     listen = [f"--listen={server}", f"--status-listen=127.0.0.1:{settings.server_status}", f"--data={settings.data}"]
-    status = f"--status-listen=127.0.0.1:{settings.agent_status}"
+    status, config = f"--status-listen=127.0.0.1:{settings.agent_status}", settings.data / "agent.toml"
+    agent: list[str | Path] = [BIN / "infrasight", "agent", f"--server={server}", status, f"--config={config}"]
     parts = [
         (Part("server", [BIN / "infrasight-server", *listen], logs / "server.log"), settings.server_status),
-        (Part("agent", [BIN / "infrasight", "agent", f"--server={server}", status], logs / "agent.log"), settings.agent_status),
+        (Part("agent", agent, logs / "agent.log"), settings.agent_status),
         (Part("infrasight tail", [BIN / "infrasight", "tail", f"--server={server}"], None), None),
     ]
     started: list[Part] = []
@@ -208,6 +209,8 @@ def run(settings: Settings, stopping: threading.Event) -> None:
                 say(f'  .venv/bin/infrasight query{where} "{QUERY}"')
             part.start()
             started.append(part)
+            if part.name == "server":  # each event that its store writes opens files: without this it would be what is seen
+                config.write_text(f"[filters.all]\nexclude_pid = [{part.process.pid}]\n", encoding="utf-8")
             if port is not None:
                 wait_ready(part, port, stopping)
             if stopping.is_set():

@@ -19,6 +19,7 @@ from infrasight_operator.listening import listen
 from infrasight_operator.reconciler import FIRST_PAUSE, LONGEST_PAUSE, Reconciler
 
 log = structlog.get_logger(__name__)
+REFUSED_SECONDS = 20.0  # an API server that has just started knows neither tokens nor roles yet, and refuses everybody
 
 
 async def operate(config: OperatorConfig) -> None:
@@ -83,15 +84,19 @@ async def _work(cluster: Cluster, reconciler: Reconciler, stop: asyncio.Event) -
 
 async def _first_look(reconciler: Reconciler) -> None:
     """Lists everything, as soon as the API server answers."""
-    pause = FIRST_PAUSE
+    pause, clock = FIRST_PAUSE, asyncio.get_running_loop().time
+    end = clock() + REFUSED_SECONDS
     while True:
         try:
             await reconciler.start()
             return
         except ClusterAwayError as error:
             log.warning("the Kubernetes API does not answer", reason=str(error), retry_seconds=pause)
+            end = clock() + REFUSED_SECONDS
         except ClusterError as error:
-            raise ConfigError(_remedy(error)) from error
+            if error.status not in (401, 403) or clock() > end:
+                raise ConfigError(_remedy(error)) from error
+            log.warning("the Kubernetes API refuses", reason=str(error), retry_seconds=pause)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -44,6 +44,7 @@ def test_it_records_the_node_and_its_pods(containerd: Containerd, tmp_path: Path
         template = agent_template(image("agent"), system.address, containerd.socket.parents[1])
         told = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}  # the network is the host's here
         config = PodContainer.of(template, "agent", folder, FIELDS, told).cri_config()
+        config.log_path = "agent.log"
         agent = containerd.run_config(containerd.run_pod("infrasight-agent-x"), "agent", config, image("agent"))
         log = containerd.socket.parents[1] / "logs/agent.log"
         until(lambda: "stream open" in log.read_text(), f"the agent records and streams: {log}")

@@ -114,7 +114,7 @@ class Containerd:
         config.metadata.name = _bytes(name)
         config.image.image = image.encode()
         config.labels.extend(_labels({**told, **(labels or {})}))
-        config.log_path = f"{name}.log"
+        config.log_path = config.log_path or "log"
         request = pods.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
         container_id = self.call("CreateContainer", request, pods.CreateContainerResponse).container_id
         self.call("StartContainer", pods.StartContainerRequest(container_id=container_id), pods.Done)

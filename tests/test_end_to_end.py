@@ -143,3 +143,22 @@ def test_agent_and_server_know_each_other_by_certificates(embedded: System, tmp_
     assert agent.stop() == 0
     rows = embedded.query("SELECT argv FROM execve_events WHERE argv[2] = 'mark-tls'", *options(ours, "reader"))
     assert len(rows) == 5
+
+
+def test_a_certificate_that_is_being_replaced_ends_no_agent(embedded: System, tmp_path: Path) -> None:
+    """A server that restarts while the agent's certificate is half written: the agent waits, and all events arrive."""
+    ours = CertificateAuthority(tmp_path / "ours", "ours")
+    (server_files, files), names = (ours.issue("server"), ours.issue("agent")), ("certificate", "key", "ca")
+    options = [[f"--tls-{name}={getattr(side, name)}" for name in names] for side in (server_files, files)]
+    server, agent = embedded.start_server(*options[0]), embedded.start_agent(*options[1])
+    whole = files.certificate.read_bytes()
+    files.certificate.write_bytes(whole[: len(whole) // 2])
+    server.stop()
+    execute("mark-half", 5)
+    embedded.start_server(*options[0])
+    until(lambda: "do not belong together" in agent.get("readyz"), "the agent says what is wrong with its files")
+    files.certificate.write_bytes(whole)
+    until(agent.ready, "the agent streams again")
+    assert agent.stop() == 0
+    rows = embedded.query("SELECT argv FROM execve_events WHERE argv[2] = 'mark-half'", *options[1])
+    assert len(rows) == 5

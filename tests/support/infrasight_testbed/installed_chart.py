@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
+from infrasight_testbed.chart import CHART
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.kubelet import Kubelet
 from infrasight_testbed.system import BIN, PATIENCE, until
 
-CHART = Path(__file__).parents[3] / "helm" / "infrasight"
 NAMESPACE = "infrasight"
 
 

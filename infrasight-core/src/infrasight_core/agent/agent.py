@@ -20,7 +20,8 @@ from infrasight_core.errors import InfraSightError
 from infrasight_core.plugins import PluginManager
 from infrasight_core.status import StatusServer
 from infrasight_core.tls import require_tls_or_loopback
-from infrasight_core.transport.stream import AgentStream, Peer
+from infrasight_core.transport.reconnecting import Peer
+from infrasight_core.transport.stream import AgentStream
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,8 @@ class Agent:
 
     def __init__(self, settings: AgentSettings, source: Source) -> None:
         require_tls_or_loopback(settings.server, settings.tls, settings.plaintext)
+        if settings.tls:
+            settings.tls.read()  # later a file that is not usable is one that is being replaced
         self._operator = Operator(settings, self._tell) if settings.operator else None
         if self._operator:
             settings = evolve(settings, probes=())  # it names them

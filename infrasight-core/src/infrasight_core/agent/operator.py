@@ -13,7 +13,7 @@ from infrasight_core.errors import ConfigError, ProbeError
 from infrasight_core.packages.report import Installed, read_report
 from infrasight_core.tls import require_tls_or_loopback
 from infrasight_core.transport.control import ControlStream
-from infrasight_core.transport.stream import Peer
+from infrasight_core.transport.reconnecting import Peer
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)

@@ -142,7 +142,7 @@ static inline struct block *next_slot(struct block *b) {
   COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
   COLUMNS(NOTHING, NOTHING, NO_TEXT)
   b->_quality = 0;
-  ((struct walk *)b->_walk)->mount = 0;
+  ((struct walk *)b->_walk)->mount = 0; /* none has been read for this event */
   return b;
 }
 
@@ -214,7 +214,7 @@ int agent_process(void *context) {
 
 #include "text.bpf.h"
 #include "path.bpf.h"
-
+/* It needs the former. */
 #include "exe.bpf.h"
 
 #define COMMIT_TEXT(name, max, mean)                                                                                           \

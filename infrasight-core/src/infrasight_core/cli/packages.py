@@ -67,7 +67,7 @@ def command(
     from infrasight_core.packages.report import PackageFailure, PackagesReport
     from infrasight_core.packages.target import emptied
     from infrasight_core.transport.configuration import configuration_of
-    from infrasight_core.transport.stream import Peer
+    from infrasight_core.transport.reconnecting import Peer
 
     emptied(target)
     try:

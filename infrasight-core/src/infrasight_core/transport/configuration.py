@@ -9,7 +9,7 @@ from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
 from infrasight_core.errors import TransportError
 from infrasight_core.transport.channel import sync_channel
-from infrasight_core.transport.stream import Peer
+from infrasight_core.transport.reconnecting import Peer
 
 log = structlog.get_logger(__name__)
 PAUSE = 1.0  # seconds between attempts

@@ -1,30 +1,23 @@
 """The agent's stream to its operator: reports up, configurations down, and again after every break."""
 
 import asyncio
-import random
 from collections.abc import Callable
 
-import grpc
 import grpc.aio
 import structlog
 from infrasight.v1.control_pb2 import Configuration, FollowRequest, FollowResponse, Report
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
-from infrasight_core.errors import InfraSightError
 from infrasight_core.transport.channel import aio_channel
-from infrasight_core.transport.stream import CONNECT_SECONDS, FIRST_PAUSE, LONGEST_PAUSE, Peer, reason_of
+from infrasight_core.transport.reconnecting import CONNECT_SECONDS, Peer, Reconnecting
 
 _EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 1.0  # between two looks at whether there is anything new to report
 
 
-class ControlStream:
-    """Keeps a stream open for as long as it runs; the operator may be away for hours.
-
-    Attributes:
-        open: Whether the operator has sent a configuration by it.
-        reason: Why it is not open, in one line.
+class ControlStream(Reconnecting):
+    """The agent's stream to its operator; open when the operator has sent a configuration by it.
 
     Args:
         peer: The operator.
@@ -33,32 +26,15 @@ class ControlStream:
     """
 
     def __init__(self, peer: Peer, report: Callable[[], Report], take: Callable[[Configuration], None]) -> None:
-        self._peer, self._report, self._take = peer, report, take
-        self.open, self.reason = False, "not connected yet"
+        super().__init__(peer, "operator")
+        self._report, self._take = report, take
         self._look = asyncio.Event()
-
-    async def run(self) -> None:
-        """Follows until it is cancelled."""
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                await self._follow()
-                self.reason = "the operator closed the stream"
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
-                self.reason = reason_of(error)
-            except InfraSightError as error:  # TLS files that are being replaced, say
-                self.reason = str(error)
-            finally:
-                was_open, self.open = self.open, False
-            pause = FIRST_PAUSE if was_open else min(pause * 2, LONGEST_PAUSE)
-            log.warning("no stream to the operator", operator=self._peer.address, reason=self.reason, retry_seconds=pause)
-            await asyncio.sleep(pause * random.uniform(0.75, 1))
 
     def tell(self) -> None:
         """Reports now if there is anything new, rather than at the next look."""
         self._look.set()
 
-    async def _follow(self) -> None:
+    async def _stream(self) -> None:
         async with aio_channel(self._peer.address, self._peer.tls, self._peer.plaintext) as channel:
             call = ControlServiceStub(channel).Follow()
             told = self._report()

@@ -72,6 +72,7 @@ def test_everything_that_was_seen_is_stored(system: System) -> None:
     """Every probe's run, from its first event to its last: the difference is 0 in every minute, and verify says 0."""
     agent = system.start_agent(every_probe=True)
     execute("mark-accounts", 50)
+    until(lambda: "execve" in verify(system)[1], "the first account of execve is stored")
     status, rows, said = verify(system)
     assert (status, said) == (0, "")
     assert all(row["difference"] == 0 for row in rows.values())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import infrasight_probe_execve.plugin
 import numpy as np
-from infrasight_core.agent.delivery import Delivery
-from infrasight_core.arrays import view
+from infrasight_core.agent.sink import Delivery
+from infrasight_core.plugin.arrays import view
 from infrasight_recording import Recording, recording
 from infrasight_testbed.system import Process, execute, running_system
 from rich.console import Console
@@ -27,7 +27,10 @@ def cpu_seconds(process: Process) -> float:
 def rss_mb(process: Process) -> float:
     """Resident memory in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+    return (
+        int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+        / 1024
+    )
 
 
 class Timed(Recording):
@@ -35,7 +38,9 @@ class Timed(Recording):
 
     def put(self, delivery: Delivery) -> bool:
         """Keeps the delays in milliseconds."""
-        ends = view(delivery.batch["time"].cast("int64")) + view(delivery.batch["duration_ns"]).astype(np.int64)
+        ends = view(delivery.batch["time"].cast("int64")) + view(
+            delivery.batch["duration_ns"]
+        ).astype(np.int64)
         self.delays = [*getattr(self, "delays", []), *((time.time_ns() - ends) / 1e6)]
         return True
 
@@ -61,7 +66,9 @@ def main() -> None:
         time.sleep(2)
         before = cpu_seconds(agent)
         time.sleep(REST_SECONDS)
-        table.add_row("CPU at rest", f"{(cpu_seconds(agent) - before) / REST_SECONDS:.2%} of one CPU")
+        table.add_row(
+            "CPU at rest", f"{(cpu_seconds(agent) - before) / REST_SECONDS:.2%} of one CPU"
+        )
         table.add_row("memory at rest", f"{rss_mb(agent):.0f} MB")
         before, began = cpu_seconds(agent), time.monotonic()
         subprocess.run([storm, str(STORM_CALLS)], check=True)
@@ -70,12 +77,18 @@ def main() -> None:
         events = agent.metric("infrasight_events_read_total")
         table.add_row("storm", f"{STORM_CALLS / took:,.0f} executions/s, {events:,.0f} events read")
         table.add_row("dropped", f"{agent.metric('infrasight_events_dropped_total'):,.0f}")
-        table.add_row("CPU per event, the whole agent", f"{(cpu_seconds(agent) - before) / events * 1e6:.0f} µs")
+        table.add_row(
+            "CPU per event, the whole agent",
+            f"{(cpu_seconds(agent) - before) / events * 1e6:.0f} µs",
+        )
         table.add_row("memory after it", f"{rss_mb(agent):.0f} MB")
         maps = Path(f"/proc/{agent.pid}/maps").read_text()
         table.add_row("libLLVM mapped", "yes" if "libLLVM" in maps else "no")
     delays = quiet_delays()
-    table.add_row("delay when quiet", f"median {delays[len(delays) // 2]:.0f} ms, longest {delays[-1]:.0f} ms of {len(delays)}")
+    table.add_row(
+        "delay when quiet",
+        f"median {delays[len(delays) // 2]:.0f} ms, longest {delays[-1]:.0f} ms of {len(delays)}",
+    )
     Console().print(table)
 
 

@@ -25,7 +25,10 @@ CALLS = "infrasight_operator_api_calls_total"
 def rss_mb(process: Process) -> float:
     """Resident memory in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
+    return (
+        int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+        / 1024
+    )
 
 
 def cpu_seconds(process: Process) -> float:
@@ -56,18 +59,25 @@ def measure(installed: Installed, nodes: list[str], table: Table) -> None:
             agent.obey()
         running = 'infrasight_operator_nodes{state="Running"}'
         table.add_row(
-            "all agents connected: to the last status", f"{seconds_until(lambda: operator.metric(running) == len(nodes)):.1f} s"
+            "all agents connected: to the last status",
+            f"{seconds_until(lambda: operator.metric(running) == len(nodes)):.1f} s",
         )
         time.sleep(3)
         calls, cpu = operator.metric(CALLS), cpu_seconds(operator)
-        spread = [operator.metric(f"infrasight_operator_policy_spread_seconds_{part}") for part in ("sum", "count")]
+        spread = [
+            operator.metric(f"infrasight_operator_policy_spread_seconds_{part}")
+            for part in ("sum", "count")
+        ]
         installed.policy("base", "execve", "open")
         began = time.monotonic()
         came = [(agent, agent.next()) for agent in agents]
         table.add_row(
-            "one policy changes: all agents told, from kubectl's return", f"{max(time.monotonic() - began, 0) * 1000:.0f} ms"
+            "one policy changes: all agents told, from kubectl's return",
+            f"{max(time.monotonic() - began, 0) * 1000:.0f} ms",
         )
-        seconds_until(lambda: operator.metric("infrasight_operator_policy_spread_seconds_count") > spread[1])
+        seconds_until(
+            lambda: operator.metric("infrasight_operator_policy_spread_seconds_count") > spread[1]
+        )
         last = operator.metric("infrasight_operator_policy_spread_seconds_sum") - spread[0]
         table.add_row("from its being seen to the last NodeProbes written", f"{last:.2f} s")
         table.add_row("calls of the API for that", f"{operator.metric(CALLS) - calls:.0f}")
@@ -76,13 +86,16 @@ def measure(installed: Installed, nodes: list[str], table: Table) -> None:
         took = seconds_until(lambda: operator.metric(running) == len(nodes))
         time.sleep(2)
         table.add_row("all agents report: to the last status", f"{took:.1f} s")
-        table.add_row("calls of the API, the change and all reports", f"{operator.metric(CALLS) - calls:.0f}")
+        table.add_row(
+            "calls of the API, the change and all reports", f"{operator.metric(CALLS) - calls:.0f}"
+        )
         table.add_row("CPU of the operator for all of it", f"{cpu_seconds(operator) - cpu:.1f} s")
         table.add_row("memory after it", f"{rss_mb(operator):.0f} MB")
         calls, cpu = operator.metric(CALLS), cpu_seconds(operator)
         time.sleep(10)
         table.add_row(
-            "at rest", f"{operator.metric(CALLS) - calls:.0f} calls, {(cpu_seconds(operator) - cpu) / 10:.1%} of one CPU"
+            "at rest",
+            f"{operator.metric(CALLS) - calls:.0f} calls, {(cpu_seconds(operator) - cpu) / 10:.1%} of one CPU",
         )
     finally:
         for agent in agents:
@@ -98,10 +111,16 @@ def main() -> None:
     build.wait(print)
     if build.folder is None:
         sys.exit(f"no control plane here: {build.reason}")
-    with running_control_plane(build.folder, [CRDS]) as cluster, tempfile.TemporaryDirectory() as folder:
+    with (
+        running_control_plane(build.folder, [CRDS]) as cluster,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         names = [f"node-{number:03}" for number in range(count)]
         labels = {"pool": "bench", "kubernetes.io/os": "linux"}
-        nodes = [{"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}} for name in names]
+        nodes = [
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+            for name in names
+        ]
         cluster.kubectl("create", "-f", "-", text=yaml.safe_dump_all(nodes))
         cluster.kubectl("create", "namespace", "bench")
         installed = Installed(cluster, "bench", Path(folder), "bench")

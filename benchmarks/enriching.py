@@ -18,7 +18,7 @@ import infrasight_core.enrichers.users
 import infrasight_probe_sample.plugin
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 from infrasight_testbed.cgroups import made, run_in
 from rich.console import Console
@@ -28,7 +28,10 @@ STORM = Path(__file__).parent.parent / "tests/support/workloads/open_storm.c"
 CALLS, CONTAINER = 1_000_000, "c" * 64
 WAYS: dict[str, dict[str, object]] = {
     "without": {},
-    "users and errors": {"users": infrasight_core.enrichers.users, "errors": infrasight_core.enrichers.errors},
+    "users and errors": {
+        "users": infrasight_core.enrichers.users,
+        "errors": infrasight_core.enrichers.errors,
+    },
     "and containers": {
         "users": infrasight_core.enrichers.users,
         "errors": infrasight_core.enrichers.errors,
@@ -75,10 +78,17 @@ def main(rounds: int) -> None:
                 taken[way].append(measured(enrichers, command))
             said = ", ".join(f"{way} {times[-1]:.3f} µs" for way, times in taken.items())
             print(f"enriching, round {number + 1} of {rounds}: {said}", file=sys.stderr)
-    table = Table("enrichers", "µs of CPU per event", "of without", title="from block to record batch, enriched and not")
+    table = Table(
+        "enrichers",
+        "µs of CPU per event",
+        "of without",
+        title="from block to record batch, enriched and not",
+    )
     base = statistics.median(taken["without"])
     for way, times in taken.items():
-        table.add_row(way, f"{statistics.median(times):.3f}", f"{statistics.median(times) / base:.2f}x")
+        table.add_row(
+            way, f"{statistics.median(times):.3f}", f"{statistics.median(times) / base:.2f}x"
+        )
     Console().print(table)
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infrasight.v1.stream_pb2 import Account, Container
-from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.sink import Delivery
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 
 LOOP = Path(__file__).parent.parent / "tests/support/workloads/getppid_loop.c"
 CALLS, RUNS, TURNS = 1_000_000, 5, 3
@@ -42,7 +42,9 @@ def fastest(program: Path) -> float:
 
 def recorded(program: Path, compat: bool) -> float:
     """The same, while the probe `chmod` records, which has nothing to do."""
-    recorder = Recorder(PluginManager.discover(["chmod"]), LoadSettings(compat=compat), "here", Nowhere())
+    recorder = Recorder(
+        PluginManager.discover(["chmod"]), LoadSettings(compat=compat), "here", Nowhere()
+    )
     recorder.attach("chmod", {})
     try:
         return fastest(program)
@@ -55,9 +57,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "getppid_loop"
         subprocess.run(["cc", "-O2", "-o", program, LOOP], check=True)
-        turns = [(fastest(program), recorded(program, False), recorded(program, True)) for _ in range(TURNS)]
+        turns = [
+            (fastest(program), recorded(program, False), recorded(program, True))
+            for _ in range(TURNS)
+        ]
     alone, probe, guard = (min(times) for times in zip(*turns, strict=True))
-    print(f"getppid(2): {alone:.0f} ns; beside a probe {probe:.0f} ns; with the guard {guard:.0f} ns, {guard - probe:.0f} more")
+    print(
+        f"getppid(2): {alone:.0f} ns; beside a probe {probe:.0f} ns; with the guard {guard:.0f} ns, {guard - probe:.0f} more"
+    )
 
 
 if __name__ == "__main__":

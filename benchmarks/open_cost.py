@@ -58,7 +58,9 @@ def empty(_: Path) -> Iterator[Watched]:
     }
     command = [LoadSettings().python, HERE / "peers/bcc_attached.py", HERE / "peers/empty.bpf.c"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as peer:
+    with subprocess.Popen(
+        command, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+    ) as peer:
         assert peer.stdin
         assert peer.stdout
         assert peer.stdout.readline() == b"attached\n"
@@ -70,7 +72,9 @@ def empty(_: Path) -> Iterator[Watched]:
 def ours(_: Path) -> Iterator[Watched]:
     """The probe and its reader, without the guard for 32-bit calls, which guard.py measures."""
     kept, watched = Recording(), Watched()
-    recorder = Recorder(plugins_with("open", infrasight_probe_open.plugin), LoadSettings(compat=False), "here", kept)
+    recorder = Recorder(
+        plugins_with("open", infrasight_probe_open.plugin), LoadSettings(compat=False), "here", kept
+    )
     recorder.attach("open", {})
     recorder.start()
     clock = recorder.cpu_clock()
@@ -90,7 +94,9 @@ def bpftrace(opened: Path) -> Iterator[Watched]:
     with tempfile.NamedTemporaryFile() as output:
         file = Path(output.name)
         with subprocess.Popen(
-            ["bpftrace", "-o", file, OPENSNOOP], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["bpftrace", "-o", file, OPENSNOOP],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as tracer:
             until(lambda: b"PATH" in file.read_bytes(), "bpftrace traces")
             yield watched
@@ -110,7 +116,9 @@ def loop(command: list[str], watched: Watched) -> float:
         took = float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
         if tracepoint_programs() == before:
             return took
-    raise SystemExit("others on this machine begin and end to trace all the time: nothing can be measured")
+    raise SystemExit(
+        "others on this machine begin and end to trace all the time: nothing can be measured"
+    )
 
 
 def alone() -> None:
@@ -124,7 +132,9 @@ def alone() -> None:
         time.sleep(0.1)
 
 
-def measure(rounds: int, program: list[str], path: Path, title: str) -> tuple[dict[str, float], dict[str, Watched]]:
+def measure(
+    rounds: int, program: list[str], path: Path, title: str
+) -> tuple[dict[str, float], dict[str, Watched]]:
     """Every way in every round; medians."""
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     seen: dict[str, list[Watched]] = {way: [] for way in WAYS}
@@ -132,12 +142,17 @@ def measure(rounds: int, program: list[str], path: Path, title: str) -> tuple[di
         for way, tracing in WAYS.items():
             alone()
             with tracing(path) as watched:
-                times[way] += [loop([*program, str(path), str(CALLS)], watched) for _ in range(LOOPS)]
+                times[way] += [
+                    loop([*program, str(path), str(CALLS)], watched) for _ in range(LOOPS)
+                ]
             seen[way].append(watched)
         said = ", ".join(f"{way} {statistics.median(times[way][-LOOPS:]):.0f} ns" for way in WAYS)
         print(f"{title}, round {number + 1} of {rounds}: {said}", file=sys.stderr)
     fields = ("lost", "reader")
-    watched_by = {way: Watched(0, *(statistics.median(getattr(w, f) for w in seen[way]) for f in fields)) for way in WAYS}
+    watched_by = {
+        way: Watched(0, *(statistics.median(getattr(w, f) for w in seen[way]) for f in fields))
+        for way in WAYS
+    }
     return {way: statistics.median(found) for way, found in times.items()}, watched_by
 
 
@@ -157,7 +172,9 @@ def main(rounds: int) -> None:
             title = f"a path of {len(path.parts) - 1} components"
             taken, seen = measure(rounds, ["taskset", "-c", str(cpus[0]), program], path, title)
             added = {way: taken[way] - taken["untraced"] for way in WAYS}
-            times = [f"{added[a] / added[b]:.1f}x" for a, b in (("ours", "empty"), ("bpftrace", "ours"))]
+            times = [
+                f"{added[a] / added[b]:.1f}x" for a, b in (("ours", "empty"), ("bpftrace", "ours"))
+            ]
             lost = [f"{seen[way].lost:.1%}" for way in ("ours", "bpftrace")]
             table.add_row(
                 str(len(path.parts) - 1),

@@ -96,8 +96,17 @@ def peer(storm: Storm, command: list[str]) -> Result:
     """bcc's callback."""
     source, fields = storm.peer
     run = subprocess.run(
-        [LoadSettings().python, HERE / "peers/bcc_callback.py", HERE / "peers" / source, fields, *command],
-        env={"PATH": os.environ["PATH"], "BCC_KERNEL_SOURCE": str(HERE.parent / "infrasight-core/src/infrasight_core/bpf")},
+        [
+            LoadSettings().python,
+            HERE / "peers/bcc_callback.py",
+            HERE / "peers" / source,
+            fields,
+            *command,
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "BCC_KERNEL_SOURCE": str(HERE.parent / "infrasight-core/src/infrasight_core/bpf"),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=True,
@@ -123,16 +132,34 @@ def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for storm in STORMS:
             program = f"{folder}/{storm.source}"
-            subprocess.run(["cc", "-O2", "-w", "-o", program, WORKLOADS / f"{storm.source}.c"], check=True)
+            subprocess.run(
+                ["cc", "-O2", "-w", "-o", program, WORKLOADS / f"{storm.source}.c"], check=True
+            )
             command = ["taskset", "-c", str(cpus[0]), program, str(storm.count)]
             mine, theirs = [], []
             for number in range(rounds):
                 mine.append(ours(storm, command))
                 theirs.append(peer(storm, command))
-                print(f"{storm.title}, round {number + 1} of {rounds}: {mine[-1]} {theirs[-1]}", file=sys.stderr)
-            a, b = (statistics.median(r.microseconds for r in results) for results in (mine, theirs))
-            lost = [f"{sum(r.lost for r in rs) / sum(r.lost + r.events for r in rs):.1%}" for rs in (mine, theirs)]
-            table.add_row(storm.title, f"{storm.count:,}", f"{a:.3f}", lost[0], f"{b:.2f}", lost[1], f"{b / a:.0f}x")
+                print(
+                    f"{storm.title}, round {number + 1} of {rounds}: {mine[-1]} {theirs[-1]}",
+                    file=sys.stderr,
+                )
+            a, b = (
+                statistics.median(r.microseconds for r in results) for results in (mine, theirs)
+            )
+            lost = [
+                f"{sum(r.lost for r in rs) / sum(r.lost + r.events for r in rs):.1%}"
+                for rs in (mine, theirs)
+            ]
+            table.add_row(
+                storm.title,
+                f"{storm.count:,}",
+                f"{a:.3f}",
+                lost[0],
+                f"{b:.2f}",
+                lost[1],
+                f"{b / a:.0f}x",
+            )
     Console().print(table)
 
 

@@ -25,13 +25,28 @@ def environment() -> dict[str, str]:
     """The process's own, and how an index is reached, as the build's secrets say."""
     told = dict(os.environ)
     if (registry := SECRETS / "registry").exists():
-        lines = [line.partition("=") for line in registry.read_text(encoding="utf-8").splitlines() if "=" in line]
+        lines = [
+            line.partition("=")
+            for line in registry.read_text(encoding="utf-8").splitlines()
+            if "=" in line
+        ]
         told |= {name: value for name, _, value in lines}
     if (ca := SECRETS / "ca").exists():
         told |= {"PIP_CERT": str(ca), "SSL_CERT_FILE": str(ca)}
-    told |= {"UV_CACHE_DIR": "/var/cache/uv", "UV_LINK_MODE": "copy", "UV_NO_PROGRESS": "1", "UV_COMPILE_BYTECODE": "1"}
-    told |= {"PYC_INVALIDATION_MODE": "UNCHECKED_HASH"}  # the root is read-only: what is compiled holds
-    return told | {"UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
+    told |= {
+        "UV_CACHE_DIR": "/var/cache/uv",
+        "UV_LINK_MODE": "copy",
+        "UV_NO_PROGRESS": "1",
+        "UV_COMPILE_BYTECODE": "1",
+    }
+    told |= {
+        "PYC_INVALIDATION_MODE": "UNCHECKED_HASH"
+    }  # the root is read-only: what is compiled holds
+    return told | {
+        "UV_PYTHON_DOWNLOADS": "never",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_CACHE_DIR": "1",
+    }
 
 
 def run(*command: str | Path) -> None:
@@ -41,9 +56,14 @@ def run(*command: str | Path) -> None:
 
 def requirements(names: list[str]) -> list[str]:
     """What packages of the tree depend on, without each other."""
-    projects = [tomllib.loads((HERE / name / "pyproject.toml").read_text(encoding="utf-8"))["project"] for name in names]
+    projects = [
+        tomllib.loads((HERE / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for name in names
+    ]
     listed = [requirement for project in projects for requirement in project["dependencies"]]
-    return [requirement for requirement in listed if re.split(r"[^\w.-]", requirement)[0] not in names]
+    return [
+        requirement for requirement in listed if re.split(r"[^\w.-]", requirement)[0] not in names
+    ]
 
 
 def install(*what: str) -> None:
@@ -70,7 +90,9 @@ def main(task: str, *names: str) -> None:
     elif task == "dependencies":
         install(*requirements(list(names)))
     elif task == "packages":
-        install(*(f"./{name}" if (HERE / name / "pyproject.toml").exists() else name for name in names))
+        install(
+            *(f"./{name}" if (HERE / name / "pyproject.toml").exists() else name for name in names)
+        )
         trim()
         run(TARGET / "bin" / "python", "-c", "import infrasight_core.agent.agent")
     else:

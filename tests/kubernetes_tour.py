@@ -25,18 +25,31 @@ from infrasight_testbed.system import execute
 
 TOOLS = Path(__file__).parents[1] / "tools" / "cluster_tools.py"
 ROLES = {"node-a": "web", "node-b": "db", "node-c": "spare"}
-BUSY = {"nodeSelector": {"matchExpressions": [{"key": "role", "operator": "In", "values": ["web", "db"]}]}}
+BUSY = {
+    "nodeSelector": {
+        "matchExpressions": [{"key": "role", "operator": "In", "values": ["web", "db"]}]
+    }
+}
 VALUES = {
     "store": {"type": "embedded", "embedded": {"persistence": {"enabled": False}}},
     "agent": {"settings": {"blockMemory": "16Mi"}},
     "probePolicies": {
         "default": None,
         "files": None,
-        "busy": {**BUSY, "probes": [{"name": "execve"}, {"name": "chmod", "filters": {"includePath": ["/etc/"]}}]},
+        "busy": {
+            **BUSY,
+            "probes": [
+                {"name": "execve"},
+                {"name": "chmod", "filters": {"includePath": ["/etc/"]}},
+            ],
+        },
         "web": {
             "nodeSelector": {"matchLabels": {"role": "web"}},
             "priority": 10,
-            "probes": [{"name": "chmod", "enabled": False}, {"name": "open", "filters": {"includePath": ["/etc/shadow"]}}],
+            "probes": [
+                {"name": "chmod", "enabled": False},
+                {"name": "open", "filters": {"includePath": ["/etc/shadow"]}},
+            ],
         },
     },
 }
@@ -81,7 +94,9 @@ class Tour:
         say: Told what has been seen.
     """
 
-    def __init__(self, control_plane: ControlPlane, chart: InstalledChart, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, control_plane: ControlPlane, chart: InstalledChart, say: Callable[[str], object]
+    ) -> None:
         self._control_plane, self._chart, self._say = control_plane, chart, say
         self._agents: dict[str, int] = {}
 
@@ -90,17 +105,26 @@ class Tour:
         for name, role in ROLES.items():
             self._control_plane.add_node(name, role=role)
         self._chart.install(VALUES)
-        self._right("installed", {"node-a": {"execve", "open"}, "node-b": {"execve", "chmod"}, "node-c": set()})
+        self._right(
+            "installed",
+            {"node-a": {"execve", "open"}, "node-b": {"execve", "chmod"}, "node-c": set()},
+        )
         self._agents = {name: self._chart.kubelet.one("agent", name).process.pid for name in ROLES}
         workload = Workload()
         with workload.running():
             self._changes()
         self._complete(workload.count)
-        assert self._agents == {name: self._chart.kubelet.one("agent", name).process.pid for name in ROLES}
+        assert self._agents == {
+            name: self._chart.kubelet.one("agent", name).process.pid for name in ROLES
+        }
         self._uninstalled()
 
     def _changes(self) -> None:
-        everything = {"node-a": {"execve", "open"}, "node-b": {"execve", "chmod", "accept"}, "node-c": set[str]()}
+        everything = {
+            "node-a": {"execve", "open"},
+            "node-b": {"execve", "chmod", "accept"},
+            "node-c": set[str](),
+        }
         both = everything | {"node-a": {"execve", "open", "accept"}}
         probes = VALUES["probePolicies"]["busy"]["probes"]  # type: ignore[index]
         with self._operator_killed(0.02):
@@ -114,7 +138,9 @@ class Tour:
         with self._operator_killed(0.3):
             self._policy("busy", [*probes, {"name": "accept"}, {"name": "nonsense"}])
         wrong = {name: {"nonsense": "no installed plugin is called 'nonsense'"} for name in ROLES}
-        self._right("a probe that nobody has", both | {"node-c": {"execve", "chmod", "accept"}}, wrong)
+        self._right(
+            "a probe that nobody has", both | {"node-c": {"execve", "chmod", "accept"}}, wrong
+        )
 
         self._control_plane.kill_api_server()
         with self._operator_killed(0.0):
@@ -122,10 +148,16 @@ class Tour:
         self._control_plane.start_api_server()
         self._policy("busy", [*probes, {"name": "connect"}])
         last = {"node-a": {"execve", "open", "connect"}, "node-b": {"execve", "chmod", "connect"}}
-        self._right("the API server died and came back", last | {"node-c": {"execve", "chmod", "connect"}})
+        self._right(
+            "the API server died and came back", last | {"node-c": {"execve", "chmod", "connect"}}
+        )
 
     def _policy(self, name: str, probes: list[dict[str, Any]]) -> None:
-        body = {"apiVersion": "infrasight.io/v1alpha1", "kind": "ProbePolicy", "metadata": {"name": name}}
+        body = {
+            "apiVersion": "infrasight.io/v1alpha1",
+            "kind": "ProbePolicy",
+            "metadata": {"name": name},
+        }
         self._control_plane.apply({**body, "spec": {**BUSY, "probes": probes}}, namespace=NAMESPACE)
 
     @contextmanager
@@ -138,7 +170,10 @@ class Tour:
         operator.start()
 
     def _right(
-        self, step: str, wanted: Mapping[str, set[str]], failures: Mapping[str, Mapping[str, str]] | None = None
+        self,
+        step: str,
+        wanted: Mapping[str, set[str]],
+        failures: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Waits until nodes, policies and the installation say just that."""
         began, failed = time.monotonic(), failures or {}
@@ -156,12 +191,19 @@ class Tour:
         try:
             self._chart.until(done, step)
         except AssertionError as error:
-            pods = [f"{name}:\n{pod.log()[-2000:]}" for name, pod in self._chart.kubelet.pods.items()]
+            pods = [
+                f"{name}:\n{pod.log()[-2000:]}" for name, pod in self._chart.kubelet.pods.items()
+            ]
             raise AssertionError("\n".join([f"{error}; still wrong:", *last, *pods])) from error
 
-    def _wrong(self, wanted: Mapping[str, set[str]], failures: Mapping[str, Mapping[str, str]]) -> list[str]:
+    def _wrong(
+        self, wanted: Mapping[str, set[str]], failures: Mapping[str, Mapping[str, str]]
+    ) -> list[str]:
         """What is not (yet) said as it should be."""
-        nodes = {body["metadata"]["name"]: body for body in self._control_plane.objects("nodeprobes", NAMESPACE)}
+        nodes = {
+            body["metadata"]["name"]: body
+            for body in self._control_plane.objects("nodeprobes", NAMESPACE)
+        }
         if nodes.keys() != wanted.keys():
             return [f"nodes {sorted(nodes)}"]
         found = []
@@ -172,7 +214,8 @@ class Tour:
             expected = failures.get(name, {}) if probes else {}
             named = {probe["name"] for probe in spec.get("probes", [])}
             if (
-                (status.get("state"), status.get("appliedDigest"), status.get("connected")) != (state, spec["digest"], True)
+                (status.get("state"), status.get("appliedDigest"), status.get("connected"))
+                != (state, spec["digest"], True)
                 or set(status.get("running", [])) != probes
                 or named != probes | expected.keys()
                 or reasons.keys() != expected.keys()
@@ -181,14 +224,31 @@ class Tour:
             ):
                 found.append(f"{name}: {spec} {status}")
         for policy in self._control_plane.objects("probepolicies", NAMESPACE):
-            chosen = [name for name in nodes if policy["metadata"]["name"] in nodes[name]["spec"].get("policies", [])]
-            failed = len([name for name in chosen if name in failures]) if policy["metadata"]["name"] == "busy" else 0
-            counts = {"selected": len(chosen), "running": len(chosen) - failed, "pending": 0, "failed": failed}
+            chosen = [
+                name
+                for name in nodes
+                if policy["metadata"]["name"] in nodes[name]["spec"].get("policies", [])
+            ]
+            failed = (
+                len([name for name in chosen if name in failures])
+                if policy["metadata"]["name"] == "busy"
+                else 0
+            )
+            counts = {
+                "selected": len(chosen),
+                "running": len(chosen) - failed,
+                "pending": 0,
+                "failed": failed,
+            }
             if policy.get("status", {}).get("nodes") != counts:
                 found.append(f"{policy['metadata']['name']}: {policy.get('status')}, not {counts}")
         installation = self._chart.get("infrasight", "infrasight").get("status", {})
         failing = len([name for name in failures if wanted[name]])
-        if (installation.get("nodes"), installation.get("failing"), installation.get("ready")) != (3, failing, 3 - failing):
+        if (installation.get("nodes"), installation.get("failing"), installation.get("ready")) != (
+            3,
+            failing,
+            3 - failing,
+        ):
             found.append(f"installation: {installation}")
         return found
 
@@ -201,12 +261,21 @@ class Tour:
             return [int(row["n"]) for row in self._chart.command("query", sql)]
 
         expected = list(range(count))
-        recorders = ("node-a", "node-b")  # node-c has recorded executions only since it was relabelled
-        self._chart.until(lambda: all(numbers(node) == expected for node in recorders), "all executions are stored", 30)
+        recorders = (
+            "node-a",
+            "node-b",
+        )  # node-c has recorded executions only since it was relabelled
+        self._chart.until(
+            lambda: all(numbers(node) == expected for node in recorders),
+            "all executions are stored",
+            30,
+        )
         accounts = self._chart.command("verify", "--format=json")
         assert {account["node"] for account in accounts} == set(ROLES), accounts
         assert all(account["difference"] == 0 for account in accounts), accounts
-        self._say(f"{count} executions, each stored once for each of two nodes; verify: {len(accounts)} accounts, difference 0")
+        self._say(
+            f"{count} executions, each stored once for each of two nodes; verify: {len(accounts)} accounts, difference 0"
+        )
 
     def _uninstalled(self) -> None:
         """Nothing of ours is left in the cluster, no process, no definition."""
@@ -215,11 +284,20 @@ class Tour:
         crds = self._control_plane.kubectl("get", "crd", "-o", "name").split()
         self._control_plane.kubectl("delete", *crds)
         names = "-o", "name"
-        kinds = self._control_plane.kubectl("api-resources", "--namespaced", "--verbs=list", *names).split()
+        kinds = self._control_plane.kubectl(
+            "api-resources", "--namespaced", "--verbs=list", *names
+        ).split()
         kinds = [kind for kind in kinds if not kind.startswith("events")]
 
         def left() -> set[str]:
-            return set(self._control_plane.kubectl("get", ",".join(kinds), "-n", NAMESPACE, *names).split()) - OWN
+            return (
+                set(
+                    self._control_plane.kubectl(
+                        "get", ",".join(kinds), "-n", NAMESPACE, *names
+                    ).split()
+                )
+                - OWN
+            )
 
         self._none(lambda: left() | self._chart.kubelet.pods.keys(), "nothing is left")
         everywhere = "crd,clusterroles,clusterrolebindings,validatingwebhookconfigurations,mutatingwebhookconfigurations"
@@ -229,13 +307,20 @@ class Tour:
 
 def tour(tools: Path, say: Callable[[str], object]) -> None:
     """Goes through all of it, in a cluster of its own."""
-    with running_control_plane(tools) as control_plane, tempfile.TemporaryDirectory(prefix="infrasight-tour-") as folder:
+    with (
+        running_control_plane(tools) as control_plane,
+        tempfile.TemporaryDirectory(prefix="infrasight-tour-") as folder,
+    ):
         say("an empty cluster answers")
         with installed_chart(control_plane, Path(folder)) as chart:
             Tour(control_plane, chart, say).run()
 
 
 if __name__ == "__main__":
-    built = subprocess.run([sys.executable, TOOLS], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    built = subprocess.run(
+        [sys.executable, TOOLS], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
     started = time.monotonic()
-    tour(Path(built), lambda text: print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True))
+    tour(
+        Path(built), lambda text: print(f"{time.monotonic() - started:5.1f} s  {text}", flush=True)
+    )

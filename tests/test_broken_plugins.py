@@ -25,7 +25,9 @@ def installed(folder: Path, name: str, source: str) -> dict[str, str]:
     """Installs a module as a plugin into a folder of its own; the environment that sees it."""
     metadata = folder / f"broken_{name}-1.0.dist-info"
     metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: broken-{name}\nVersion: 1.0\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: broken-{name}\nVersion: 1.0\n"
+    )
     (metadata / "entry_points.txt").write_text(f"[infrasight]\nbroken = broken_{name}\n")
     (folder / f"broken_{name}.py").write_text(source)
     support = Path(__file__).parent / "support"
@@ -35,7 +37,11 @@ def installed(folder: Path, name: str, source: str) -> dict[str, str]:
 def probes(environment: dict[str, str]) -> dict[str, dict[str, str]]:
     """What `infrasight probes --json` says, by name."""
     done = subprocess.run(
-        [BIN / "infrasight", "probes", "--json"], capture_output=True, text=True, env=environment, check=False
+        [BIN / "infrasight", "probes", "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
 
@@ -68,4 +74,6 @@ def test_the_other_probes_go_on(tmp_path: Path, hook: str) -> None:
 
 def count(system: System, marker: str) -> int:
     """How many of the marked calls are in the table."""
-    return int(system.query(f"SELECT count() AS n FROM execve_events WHERE argv[2] = '{marker}'")[0]["n"])
+    return int(
+        system.query(f"SELECT count() AS n FROM execve_events WHERE argv[2] = '{marker}'")[0]["n"]
+    )

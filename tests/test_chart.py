@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from infrasight_testbed import chart_values as values
-from infrasight_testbed.chart import CHART, ChartError, Manifest, environment, named, pods, render, template
+from infrasight_testbed.chart import (
+    CHART,
+    ChartError,
+    Manifest,
+    environment,
+    named,
+    pods,
+    render,
+    template,
+)
 from infrasight_testbed.manifest_schemas import judge, write_schemas
 
 each = pytest.mark.parametrize("name", values.ALL)
@@ -22,7 +31,12 @@ def rendered(cluster_tools: Path) -> dict[str, list[Manifest]]:
 
 def test_helm_finds_no_fault(cluster_tools: Path) -> None:
     """`helm lint --strict` passes."""
-    done = subprocess.run([cluster_tools / "helm", "lint", "--strict", CHART], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [cluster_tools / "helm", "lint", "--strict", CHART],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -30,10 +44,14 @@ def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
     """Whatever is switched on or off, every object fits the schema of its kind, ours included; a wrong field would be told."""
     write_schemas(tmp_path, CHART / "crds")
     everything = "\n---\n".join(
-        template(cluster_tools, value, release=f"r-{name.replace('_', '-')}") for name, value in values.ALL.items()
+        template(cluster_tools, value, release=f"r-{name.replace('_', '-')}")
+        for name, value in values.ALL.items()
     )
     assert judge(cluster_tools, tmp_path, everything) == []
-    assert judge(cluster_tools, tmp_path, template(cluster_tools).replace("replicas: 2", "replica: 2")) != []
+    assert (
+        judge(cluster_tools, tmp_path, template(cluster_tools).replace("replicas: 2", "replica: 2"))
+        != []
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,13 +60,22 @@ def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
         ({"server": {"replica": 3}}, "/server.*'replica' not allowed"),
         ({"server": {"replicas": "two"}}, "/server/replicas.*want integer"),
         ({"agent": {"privileged": True}}, "/agent.*'privileged' not allowed"),
-        ({"agent": {"settings": {"blockmemory": "1Mi"}}}, "/agent/settings.*'blockmemory' not allowed"),
+        (
+            {"agent": {"settings": {"blockmemory": "1Mi"}}},
+            "/agent/settings.*'blockmemory' not allowed",
+        ),
         ({"server": {"image": {"digest": "latest"}}}, "/server/image/digest"),
         ({"store": {"type": "sqlite"}}, "/store/type.*'clickhouse', 'external', 'embedded'"),
         ({"store": {"type": "external"}}, "/store/external/url"),
-        (values.merged(values.EXTERNAL, {"store": {"external": {"url": "http://u:secret@h/"}}}), "/store/external/url"),
+        (
+            values.merged(values.EXTERNAL, {"store": {"external": {"url": "http://u:secret@h/"}}}),
+            "/store/external/url",
+        ),
         ({"certificates": {"mode": "existing"}}, "/certificates/existing/agent"),
-        ({"probePolicies": {"mine": {"probes": [{"nam": "open"}]}}}, "/probePolicies/mine/probes/0.*'nam' not allowed"),
+        (
+            {"probePolicies": {"mine": {"probes": [{"nam": "open"}]}}},
+            "/probePolicies/mine/probes/0.*'nam' not allowed",
+        ),
         ({"probePolicies": {"Mine": {}}}, "'Mine' does not match"),
         ({"server": {"settings": {"maxBatchBytes": 1 << 30}}}, "/server/settings/maxBatchBytes"),
         (
@@ -58,7 +85,9 @@ def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_wrong_values_are_refused_by_name(cluster_tools: Path, wrong: dict[str, Any], said: str) -> None:
+def test_wrong_values_are_refused_by_name(
+    cluster_tools: Path, wrong: dict[str, Any], said: str
+) -> None:
     """A value that is misspelt, of another type, or that does not fit the others: helm stops and names it."""
     with pytest.raises(ChartError, match=said):
         render(cluster_tools, wrong)
@@ -94,21 +123,36 @@ def test_containers_have_few_rights(rendered: dict[str, list[Manifest]], name: s
 def test_no_secret_in_plain_sight(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Passwords and keys are in Secrets; everything else only refers to them."""
     others = [m for m in rendered[name] if m["kind"] != "Secret"]
-    secrets = [value for m in rendered[name] if m["kind"] == "Secret" for key, value in m["data"].items() if key != "ca.crt"]
+    secrets = [
+        value
+        for m in rendered[name]
+        if m["kind"] == "Secret"
+        for key, value in m["data"].items()
+        if key != "ca.crt"
+    ]
     text = str(others)
     assert not [value for value in secrets if value in text]
     assert "PRIVATE KEY" not in text
     for _, pod in pods(others):
         for container in pod["containers"]:
-            assert not [v for v in environment(container).items() if re.search(r"PASSWORD$|TOKEN|SECRET", v[0])]
+            assert not [
+                v
+                for v in environment(container).items()
+                if re.search(r"PASSWORD$|TOKEN|SECRET", v[0])
+            ]
 
 
 def test_passwords_are_random(cluster_tools: Path) -> None:
     """Two renderings have different passwords and keys."""
     first, second = (
-        {m["metadata"]["name"]: m["data"] for m in render(cluster_tools) if m["kind"] == "Secret"} for _ in range(2)
+        {m["metadata"]["name"]: m["data"] for m in render(cluster_tools) if m["kind"] == "Secret"}
+        for _ in range(2)
     )
-    assert first.keys() == second.keys() >= {"infrasight-clickhouse", "infrasight-ca", "infrasight-client-tls"}
+    assert (
+        first.keys()
+        == second.keys()
+        >= {"infrasight-clickhouse", "infrasight-ca", "infrasight-client-tls"}
+    )
     assert not [name for name in first if first[name] == second[name]]
 
 
@@ -123,17 +167,28 @@ def test_what_is_referred_to_is_there(rendered: dict[str, list[Manifest]], name:
         named_here = [("ServiceAccount", pod["serviceAccountName"])]
         for volume in pod["volumes"]:
             named_here += [("Secret", volume["secret"]["secretName"])] if "secret" in volume else []
-            named_here += [("ConfigMap", volume["configMap"]["name"])] if "configMap" in volume else []
+            named_here += (
+                [("ConfigMap", volume["configMap"]["name"])] if "configMap" in volume else []
+            )
             claim = volume.get("persistentVolumeClaim")
             named_here += [("PersistentVolumeClaim", claim["claimName"])] if claim else []
         assert not [n for n in named_here if n not in there and not own.match(n[1])], what
     ports = {
-        port["name"] for _, pod in pods(manifests) for container in pod["containers"] for port in container.get("ports", [])
+        port["name"]
+        for _, pod in pods(manifests)
+        for container in pod["containers"]
+        for port in container.get("ports", [])
     }
     for service in (m for m in manifests if m["kind"] == "Service"):
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-        labels = [m["spec"]["template"]["metadata"]["labels"] for m in manifests if m["kind"] in ("Deployment", "StatefulSet")]
-        assert sum(service["spec"]["selector"].items() <= label.items() for label in labels) == 1, service["metadata"]["name"]
+        labels = [
+            m["spec"]["template"]["metadata"]["labels"]
+            for m in manifests
+            if m["kind"] in ("Deployment", "StatefulSet")
+        ]
+        assert sum(service["spec"]["selector"].items() <= label.items() for label in labels) == 1, (
+            service["metadata"]["name"]
+        )
 
 
 def test_the_embedded_store_has_one_server(cluster_tools: Path) -> None:

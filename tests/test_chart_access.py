@@ -14,7 +14,9 @@ from infrasight_testbed.system import BIN, Process, until
 
 
 @pytest.fixture
-def release(control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path) -> Iterator[Release]:
+def release(
+    control_plane: ControlPlane, namespace: str, add_node: Callable[..., str], tmp_path: Path
+) -> Iterator[Release]:
     """The installed chart, and a node."""
     add_node("first")
     made = Release(control_plane, namespace, tmp_path)
@@ -31,40 +33,81 @@ def test_the_role_is_the_documented_one(cluster_tools: Path) -> None:
     assert named(manifests, "ClusterRole", "watch:infrasight-operator")["rules"] == cluster_role
 
 
-def test_the_operator_works_with_its_rights(control_plane: ControlPlane, release: Release, tmp_path: Path) -> None:
+def test_the_operator_works_with_its_rights(
+    control_plane: ControlPlane, release: Release, tmp_path: Path
+) -> None:
     """The real operator, started as the Deployment says with its account's token and certificates, makes the agents' DaemonSet,
     whose pods run, and a NodeProbes with the default policies' probes; the API server refuses it nothing."""
     namespace = release.namespace
     pod = control_plane.get("deploy", "infrasight-operator", namespace)["spec"]["template"]["spec"]
-    assert {volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume} == {0o440}
+    assert {volume["secret"]["defaultMode"] for volume in pod["volumes"] if "secret" in volume} == {
+        0o440
+    }
     container = pod["containers"][0]
-    secret_files(control_plane.get("secret", "infrasight-operator-tls", namespace), tls := tmp_path / "tls")
+    secret_files(
+        control_plane.get("secret", "infrasight-operator-tls", namespace), tls := tmp_path / "tls"
+    )
     status = f"127.0.0.1:{free_port()}"
-    told = {key: value.replace("/etc/infrasight/tls", str(tls)) for key, value in environment(container).items()}
-    told |= {"INFRASIGHT_OPERATOR_LISTEN": f"127.0.0.1:{free_port()}", "INFRASIGHT_OPERATOR_STATUS_LISTEN": status}
+    told = {
+        key: value.replace("/etc/infrasight/tls", str(tls))
+        for key, value in environment(container).items()
+    }
+    told |= {
+        "INFRASIGHT_OPERATOR_LISTEN": f"127.0.0.1:{free_port()}",
+        "INFRASIGHT_OPERATOR_STATUS_LISTEN": status,
+    }
     told["KUBECONFIG"] = str(control_plane.account("infrasight-operator", namespace))
-    operator = Process([BIN / "infrasight-operator", *container["args"]], tmp_path / "operator.log", status, told)
+    operator = Process(
+        [BIN / "infrasight-operator", *container["args"]], tmp_path / "operator.log", status, told
+    )
     try:
         until(operator.ready, "the operator is ready")
-        until(lambda: bool(control_plane.objects("nodeprobes", namespace)), f"a node is told what to record\n{operator.log()}")
-        node = control_plane.objects("nodeprobes", namespace)[0]
-        assert {probe["name"] for probe in node["spec"]["probes"]} == {"execve", "open", "connect", "accept", "chmod"}
-        agents = ("pods", namespace, "-l", "app.kubernetes.io/name=infrasight-agent,app.kubernetes.io/component=agent")
         until(
-            lambda: [pod["status"].get("phase") for pod in control_plane.objects(*agents)].count("Running") > 0,
+            lambda: bool(control_plane.objects("nodeprobes", namespace)),
+            f"a node is told what to record\n{operator.log()}",
+        )
+        node = control_plane.objects("nodeprobes", namespace)[0]
+        assert {probe["name"] for probe in node["spec"]["probes"]} == {
+            "execve",
+            "open",
+            "connect",
+            "accept",
+            "chmod",
+        }
+        agents = (
+            "pods",
+            namespace,
+            "-l",
+            "app.kubernetes.io/name=infrasight-agent,app.kubernetes.io/component=agent",
+        )
+        until(
+            lambda: (
+                [pod["status"].get("phase") for pod in control_plane.objects(*agents)].count(
+                    "Running"
+                )
+                > 0
+            ),
             f"an agent's pod runs\n{operator.log()}",
         )
-        until(lambda: "status" in control_plane.get("isight", "infrasight", namespace), "the installation has a status")
+        until(
+            lambda: "status" in control_plane.get("isight", "infrasight", namespace),
+            "the installation has a status",
+        )
     finally:
         assert operator.stop() == 0
     assert "orbidden" not in operator.log()
     agent = control_plane.objects(*agents)[0]["spec"]
     assert agent["automountServiceAccountToken"] is False
-    assert {"name": "tls", "secret": {"secretName": "infrasight-agent-tls", "defaultMode": 0o400}} in agent["volumes"]
+    assert {
+        "name": "tls",
+        "secret": {"secretName": "infrasight-agent-tls", "defaultMode": 0o400},
+    } in agent["volumes"]
 
 
 @pytest.fixture(scope="module")
-def lasting_release(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+def lasting_release(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Release]:
     """The chart's objects for all of these tests, without pods."""
     made = Release(control_plane, "chart-rights", tmp_path_factory.mktemp("chart"))
     control_plane.kubectl("create", "namespace", made.namespace)

@@ -27,17 +27,23 @@ def ask(url: str, user: str, password: str) -> str:
             return str(error.code)
 
 
-def test_the_servers_user_and_no_other(cluster_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_servers_user_and_no_other(
+    cluster_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the rendered files the user has the variable's password; a real infrasight-server makes its tables and is ready."""
     files = named(render(cluster_tools), "ConfigMap", "infrasight-clickhouse")["data"]
     users = files["users.xml"].replace("<users>", _OWN_USER)
     (tmp_path / "users.xml").write_text(users)
     data, said = str(tmp_path / "data"), files["config.xml"]
     assert "<path>/var/lib/clickhouse/</path>" in said
-    said = said.replace("/var/lib/clickhouse", data).replace("<path>users.xml", f"<path>{tmp_path}/users.xml")
+    said = said.replace("/var/lib/clickhouse", data).replace(
+        "<path>users.xml", f"<path>{tmp_path}/users.xml"
+    )
     (tmp_path / "config.xml").write_text(said.replace("<tcp_port>9000</tcp_port>", ""))
     monkeypatch.setenv("CLICKHOUSE_PASSWORD", PASSWORD)
-    clickhouse = ClickHouseServer(tmp_path / "server", f"--config-file={tmp_path / 'config.xml'}").start()
+    clickhouse = ClickHouseServer(
+        tmp_path / "server", f"--config-file={tmp_path / 'config.xml'}"
+    ).start()
     try:
         assert ask(clickhouse.url, "infrasight", PASSWORD) == "infrasight"
         assert ask(clickhouse.url, "infrasight", "guessed") in ("401", "403")

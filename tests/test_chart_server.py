@@ -18,7 +18,9 @@ def query(address: str, certificates: Path | None) -> subprocess.CompletedProces
     environ = {**os.environ, "INFRASIGHT_SERVER": address}
     if certificates is not None:
         files = {"CERTIFICATE": "tls.crt", "KEY": "tls.key", "CA": "ca.crt"}
-        environ |= {f"INFRASIGHT_TLS_{name}": str(certificates / file) for name, file in files.items()}
+        environ |= {
+            f"INFRASIGHT_TLS_{name}": str(certificates / file) for name, file in files.items()
+        }
     command: list[str | Path] = [BIN / "infrasight", "query", "SELECT 1 AS ready"]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
@@ -32,9 +34,14 @@ def manifests(cluster_tools: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def server(manifests: list[dict[str, Any]], tmp_path: Path) -> Iterator[str]:
     """A server that runs as the Deployment says, but for ports and folders; its address."""
-    container = named(manifests, "Deployment", "infrasight-server")["spec"]["template"]["spec"]["containers"][0]
+    container = named(manifests, "Deployment", "infrasight-server")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
     tls = secret_files(named(manifests, "Secret", "infrasight-server-tls"), tmp_path / "server")
-    told = {key: value.replace("/etc/infrasight/tls", str(tls)) for key, value in environment(container).items()}
+    told = {
+        key: value.replace("/etc/infrasight/tls", str(tls))
+        for key, value in environment(container).items()
+    }
     address, status = (f"localhost:{free_port()}" for _ in range(2))
     told |= {"INFRASIGHT_SERVER_LISTEN": address, "INFRASIGHT_SERVER_STATUS_LISTEN": status}
     told["INFRASIGHT_SERVER_DATA"] = str(tmp_path / "data")
@@ -52,7 +59,10 @@ def test_queries_need_a_certificate_of_this_installation(
         folder = secret_files(named(manifests, "Secret", f"infrasight-{role}-tls"), tmp_path / role)
         done = query(server, folder)
         assert (done.returncode, done.stdout) == (0, '{"ready":1}\n'), done.stderr
-    stranger = secret_files(named(render(cluster_tools, EMBEDDED), "Secret", "infrasight-client-tls"), tmp_path / "stranger")
+    stranger = secret_files(
+        named(render(cluster_tools, EMBEDDED), "Secret", "infrasight-client-tls"),
+        tmp_path / "stranger",
+    )
     assert query(server, stranger).returncode != 0
     (stranger / "ca.crt").write_bytes(
         (tmp_path / "client" / "ca.crt").read_bytes()

@@ -8,7 +8,9 @@ from infrasight_testbed.operator_process import Installed
 from infrasight_testbed.system import execute, running_system, until
 
 
-def test_a_policy_becomes_rows(installed: Installed, add_node: Callable[..., str], pool: str, tmp_path: Path) -> None:
+def test_a_policy_becomes_rows(
+    installed: Installed, add_node: Callable[..., str], pool: str, tmp_path: Path
+) -> None:
     """An agent records nothing until a policy says so, then what it says, and stops when the policy goes; nothing is restarted.
 
     The statuses say what the agent does: a probe that it does not have fails alone.
@@ -24,22 +26,43 @@ def test_a_policy_becomes_rows(installed: Installed, add_node: Callable[..., str
             *("--node", node),
             every_probe=True,
             ready=False,
-            environment={"INFRASIGHT_AGENT_OPERATOR": installed.address, "INFRASIGHT_AGENT_STATE": str(tmp_path / "state")},
+            environment={
+                "INFRASIGHT_AGENT_OPERATOR": installed.address,
+                "INFRASIGHT_AGENT_STATE": str(tmp_path / "state"),
+            },
         )
-        until(lambda: installed.get("nodeprobes", node).get("status", {}).get("state") == "Idle", "it waits", 120)
+        until(
+            lambda: installed.get("nodeprobes", node).get("status", {}).get("state") == "Idle",
+            "it waits",
+            120,
+        )
         execute(marker, 5)
         installed.policy("base", "execve", "no_such_probe")
-        until(lambda: installed.get("nodeprobes", node)["status"].get("running") == ["execve"], "it records", 120)
+        until(
+            lambda: installed.get("nodeprobes", node)["status"].get("running") == ["execve"],
+            "it records",
+            120,
+        )
         execute(marker, 5, first=5)
         until(lambda: len(system.rows(marker)) == 5, "the rows are there")
-        assert [row["argv"][2] for row in system.rows(marker)] == [str(number) for number in range(5, 10)]
-        until(lambda: installed.get("probepolicy", "base")["status"].get("problems", []) != [], "the problem is told")
+        assert [row["argv"][2] for row in system.rows(marker)] == [
+            str(number) for number in range(5, 10)
+        ]
+        until(
+            lambda: installed.get("probepolicy", "base")["status"].get("problems", []) != [],
+            "the problem is told",
+        )
         (problem,) = installed.get("probepolicy", "base")["status"]["problems"]
         assert (problem["node"], problem["probe"]) == (node, "no_such_probe")
         installed.policy("base", "execve", "chmod")
-        until(lambda: installed.condition("probepolicy", "base", "Ready").get("status") == "True", "all of it runs")
+        until(
+            lambda: installed.condition("probepolicy", "base", "Ready").get("status") == "True",
+            "all of it runs",
+        )
         installed.delete("probepolicy", "base")
-        until(lambda: installed.get("nodeprobes", node)["status"]["state"] == "Idle", "it waits again")
+        until(
+            lambda: installed.get("nodeprobes", node)["status"]["state"] == "Idle", "it waits again"
+        )
         execute(marker, 5, first=10)
         assert agent.stop() == 0
         assert len(system.rows(marker)) == 5

@@ -37,7 +37,11 @@ def environment(tmp_path: Path) -> Callable[[int], dict[str, str]]:
             "esac\n"
         )
         go.chmod(0o755)
-        return {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PATH": f"{go.parent}:{os.environ['PATH']}"}
+        return {
+            **os.environ,
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            "PATH": f"{go.parent}:{os.environ['PATH']}",
+        }
 
     return make
 
@@ -50,18 +54,37 @@ def builds(tmp_path: Path) -> int:
 def run_pytest(tmp_path: Path, environment: dict[str, str]) -> str:
     """What pytest says of a session with two tests, the first of which needs the tools."""
     (tmp_path / "test_sample.py").write_text(TESTS)
-    command = [sys.executable, "-m", "pytest", "-v", "-ra", "-p", "infrasight_testbed.cluster_plugin", "-c", os.devnull, "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-ra",
+        "-p",
+        "infrasight_testbed.cluster_plugin",
+        "-c",
+        os.devnull,
+        ".",
+    ]
     path = {"PYTHONPATH": str(ROOT / "tests" / "support")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment | path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_two_at_once_build_once(environment: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+def test_two_at_once_build_once(
+    environment: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
     """Of two that start together one builds, both print the folder, and there is nothing else in the cache but the lock."""
     pipes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT], env=environment(0), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, SCRIPT],
+            env=environment(0),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]
@@ -70,20 +93,37 @@ def test_two_at_once_build_once(environment: Callable[[int], dict[str, str]], tm
     assert said == [(folder, 0)] * 2
     assert builds(tmp_path) == 1
     assert sorted(f.name for f in Path(folder).iterdir()) == ["etcd", "kubectl", "kwok-stages.yaml"]
-    assert sorted(f.name for f in Path(folder).parent.iterdir()) == sorted([Path(folder).name, "kubernetes.lock"])
+    assert sorted(f.name for f in Path(folder).parent.iterdir()) == sorted(
+        [Path(folder).name, "kubernetes.lock"]
+    )
 
 
-def test_a_build_that_fails_leaves_nothing_and_says_why(environment: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+def test_a_build_that_fails_leaves_nothing_and_says_why(
+    environment: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
     """The compiler's words and a line that names the command, status 3, and an empty cache: the next one builds."""
-    done = subprocess.run([sys.executable, SCRIPT], env=environment(7), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, SCRIPT], env=environment(7), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (3, "")
     assert "no room on the disk" in done.stderr
-    assert done.stderr.splitlines()[-1].endswith("`go build -trimpath` failed (status 7, see above)")
-    assert [f.name for f in (tmp_path / "cache" / "infrasight-tools").iterdir()] == ["kubernetes.lock"]
-    assert subprocess.run([sys.executable, SCRIPT], env=environment(0), capture_output=True, check=False).returncode == 0
+    assert done.stderr.splitlines()[-1].endswith(
+        "`go build -trimpath` failed (status 7, see above)"
+    )
+    assert [f.name for f in (tmp_path / "cache" / "infrasight-tools").iterdir()] == [
+        "kubernetes.lock"
+    ]
+    assert (
+        subprocess.run(
+            [sys.executable, SCRIPT], env=environment(0), capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
-def test_other_tests_run_while_the_tools_are_built(environment: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+def test_other_tests_run_while_the_tools_are_built(
+    environment: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
     """A session without tools builds while the other test runs, and says what it waits for; the next has nothing to do."""
     said = run_pytest(tmp_path, environment(0))
     assert said.index("test_of_something_else PASSED") < said.index("test_of_a_cluster")
@@ -94,8 +134,13 @@ def test_other_tests_run_while_the_tools_are_built(environment: Callable[[int], 
     assert builds(tmp_path) == 1
 
 
-def test_what_cannot_be_had_is_a_skip_with_its_reason(environment: Callable[[int], dict[str, str]], tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_a_skip_with_its_reason(
+    environment: Callable[[int], dict[str, str]], tmp_path: Path
+) -> None:
     """Where the build fails the tests of clusters are skipped, and the summary says why; the others pass."""
     said = run_pytest(tmp_path, environment(7))
     assert "1 passed, 1 skipped" in said
-    assert "`go build -trimpath` failed (status 7, see above)" in said.partition("short test summary")[2]
+    assert (
+        "`go build -trimpath` failed (status 7, see above)"
+        in said.partition("short test summary")[2]
+    )

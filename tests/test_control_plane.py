@@ -15,7 +15,10 @@ DAEMON_SET: dict[str, Any] = {
         "selector": {"matchLabels": {"app": "sample"}},
         "template": {
             "metadata": {"labels": {"app": "sample"}},
-            "spec": {"nodeSelector": {"pool": "sample"}, "containers": [{"name": "sample", "image": "example.invalid/sample"}]},
+            "spec": {
+                "nodeSelector": {"pool": "sample"},
+                "containers": [{"name": "sample", "image": "example.invalid/sample"}],
+            },
         },
     },
 }
@@ -44,9 +47,17 @@ def test_a_token_may_do_what_its_role_says(control_plane: ControlPlane, namespac
     reader = control_plane.account("reader", namespace)
     with pytest.raises(ToolError, match=r"\(Forbidden\).*cannot list resource \"configmaps\""):
         control_plane.kubectl("get", "configmaps", config=reader)
-    control_plane.kubectl("create", "role", "reader", "--verb=list", "--resource=configmaps", "-n", namespace)
     control_plane.kubectl(
-        "create", "rolebinding", "reader", "--role=reader", f"--serviceaccount={namespace}:reader", "-n", namespace
+        "create", "role", "reader", "--verb=list", "--resource=configmaps", "-n", namespace
+    )
+    control_plane.kubectl(
+        "create",
+        "rolebinding",
+        "reader",
+        "--role=reader",
+        f"--serviceaccount={namespace}:reader",
+        "-n",
+        namespace,
     )
     assert "kube-root-ca.crt" in control_plane.kubectl("get", "configmaps", config=reader)
     with pytest.raises(ToolError, match="Forbidden"):
@@ -61,5 +72,7 @@ def test_the_api_server_may_die_and_come_back(control_plane: ControlPlane, names
         control_plane.get("configmap", "kept", namespace)
     control_plane.start_api_server()
     assert control_plane.get("configmap", "kept", namespace)
-    control_plane.kubectl("create", "deployment", "later", "--image=example.invalid/later", "-n", namespace)
+    control_plane.kubectl(
+        "create", "deployment", "later", "--image=example.invalid/later", "-n", namespace
+    )
     until(lambda: len(control_plane.objects("replicasets", namespace)) == 1, "controllers work")

@@ -98,7 +98,17 @@ def test_a_process_in_namespaces_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/file").touch()
     script = f"mount --bind {tmp_path}/inner /mnt && echo $$ > /dev/null && exec cat /mnt/file"
-    command = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "sh", "-c", script]
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "sh",
+        "-c",
+        script,
+    ]
     with recording("open", infrasight_probe_open.plugin) as kept:
         done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

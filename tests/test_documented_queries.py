@@ -14,7 +14,9 @@ from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.execve_batches import batch, hello, table
 from infrasight_testbed.system import System, running_system
 
-QUERIES = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[1] / "docs/queries.md").read_text(), re.DOTALL)
+QUERIES = re.findall(
+    r"```sql\n(.*?)```", (Path(__file__).parents[1] / "docs/queries.md").read_text(), re.DOTALL
+)
 SCRIPT = "/bin/sh -c '/bin/true tree a; /bin/true tree b; exit 0'; /bin/true tree c; exit 0"
 
 
@@ -62,9 +64,17 @@ def test_rows_that_went_without_a_container(system: System) -> None:
         agent.answer()
         agent.send(batch("late-rows", table(3, **columns)))
         assert agent.answers(1) == {"late-rows": "stored"}
-        assert [row["name"] for row in system.query(page["has(quality"]) if row["container_id"] == "c1"] == [""]
+        assert [
+            row["name"] for row in system.query(page["has(quality"]) if row["container_id"] == "c1"
+        ] == [""]
         assert system.query(page["'web-'"]) == system.query(page["FINAL WHERE labels"]) == []
-        news = Container(container_id="c1", name=b"web", image=b"nginx:1", pod_name=b"web-1", pod_namespace=b"default")
+        news = Container(
+            container_id="c1",
+            name=b"web",
+            image=b"nginx:1",
+            pod_name=b"web-1",
+            pod_namespace=b"default",
+        )
         news.labels["app"] = "web"
         news.time.GetCurrentTime()
         agent.send(Batch(batch_id="news", containers=[news]))
@@ -72,7 +82,9 @@ def test_rows_that_went_without_a_container(system: System) -> None:
     (now_known,) = (row for row in system.query(page["has(quality"]) if row["container_id"] == "c1")
     assert (now_known["name"], now_known["image"], now_known["events"]) == ("web", "nginx:1", 3)
     assert len(system.query(page["'web-'"])) == len(system.query(page["FINAL WHERE labels"])) == 3
-    assert {row["app"]: row["executions"] for row in system.query(page["labels['app'] AS"])}["web"] == 3
+    assert {row["app"]: row["executions"] for row in system.query(page["labels['app'] AS"])}[
+        "web"
+    ] == 3
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))

@@ -24,7 +24,9 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 @pytest.fixture(params=["embedded", "clickhouse"])
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     """A system on each kind of store."""
-    store = request.getfixturevalue("clickhouse").url if request.param == "clickhouse" else "embedded"
+    store = (
+        request.getfixturevalue("clickhouse").url if request.param == "clickhouse" else "embedded"
+    )
     with running_system(tmp_path, store, f"test_{uuid.uuid4().hex}") as running:
         yield running
 
@@ -54,8 +56,19 @@ def test_23_calls_become_23_rows(system: System) -> None:
     rows = system.rows("mark-e2e")
     assert [row["argv"] for row in rows] == [["/bin/true", "mark-e2e", str(n)] for n in range(23)]
     for row in rows:
-        assert (row["node"], row["uid"], row["gid"], row["user"], row["comm"]) == ("node-a", 0, 0, "root", "true")
-        assert (row["ppid"], row["return_code"], row["error"], row["quality"]) == (os.getpid(), 0, "", [])
+        assert (row["node"], row["uid"], row["gid"], row["user"], row["comm"]) == (
+            "node-a",
+            0,
+            0,
+            "root",
+            "true",
+        )
+        assert (row["ppid"], row["return_code"], row["error"], row["quality"]) == (
+            os.getpid(),
+            0,
+            "",
+            [],
+        )
         assert (row["filename"], row["cwd"]) == ("/bin/true", str(Path.cwd()))
         assert row["time"] <= row["received_time"]
         assert row["batch_id"]
@@ -88,7 +101,10 @@ def test_a_server_that_is_killed_and_comes_back(embedded: System) -> None:
             server.kill()
             execute("mark-gone", 10, part * 10)
             server = embedded.start_server()
-    until(lambda: agent.ready() and agent.metric("infrasight_outbox_bytes") == 0, "everything is acknowledged")
+    until(
+        lambda: agent.ready() and agent.metric("infrasight_outbox_bytes") == 0,
+        "everything is acknowledged",
+    )
     assert agent.stop() == 0
     assert numbers(embedded, "mark-kill") == list(range(300))
     assert numbers(embedded, "mark-gone") == list(range(20))
@@ -105,7 +121,9 @@ def test_an_agent_that_is_told_to_stop_delivers_what_it_has_recorded(embedded: S
 
 def test_what_finds_no_room_is_counted(embedded: System) -> None:
     """No server and an outbox of 20 KB: what is dropped is counted, and what was kept arrives; together they are all."""
-    agent = embedded.start_agent(ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"})
+    agent = embedded.start_agent(
+        ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"}
+    )
     for part in range(6):
         execute("mark-full", 20, part * 20)
         time.sleep(0.3)
@@ -122,7 +140,9 @@ def test_what_finds_no_room_is_counted(embedded: System) -> None:
     assert account["dropped"] > 0
     assert account["difference"] == 0
     assert account["stored"] == account["seen"] - account["filtered"] - account["dropped"]
-    assert server.metric('infrasight_server_events_dropped_total{probe="execve"') == account["dropped"]
+    assert (
+        server.metric('infrasight_server_events_dropped_total{probe="execve"') == account["dropped"]
+    )
     assert 0 < len(numbers(embedded, "mark-full")) < 120
 
 
@@ -132,7 +152,14 @@ def test_agent_and_server_know_each_other_by_certificates(embedded: System, tmp_
 
     def options(authority: CertificateAuthority, subject: str) -> list[str]:
         files = authority.issue(subject)
-        return ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key), "--tls-ca", str(files.ca)]
+        return [
+            "--tls-certificate",
+            str(files.certificate),
+            "--tls-key",
+            str(files.key),
+            "--tls-ca",
+            str(files.ca),
+        ]
 
     embedded.start_server(*options(ours, "server"))
     stranger = embedded.start_agent(*options(others, "stranger"), ready=False)
@@ -141,22 +168,34 @@ def test_agent_and_server_know_each_other_by_certificates(embedded: System, tmp_
     agent = embedded.start_agent(*options(ours, "agent"))
     execute("mark-tls", 5)
     assert agent.stop() == 0
-    rows = embedded.query("SELECT argv FROM execve_events WHERE argv[2] = 'mark-tls'", *options(ours, "reader"))
+    rows = embedded.query(
+        "SELECT argv FROM execve_events WHERE argv[2] = 'mark-tls'", *options(ours, "reader")
+    )
     assert len(rows) == 5
 
 
-def test_a_certificate_that_is_being_replaced_ends_no_agent(embedded: System, tmp_path: Path) -> None:
+def test_a_certificate_that_is_being_replaced_ends_no_agent(
+    embedded: System, tmp_path: Path
+) -> None:
     """A server that restarts while the agent's certificate is half written: the agent waits, and all events arrive."""
     ours = CertificateAuthority(tmp_path / "ours", "ours")
-    (server_files, files), names = (ours.issue("server"), ours.issue("agent")), ("certificate", "key", "ca")
-    options = [[f"--tls-{name}={getattr(side, name)}" for name in names] for side in (server_files, files)]
+    (server_files, files), names = (
+        (ours.issue("server"), ours.issue("agent")),
+        ("certificate", "key", "ca"),
+    )
+    options = [
+        [f"--tls-{name}={getattr(side, name)}" for name in names] for side in (server_files, files)
+    ]
     server, agent = embedded.start_server(*options[0]), embedded.start_agent(*options[1])
     whole = files.certificate.read_bytes()
     files.certificate.write_bytes(whole[: len(whole) // 2])
     server.stop()
     execute("mark-half", 5)
     embedded.start_server(*options[0])
-    until(lambda: "do not belong together" in agent.get("readyz"), "the agent says what is wrong with its files")
+    until(
+        lambda: "do not belong together" in agent.get("readyz"),
+        "the agent says what is wrong with its files",
+    )
     files.certificate.write_bytes(whole)
     until(agent.ready, "the agent streams again")
     assert agent.stop() == 0

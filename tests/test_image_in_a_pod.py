@@ -42,10 +42,14 @@ def test_it_records_the_node_and_its_pods(containerd: Containerd, tmp_path: Path
     with running_system(tmp_path) as system:
         system.start_server()
         template = agent_template(image("agent"), system.address, containerd.socket.parents[1])
-        told = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}  # the network is the host's here
+        told = {
+            "INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"
+        }  # the network is the host's here
         config = PodContainer.of(template, "agent", folder, FIELDS, told).cri_config()
         config.log_path = "agent.log"
-        agent = containerd.run_config(containerd.run_pod("infrasight-agent-x"), "agent", config, image("agent"))
+        agent = containerd.run_config(
+            containerd.run_pod("infrasight-agent-x"), "agent", config, image("agent")
+        )
         log = containerd.socket.parents[1] / "logs/agent.log"
         until(lambda: "stream open" in log.read_text(), f"the agent records and streams: {log}")
         busy = containerd.run(work, "busy", "true", f"mark-{marker}", image=IMAGE)
@@ -55,7 +59,10 @@ def test_it_records_the_node_and_its_pods(containerd: Containerd, tmp_path: Path
         rows = f"SELECT {columns} FROM execve_events WHERE argv[2] = 'mark-{marker}'"
         wanted = {(busy, "work-1", "shop"), ("", "", "")}
         until(
-            lambda: {(row["container_id"], row["pod"], row["namespace"]) for row in system.query(rows)} == wanted,
+            lambda: (
+                {(row["container_id"], row["pod"], row["namespace"]) for row in system.query(rows)}
+                == wanted
+            ),
             "the programs of the host and of the pod have rows, and the pod its names",
         )
         found = system.query(rows)

@@ -54,18 +54,28 @@ def folder(tmp_path: Path) -> Path:
 def agent(system: System, podman: Podman, folder: Path) -> PodContainer:
     """The agent's container, which sends to this server."""
     template = agent_template(image("agent"), system.address, podman.run_folder)
-    told = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}  # the network is the host's here, and others use it
+    told = {
+        "INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"
+    }  # the network is the host's here, and others use it
     return PodContainer.of(template, "agent", folder, FIELDS, told)
 
 
-def test_agent_records_the_host_and_its_containers(system: System, podman: Podman, folder: Path) -> None:
+def test_agent_records_the_host_and_its_containers(
+    system: System, podman: Podman, folder: Path
+) -> None:
     """With the rights of the operator's pod and nothing else the agent's image records programs of the host and of containers,
     those that were there before it too, by the pids and ids that the host knows; what it does itself it does not record."""
     marker = uuid.uuid4().hex
     loop = f"while :; do /bin/true mark-{marker}; sleep 0.2; done"
     before = podman.run("--name", f"before-{marker}", command=("sh", "-c", loop))
     container = agent(system, podman, folder)
-    options = ["--detach", "--network=host", "--cgroup-parent", f"/{podman.cgroup}", *container.podman_options(folder)]
+    options = [
+        "--detach",
+        "--network=host",
+        "--cgroup-parent",
+        f"/{podman.cgroup}",
+        *container.podman_options(folder),
+    ]
     running = podman("run", *options, image("agent"), *container.args)
 
     def streams() -> bool:
@@ -78,13 +88,17 @@ def test_agent_records_the_host_and_its_containers(system: System, podman: Podma
     host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
     host.wait()
     execute(f"mark-{marker}", 5)
-    rows = (
-        "SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
-    )
+    rows = "SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
     rows += f"WHERE argv[2] = 'mark-{marker}'"
-    until(lambda: {before, after, ""} <= {row["container_id"] for row in system.query(rows)}, "every container has rows")
     until(
-        lambda: {row["name"] for row in system.query(rows)} == {f"before-{marker}", f"after-{marker}", ""},
+        lambda: {before, after, ""} <= {row["container_id"] for row in system.query(rows)},
+        "every container has rows",
+    )
+    until(
+        lambda: (
+            {row["name"] for row in system.query(rows)}
+            == {f"before-{marker}", f"after-{marker}", ""}
+        ),
         "containers have names",
     )
     found = system.query(rows)
@@ -103,7 +117,14 @@ def test_agent_records_the_host_and_its_containers(system: System, podman: Podma
 @pytest.mark.parametrize("name", ["server", "operator"])
 def test_others_are_not_root_and_explain_themselves(podman: Podman, name: str) -> None:
     """The server's and the operator's image run as a user without rights, on a read-only root, and hold no tool that builds."""
-    options = ("--rm", "--network=none", "--read-only", "--cap-drop=all", "--cgroup-parent", f"/{podman.cgroup}")
+    options = (
+        "--rm",
+        "--network=none",
+        "--read-only",
+        "--cap-drop=all",
+        "--cgroup-parent",
+        f"/{podman.cgroup}",
+    )
     assert "Usage:" in podman("run", *options, image(name), "--help")
     look = "id -u; for tool in cc gcc make pip uv; do command -v $tool; done; true"
     assert podman("run", *options, "--entrypoint", "sh", image(name), "-c", look) == "65532"
@@ -114,8 +135,20 @@ def test_server_stores_answers_and_ends(system: System, podman: Podman, folder: 
     address = f"127.0.0.1:{free_port()}"
     (data := folder / "data").mkdir()
     os.chown(data, 65532, 65532)
-    options = ["--detach", "--network=host", "--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--cgroup-parent"]
-    options += [f"/{podman.cgroup}", f"--volume={data}:/var/lib/infrasight", "--tmpfs=/tmp", "--security-opt=no-new-privileges"]
+    options = [
+        "--detach",
+        "--network=host",
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--cap-drop=all",
+        "--cgroup-parent",
+    ]
+    options += [
+        f"/{podman.cgroup}",
+        f"--volume={data}:/var/lib/infrasight",
+        "--tmpfs=/tmp",
+        "--security-opt=no-new-privileges",
+    ]
     told = ("--listen", address, "--status-listen", f"127.0.0.1:{free_port()}")
     running = podman("run", *options, image("server"), *told)
     system.address = address

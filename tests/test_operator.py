@@ -37,7 +37,9 @@ def sample(tmp_path: Path) -> dict[str, str]:
     metadata = tmp_path / "installed/sample-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: sample\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[infrasight]\nsample = infrasight_probe_sample.plugin\n")
+    (metadata / "entry_points.txt").write_text(
+        "[infrasight]\nsample = infrasight_probe_sample.plugin\n"
+    )
     return {"PYTHONPATH": f"{metadata.parent}:{SUPPORT}"}
 
 
@@ -56,16 +58,20 @@ def operator() -> Iterator[ControlServer]:
         yield server
 
 
-def start(system: System, operator: ControlServer, tmp_path: Path, *options: str, **variables: str) -> Process:
+def start(
+    system: System, operator: ControlServer, tmp_path: Path, *options: str, **variables: str
+) -> Process:
     """An agent that follows, and may not be ready yet."""
     following = ("--operator", operator.address, "--state", str(tmp_path / "state"))
-    return system.start_agent(*following, *options, ready=False, every_probe=True, environment=variables)
+    return system.start_agent(
+        *following, *options, ready=False, every_probe=True, environment=variables
+    )
 
 
 def differences(system: System) -> dict[str, int]:
     """What the view of accounts has by probe that does not add up, of ended runs."""
     rows = system.query(
-        "SELECT probe, sum(abs(difference)) + sum(block_full + heap_full + decode_failed + outbox_full + refused) AS wrong "
+        "SELECT probe, sum(abs(difference)) + sum(block_full + heap_full + decode_failed + outbox_full + rejected) AS wrong "
         "FROM accounting WHERE probe != 'guard' GROUP BY probe"
     )
     return {row["probe"]: int(row["wrong"]) for row in rows}
@@ -78,7 +84,12 @@ def test_probes_come_change_and_go_while_another_loses_nothing(
     one is stored once, it was loaded once, and the accounts of all add up; each step is reported."""
     agent = start(system, operator, tmp_path, INFRASIGHT_AGENT_POD="pod-1", **sample)
     report = operator.wait(lambda report: not report.not_streaming, "the first report")
-    assert (report.node, report.pod, report.digest, list(report.running)) == ("node-a", "pod-1", "", [])
+    assert (report.node, report.pod, report.digest, list(report.running)) == (
+        "node-a",
+        "pod-1",
+        "",
+        [],
+    )
     assert {"execve", "open", "sample"} <= set(report.installed)
     assert "containers" not in report.installed
     assert not agent.ready()
@@ -121,9 +132,15 @@ def test_probes_come_change_and_go_while_another_loses_nothing(
     operator.wait(taken("again"), "again is taken")
     execute("mark-again", 3)
     assert agent.stop() == 0
-    assert sorted(int(row["number"]) for row in system.rows("mark-work", "argv[3] AS number")) == list(range(count))
+    assert sorted(
+        int(row["number"]) for row in system.rows("mark-work", "argv[3] AS number")
+    ) == list(range(count))
     assert count > 20
-    assert (len(system.rows("mark-early")), len(system.rows("mark-late")), len(system.rows("mark-again"))) == (0, 0, 3)
+    assert (
+        len(system.rows("mark-early")),
+        len(system.rows("mark-late")),
+        len(system.rows("mark-again")),
+    ) == (0, 0, 3)
     runs = system.query("SELECT uniq(splitByChar('-', batch_id)[1]) AS n FROM execve_events")
     assert runs == [{"n": 2}]
     found = differences(system)
@@ -143,12 +160,18 @@ def test_what_is_wrong_with_one_probe_fails_alone(
         configuration(
             "bad",
             *("sample", "execve", "open", "chmod", "connect", "nonsense", "users"),
-            options={"sample": {"slots": 1000}, "open": {"x": 1}, "chmod": 5, "stranger": {}, "reverse_dns": {"wait": 1}},
+            options={
+                "sample": {"slots": 1000},
+                "open": {"x": 1},
+                "chmod": 5,
+                "stranger": {},
+                "reverse_dns": {"wait": 1},
+            },
             filters={"execve": {"include_pid": ["x"]}, "connect": {"include_path": ["/etc/"]}},
         )
     )
     report = operator.wait(taken("bad"), "it is taken")
-    assert report.refused == ""
+    assert report.rejected == ""
     said = {
         "sample": "slots = 1000 is not a power of two of at least 64; it records on as before",
         "execve": "filters.execve.include_pid",
@@ -180,41 +203,54 @@ def test_what_is_wrong_with_one_probe_fails_alone(
         ("{", "its settings are not JSON"),
         ("[" * 100_000, "its settings are not JSON"),
         ('["execve"]', "expected a table of probes, options, filters"),
-        ('{"probe": ["open"]}', "unknown key probe (the operator's configuration): did you mean probes?"),
+        (
+            '{"probe": ["open"]}',
+            "unknown key probe (the operator's configuration): did you mean probes?",
+        ),
         ('{"probes": ["open"], "server": "x:1"}', "unknown key server"),
         ('{"probes": "open"}', "probes = 'open'"),
-        ('{"probes": ["open"], "filters": {"all": {"exclude_uid": [-1]}}}', "filters.all.exclude_uid"),
+        (
+            '{"probes": ["open"], "filters": {"all": {"exclude_uid": [-1]}}}',
+            "filters.all.exclude_uid",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_read_changes_nothing(
     system: System, operator: ControlServer, tmp_path: Path, settings: str, said: str
 ) -> None:
-    """It is refused as a whole with what is wrong; what ran records on, and the file keeps the last good one."""
+    """It is rejected as a whole with what is wrong; what ran records on, and the file keeps the last good one."""
     agent = start(system, operator, tmp_path)
     operator.send(configuration("good", "execve"))
     operator.wait(taken("good"), "it is taken")
     operator.send(Configuration(digest="bad", settings=settings))
     report = operator.wait(taken("bad"), "it is taken")
-    assert said in report.refused
+    assert said in report.rejected
     assert list(report.running) == ["execve"]
     assert json.loads((tmp_path / "state/configuration.json").read_text())["digest"] == "good"
     assert said in agent.get("readyz")
     assert agent.stop() == 0
 
 
-def test_it_starts_with_what_was_kept_while_the_operator_is_away(system: System, tmp_path: Path) -> None:
+def test_it_starts_with_what_was_kept_while_the_operator_is_away(
+    system: System, tmp_path: Path
+) -> None:
     """Without a kept configuration it waits, alive; with one it records at once; the operator that comes back is told, and
     what it then sends comes into force; one that dies changes nothing."""
     with ControlServer(started=False) as operator:
         agent = start(system, operator, tmp_path)
         until(lambda: "UNAVAILABLE" in agent.get("readyz"), "it says whom it waits for")
-        assert f"waits for its configuration from {operator.address}: UNAVAILABLE" in agent.get("readyz")
+        assert f"waits for its configuration from {operator.address}: UNAVAILABLE" in agent.get(
+            "readyz"
+        )
         assert agent.get("healthz") == "ok\n"
         operator.start()
         operator.send(configuration("first", "execve", options={"users": {"etc": "/etc"}}))
         operator.wait(taken("first"), "it is taken")
         operator.stop()
-        until(lambda: agent.log().count("no stream to the operator") >= 2, "it has seen that the operator is gone")
+        until(
+            lambda: agent.log().count("no stream to the operator") >= 2,
+            "it has seen that the operator is gone",
+        )
         execute("mark-away", 3)
         assert agent.ready()
         assert agent.stop() == 0
@@ -232,10 +268,14 @@ def test_it_starts_with_what_was_kept_while_the_operator_is_away(system: System,
         state = tmp_path / "state/configuration.json"
         assert json.loads(state.read_text())["digest"] == "second"
         assert state.stat().st_mode & 0o077 == 0
-    assert sorted(int(row["number"]) for row in system.rows("mark-away", "argv[3] AS number")) == list(range(6))
+    assert sorted(
+        int(row["number"]) for row in system.rows("mark-away", "argv[3] AS number")
+    ) == list(range(6))
 
 
-def test_a_kept_configuration_that_is_damaged_is_reported(system: System, operator: ControlServer, tmp_path: Path) -> None:
+def test_a_kept_configuration_that_is_damaged_is_reported(
+    system: System, operator: ControlServer, tmp_path: Path
+) -> None:
     """The agent waits as without one, says what is wrong with the file, and the next configuration takes its place."""
     state = tmp_path / "state/configuration.json"
     state.parent.mkdir()
@@ -250,18 +290,24 @@ def test_a_kept_configuration_that_is_damaged_is_reported(system: System, operat
     assert json.loads(state.read_text())["digest"] == "new"
 
 
-def test_a_folder_that_cannot_be_written_is_reported(system: System, operator: ControlServer, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(
+    system: System, operator: ControlServer, tmp_path: Path
+) -> None:
     """Where the configuration cannot be kept it comes into force all the same, and the report says so."""
     (tmp_path / "state").write_text("no folder")
     agent = start(system, operator, tmp_path)
     operator.send(configuration("one", "execve"))
-    report = operator.wait(lambda report: report.digest == "one" and bool(report.failures), "it is reported")
+    report = operator.wait(
+        lambda report: report.digest == "one" and bool(report.failures), "it is reported"
+    )
     assert "name another folder with `state`" in failures(report)["state"]
     assert list(report.running) == ["execve"]
     assert agent.stop() == 0
 
 
-def test_it_reports_that_no_events_reach_the_server(operator: ControlServer, tmp_path: Path) -> None:
+def test_it_reports_that_no_events_reach_the_server(
+    operator: ControlServer, tmp_path: Path
+) -> None:
     """Without a server the report says why, and the probes run; once the server is there it says so."""
     with running_system(tmp_path) as system:
         agent = start(system, operator, tmp_path)
@@ -275,14 +321,25 @@ def test_it_reports_that_no_events_reach_the_server(operator: ControlServer, tmp
 
 def test_it_follows_by_mutual_tls_only_whom_its_ca_signed(tmp_path: Path) -> None:
     """With TLS files the operator is followed; one of another CA is not, and readyz says that its certificate is wrong."""
-    ours, others = CertificateAuthority(tmp_path / "ours", "ours"), CertificateAuthority(tmp_path / "others", "others")
+    ours, others = (
+        CertificateAuthority(tmp_path / "ours", "ours"),
+        CertificateAuthority(tmp_path / "others", "others"),
+    )
     agent_files = ours.issue("agent")
-    tls: tuple[str, ...] = ("--tls-certificate", str(agent_files.certificate), "--tls-key", str(agent_files.key))
+    tls: tuple[str, ...] = (
+        "--tls-certificate",
+        str(agent_files.certificate),
+        "--tls-key",
+        str(agent_files.key),
+    )
     tls += ("--tls-ca", str(agent_files.ca))
     with running_system(tmp_path) as system, ControlServer(others.issue("stranger")) as stranger:
         agent = start(system, stranger, tmp_path, *tls)
         stranger.send(configuration("evil", "execve"))
-        until(lambda: "CERTIFICATE_VERIFY_FAILED" in agent.get("readyz"), "the certificate is refused")
+        until(
+            lambda: "CERTIFICATE_VERIFY_FAILED" in agent.get("readyz"),
+            "the certificate is rejected",
+        )
         assert stranger.reports == []
         assert agent.stop() == 0
     with running_system(tmp_path) as system, ControlServer(ours.issue("operator")) as operator:
@@ -294,7 +351,14 @@ def test_it_follows_by_mutual_tls_only_whom_its_ca_signed(tmp_path: Path) -> Non
 
 def test_plaintext_to_another_machine_must_be_asked_for(tmp_path: Path) -> None:
     """An operator that is not on this machine is not followed without TLS, unless told so: the agent does not start."""
-    command: list[str | Path] = [BIN / "infrasight", "agent", "--operator", "operator.example:7444", "--state", tmp_path]
+    command: list[str | Path] = [
+        BIN / "infrasight",
+        "agent",
+        "--operator",
+        "operator.example:7444",
+        "--state",
+        tmp_path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 1, done.stderr
     assert "operator.example:7444 is not on this machine and there is no TLS" in done.stderr

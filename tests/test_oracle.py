@@ -110,20 +110,36 @@ def stressor(name: str, *options: str) -> tuple[str, ...]:
     return ("stress-ng", f"--{name}", "1", *options, "--temp-path", ".")
 
 
-NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")  # stress-ng executes nothing as root
+NOBODY = (
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+)  # stress-ng executes nothing as root
 CUT = {("chmod", "path_cut"), ("chmod", "resolved_path_cut"), ("chmod", "old_mode_missing")}
 NO_PATH = {("chmod", "resolved_path_missing")}  # fchmod of sockets
 WORKLOADS = {
     "dpkg": Workload(("sh", "-exc", BUILD), {"execve": 80, "open": 1000, "chmod": 200}),
     "git": Workload(("sh", "-exc", GIT), {"execve": 15, "open": 5000, "chmod": 10}),
-    "compileall": Workload((sys.executable, "-m", "compileall", "-q", "-j", "2", "copy"), {"execve": 1, "open": 250}),
+    "compileall": Workload(
+        (sys.executable, "-m", "compileall", "-q", "-j", "2", "copy"), {"execve": 1, "open": 250}
+    ),
     "signals": Workload(("sh", "-exc", SIGNALS), {"execve": 10, "open": 100}),
-    "exec": Workload(NOBODY + stressor("exec", "--exec-ops", "20", "--exec-max", "10"), {"execve": 20}, ()),
+    "exec": Workload(
+        NOBODY + stressor("exec", "--exec-ops", "20", "--exec-max", "10"), {"execve": 20}, ()
+    ),
     "open": Workload(stressor("open", "--open-ops", "2000"), {"execve": 1, "open": 2000}),
-    "chmod": Workload(stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)),
-    "sock": Workload(stressor("sock", "--sock-port", "{port}", "--sock-ops", "20"), {"connect": 20, "accept": 20}),
+    "chmod": Workload(
+        stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)
+    ),
+    "sock": Workload(
+        stressor("sock", "--sock-port", "{port}", "--sock-ops", "20"), {"connect": 20, "accept": 20}
+    ),
     "sock6": Workload(
-        stressor("sock", "--sock-port", "{port}", "--sock-ops", "20", "--sock-domain", "ipv6"), {"connect": 20, "accept": 20}
+        stressor("sock", "--sock-port", "{port}", "--sock-ops", "20", "--sock-domain", "ipv6"),
+        {"connect": 20, "accept": 20},
     ),
     "sockabuse": Workload(
         stressor("sockabuse", "--sockabuse-port", "{port}", "--sockabuse-ops", "20"),
@@ -131,9 +147,13 @@ WORKLOADS = {
         said=frozenset(NO_PATH),
     ),
     "sockmany": Workload(
-        stressor("sockmany", "--sockmany-port", "{port}", "--sockmany-ops", "20"), {"connect": 20, "accept": 15}
+        stressor("sockmany", "--sockmany-port", "{port}", "--sockmany-ops", "20"),
+        {"connect": 20, "accept": 15},
     ),
-    "epoll": Workload(stressor("epoll", "--epoll-port", "{port}", "--epoll-ops", "50"), {"connect": 20, "accept": 20}),
+    "epoll": Workload(
+        stressor("epoll", "--epoll-port", "{port}", "--epoll-ops", "50"),
+        {"connect": 20, "accept": 20},
+    ),
     "epoll4": Workload(
         stressor("epoll", "--epoll-port", "{port}", "--epoll-ops", "50", "--epoll-domain", "ipv4"),
         {"connect": 20, "accept": 20},
@@ -158,16 +178,23 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def run(recording: Oracle, folder: Path, workload: Workload) -> tuple[Traced, dict[str, list[Row]], Verdict]:
+def run(
+    recording: Oracle, folder: Path, workload: Workload
+) -> tuple[Traced, dict[str, list[Row]], Verdict]:
     """Runs it under both."""
     stdlib = sysconfig.get_path("stdlib")
     shutil.copytree(f"{stdlib}/encodings", folder / "copy")
     recording.begin()
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
         ports = {"{port}": str(one.getsockname()[1]), "{other_port}": str(two.getsockname()[1])}
     replaced = {"{stdlib}": stdlib, "{python}": sys.executable, "{name}": folder.name, **ports}
     command = [re.sub(r"{\w+}", lambda word: replaced[word[0]], part) for part in workload.command]
-    traced = strace(command, CALLS + DELETING + ASKING, folder / "strace.log", *workload.options, cwd=folder)
+    traced = strace(
+        command, CALLS + DELETING + ASKING, folder / "strace.log", *workload.options, cwd=folder
+    )
     rows = recording.rows(traced)
     return traced, rows, compare(traced, rows, COMPARISONS)
 
@@ -176,21 +203,33 @@ def strangers(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int
     """The ends of connections that were accepted and that nobody made: strace shows a client's own end nowhere else."""
     ends = ("remote_address", "remote_port", "local_address", "local_port")
     made = {tuple(row[name] for name in ends) for row in rows["connect"]}
-    came = {tuple(row[name] for name in ends[2:] + ends[:2]) for row in rows["accept"] if row["fd"] >= 0 and row["protocol"]}
+    came = {
+        tuple(row[name] for name in ends[2:] + ends[:2])
+        for row in rows["accept"]
+        if row["fd"] >= 0 and row["protocol"]
+    }
     return came - made
 
 
 def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
     """Whether strace saw another thread take a file of that name away before it saw the end of the call."""
     return any(
-        other.name in DELETING and other.tid != opened.tid and other.end > opened.place and other.place < opened.end + SLACK
+        other.name in DELETING
+        and other.tid != opened.tid
+        and other.end > opened.place
+        and other.place < opened.end + SLACK
         for other in traced.calls
-        if any(isinstance(path, Text) and path.value.endswith(opened.link.rpartition(b"/")[2]) for path in other.arguments)
+        if any(
+            isinstance(path, Text) and path.value.endswith(opened.link.rpartition(b"/")[2])
+            for path in other.arguments
+        )
     )
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_every_call_is_a_row_and_every_row_a_call(recording: Oracle, folder: Path, name: str) -> None:
+def test_every_call_is_a_row_and_every_row_a_call(
+    recording: Oracle, folder: Path, name: str
+) -> None:
     """None missing, none surplus, none with another path, argument, flag or result than strace says."""
     workload = WORKLOADS[name]
     traced, rows, verdict = run(recording, folder, workload)
@@ -199,7 +238,9 @@ def test_every_call_is_a_row_and_every_row_a_call(recording: Oracle, folder: Pat
     assert not strangers(rows)
     assert all(deleted_meanwhile(traced, call) for call in verdict.later)
     assert {call.tid for call in verdict.unended} <= traced.killed
-    assert not {probe: least for probe, least in workload.least.items() if verdict.compared[probe] < least}
+    assert not {
+        probe: least for probe, least in workload.least.items() if verdict.compared[probe] < least
+    }
     assert set(verdict.said) <= workload.said
 
 
@@ -218,8 +259,10 @@ def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
         "wrong mode": rows | {"chmod": [first | {"mode": 0o777}, second]},
         "wrong return_code": rows | {"open": [*opened[:-1], opened[-1] | {"return_code": -13}]},
         "wrong path": rows | {"open": [*opened[:-1], opened[-1] | {"path": b"other"}]},
-        "wrong resolved_path": rows | {"open": [opened[0] | {"resolved_path": b"/other"}, *opened[1:]]},
-        "wrong argv": rows | {"execve": [rows["execve"][0] | {"argv": [b"sh"]}, *rows["execve"][1:]]},
+        "wrong resolved_path": rows
+        | {"open": [opened[0] | {"resolved_path": b"/other"}, *opened[1:]]},
+        "wrong argv": rows
+        | {"execve": [rows["execve"][0] | {"argv": [b"sh"]}, *rows["execve"][1:]]},
         "wrong quality": rows | {"open": [opened[0] | {"quality": ["path_missing"]}, *opened[1:]]},
     }
     for change, tampered in changes.items():
@@ -259,11 +302,15 @@ def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> No
         (came, {"fd": 77}),
     ]
     for row, changed in changes:
-        tampered = {probe: [had | changed if had is row else had for had in rows[probe]] for probe in rows}
+        tampered = {
+            probe: [had | changed if had is row else had for had in rows[probe]] for probe in rows
+        }
         verdict = compare(traced, tampered, COMPARISONS)
         named = {wrong[1] for wrong in verdict.wrong}
         assert named == set(changed), changed
-        assert verdict.faults() == ({"wrong", "surplus"} if changed.get("quality") and row is tcp else {"wrong"}), changed
+        assert verdict.faults() == (
+            {"wrong", "surplus"} if changed.get("quality") and row is tcp else {"wrong"}
+        ), changed
     left, twice = [row for row in connects if row is not outcome], [*connects, outcome]
     assert compare(traced, rows | {"connect": left}, COMPARISONS).faults() == {"awaited"}
     assert compare(traced, rows | {"connect": twice}, COMPARISONS).faults() == {"surplus"}

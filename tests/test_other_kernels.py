@@ -26,7 +26,13 @@ def report(*command: str) -> dict[str, Any]:
     """Runs a command to its end, and whatever it started; returns the JSON that it prints last."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/support")}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         said, _ = process.communicate(timeout=MINUTES * 60)
@@ -43,13 +49,13 @@ def report(*command: str) -> dict[str, Any]:
 
 
 def has_everything(found: dict[str, Any]) -> None:
-    """Every expected row came, once, and right; nothing was dropped or unseen; the trackers run."""
+    """Every expected row came, once, and right; nothing was dropped or untraced; the trackers run."""
     assert found["probes"].keys() == {"accept", "chmod", "connect", "execve", "open"}
     for probe, said in found["probes"].items():
         assert said["wrong"] == [], probe
         assert said["found"] == said["expected"] > 0, probe
         assert said["dropped"] == 0, probe
-    assert set(found["unseen"].values()) == {0}
+    assert set(found["untraced"].values()) == {0}
     assert found["untracked"] == {}
 
 
@@ -59,13 +65,17 @@ def test_this_kernel() -> None:
     has_everything(found)
     said = documented(DOCUMENT.read_text(), column(found))
     if not said:
-        pytest.skip(f"docs/kernels.md has no column {column(found)!r}; the rows themselves were right")
+        pytest.skip(
+            f"docs/kernels.md has no column {column(found)!r}; the rows themselves were right"
+        )
     assert cells(found) == said
 
 
 @pytest.mark.guest
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the guests' kernels are of amd64")
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can unpack a guest's kernel where it looks for it")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can unpack a guest's kernel where it looks for it"
+)
 @pytest.mark.parametrize("series", ["6.1", "6.12"])
 def test_a_kernel_of_debian(series: str) -> None:
     """The same in a guest that runs Debian's kernel of a series, and the document says what was seen there."""

@@ -52,20 +52,38 @@ class Done:
     failures: dict[str, str]
 
 
-def install(operator: str, target: Path, environment: Mapping[str, str], *options: str, timeout: int = 100) -> Done:
+def install(
+    operator: str, target: Path, environment: Mapping[str, str], *options: str, timeout: int = 100
+) -> Done:
     """Runs the command."""
-    command: list[str | Path] = [BIN / "infrasight", "packages", "--operator", operator, "--node", "node-a"]
+    command: list[str | Path] = [
+        BIN / "infrasight",
+        "packages",
+        "--operator",
+        operator,
+        "--node",
+        "node-a",
+    ]
     command += ["--target", target, "--timeout", str(timeout), *options]
     environ = {**os.environ, **environment}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     report: dict[str, Any] = json.loads((target / "report.json").read_text())
     installed = [(package["name"], package["version"]) for package in report["installed"]]
-    return Done(done.returncode, done.stderr, installed, {each["name"]: each["reason"] for each in report["failures"]})
+    return Done(
+        done.returncode,
+        done.stderr,
+        installed,
+        {each["name"]: each["reason"] for each in report["failures"]},
+    )
 
 
 def wanted(*packages: tuple[str, str] | tuple[str, str, str]) -> Configuration:
     """A configuration with packages: name, version and, for some, a hash."""
-    return Configuration(digest="a", settings="{}", packages=[Package(name=n, version=v, hashes=h) for n, v, *h in packages])
+    return Configuration(
+        digest="a",
+        settings="{}",
+        packages=[Package(name=n, version=v, hashes=h) for n, v, *h in packages],
+    )
 
 
 def names(target: Path) -> set[str]:
@@ -90,20 +108,36 @@ def test_an_agent_runs_a_probe_that_was_installed_from_the_index(
         system.start_server()
         following = ("--operator", operator.address, "--state", str(tmp_path / "state"))
         environment = {"PYTHONPATH": str(target), "INFRASIGHT_AGENT_PACKAGES": str(target)}
-        agent = system.start_agent(*following, ready=False, every_probe=True, environment=environment)
-        operator.send(Configuration(digest="b", settings='{"probes": ["sample"], "options": {"sample": {"slots": 1024}}}'))
+        agent = system.start_agent(
+            *following, ready=False, every_probe=True, environment=environment
+        )
+        operator.send(
+            Configuration(
+                digest="b",
+                settings='{"probes": ["sample"], "options": {"sample": {"slots": 1024}}}',
+            )
+        )
         report = operator.wait(lambda report: report.digest == "b", "the configuration is taken")
         assert list(report.running) == ["sample"]
         assert "sample" in report.installed
-        assert [(package.name, package.version) for package in report.packages] == [("infrasight-probe-sample", "1.0")]
+        assert [(package.name, package.version) for package in report.packages] == [
+            ("infrasight-probe-sample", "1.0")
+        ]
         (failure,) = report.failures
         assert (failure.name, failure.is_package) == ("nonsense", True)
-        assert "Could not find a version that satisfies the requirement nonsense==3.0" in failure.reason
-        until(lambda: agent.metric('infrasight_events_read_total{probe="sample"}') > 0, "it records")
+        assert (
+            "Could not find a version that satisfies the requirement nonsense==3.0"
+            in failure.reason
+        )
+        until(
+            lambda: agent.metric('infrasight_events_read_total{probe="sample"}') > 0, "it records"
+        )
         assert agent.stop() == 0
 
 
-def test_what_fails_is_named_and_the_others_are_installed(operator: ControlServer, index: PackageIndex, tmp_path: Path) -> None:
+def test_what_fails_is_named_and_the_others_are_installed(
+    operator: ControlServer, index: PackageIndex, tmp_path: Path
+) -> None:
     """A wrong hash, a version that is not there, a conflict with the image, a hashed one that needs what is not named: each
     fails by itself, with the reason; dependencies come along, the image's own are not copied."""
     target = tmp_path / "packages"
@@ -130,7 +164,9 @@ def test_what_fails_is_named_and_the_others_are_installed(operator: ControlServe
     )
     done = install(operator.address, target, index.environment)
     assert done.status == 0
-    assert done.installed == [("demo-good", "1.0"), ("numpy", NUMPY), ("demo-helper", "1.0")], done.failures
+    assert done.installed == [("demo-good", "1.0"), ("numpy", NUMPY), ("demo-helper", "1.0")], (
+        done.failures
+    )
     assert names(target) == {"demo_good.py", "demo_helper.py", "demo_alone.py"}
     said = {
         "demo-forged": "does not match the hashes that are given",
@@ -168,19 +204,33 @@ def test_an_operator_that_is_away_ends_in_a_report(tmp_path: Path) -> None:
         done = install(away.address, tmp_path / "packages", {}, timeout=3)
         assert (done.status, done.installed) == (0, [])
         assert time.monotonic() - begun < 60
-        assert f"the operator at {away.address} has not said what to install: UNAVAILABLE" in done.failures["packages"]
+        assert (
+            f"the operator at {away.address} has not said what to install: UNAVAILABLE"
+            in done.failures["packages"]
+        )
         away.start()
         done = install(away.address, tmp_path / "packages", {}, timeout=3)
         assert "'node-a' is not known here" in done.failures["packages"]
         assert set(away.asked) == {"node-a"}
 
 
-def test_a_folder_with_something_else_is_left_alone(operator: ControlServer, tmp_path: Path) -> None:
+def test_a_folder_with_something_else_is_left_alone(
+    operator: ControlServer, tmp_path: Path
+) -> None:
     """A folder that holds files of others is refused before anything is removed."""
     operator.send(wanted())
     (tmp_path / "precious").write_text("x")
-    command: list[str | Path] = [BIN / "infrasight", "packages", "--operator", operator.address, "--node", "a"]
-    done = subprocess.run([*command, "--target", tmp_path], capture_output=True, text=True, check=False)
+    command: list[str | Path] = [
+        BIN / "infrasight",
+        "packages",
+        "--operator",
+        operator.address,
+        "--node",
+        "a",
+    ]
+    done = subprocess.run(
+        [*command, "--target", tmp_path], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "name an empty folder" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
@@ -192,7 +242,17 @@ def test_it_asks_by_mutual_tls(tmp_path: Path) -> None:
     with ControlServer(ours.issue("operator")) as operator:
         operator.send(wanted())
         files = ours.issue("agent")
-        tls = ("--tls-certificate", str(files.certificate), "--tls-key", str(files.key), "--tls-ca", str(files.ca))
+        tls = (
+            "--tls-certificate",
+            str(files.certificate),
+            "--tls-key",
+            str(files.key),
+            "--tls-ca",
+            str(files.ca),
+        )
         done = install(operator.address, tmp_path / "packages", {}, *tls)
         assert (done.status, done.failures) == (0, {})
-        assert "UNAVAILABLE" in install(operator.address, tmp_path / "packages", {}, timeout=3).failures["packages"]
+        assert (
+            "UNAVAILABLE"
+            in install(operator.address, tmp_path / "packages", {}, timeout=3).failures["packages"]
+        )

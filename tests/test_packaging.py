@@ -18,8 +18,8 @@ from pathlib import Path
 import infrasight.v1.stream_pb2_grpc
 import infrasight_core, infrasight_operator, infrasight_server
 import infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
-from infrasight_core.plugins import PluginManager
-from infrasight_core.program import Kernel
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.program import Kernel
 ours = infrasight.v1, infrasight_core, infrasight_operator, infrasight_server, infrasight_probe_execve, infrasight_probe_net
 for module in ours:
     assert all(Path(path).is_relative_to(sys.prefix) for path in module.__path__), module.__path__
@@ -38,7 +38,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A freshly built wheel of each package."""
     folder = tmp_path_factory.mktemp("wheels")
     for package in PACKAGES:
-        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "hatchling",
+            "build",
+            "--target",
+            "wheel",
+            "--directory",
+            str(folder),
+        ]
         subprocess.run(command, cwd=ROOT / package, check=True)
     return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in PACKAGES}
 
@@ -47,7 +56,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
     """What lies in the package's `src` is in its wheel, resources and generated code too, and nothing else but the licences."""
     source = ROOT / package / "src"
-    wanted = {str(f.relative_to(source)) for f in source.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    wanted = {
+        str(f.relative_to(source))
+        for f in source.rglob("*")
+        if f.is_file() and "__pycache__" not in f.parts
+    }
     with zipfile.ZipFile(wheels[package]) as wheel:
         names = wheel.namelist()
     held = {name for name in names if ".dist-info/" not in name}
@@ -90,12 +103,25 @@ def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
-    site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip()
+    site = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    ).strip()
     # The dependencies come from this environment; its own .pth files, which name the tree, are not followed from there.
-    (Path(site) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    (Path(site) / "dependencies.pth").write_text(
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
+    )
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()], check=True)
+    subprocess.run(
+        [uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()],
+        check=True,
+    )
     subprocess.run([python, "-I", "-c", USE], check=True, cwd=tmp_path)
     for command in ("infrasight", "infrasight-operator", "infrasight-server"):
-        shown = subprocess.run([python.with_name(command), "--help"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            [python.with_name(command), "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert "Usage:" in shown.stdout

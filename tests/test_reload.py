@@ -15,7 +15,9 @@ def test_the_file_changes_filters_and_a_mistake_changes_nothing(tmp_path: Path) 
         system.start_server()
         agent = system.start_agent("--config", str(file))
         execute("mark-reload", 5)
-        file.write_text('probes = ["execve"]\nstop_seconds = 9.0\n[filters.execve]\nexclude_comm = ["true"]\n')
+        file.write_text(
+            'probes = ["execve"]\nstop_seconds = 9.0\n[filters.execve]\nexclude_comm = ["true"]\n'
+        )
         until(lambda: "settings changed" in agent.log(), "the file has been read again")
         execute("mark-reload", 5, 100)
         file.write_text('probes = ["execve"]\n[filters.execve]\nexclude_pid = ["x"]\n')
@@ -29,10 +31,17 @@ def test_the_file_changes_filters_and_a_mistake_changes_nothing(tmp_path: Path) 
         assert agent.metric("infrasight_events_filtered_total") >= 10
         assert agent.stop() == 0
         log = agent.log().splitlines()
-        found = sorted(int(row["number"]) for row in system.rows("mark-reload", "argv[3] AS number"))
+        found = sorted(
+            int(row["number"]) for row in system.rows("mark-reload", "argv[3] AS number")
+        )
     assert found == [*range(5), *range(300, 305)]
     (mistake,) = [line for line in log if "settings not changed" in line]
     assert "filters.execve.exclude_pid" in mistake
     assert any("take effect at the next start" in line and "stop_seconds" in line for line in log)
     assert "Traceback" not in "".join(log)
-    assert sum("agent connected" in line for line in (tmp_path / "server.log").read_text().splitlines()) == 3
+    assert (
+        sum(
+            "agent connected" in line for line in (tmp_path / "server.log").read_text().splitlines()
+        )
+        == 3
+    )

@@ -44,7 +44,11 @@ def test_make_run_shows_events_that_can_be_asked_for(start: Callable[..., RunScr
     sql = "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' ORDER BY time LIMIT 1"
     query = [str(INFRASIGHT), "query", f"--server=127.0.0.1:{run.port}", sql]
     answer = subprocess.run(query, capture_output=True, text=True, check=True)
-    assert json.loads(answer.stdout) == {"argv": ["/bin/true", "seen"], "return_code": 0, "user": "root"}
+    assert json.loads(answer.stdout) == {
+        "argv": ["/bin/true", "seen"],
+        "return_code": 0,
+        "user": "root",
+    }
     assert len(run.left_over()) >= 4
     run.process.terminate()
     run.ended()
@@ -59,7 +63,10 @@ def test_a_part_that_dies_is_named(start: Callable[..., RunScript]) -> None:
     run.wait_for_event("alive")
     os.kill(run.part("agent"), signal.SIGKILL)
     assert run.ended() == 1
-    assert f"the agent ended by SIGKILL; the last lines of {run.data}/logs/agent.log:\n  {{" in run.said()
+    assert (
+        f"the agent ended by SIGKILL; the last lines of {run.data}/logs/agent.log:\n  {{"
+        in run.said()
+    )
     assert run.left_over() == []
 
 
@@ -88,7 +95,9 @@ def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
 def test_nobody_reads_the_pipe(start: Callable[..., RunScript]) -> None:
     """When the reader of its pipe has had enough, it stops everything; that is no failure."""
     run = start("bash", "-o", "pipefail", "-c", f"{sys.executable} tools/run.py | head -n 1")
-    for _ in range(SECONDS):  # the first event may come from elsewhere, of any probe; on a quiet machine only from here
+    for _ in range(
+        SECONDS
+    ):  # the first event may come from elsewhere, of any probe; on a quiet machine only from here
         if run.process.poll() is None:
             subprocess.run(["/bin/true", "there"], check=True)
             time.sleep(1)
@@ -112,8 +121,18 @@ def refused(tmp_path: Path) -> Callable[..., str]:
     """Runs the script with settings that it must refuse; returns the one line that it says."""
 
     def run(**settings: str) -> str:
-        env = {**os.environ, **dict(zip(PORTS, map(str, free_ports()), strict=True)), "INFRASIGHT_RUN_DATA": str(tmp_path)}
-        shown = subprocess.run([sys.executable, SCRIPT], env=env | settings, capture_output=True, text=True, check=False)
+        env = {
+            **os.environ,
+            **dict(zip(PORTS, map(str, free_ports()), strict=True)),
+            "INFRASIGHT_RUN_DATA": str(tmp_path),
+        }
+        shown = subprocess.run(
+            [sys.executable, SCRIPT],
+            env=env | settings,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert shown.returncode == 1
         assert shown.stdout == ""
         assert shown.stderr.count("\n") == 1
@@ -129,12 +148,18 @@ def test_a_taken_port_is_named(refused: Callable[..., str]) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         line = refused(INFRASIGHT_RUN_PORT=port)
-    assert line == f"run: port {port} is taken (Address already in use); choose another with INFRASIGHT_RUN_PORT=…\n"
+    assert (
+        line
+        == f"run: port {port} is taken (Address already in use); choose another with INFRASIGHT_RUN_PORT=…\n"
+    )
 
 
 def test_what_is_no_port_is_named(refused: Callable[..., str]) -> None:
     """A value that is no port is named, with what is allowed."""
-    assert refused(INFRASIGHT_RUN_PORT="x") == "run: INFRASIGHT_RUN_PORT='x' is not a port; give a number from 1 to 65535\n"
+    assert (
+        refused(INFRASIGHT_RUN_PORT="x")
+        == "run: INFRASIGHT_RUN_PORT='x' is not a port; give a number from 1 to 65535\n"
+    )
 
 
 def test_an_unwritable_data_directory_is_named(refused: Callable[..., str], tmp_path: Path) -> None:

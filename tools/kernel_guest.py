@@ -35,7 +35,14 @@ def say(text: str) -> None:
 
 def run(*command: str | Path, folder: Path | None = None) -> str:
     """Runs a command and returns its output."""
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise GuestError(f"{shlex.join(map(str, command))} failed: {done.stdout[-400:]}")
     return done.stdout
@@ -43,7 +50,11 @@ def run(*command: str | Path, folder: Path | None = None) -> str:
 
 def virtme() -> Path:
     """virtme-ng, in a virtual environment of its own, with the Debian packages that it needs."""
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("kmod") or not shutil.which("busybox"):
+    if (
+        not shutil.which("qemu-system-x86_64")
+        or not shutil.which("kmod")
+        or not shutil.which("busybox")
+    ):
         say(f"apt-get install {' '.join(DEBIAN)}")
         run("apt-get", "install", "-y", "--no-install-recommends", *DEBIAN)
     environment = CACHE / "virtme"
@@ -57,9 +68,13 @@ def virtme() -> Path:
 def kernel(series: str) -> Path:
     """The newest kernel of a series, unpacked; its modules where the guest looks for them."""
     pattern = rf"^linux-image-{re.escape(series)}\.[0-9.]+(\+deb[0-9]+|-[0-9]+)-amd64$"
-    names = [line.split()[0] for line in run("apt-cache", "search", "--names-only", pattern).splitlines()]
+    names = [
+        line.split()[0] for line in run("apt-cache", "search", "--names-only", pattern).splitlines()
+    ]
     if not names:
-        raise GuestError(f"there is no kernel package of {series}: run apt-get update, or give 6.1, 6.12 …")
+        raise GuestError(
+            f"there is no kernel package of {series}: run apt-get update, or give 6.1, 6.12 …"
+        )
     package = max(names, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     folder, version = CACHE / "kernels" / package, package.removeprefix("linux-image-")
     if not (folder / "boot").exists():
@@ -89,18 +104,47 @@ def guest(image: Path, programs: Path, command: list[str]) -> int:
             f"{mounts}\n{scratch}\ncd {shlex.quote(str(Path.cwd()))}\n"
             f"{shlex.join(command)} > {work}/output 2>&1\necho $? > {work}/status\n"
         )
-        options = ["--disable-microvm", "--disable-kvm", "--force-9p", "--memory", "4G", "--cpus", "2", "--user", "root"]
+        options = [
+            "--disable-microvm",
+            "--disable-kvm",
+            "--force-9p",
+            "--memory",
+            "4G",
+            "--cpus",
+            "2",
+            "--user",
+            "root",
+        ]
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-        boot: list[str | Path] = [programs / "virtme-ng", "-r", image, *options, "--rwdir=/tmp", "--", "bash", script]
+        boot: list[str | Path] = [
+            programs / "virtme-ng",
+            "-r",
+            image,
+            *options,
+            "--rwdir=/tmp",
+            "--",
+            "bash",
+            script,
+        ]
         try:
             with Path(os.devnull).open("r+b") as nowhere:
                 subprocess.run(
-                    boot, env=environment, timeout=SECONDS, check=False, stdin=nowhere, stdout=nowhere, stderr=nowhere
+                    boot,
+                    env=environment,
+                    timeout=SECONDS,
+                    check=False,
+                    stdin=nowhere,
+                    stdout=nowhere,
+                    stderr=nowhere,
                 )
         except subprocess.TimeoutExpired:
             say(f"not done after {SECONDS} s")
         output, status = Path(work) / "output", Path(work) / "status"
-        sys.stdout.write(output.read_text(errors="replace") if output.exists() else "the guest did not run the command\n")
+        sys.stdout.write(
+            output.read_text(errors="replace")
+            if output.exists()
+            else "the guest did not run the command\n"
+        )
         return int(status.read_text()) if status.exists() else 1
 
 

@@ -29,7 +29,9 @@ def main(arguments: list[str]) -> int:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             generate(source, Path(scratch))
-            stale += differences(Path(scratch), CORE if source == WIRE else source, write=not arguments)
+            stale += differences(
+                Path(scratch), CORE if source == WIRE else source, write=not arguments
+            )
     for line in stale:
         print(line)
     if stale and arguments:
@@ -47,7 +49,12 @@ def generate(source: Path, into: Path) -> None:
         if "\nservice " in file.read_text(encoding="utf-8"):
             outputs.append(f"--grpc_python_out={into}")
         well_known = Path(grpc_tools.__file__).parent / "_proto"
-        if protoc.main(["protoc", f"-I{source}", f"-I{WIRE}", f"-I{well_known}", *outputs, str(name)]) != 0:
+        if (
+            protoc.main(
+                ["protoc", f"-I{source}", f"-I{WIRE}", f"-I{well_known}", *outputs, str(name)]
+            )
+            != 0
+        ):
             sys.exit(f"protoc failed on {file}")
         if source == WIRE:
             shutil.copyfile(file, into / name)

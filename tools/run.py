@@ -72,10 +72,14 @@ class Settings:
                 try:
                     probe.bind(("127.0.0.1", int(text)))
                 except OSError as error:
-                    raise RunError(f"port {text} is taken ({error.strerror}); choose another with {name}=…") from error
+                    raise RunError(
+                        f"port {text} is taken ({error.strerror}); choose another with {name}=…"
+                    ) from error
             ports.append(int(text))
         if len(set(ports)) < len(ports):
-            raise RunError(f"ports {ports} must differ; see INFRASIGHT_RUN_PORT and the two …_STATUS_PORT")
+            raise RunError(
+                f"ports {ports} must differ; see INFRASIGHT_RUN_PORT and the two …_STATUS_PORT"
+            )
         data = Path(os.environ.get("INFRASIGHT_RUN_DATA", "") or ROOT / "data").absolute()
         return cls(port=ports[0], server_status=ports[1], agent_status=ports[2], data=data)
 
@@ -117,8 +121,17 @@ class Part:
         told = f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
         if self.log is None:
             raise RunError(f"{self.name} ended {told}")
-        lines = self.log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()[-LOG_LINES:]
-        raise RunError("\n".join([f"the {self.name} ended {told}; the last lines of {self.log}:", *(f"  {x}" for x in lines)]))
+        lines = self.log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()[
+            -LOG_LINES:
+        ]
+        raise RunError(
+            "\n".join(
+                [
+                    f"the {self.name} ended {told}; the last lines of {self.log}:",
+                    *(f"  {x}" for x in lines),
+                ]
+            )
+        )
 
     def stop(self) -> None:
         """Asks it to end; kills what is left of its group after a while."""
@@ -150,7 +163,9 @@ def _nobody_reads() -> bool:
 
 def say(text: str) -> None:
     """Tells the person at the terminal."""
-    with contextlib.suppress(OSError):  # the terminal may be gone; the parts must be stopped all the same
+    with contextlib.suppress(
+        OSError
+    ):  # the terminal may be gone; the parts must be stopped all the same
         print(text, file=sys.stderr, flush=True)
 
 
@@ -174,7 +189,9 @@ def wait_ready(part: Part, port: int, stopping: threading.Event) -> None:
         except OSError:
             reason = "it does not answer"
         if time.monotonic() - started > READY_SECONDS:
-            raise RunError(f"the {part.name} is not ready after {READY_SECONDS:.0f} s: {reason}; see {part.log}")
+            raise RunError(
+                f"the {part.name} is not ready after {READY_SECONDS:.0f} s: {reason}; see {part.log}"
+            )
 
 
 def run(settings: Settings, stopping: threading.Event) -> None:
@@ -192,11 +209,27 @@ def run(settings: Settings, stopping: threading.Event) -> None:
         ) from error
     server = f"127.0.0.1:{settings.port}"
     say(f"server on {server}, data and logs in {settings.data}")
-    listen = [f"--listen={server}", f"--status-listen=127.0.0.1:{settings.server_status}", f"--data={settings.data}"]
-    status, config = f"--status-listen=127.0.0.1:{settings.agent_status}", settings.data / "agent.toml"
-    agent: list[str | Path] = [BIN / "infrasight", "agent", f"--server={server}", status, f"--config={config}"]
+    listen = [
+        f"--listen={server}",
+        f"--status-listen=127.0.0.1:{settings.server_status}",
+        f"--data={settings.data}",
+    ]
+    status, config = (
+        f"--status-listen=127.0.0.1:{settings.agent_status}",
+        settings.data / "agent.toml",
+    )
+    agent: list[str | Path] = [
+        BIN / "infrasight",
+        "agent",
+        f"--server={server}",
+        status,
+        f"--config={config}",
+    ]
     parts = [
-        (Part("server", [BIN / "infrasight-server", *listen], logs / "server.log"), settings.server_status),
+        (
+            Part("server", [BIN / "infrasight-server", *listen], logs / "server.log"),
+            settings.server_status,
+        ),
         (Part("agent", agent, logs / "agent.log"), settings.agent_status),
         (Part("infrasight tail", [BIN / "infrasight", "tail", f"--server={server}"], None), None),
     ]
@@ -209,8 +242,12 @@ def run(settings: Settings, stopping: threading.Event) -> None:
                 say(f'  .venv/bin/infrasight query{where} "{QUERY}"')
             part.start()
             started.append(part)
-            if part.name == "server":  # each event that its store writes opens files: without this it would be what is seen
-                config.write_text(f"[filters.all]\nexclude_pid = [{part.process.pid}]\n", encoding="utf-8")
+            if (
+                part.name == "server"
+            ):  # each event that its store writes opens files: without this it would be what is seen
+                config.write_text(
+                    f"[filters.all]\nexclude_pid = [{part.process.pid}]\n", encoding="utf-8"
+                )
             if port is not None:
                 wait_ready(part, port, stopping)
             if stopping.is_set():

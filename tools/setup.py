@@ -26,7 +26,13 @@ UV = VENV / "bin" / "uv"
 
 # What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
 RUN = {"python3-bpfcc": "", "libbpf1": ""}
-RUNTIMES = {"podman": "podman", "containerd": "containerd", "runc": "runc", "busybox-static": "", "mmdebstrap": "mmdebstrap"}
+RUNTIMES = {
+    "podman": "podman",
+    "containerd": "containerd",
+    "runc": "runc",
+    "busybox-static": "",
+    "mmdebstrap": "mmdebstrap",
+}
 TEST = {
     **RUN,
     "gcc": "cc",
@@ -60,20 +66,30 @@ def run(*command: str | Path, tries: int = 1, env: dict[str, str] | None = None)
     line = " ".join(str(part).replace(f"{ROOT}/", "") for part in command)
     say(line)
     for pause in (*PAUSES[: tries - 1], None):
-        status = subprocess.run(command, stdout=sys.stderr, stdin=subprocess.DEVNULL, cwd=ROOT, env=env, check=False).returncode
+        status = subprocess.run(
+            command, stdout=sys.stderr, stdin=subprocess.DEVNULL, cwd=ROOT, env=env, check=False
+        ).returncode
         if status == 0:
             return
         if pause is not None:
             say(f"that failed; trying again in {pause} s")
             time.sleep(pause)
     often = f" {tries} times" if tries > 1 else ""
-    remedy = "; is the registry reachable? Type the command again, what is done is kept" if tries > 1 else ""
+    remedy = (
+        "; is the registry reachable? Type the command again, what is done is kept"
+        if tries > 1
+        else ""
+    )
     raise SetUpError(f"`{line}` failed{often} (status {status}), see above{remedy}")
 
 
 def debian_packages(purpose: str) -> None:
     """Installs the Debian packages that are missing, or says which command does."""
-    wanted = [name for name, command in PACKAGES[purpose].items() if not (command and shutil.which(command))]
+    wanted = [
+        name
+        for name, command in PACKAGES[purpose].items()
+        if not (command and shutil.which(command))
+    ]
     if importlib.util.find_spec("ensurepip") is None:
         wanted.append("python3-venv")
     if not wanted:
@@ -87,16 +103,38 @@ def debian_packages(purpose: str) -> None:
     if not missing:
         return
     if os.geteuid() != 0:
-        raise SetUpError(f"as root, type: apt-get install --no-install-recommends {' '.join(missing)}")
+        raise SetUpError(
+            f"as root, type: apt-get install --no-install-recommends {' '.join(missing)}"
+        )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     options = ("-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0")
-    run("apt-get", *options, "-o", "APT::Update::Error-Mode=any", "update", tries=len(PAUSES) + 1, env=env)
-    run("apt-get", *options, "install", "--no-install-recommends", "-y", *missing, tries=len(PAUSES) + 1, env=env)
+    run(
+        "apt-get",
+        *options,
+        "-o",
+        "APT::Update::Error-Mode=any",
+        "update",
+        tries=len(PAUSES) + 1,
+        env=env,
+    )
+    run(
+        "apt-get",
+        *options,
+        "install",
+        "--no-install-recommends",
+        "-y",
+        *missing,
+        tries=len(PAUSES) + 1,
+        env=env,
+    )
 
 
 def mount_file_systems() -> None:
     """Mounts what recording reads and the kernel did not mount at boot; nothing here is ever unmounted."""
-    mounted = {tuple(line.split()[1:3]) for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()}
+    mounted = {
+        tuple(line.split()[1:3])
+        for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    }
     for folder, kind in FILE_SYSTEMS.items():
         if (folder, kind) in mounted:
             continue
@@ -112,22 +150,40 @@ def mount_file_systems() -> None:
 
 def digest() -> str:
     """Stands for everything that decides what is in the virtual environment."""
-    files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("infrasight-*/pyproject.toml")), LOCK, Path(__file__)]
-    text = b"\0".join([str(ROOT).encode(), *(part for file in files for part in (file.name.encode(), file.read_bytes()))])
+    files = [
+        ROOT / "pyproject.toml",
+        *sorted(ROOT.glob("infrasight-*/pyproject.toml")),
+        LOCK,
+        Path(__file__),
+    ]
+    text = b"\0".join(
+        [
+            str(ROOT).encode(),
+            *(part for file in files for part in (file.name.encode(), file.read_bytes())),
+        ]
+    )
     return hashlib.sha256(text).hexdigest()
 
 
 def registry_settings() -> dict[str, str]:
     """The environment for uv: where pip was told of another index or certificate, uv is told the same."""
     listed = subprocess.run(
-        [VENV / "bin" / "python", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, cwd=ROOT
+        [VENV / "bin" / "python", "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     ).stdout
     told = {}
     for line in listed.splitlines():
         key, _, value = line.partition("=")
         told[key.rpartition(".")[2]] = value.strip("'\"")
     env = {"UV_HTTP_TIMEOUT": "120", "VIRTUAL_ENV": str(VENV)}
-    for key, name in (("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX"), ("cert", "SSL_CERT_FILE")):
+    for key, name in (
+        ("index-url", "UV_DEFAULT_INDEX"),
+        ("extra-index-url", "UV_INDEX"),
+        ("cert", "SSL_CERT_FILE"),
+    ):
         if key in told:
             env[name] = " ".join(told[key].split("\\n"))
     return {**env, **os.environ, "VIRTUAL_ENV": str(VENV)}
@@ -141,19 +197,28 @@ def python_packages() -> None:
     if before == stamp and python.exists():
         return
     say(f"Python {sys.version.split()[0]} ({sys.executable}), into {VENV}")
-    moved = bool(before) and not before.startswith(f"{ROOT}\n")  # its scripts name the place where it was made
+    moved = bool(before) and not before.startswith(
+        f"{ROOT}\n"
+    )  # its scripts name the place where it was made
     if moved or not python.exists():
         importlib.invalidate_caches()
         if importlib.util.find_spec("ensurepip") is None:
-            raise SetUpError(f"{sys.executable} has no ensurepip module; install it, or name another: make PYTHON=…")
+            raise SetUpError(
+                f"{sys.executable} has no ensurepip module; install it, or name another: make PYTHON=…"
+            )
         run(sys.executable, "-m", "venv", "--clear", VENV)
     STAMP.unlink(missing_ok=True)
-    locked = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("uv==")]
+    locked = [
+        line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("uv==")
+    ]
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(PAUSES) + 1, env=env)
     env = registry_settings()
     run(UV, "pip", "install", "--requirements", LOCK, tries=len(PAUSES) + 1, env=env)
-    editable = [f"--editable=./{file.parent.name}" for file in sorted(ROOT.glob("infrasight-*/pyproject.toml"))]
+    editable = [
+        f"--editable=./{file.parent.name}"
+        for file in sorted(ROOT.glob("infrasight-*/pyproject.toml"))
+    ]
     run(UV, "pip", "install", "--offline", "--no-deps", "--no-build-isolation", *editable, env=env)
     STAMP.write_text(stamp, encoding="utf-8")
 
@@ -166,7 +231,9 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     try:
         if sys.version_info < (3, 11):
-            raise SetUpError(f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=…")
+            raise SetUpError(
+                f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=…"
+            )
         with Path(__file__).open() as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
             debian_packages(arguments[0])

@@ -38,7 +38,9 @@ def main() -> None:
         busy += time.thread_time() - began
         if over:
             break
-    print(json.dumps({"events": len(kept), "lost": bpf["lost"][ctypes.c_int(0)].value, "cpu": busy}))
+    print(
+        json.dumps({"events": len(kept), "lost": bpf["lost"][ctypes.c_int(0)].value, "cpu": busy})
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ SCHEMA = pa.schema(
         pa.field("process_key", pa.uint64(), nullable=False),
         pa.field("user", pa.dictionary(pa.int32(), pa.binary()), nullable=False),
         pa.field("exe", pa.binary(), nullable=False),
-        pa.field("quality", pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False)), nullable=False),
+        pa.field(
+            "quality",
+            pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False)),
+            nullable=False,
+        ),
         pa.field("cpu", pa.uint32(), nullable=False),
         pa.field("sequence", pa.uint64(), nullable=False),
         pa.field("flags", pa.uint32(), nullable=False),
@@ -40,7 +44,10 @@ def test_what_nobody_filled_is_empty_and_says_so() -> None:
     assert batch.schema == SCHEMA
     batch.validate(full=True)
     assert batch["user"].to_pylist() == batch["exe"].to_pylist() == [b"", b""]
-    assert batch["quality"].to_pylist() == [["user_missing", "exe_missing"], ["entry_missing", "user_missing", "exe_missing"]]
+    assert batch["quality"].to_pylist() == [
+        ["user_missing", "exe_missing"],
+        ["entry_missing", "user_missing", "exe_missing"],
+    ]
 
 
 def test_position_time_and_key_are_the_events_own() -> None:
@@ -73,7 +80,10 @@ def test_decode_and_enrichers_go_before_the_block() -> None:
     decoded = {"flags": numbers(np.array([7, 7], np.uint32))}
     batch = assemble(columns(), decoded, SCHEMA, CLOCK)
     assert batch["flags"].to_pylist() == [7, 7]
-    extra = {"exe": strings([b"a", b"b"], pa.binary()), "flags": numbers(np.array([8, 9], np.uint32))}
+    extra = {
+        "exe": strings([b"a", b"b"], pa.binary()),
+        "flags": numbers(np.array([8, 9], np.uint32)),
+    }
     assert conform(batch, extra, SCHEMA, [])["flags"].to_pylist() == [8, 9]
 
 
@@ -86,13 +96,21 @@ def test_a_wrong_type_is_named_with_both() -> None:
 def test_a_column_that_the_schema_lacks_is_named() -> None:
     """An enricher's column outside the schema is refused by name, not dropped in silence."""
     with pytest.raises(SchemaError, match="'colour' of an enricher is not in the schema"):
-        conform(assemble(columns(), {}, SCHEMA, CLOCK), {"colour": numbers(np.zeros(2, np.uint8))}, SCHEMA, [])
+        conform(
+            assemble(columns(), {}, SCHEMA, CLOCK),
+            {"colour": numbers(np.zeros(2, np.uint8))},
+            SCHEMA,
+            [],
+        )
 
 
 def test_what_an_enricher_could_not_know_is_flagged_in_its_rows_alone() -> None:
     """A null of an enricher is empty in the row, which says so; the other rows do not."""
     user = strings([b"root"], pa.binary())
-    extra = {"user": pa.DictionaryArray.from_arrays(pa.array([None, 0], pa.int32()), user), "exe": pa.array([b"/a", b"/b"])}
+    extra = {
+        "user": pa.DictionaryArray.from_arrays(pa.array([None, 0], pa.int32()), user),
+        "exe": pa.array([b"/a", b"/b"]),
+    }
     batch = conform(assemble(columns(), {}, SCHEMA, CLOCK), extra, SCHEMA, [])
     assert batch["user"].to_pylist() == [b"", b"root"]
     assert batch["quality"].to_pylist() == [["user_missing"], ["entry_missing"]]
@@ -102,7 +120,10 @@ def test_what_the_kernel_lacked_an_enricher_may_know() -> None:
     """A text that the kernel flagged as missing and an enricher gives is not missing any more, where it does give it."""
     given = columns()
     given.fixed["quality"][:] = 0b100, 0b101  # both exe_missing
-    extra = {"exe": pa.array([b"/bin/sh", None], pa.binary()), "user": constant(b"", 2, pa.binary())}
+    extra = {
+        "exe": pa.array([b"/bin/sh", None], pa.binary()),
+        "user": constant(b"", 2, pa.binary()),
+    }
     batch = conform(assemble(given, {}, SCHEMA, CLOCK), extra, SCHEMA, ["exe"])
     assert batch["exe"].to_pylist() == [b"/bin/sh", b""]
     assert batch["quality"].to_pylist() == [[], ["entry_missing", "exe_missing"]]

@@ -90,8 +90,16 @@ def test_every_event_comes_out_once_and_whole(blocks: Blocks, seed: int) -> None
         if chance.random() < 0.05:
             columns = blocks.take()
             texts = columns.array("text").to_pylist()
-            rows = zip(columns.cpu.tolist(), columns.sequence.tolist(), columns.fixed["number"].tolist(), texts, strict=True)
-            assert columns.array("name").to_pylist() == [b"n%d" % n for n in columns.fixed["number"].tolist()]
+            rows = zip(
+                columns.cpu.tolist(),
+                columns.sequence.tolist(),
+                columns.fixed["number"].tolist(),
+                texts,
+                strict=True,
+            )
+            assert columns.array("name").to_pylist() == [
+                b"n%d" % n for n in columns.fixed["number"].tolist()
+            ]
             for where, sequence, got, got_text in rows:
                 taken[where].append((got, got_text))
                 sequences[where].append(sequence)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from infrasight_core.containers.walk import Mount, mounts, running_mounts, walk
+from infrasight_core.containers.cgroup_walk import Mount, mounts, running_mounts, walk
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy, running_v1_hierarchy
 from infrasight_testbed.cgroups import made, mount_of
 
@@ -23,7 +23,7 @@ PARENT = f"/infrasight-walk-{os.getpid()}/docker"
 # In a mount namespace of its own: covers what is mounted with an empty file system, mounts what it is told, walks.
 SEEN_THERE = """
 import json, sys
-from infrasight_core.containers.walk import running_mounts, walk
+from infrasight_core.containers.cgroup_walk import running_mounts, walk
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
 print(json.dumps([(m.folder, list(walk(m))) for m in running_mounts(running_v1_hierarchy())]))
 """
@@ -41,12 +41,26 @@ print(json.dumps([(m.folder, list(walk(m))) for m in running_mounts(running_v1_h
             MEMORY,
             [Mount("/sys/fs/cgroup/memory", "/", V1), Mount("/sys/fs/cgroup/unified", "/", 0)],
         ),
-        (r"40 31 0:40 /a\040b /mnt/x\134y rw - cgroup2 none rw" + "\n", None, [Mount("/mnt/x\\y", "/a b", 0)]),
+        (
+            r"40 31 0:40 /a\040b /mnt/x\134y rw - cgroup2 none rw" + "\n",
+            None,
+            [Mount("/mnt/x\\y", "/a b", 0)],
+        ),
         (V2_ONLY + "41 30 0:41 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", None, []),
     ],
-    ids=["v2", "v2 beside a v1 that is not mounted", "v1", "v1 by pids", "hybrid", "escapes", "covered"],
+    ids=[
+        "v2",
+        "v2 beside a v1 that is not mounted",
+        "v1",
+        "v1 by pids",
+        "hybrid",
+        "escapes",
+        "covered",
+    ],
 )
-def test_mounts_are_found_in_each_layout(mountinfo: str, v1: V1Hierarchy | None, found: list[Mount]) -> None:
+def test_mounts_are_found_in_each_layout(
+    mountinfo: str, v1: V1Hierarchy | None, found: list[Mount]
+) -> None:
     """From the text of a mountinfo; a mount that lies under another one is not seen."""
     assert mounts(mountinfo, v1) == found
 
@@ -75,12 +89,28 @@ def seen_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
     """What a process finds that sees no other cgroup file system than the one that is mounted so."""
     covered = "mount -t tmpfs none /sys/fs/cgroup"
     script = f'{covered} && mkdir -p "$1" && mount "${{@:2}}" "$1" && exec "$0" -c "$SCRIPT"'
-    command = ["unshare", "-m", "--propagation", "private", "bash", "-c", script, sys.executable, mount[-1], *mount[:-1]]
+    command = [
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        "bash",
+        "-c",
+        script,
+        sys.executable,
+        mount[-1],
+        *mount[:-1],
+    ]
     done = subprocess.run(
-        command, env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SCRIPT": SEEN_THERE}, capture_output=True, text=True
+        command,
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SCRIPT": SEEN_THERE},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    return {folder: [(key, path) for key, path in found] for folder, found in json.loads(done.stdout)}
+    return {
+        folder: [(key, path) for key, path in found] for folder, found in json.loads(done.stdout)
+    }
 
 
 def test_a_host_with_v2_only() -> None:
@@ -97,8 +127,12 @@ def test_a_host_with_v1_only() -> None:
     if v1 is None:
         pytest.skip("no v1 hierarchy has a controller here")
     with made(V1, f"{PARENT}/{CONTAINER}") as folder:
-        seen = seen_with("-t", "cgroup", "-o", v1.controller, "none", f"/sys/fs/cgroup/{v1.controller}")
-        assert (V1 | folder.stat().st_ino, f"{PARENT}/{CONTAINER}") in seen[f"/sys/fs/cgroup/{v1.controller}"]
+        seen = seen_with(
+            "-t", "cgroup", "-o", v1.controller, "none", f"/sys/fs/cgroup/{v1.controller}"
+        )
+        assert (V1 | folder.stat().st_ino, f"{PARENT}/{CONTAINER}") in seen[
+            f"/sys/fs/cgroup/{v1.controller}"
+        ]
     assert len(seen) == 1
 
 

@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from infrasight_core import checks
+from infrasight_core.cli import doctor_checks
 
 MOUNTS = "tracefs /sys/kernel/tracing tracefs rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"
 
@@ -32,62 +32,92 @@ def put(path: Path, content: bytes) -> None:
 
 def test_everything_as_it_should_be(root: Path) -> None:
     """Nothing is to be done on such a machine."""
-    found = [checks.btf(root), checks.tracefs(root), checks.bpffs(root), checks.capabilities(root), checks.lockdown(root)]
-    found += [checks.unprivileged(root), checks.tracepoints(root, ["sched:sched_process_exec"])]
-    found += [checks.kernel("5.15.0-1-amd64"), checks.kernel("6.18.44"), checks.architecture("x86_64"), checks.libbpf()]
+    found = [
+        doctor_checks.btf(root),
+        doctor_checks.tracefs(root),
+        doctor_checks.bpffs(root),
+        doctor_checks.capabilities(root),
+        doctor_checks.lockdown(root),
+    ]
+    found += [
+        doctor_checks.unprivileged(root),
+        doctor_checks.tracepoints(root, ["sched:sched_process_exec"]),
+    ]
+    found += [
+        doctor_checks.kernel("5.15.0-1-amd64"),
+        doctor_checks.kernel("6.18.44"),
+        doctor_checks.architecture("x86_64"),
+        doctor_checks.libbpf(),
+    ]
     assert [(c.name, c.status, c.remedy) for c in found if c.status != "ok" or c.remedy] == []
 
 
 @pytest.mark.parametrize(
-    ("release", "status"), [("5.14.9", "fail"), ("4.18.0-553.el8", "fail"), ("5.15", "ok"), ("odd", "warn")]
+    ("release", "status"),
+    [("5.14.9", "fail"), ("4.18.0-553.el8", "fail"), ("5.15", "ok"), ("odd", "warn")],
 )
 def test_kernel(release: str, status: str) -> None:
     """What is older than 5.15 is refused with what is needed."""
-    check = checks.kernel(release)
+    check = doctor_checks.kernel(release)
     assert check.status == status
     assert ("5.15" in check.remedy) == (status != "ok")
 
 
 def test_architecture() -> None:
     """Other machines than the tested one are said to be so."""
-    assert [checks.architecture(m).status for m in ("x86_64", "aarch64", "riscv64")] == ["ok", "warn", "fail"]
+    assert [doctor_checks.architecture(m).status for m in ("x86_64", "aarch64", "riscv64")] == [
+        "ok",
+        "warn",
+        "fail",
+    ]
 
 
 def test_btf(root: Path) -> None:
     """BTF that is absent or something else needs another kernel."""
     path = root / "sys/kernel/btf/vmlinux"
     path.write_bytes(b"ELF")
-    assert (checks.btf(root).status, "CONFIG_DEBUG_INFO_BTF" in checks.btf(root).remedy) == ("fail", True)
+    assert (
+        doctor_checks.btf(root).status,
+        "CONFIG_DEBUG_INFO_BTF" in doctor_checks.btf(root).remedy,
+    ) == ("fail", True)
     path.unlink()
-    assert (checks.btf(root).status, "CONFIG_DEBUG_INFO_BTF" in checks.btf(root).remedy) == ("fail", True)
+    assert (
+        doctor_checks.btf(root).status,
+        "CONFIG_DEBUG_INFO_BTF" in doctor_checks.btf(root).remedy,
+    ) == ("fail", True)
     path.mkdir()
-    assert checks.btf(root).found.endswith("Is a directory")
+    assert doctor_checks.btf(root).found.endswith("Is a directory")
 
 
 def test_tracefs(root: Path) -> None:
     """Not mounted: the exact command, and nothing is mounted; the old place is as good."""
     mounts = root / "proc/self/mounts"
     mounts.write_text("proc /proc proc rw 0 0\n")
-    assert checks.tracefs(root) == checks.Check(
+    assert doctor_checks.tracefs(root) == doctor_checks.Check(
         "tracefs", "fail", "not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"
     )
-    assert checks.tracepoints(root, ["a:b"]).status == "warn"
+    assert doctor_checks.tracepoints(root, ["a:b"]).status == "warn"
     mounts.write_text("tracefs /sys/kernel/debug/tracing tracefs rw 0 0\n")
     put(root / "sys/kernel/debug/tracing/events/a/b/id", b"1")
-    assert checks.tracefs(root).found == str(root / "sys/kernel/debug/tracing")
-    assert checks.tracepoints(root, ["a:b"]).status == "ok"
+    assert doctor_checks.tracefs(root).found == str(root / "sys/kernel/debug/tracing")
+    assert doctor_checks.tracepoints(root, ["a:b"]).status == "ok"
 
 
 def test_tracepoints(root: Path) -> None:
     """Those that the kernel lacks are named."""
-    check = checks.tracepoints(root, ["sched:sched_process_exec", "syscalls:sys_enter_execve"])
+    check = doctor_checks.tracepoints(
+        root, ["sched:sched_process_exec", "syscalls:sys_enter_execve"]
+    )
     assert (check.status, check.found) == ("fail", "not in this kernel: syscalls:sys_enter_execve")
 
 
 def test_optional_tracepoints() -> None:
     """A call that the kernel does not have costs nothing; another tracepoint that it lacks costs operations."""
-    call, ring = ("chmod", "syscalls:sys_enter_fchmodat2"), ("open", "io_uring:io_uring_cqe_overflow")
-    found = [checks.optional_tracepoints(absent) for absent in ([], [call], [call, ring])]
+    call, ring = (
+        ("chmod", "syscalls:sys_enter_fchmodat2"),
+        ("open", "io_uring:io_uring_cqe_overflow"),
+    )
+    found = [doctor_checks.optional_tracepoints(absent) for absent in ([], [call], [call, ring])]
     assert [check.status for check in found] == ["ok", "ok", "warn"]
     assert "syscalls:sys_enter_fchmodat2 (chmod); it has no such calls" in found[1].found
     assert "are not recorded" in found[2].remedy
@@ -95,20 +125,22 @@ def test_optional_tracepoints() -> None:
 
 def test_compat(root: Path) -> None:
     """32-bit calls: the kernel has none, or they cannot be seen, or it is said whose are recorded."""
-    assert "CONFIG_IA32_EMULATION" in checks.compat(root, "x86_64", ["open"]).found
+    assert "CONFIG_IA32_EMULATION" in doctor_checks.compat(root, "x86_64", ["open"]).found
     put(root / "proc/sys/abi/vsyscall32", b"1\n")
-    assert checks.compat(root, "x86_64", ["open"]).status == "warn"
+    assert doctor_checks.compat(root, "x86_64", ["open"]).status == "warn"
     put(root / "sys/kernel/tracing/events/raw_syscalls/sys_enter/id", b"1\n")
-    check = checks.compat(root, "x86_64", ["open", "chmod", "open"])
+    check = doctor_checks.compat(root, "x86_64", ["open", "chmod", "open"])
     assert (check.status, check.found.startswith("recorded by chmod, open, unless")) == ("ok", True)
 
 
-@pytest.mark.parametrize(("setting", "words"), [(None, "on; "), ("0", "on; "), ("1", "for the privileged"), ("2", "off")])
+@pytest.mark.parametrize(
+    ("setting", "words"), [(None, "on; "), ("0", "on; "), ("1", "for the privileged"), ("2", "off")]
+)
 def test_io_uring(root: Path, setting: str | None, words: str) -> None:
     """Who may use it, and whose operations through it are recorded."""
     if setting is not None:
         put(root / "proc/sys/kernel/io_uring_disabled", f"{setting}\n".encode())
-    check = checks.io_uring(root, ["open"])
+    check = doctor_checks.io_uring(root, ["open"])
     assert (check.status, words in check.found) == ("ok", True)
     assert ("by open, by no other probe" in check.found) == (setting != "2")
 
@@ -116,8 +148,11 @@ def test_io_uring(root: Path, setting: str | None, words: str) -> None:
 def test_bpffs(root: Path) -> None:
     """Not mounted is no reason to refuse, but the command is said."""
     (root / "proc/self/mounts").write_text("none /sys/fs/bpf tmpfs rw 0 0\n")
-    check = checks.bpffs(root)
-    assert (check.status, check.remedy) == ("warn", "needed only for pinning: mount -t bpf bpf /sys/fs/bpf")
+    check = doctor_checks.bpffs(root)
+    assert (check.status, check.remedy) == (
+        "warn",
+        "needed only for pinning: mount -t bpf bpf /sys/fs/bpf",
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,8 +167,10 @@ def test_bpffs(root: Path) -> None:
 )
 def test_capabilities(root: Path, effective: int, status: str, found: str) -> None:
     """The effective set is decoded, and what is missing named."""
-    (root / "proc/self/status").write_text(f"CapPrm:\tffffffffffffffff\nCapEff:\t{effective:016x}\n")
-    check = checks.capabilities(root)
+    (root / "proc/self/status").write_text(
+        f"CapPrm:\tffffffffffffffff\nCapEff:\t{effective:016x}\n"
+    )
+    check = doctor_checks.capabilities(root)
     assert (check.status, check.found) == (status, found)
     assert ("sudo" in check.remedy) == (status == "fail")
 
@@ -142,11 +179,14 @@ def test_lockdown_and_unprivileged(root: Path) -> None:
     """Confidentiality keeps BPF from the kernel's memory; open doors for everyone are pointed at; absence is no fault."""
     put(root / "sys/kernel/security/lockdown", b"none integrity [confidentiality]\n")
     put(root / "proc/sys/kernel/unprivileged_bpf_disabled", b"0\n")
-    assert checks.lockdown(root).status == "fail"
-    assert checks.unprivileged(root).remedy == "sysctl kernel.unprivileged_bpf_disabled=1"
+    assert doctor_checks.lockdown(root).status == "fail"
+    assert doctor_checks.unprivileged(root).remedy == "sysctl kernel.unprivileged_bpf_disabled=1"
     (root / "sys/kernel/security/lockdown").unlink()
     (root / "proc/sys/kernel/unprivileged_bpf_disabled").unlink()
-    assert (checks.lockdown(root).status, checks.unprivileged(root).status) == ("ok", "ok")
+    assert (doctor_checks.lockdown(root).status, doctor_checks.unprivileged(root).status) == (
+        "ok",
+        "ok",
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +194,11 @@ def test_lockdown_and_unprivileged(root: Path) -> None:
     [
         ("echo 0.26.0", "ok", "bcc 0.26.0"),
         ("echo another bcc: /x/bcc.py", "fail", "another bcc: /x/bcc.py"),
-        ("echo \"ModuleNotFoundError: No module named 'bcc'\" >&2; exit 1", "fail", "No module named 'bcc'"),
+        (
+            "echo \"ModuleNotFoundError: No module named 'bcc'\" >&2; exit 1",
+            "fail",
+            "No module named 'bcc'",
+        ),
         ("exit 1", "fail", "nothing"),
     ],
 )
@@ -163,15 +207,17 @@ def test_bcc(tmp_path: Path, script: str, status: str, said: str) -> None:
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
-    check = checks.bcc(python)
+    check = doctor_checks.bcc(python)
     assert check.status == status
     assert said in check.found
-    assert ("apt-get install python3-bpfcc" in check.remedy and "unrelated" in check.remedy) == (status == "fail")
+    assert ("apt-get install python3-bpfcc" in check.remedy and "unrelated" in check.remedy) == (
+        status == "fail"
+    )
 
 
 def test_no_python_at_all(tmp_path: Path) -> None:
     """A Python that is not there is said so."""
-    assert "cannot be run" in checks.bcc(tmp_path / "python3").found
+    assert "cannot be run" in doctor_checks.bcc(tmp_path / "python3").found
 
 
 def test_libbpf() -> None:
@@ -180,23 +226,35 @@ def test_libbpf() -> None:
     def missing(name: str) -> object:
         raise OSError(f"{name}: cannot open shared object file")
 
-    assert checks.libbpf(missing) == checks.Check(
+    assert doctor_checks.libbpf(missing) == doctor_checks.Check(
         "libbpf", "fail", "libbpf.so.1: cannot open shared object file", "apt-get install libbpf1"
     )
 
 
 def test_a_function_of_the_kernel() -> None:
     """Where no program may hang on it: why, and what the events are without it; a warning, since they come all the same."""
-    assert checks.function("security_path_chmod", "", "no mode") == checks.Check("kernel function", "ok", "security_path_chmod")
-    assert checks.function("security_path_chmod", "not permitted", "a row has no mode") == checks.Check(
-        "kernel function", "warn", "security_path_chmod: not permitted", "without it a row has no mode"
+    assert doctor_checks.function("security_path_chmod", "", "no mode") == doctor_checks.Check(
+        "kernel function", "ok", "security_path_chmod"
+    )
+    assert doctor_checks.function(
+        "security_path_chmod", "not permitted", "a row has no mode"
+    ) == doctor_checks.Check(
+        "kernel function",
+        "warn",
+        "security_path_chmod: not permitted",
+        "without it a row has no mode",
     )
 
 
 def test_container_runtimes() -> None:
     """None is no fault; who answers is named; one that does not answer is a warning with what to do."""
-    podman, silent = ("/run/podman/podman.sock", "podman 4.3.1", ""), ("/run/docker.sock", "", "/run/docker.sock: timed out")
-    found = [checks.container_runtimes(sockets) for sockets in ([], [podman], [podman, silent])]
+    podman, silent = (
+        ("/run/podman/podman.sock", "podman 4.3.1", ""),
+        ("/run/docker.sock", "", "/run/docker.sock: timed out"),
+    )
+    found = [
+        doctor_checks.container_runtimes(sockets) for sockets in ([], [podman], [podman, silent])
+    ]
     assert [check.status for check in found] == ["ok", "ok", "warn"]
     assert found[1].found == "podman 4.3.1 at /run/podman/podman.sock"
     assert "/run/docker.sock: timed out" in found[2].found

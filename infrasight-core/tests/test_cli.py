@@ -19,7 +19,9 @@ TABLE = pa.table(
     {
         "pid": pa.array([1, 2, 3], pa.uint32()),
         "uid": pa.array([0, 1000, 0], pa.uint32()),
-        "comm": pa.array([b"sh", b"a\xff", b"\x1b[2J[red]"], pa.dictionary(pa.int32(), pa.binary())),
+        "comm": pa.array(
+            [b"sh", b"a\xff", b"\x1b[2J[red]"], pa.dictionary(pa.int32(), pa.binary())
+        ),
         "argv": pa.array([[b"sh", b"-c"], [], [b"x,\n"]], pa.list_(pa.binary())),
     }
 )
@@ -50,12 +52,21 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
     ("arguments", "said"),
     [
         (["qeury"], "no command 'qeury'; did you mean query or verify?"),
-        (["zzz"], "no command 'zzz'; there are trace, agent, packages, tail, query, verify, probes, doctor"),
+        (
+            ["zzz"],
+            "no command 'zzz'; there are trace, agent, packages, tail, query, verify, probes, doctor",
+        ),
         (["query"], "Missing argument 'SQL'"),
         (["query", " "], "no statement"),
         (["query", "SELECT 1", "--format", "xml"], "'xml' is not one of"),
-        (["tail", "--where", "uid=root"], "infrasight: --where 'uid=root': write uid=NUMBER, pid=NUMBER, or comm=NAME"),
-        (["query", "SELECT 1", "--server", "nowhere"], "infrasight: address 'nowhere': write host:port"),
+        (
+            ["tail", "--where", "uid=root"],
+            "infrasight: --where 'uid=root': write uid=NUMBER, pid=NUMBER, or comm=NAME",
+        ),
+        (
+            ["query", "SELECT 1", "--server", "nowhere"],
+            "infrasight: address 'nowhere': write host:port",
+        ),
         (
             ["query", "SELECT 1", "--server", "192.0.2.1:1"],
             "infrasight: 192.0.2.1:1 is not on this machine and there is no TLS",
@@ -64,8 +75,14 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
             ["query", "SELECT 1", "--tls-ca", "x"],
             "infrasight: mutual TLS needs three files: --tls-certificate and --tls-key missing",
         ),
-        (["query", "SELECT 1", "--server", "127.0.0.1:1"], "infrasight: the server at 127.0.0.1:1 is not reachable"),
-        (["tail", "--server", "127.0.0.1:1"], "infrasight: the server at 127.0.0.1:1 is not reachable"),
+        (
+            ["query", "SELECT 1", "--server", "127.0.0.1:1"],
+            "infrasight: the server at 127.0.0.1:1 is not reachable",
+        ),
+        (
+            ["tail", "--server", "127.0.0.1:1"],
+            "infrasight: the server at 127.0.0.1:1 is not reachable",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: list[str], said: str) -> None:
@@ -82,11 +99,17 @@ def test_a_refused_query(server: EventServer) -> None:
     """The server's reason is one line, status 1."""
 
     def refuse(sql: str) -> Iterator[pa.Table]:
-        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, f"only reading is allowed here, not {sql}")
+        raise RefusedError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"only reading is allowed here, not {sql}"
+        )
 
     server.answer = refuse
     done = run("query", "DROP", server=server)
-    assert (done.returncode, done.stderr, done.stdout) == (1, "infrasight: only reading is allowed here, not DROP\n", "")
+    assert (done.returncode, done.stderr, done.stdout) == (
+        1,
+        "infrasight: only reading is allowed here, not DROP\n",
+        "",
+    )
 
 
 def test_query_in_a_pipe_is_json_lines(server: EventServer) -> None:
@@ -109,7 +132,11 @@ def test_query_as_csv_and_arrow(server: EventServer) -> None:
     assert rows[1] == ["1", "0", "sh", '["sh", "-c"]']
     assert len(rows) == 7
     done = subprocess.run(
-        [*COMMAND, "query", "x", "--format", "arrow"], capture_output=True, env=environment(server), timeout=120, check=True
+        [*COMMAND, "query", "x", "--format", "arrow"],
+        capture_output=True,
+        env=environment(server),
+        timeout=120,
+        check=True,
     )
     assert pa.ipc.open_stream(done.stdout).read_all().to_pylist() == 2 * TABLE.to_pylist()
 
@@ -134,7 +161,10 @@ def test_a_reader_who_leaves_early(server: EventServer) -> None:
     """`query | head` ends quietly with status 0 however long the answer is."""
     server.answer = lambda sql: (TABLE for _ in range(100_000))
     with subprocess.Popen(
-        [*COMMAND, "query", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(server)
+        [*COMMAND, "query", "x"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(server),
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -156,10 +186,15 @@ def test_a_full_disk(server: EventServer) -> None:
             timeout=120,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (1, "infrasight: cannot write the output: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "infrasight: cannot write the output: No space left on device\n",
+    )
 
 
 def test_every_command_is_a_click_command() -> None:
     """The group finds each command's own object."""
     context = click.Context(cli.main)
-    assert all(isinstance(cli.main.get_command(context, name), click.Command) for name in cli.COMMANDS)
+    assert all(
+        isinstance(cli.main.get_command(context, name), click.Command) for name in cli.COMMANDS
+    )

@@ -8,8 +8,8 @@ import grpc
 import pyarrow as pa
 import pytest
 from infrasight_core.errors import ConfigError, QueryError, TransportError, UnknownProbeError
-from infrasight_core.tls import TlsFiles
-from infrasight_core.transport.client import ServerClient
+from infrasight_core.net.server_client import ServerClient
+from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.event_server import EventServer, RefusedError
 
@@ -65,7 +65,10 @@ def test_a_server_that_is_not_there(server: EventServer) -> None:
     """A refused connection says how to start a server or name another."""
     address = server.address
     server.stop()
-    with pytest.raises(TransportError, match=f"{address} is not reachable: start it with `infrasight-server`, or .* --server"):
+    with pytest.raises(
+        TransportError,
+        match=f"{address} is not reachable: start it with `infrasight-server`, or .* --server",
+    ):
         ask(address)
     with pytest.raises(TransportError, match="is not reachable"), ServerClient(address) as client:
         next(client.watch(on_away=lambda error, seconds: pytest.fail("never there, so not away")))
@@ -83,7 +86,10 @@ def test_another_kind_of_server() -> None:
 
 def test_mutual_tls(tmp_path: Path) -> None:
     """With certificates of one CA it works; each way in which they do not fit has its own words."""
-    ca, strange = CertificateAuthority(tmp_path / "a", "a"), CertificateAuthority(tmp_path / "b", "b")
+    ca, strange = (
+        CertificateAuthority(tmp_path / "a", "a"),
+        CertificateAuthority(tmp_path / "b", "b"),
+    )
     ours, theirs = ca.issue("reader"), strange.issue("reader")
     wrong_ca = TlsFiles(ours.certificate, ours.key, theirs.ca)
     wrong_certificate = TlsFiles(theirs.certificate, theirs.key, ours.ca)
@@ -123,13 +129,19 @@ def test_watching(server: EventServer) -> None:
     server.events.put(("execve", TABLE.slice(1), 7))
     with ServerClient(server.address) as client:
         watch = client.watch(["execve"])
-        assert [(p, t.num_rows, s) for p, t, s in (next(watch), next(watch))] == [("execve", 3, 0), ("execve", 2, 7)]
+        assert [(p, t.num_rows, s) for p, t, s in (next(watch), next(watch))] == [
+            ("execve", 3, 0),
+            ("execve", 2, 7),
+        ]
     assert server.asked == [["execve"]]
 
 
 def test_watching_an_unknown_probe(server: EventServer) -> None:
     """The server's words, and no second attempt."""
-    with pytest.raises(UnknownProbeError, match="this server knows: execve"), ServerClient(server.address) as client:
+    with (
+        pytest.raises(UnknownProbeError, match="this server knows: execve"),
+        ServerClient(server.address) as client,
+    ):
         next(client.watch(["unknown"], on_away=lambda error, seconds: pytest.fail("it is there")))
 
 
@@ -156,7 +168,10 @@ def test_watching_goes_on_when_the_server_comes_back(server: EventServer) -> Non
 def test_watching_ends_without_a_listener_for_it(server: EventServer) -> None:
     """Who does not wait for the server gets an error when it goes."""
     server.events.put(None)
-    with pytest.raises(TransportError, match="ended the stream"), ServerClient(server.address) as client:
+    with (
+        pytest.raises(TransportError, match="ended the stream"),
+        ServerClient(server.address) as client,
+    ):
         next(client.watch())
 
 

@@ -5,8 +5,16 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, quality_bits, quality_names, view, without_nulls
-from infrasight_core.columns import Columns
+from infrasight_core.plugin.arrays import (
+    constant,
+    map_distinct,
+    map_distinct_lists,
+    quality_bits,
+    quality_names,
+    view,
+    without_nulls,
+)
+from infrasight_core.plugin.columns import Columns
 
 
 def texts_of(rows: list[bytes]) -> Columns:
@@ -29,7 +37,10 @@ def plain_split(row: bytes) -> list[bytes]:
 def test_split_gives_what_plain_python_gives(seed: int) -> None:
     """Rows of random parts, empty, ended and not: the same lists, row by row."""
     chance = random.Random(seed)
-    rows = [bytes(chance.choice([0, 0, 65, 255]) for _ in range(chance.randrange(9))) for _ in range(chance.randrange(50))]
+    rows = [
+        bytes(chance.choice([0, 0, 65, 255]) for _ in range(chance.randrange(9)))
+        for _ in range(chance.randrange(50))
+    ]
     assert texts_of(rows).split("t").to_pylist() == [plain_split(row) for row in rows]
 
 
@@ -42,7 +53,11 @@ def test_a_text_column_is_binary_as_it_lies() -> None:
 def test_a_dictionary_has_no_value_twice() -> None:
     """Many ids with one name, as every successful open has the error "": one value, which ClickHouse insists on."""
     codes = np.array([3, 4, -2, 5, -13, -2, 3], np.int32)
-    result = map_distinct(codes, lambda distinct: [b"" if code >= 0 else b"%d" % code for code in distinct], pa.binary())
+    result = map_distinct(
+        codes,
+        lambda distinct: [b"" if code >= 0 else b"%d" % code for code in distinct],
+        pa.binary(),
+    )
     assert result.to_pylist() == [b"", b"", b"-2", b"", b"-13", b"-2", b""]
     assert result.dictionary.to_pylist() == [b"", b"-2", b"-13"]
 
@@ -65,19 +80,28 @@ def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:
     result.validate(full=True)
     lookup = dict(zip(asked, [b"<%s>" % str(v).encode() for v in asked], strict=True))
     padded = [v.ljust(16, b"\0") if isinstance(v, bytes) else v for v in column.tolist()]
-    assert result.to_pylist() == [lookup.get(v, lookup.get(w)) for v, w in zip(column.tolist(), padded, strict=True)]
+    assert result.to_pylist() == [
+        lookup.get(v, lookup.get(w)) for v, w in zip(column.tolist(), padded, strict=True)
+    ]
 
 
 def test_a_result_of_several_values_stands_in_the_dictionary_once() -> None:
     """Two users without a name, two families' same protocol: the store refuses a dictionary with a value that comes twice."""
-    result = map_distinct(np.array([1, 2, 3, 1, 4], np.uint32), lambda v: [b"odd" if n % 2 else b"" for n in v], pa.binary())
+    result = map_distinct(
+        np.array([1, 2, 3, 1, 4], np.uint32),
+        lambda v: [b"odd" if n % 2 else b"" for n in v],
+        pa.binary(),
+    )
     assert result.to_pylist() == [b"odd", b"", b"odd", b"odd", b""]
     assert result.dictionary.to_pylist() == [b"odd", b""]
 
 
 def test_no_rows_are_no_trouble() -> None:
     """Empty columns give empty arrays."""
-    assert map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist() == []
+    assert (
+        map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist()
+        == []
+    )
     assert quality_names(np.zeros(0, np.uint64), quality_bits(["t"])).to_pylist() == []
     assert texts_of([]).split("t").to_pylist() == []
 
@@ -86,9 +110,22 @@ def test_no_rows_are_no_trouble() -> None:
 def test_quality_bits_become_names(seed: int) -> None:
     """Every bit has its name, in the order of the texts; names that all rows share come last."""
     chance = random.Random(seed)
-    masks = np.array([chance.choice([0, 0, 1, 2, 5, 64, 127]) for _ in range(chance.randrange(1, 50))], np.uint64)
-    names = ["entry_missing", "a_cut", "a_missing", "a_user_memory", "b_cut", "b_missing", "b_user_memory"]
-    wanted = [[n for bit, n in enumerate(names) if int(mask) >> bit & 1] + ["exe_missing"] for mask in masks]
+    masks = np.array(
+        [chance.choice([0, 0, 1, 2, 5, 64, 127]) for _ in range(chance.randrange(1, 50))], np.uint64
+    )
+    names = [
+        "entry_missing",
+        "a_cut",
+        "a_missing",
+        "a_user_memory",
+        "b_cut",
+        "b_missing",
+        "b_user_memory",
+    ]
+    wanted = [
+        [n for bit, n in enumerate(names) if int(mask) >> bit & 1] + ["exe_missing"]
+        for mask in masks
+    ]
     result = quality_names(masks, quality_bits(["a", "b"]), ["exe_missing"])
     result.validate(full=True)
     assert result.to_pylist() == wanted
@@ -143,5 +180,7 @@ def test_nulls_are_filled_and_told(array: pa.Array, filled: list[object]) -> Non
 def test_a_lookup_that_found_nothing_is_null(values: list[int]) -> None:
     """Where the function says None the row is null, whatever stands around it."""
     names = {8: b"eight", 9: b"nine"}
-    array = map_distinct(np.array(values, np.uint32), lambda distinct: [names.get(v) for v in distinct], pa.binary())
+    array = map_distinct(
+        np.array(values, np.uint32), lambda distinct: [names.get(v) for v in distinct], pa.binary()
+    )
     assert array.to_pylist() == [names.get(v) for v in values]

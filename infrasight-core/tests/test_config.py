@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import pytest
 from attrs import Factory, field, frozen, validators
-from infrasight_core.config import load
 from infrasight_core.errors import ConfigError
+from infrasight_core.settings.load import load
 
 
 @frozen
@@ -69,14 +69,20 @@ def test_flags_beat_environment_beats_file(write: Any, monkeypatch: pytest.Monke
 
 def test_toml_and_yaml_say_the_same(write: Any) -> None:
     """Both kinds of file give the same settings, tables within included."""
-    toml = write('probes = ["a", "b"]\ndays = 7\n[tls]\nkey = "k"\nca = "c"\n[options.execve]\nslots = 5')
-    yaml = write("probes: [a, b]\ndays: 7\ntls: {key: k, ca: c}\noptions: {execve: {slots: 5}}", "a.yaml")
+    toml = write(
+        'probes = ["a", "b"]\ndays = 7\n[tls]\nkey = "k"\nca = "c"\n[options.execve]\nslots = 5'
+    )
+    yaml = write(
+        "probes: [a, b]\ndays: 7\ntls: {key: k, ca: c}\noptions: {execve: {slots: 5}}", "a.yaml"
+    )
     assert settings(toml) == settings(yaml)
     assert settings(toml).tls == Tls(Path("k"), Path("c"))
     assert settings(toml).options == {"execve": {"slots": 5}}
 
 
-def test_environment_reaches_nested_keys_and_lists(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_reaches_nested_keys_and_lists(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`__` goes into a table and joins what the file says there; commas make lists; booleans are words."""
     file = write('[tls]\nkey = "k"\nca = "c"\n[options.execve]\nslots = 5')
     monkeypatch.setenv("SIGHT_TLS__CA", "other")
@@ -107,7 +113,14 @@ def test_the_environment_may_name_the_file(write: Any, monkeypatch: pytest.Monke
 
 def test_service_links_of_kubernetes_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Kubernetes sets for a service of our name is passed over; a mistyped variable is not."""
-    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_7443_TCP", "PORT_7443_TCP_ADDR"):
+    for name in (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_GRPC",
+        "PORT",
+        "PORT_7443_TCP",
+        "PORT_7443_TCP_ADDR",
+    ):
         monkeypatch.setenv(f"SIGHT_{name}", "tcp://10.0.0.1:7443")
     assert settings() == Settings()
     monkeypatch.setenv("SIGHT_ROWES", "1")
@@ -140,7 +153,9 @@ def test_unknown_key_suggests_a_close_one(write: Any) -> None:
         ('days = "x"', "days = 'x' (FILE): expected a whole number"),
     ],
 )
-def test_wrong_value_says_key_value_place_and_what_is_allowed(write: Any, text: str, said: str) -> None:
+def test_wrong_value_says_key_value_place_and_what_is_allowed(
+    write: Any, text: str, said: str
+) -> None:
     """Nothing in a file is converted silently: each kind of wrong value is refused with all four."""
     file = write(text)
     assert refused(file) == said.replace("FILE", str(file))
@@ -155,7 +170,9 @@ def test_wrong_text_from_the_environment_and_from_flags(monkeypatch: pytest.Monk
 
 def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
     """An absent file, a folder, a file that is not UTF-8, and one of an unknown kind are each said by name."""
-    assert refused(tmp_path / "no.toml").endswith("no.toml: cannot read it: No such file or directory")
+    assert refused(tmp_path / "no.toml").endswith(
+        "no.toml: cannot read it: No such file or directory"
+    )
     (tmp_path / "folder.yaml").mkdir()
     assert "cannot read it: Is a directory" in refused(tmp_path / "folder.yaml")
     (tmp_path / "b.toml").write_bytes(b"server = '\xff'")
@@ -167,11 +184,19 @@ def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
     ("name", "text", "said"),
     [
         ("a.toml", "rows = ", "not TOML: Invalid value (at end of document)"),
-        ("a.toml", "rows = 1\nrows = 2\n", "not TOML: Cannot overwrite a value (at line 2, column 9)"),
+        (
+            "a.toml",
+            "rows = 1\nrows = 2\n",
+            "not TOML: Cannot overwrite a value (at line 2, column 9)",
+        ),
         ("a.yaml", "a: [", "not YAML: expected the node content (at line 1, column 5)"),
         ("a.yaml", "rows: 1\nrows: 2", "not YAML: the same key twice (at line 2, column 1)"),
         ("a.yaml", "- rows", "expected keys and values at the top, not list"),
-        ("a.yaml", "a: !!python/name:x 1", "not YAML: could not determine a constructor for the tag (at line 1, column 4)"),
+        (
+            "a.yaml",
+            "a: !!python/name:x 1",
+            "not YAML: could not determine a constructor for the tag (at line 1, column 4)",
+        ),
     ],
 )
 def test_malformed_files(write: Any, name: str, text: str, said: str) -> None:

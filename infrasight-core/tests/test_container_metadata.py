@@ -11,7 +11,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 from infrasight.v1.stream_pb2 import Container
-from infrasight_core.containers import link
+from infrasight_core.containers import runtime_link
 from infrasight_core.containers.metadata import ContainerMetadata
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_testbed.container_service import short_folder
@@ -73,7 +73,7 @@ def unknown(path: Path) -> float:
 
 def waited() -> float:
     """The seconds that batches have waited, in all."""
-    return sample("infrasight_containers_waited_seconds_total")
+    return sample("infrasight_container_wait_seconds_total")
 
 
 def names(found: Sequence[Container | None]) -> list[bytes | None]:
@@ -97,12 +97,14 @@ def test_without_any_runtime(told: Told) -> None:
         assert lookups.known(["a" * 64, "b" * 64]) == [None, None]
     assert waited() == before
     source = (
-        "import sys; from infrasight_core.containers.names import ContainerNames; "
-        "n = ContainerNames({'sockets': ['/nowhere/docker.sock']}, print); n.close(); "
+        "import sys; from infrasight_core.containers.columns import ContainerColumns; "
+        "n = ContainerColumns({'sockets': ['/nowhere/docker.sock']}, print); n.close(); "
         "print([m for m in sys.modules if m.startswith('infrasight_core.containers.') or m == 'grpc'])"
     )
-    loaded = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
-    assert "containers.link" in loaded
+    loaded = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    ).stdout
+    assert "containers.runtime_link" in loaded
     assert not [m for m in ("containers.cri", "containers.docker_api", "'grpc'") if m in loaded]
 
 
@@ -128,7 +130,9 @@ def test_a_container_that_is_gone_before_it_is_asked_for(podman: Podman, told: T
     with closing(made(told, podman.socket)) as lookups:
         until(lambda: connected(podman.socket), "it is connected")
         lookups.known(["e" * 64])  # the first answer has come: from here on its events are followed
-        container_id = podman.run("--rm", "--name", "short", "--label", "team=shop", command=("true",))
+        container_id = podman.run(
+            "--rm", "--name", "short", "--label", "team=shop", command=("true",)
+        )
         until(lambda: podman("ps", "--all", "--quiet") == "", "it is removed")
         lookups.known([container_id])
         until(lambda: len(told.of(container_id)) == 1, "it is told")
@@ -180,7 +184,7 @@ def test_killed_and_started_again(podman: Podman, told: Told) -> None:
 
 def test_frozen_and_thawed(podman: Podman, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime that stops answering in the middle is given up, and taken up again when it answers."""
-    monkeypatch.setattr(link, "_PING", 0.2)
+    monkeypatch.setattr(runtime_link, "_PING", 0.2)
     first = podman.run("--name", "first")
     with closing(made(told, podman.socket)) as lookups:
         assert names(lookups.known([first])) == [b"first"]

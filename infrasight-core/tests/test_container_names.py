@@ -12,16 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Container
-from infrasight_core.arrays import map_distinct
 from infrasight_core.containers.bounds import LABEL_BYTES
-from infrasight_core.containers.describe import describe
-from infrasight_core.containers.memory import Memory
+from infrasight_core.containers.columns import ContainerColumns
+from infrasight_core.containers.description import describe
 from infrasight_core.containers.metadata import BYTES, ENTRIES, ContainerMetadata
-from infrasight_core.containers.names import ContainerNames
-from infrasight_core.containers.news import News
+from infrasight_core.containers.metadata_cache import MetadataCache
 from infrasight_core.containers.options import PLACES, ContainerOptions
 from infrasight_core.containers.runtimes import connect
-from infrasight_core.errors import ConfigError, RuntimeAwayError, RuntimeRefusedError
+from infrasight_core.containers.update_queue import UpdateQueue
+from infrasight_core.errors import ConfigError, RuntimeAnswerError, RuntimeUnavailableError
+from infrasight_core.plugin.arrays import map_distinct
 from infrasight_testbed import podman as testbed
 from infrasight_testbed.container_service import short_folder
 from infrasight_testbed.podman import running_podman
@@ -41,10 +41,15 @@ def ids(*values: str | None) -> pa.DictionaryArray:
 
 def test_columns_of_a_batch() -> None:
     """Rows in no container are empty; rows of an unknown container or id are null; the rest have what is known."""
-    labels = [f"--label=io.kubernetes.{k}={v}" for k, v in (("pod.name", "p"), ("pod.namespace", "n"), ("container.name", "c"))]
+    labels = [
+        f"--label=io.kubernetes.{k}={v}"
+        for k, v in (("pod.name", "p"), ("pod.namespace", "n"), ("container.name", "c"))
+    ]
     with running_podman() as podman:
         plain, in_pod = podman.run("--name", "plain"), podman.run("--name", "k8s", *labels)
-        with closing(ContainerNames({"sockets": [str(podman.socket)], "wait": 5}, no_one)) as names:
+        with closing(
+            ContainerColumns({"sockets": [str(podman.socket)], "wait": 5}, no_one)
+        ) as names:
             columns = names.columns(ids("", plain, in_pod, "f" * 64, None, plain, ""))
     image = testbed.IMAGE.encode()
     assert {name: column.to_pylist() for name, column in columns.items()} == {
@@ -61,35 +66,51 @@ def test_columns_of_a_batch() -> None:
 
 def test_batches_without_containers() -> None:
     """A host without containers, and a batch of nulls only, need no runtime."""
-    with closing(ContainerNames(NOWHERE, no_one)) as names:
+    with closing(ContainerColumns(NOWHERE, no_one)) as names:
         assert {tuple(c.to_pylist()) for c in names.columns(ids("", "")).values()} == {(b"", b"")}
         assert {tuple(c.to_pylist()) for c in names.columns(ids(None)).values()} == {(None,)}
-        assert {tuple(c.to_pylist()) for c in names.columns(ids("a" * 64, "").slice(1)).values()} == {(b"",)}
+        assert {
+            tuple(c.to_pylist()) for c in names.columns(ids("a" * 64, "").slice(1)).values()
+        } == {(b"",)}
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"socket": ["/x"]}, "unknown key options.containers.socket (the agent's settings): did you mean sockets?"),
+        (
+            {"socket": ["/x"]},
+            "unknown key options.containers.socket (the agent's settings): did you mean sockets?",
+        ),
         ({"colour": 1}, "there are sockets, wait, host"),
-        ({"sockets": "/x"}, "options.containers.sockets = '/x' (the agent's settings): expected a list, each item text"),
+        (
+            {"sockets": "/x"},
+            "options.containers.sockets = '/x' (the agent's settings): expected a list, each item text",
+        ),
         ({"sockets": ["x.sock"]}, "'x.sock': expected the absolute path of a Unix socket"),
-        ({"wait": "long"}, "options.containers.wait = 'long' (the agent's settings): expected a number"),
+        (
+            {"wait": "long"},
+            "options.containers.wait = 'long' (the agent's settings): expected a number",
+        ),
         ({"wait": 60}, "options.containers.wait = 60 (the agent's settings): must be <= 5"),
     ],
 )
 def test_options_that_are_wrong(options: dict[str, object], said: str) -> None:
     """Each names the key, its value and what is allowed."""
     with pytest.raises(ConfigError) as refused:
-        ContainerNames(options, no_one)
+        ContainerColumns(options, no_one)
     assert said in str(refused.value)
 
 
 def test_where_sockets_are_looked_for() -> None:
     """At the usual places, below the host's root where that is elsewhere; only at the named ones where some are named."""
     assert ContainerOptions.of({}).places() == tuple(Path("/") / place for place in PLACES)
-    assert Path("/host/run/containerd/containerd.sock") in ContainerOptions.of({"host": "/host"}).places()
-    assert ContainerOptions.of({"host": "/host", "sockets": ["/a.sock"]}).places() == (Path("/a.sock"),)
+    assert (
+        Path("/host/run/containerd/containerd.sock")
+        in ContainerOptions.of({"host": "/host"}).places()
+    )
+    assert ContainerOptions.of({"host": "/host", "sockets": ["/a.sock"]}).places() == (
+        Path("/a.sock"),
+    )
 
 
 def test_labels_are_bounded() -> None:
@@ -100,7 +121,7 @@ def test_labels_are_bounded() -> None:
     assert sorted(container.labels) == sorted(labels)[:64]
     exactly = describe("a" * 64, "docker", b"n", b"i", {"k": "v" * (LABEL_BYTES - 1)})
     assert (len(exactly.labels), exactly.labels_cut) == (1, False)
-    with pytest.raises(RuntimeRefusedError, match="a name of 5000 bytes is not believed"):
+    with pytest.raises(RuntimeAnswerError, match="a name of 5000 bytes is not believed"):
         describe("a" * 64, "docker", b"n" * 5000, b"i", {})
 
 
@@ -108,7 +129,10 @@ def test_ten_thousand_containers_and_more() -> None:
     """However many containers come and go, what is remembered of them is bounded in number; the newest are remembered."""
     with closing(ContainerMetadata(ContainerOptions.of(NOWHERE), no_one)) as lookups:
         for first in range(0, 30_000, 100):
-            assert lookups.known([f"{number:064x}" for number in range(first, first + 100)]) == [None] * 100
+            assert (
+                lookups.known([f"{number:064x}" for number in range(first, first + 100)])
+                == [None] * 100
+            )
         assert lookups.remembered() == ENTRIES
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for first in range(30_000, 60_000, 100):
@@ -119,7 +143,7 @@ def test_ten_thousand_containers_and_more() -> None:
 
 def test_memory_is_bounded_in_bytes() -> None:
     """Large labels push out what was used longest ago; told, they are let go, and their names stay."""
-    memory = Memory(ENTRIES, BYTES)
+    memory = MetadataCache(ENTRIES, BYTES)
     labels = {"k": "v" * 60_000}
     for number in range(1000):
         memory.learn(str(number), describe(str(number), "docker", b"n", b"i", labels))
@@ -142,7 +166,7 @@ def test_memory_is_bounded_in_bytes() -> None:
 def test_news_wait_in_bounds_and_go_in_portions() -> None:
     """What is to be told goes in messages of bounded size, in order; what no longer fits, or is not taken, is counted."""
     told: list[list[str]] = []
-    news = News(lambda some: told.append([c.container_id for c in some]))
+    news = UpdateQueue(lambda some: told.append([c.container_id for c in some]))
     for number in range(300):
         news.add(describe(str(number), "docker", b"n", b"i", {"k": "v" * 60_000}))
     while news:
@@ -150,23 +174,27 @@ def test_news_wait_in_bounds_and_go_in_portions() -> None:
     arrived = [container_id for some in told for container_id in some]
     assert max(map(len, told)) <= 18
     assert arrived == [str(number) for number in range(300 - len(arrived), 300)]
-    before = REGISTRY.get_sample_value("infrasight_containers_untold_total") or 0
+    before = REGISTRY.get_sample_value("infrasight_container_lookup_updates_dropped_total") or 0
     assert before >= 300 - len(arrived) > 0
 
     def broken(some: Sequence[Container]) -> None:
         raise OSError("no room")
 
-    refused = News(broken)
+    refused = UpdateQueue(broken)
     refused.add(describe("a", "docker", b"n", b"i", {}))
     refused.hand_over(refused.take())
-    assert REGISTRY.get_sample_value("infrasight_containers_untold_total") == before + 1
+    assert (
+        REGISTRY.get_sample_value("infrasight_container_lookup_updates_dropped_total") == before + 1
+    )
 
 
 def test_two_runtimes_with_the_same_container() -> None:
     """What the CRI says of a container holds against Docker's word, in whichever order they come, and nothing flickers."""
-    docker, cri = (describe("a", runtime, runtime.encode(), b"i", {}) for runtime in ("docker", "cri"))
+    docker, cri = (
+        describe("a", runtime, runtime.encode(), b"i", {}) for runtime in ("docker", "cri")
+    )
     for order in ((docker, cri, docker), (cri, docker)):
-        memory = Memory(10, BYTES)
+        memory = MetadataCache(10, BYTES)
         news = [memory.learn("a", said) for said in order]
         entry = memory.get("a")
         assert entry is not None
@@ -200,7 +228,11 @@ def answering(body: bytes) -> Iterator[Path]:
 
 def test_odd_texts() -> None:
     """Halves of characters in JSON, control characters and other scripts arrive as far as bytes can hold them."""
-    entry = {"Id": "a", "Name": "/\ud800é\n", "Config": {"Image": "ünï", "Labels": {"\udfff": "\x00\udc80", "n": 7}}}
+    entry = {
+        "Id": "a",
+        "Name": "/\ud800é\n",
+        "Config": {"Image": "ünï", "Labels": {"\udfff": "\x00\udc80", "n": 7}},
+    }
     with answering(json.dumps(entry).encode()) as path, closing(connect(path)) as runtime:
         found = runtime.one("a")
     assert isinstance(found, Container)
@@ -210,7 +242,7 @@ def test_odd_texts() -> None:
 
 def test_what_is_no_runtime() -> None:
     """A socket of something else is refused with its path and why."""
-    with answering(b"<html>") as path, pytest.raises(RuntimeAwayError, match=str(path)):
+    with answering(b"<html>") as path, pytest.raises(RuntimeUnavailableError, match=str(path)):
         connect(path)
-    with pytest.raises(RuntimeAwayError, match="No such file"):
+    with pytest.raises(RuntimeUnavailableError, match="No such file"):
         connect(Path("/nowhere/docker.sock"))

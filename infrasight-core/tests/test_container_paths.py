@@ -1,7 +1,7 @@
 """Which container a cgroup's path is of: the forms that runtimes make."""
 
 import pytest
-from infrasight_core.containers.paths import container_of
+from infrasight_core.containers.cgroup_paths import container_of
 
 A, B = "4bdc61f5a3d1c1b7f1d5e8a4b4d2a7c9e0f1a2b3c4d5e6f708192a3b4c5d6e7f", "f" * 64
 UID = "0f5c8a4e-2b7d-4c39-9a51-6d2e8b7c1f30"
@@ -43,9 +43,21 @@ def test_a_containers_own_cgroup(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "below", ["/init", "/system.slice/cron.service", "/a/b/c", "/conmon/x", f"/libpod_parent/{B}", "/init.scope", "/0"]
+    "below",
+    [
+        "/init",
+        "/system.slice/cron.service",
+        "/a/b/c",
+        "/conmon/x",
+        f"/libpod_parent/{B}",
+        "/init.scope",
+        "/0",
+    ],
 )
-@pytest.mark.parametrize("above", [f"/docker/{A}", f"/machine.slice/libpod-{A}.scope/container", f"/kubepods/pod{UID}/{A}"])
+@pytest.mark.parametrize(
+    "above",
+    [f"/docker/{A}", f"/machine.slice/libpod-{A}.scope/container", f"/kubepods/pod{UID}/{A}"],
+)
 def test_what_lies_below_belongs_to_it(above: str, below: str) -> None:
     """A cgroup that the container makes, as a systemd in it does, is the container's."""
     assert container_of(above + below) == A
@@ -53,7 +65,11 @@ def test_what_lies_below_belongs_to_it(above: str, below: str) -> None:
 
 @pytest.mark.parametrize(
     "inner",
-    [f"/docker/{A}", f"/kubelet/kubepods/besteffort/pod{UID}/{A}", f"/kubelet.slice/{SLICE}/cri-containerd-{A}.scope"],
+    [
+        f"/docker/{A}",
+        f"/kubelet/kubepods/besteffort/pod{UID}/{A}",
+        f"/kubelet.slice/{SLICE}/cri-containerd-{A}.scope",
+    ],
 )
 def test_the_innermost_counts(inner: str) -> None:
     """A container in a container (a cluster's node as one): the inner one's id."""

@@ -9,7 +9,7 @@ import pytest
 from infrasight.v1.stream_pb2 import Container
 from infrasight_core.containers.bounds import LABEL_BYTES
 from infrasight_core.containers.runtimes import Runtime, answers, connect
-from infrasight_core.errors import RuntimeAwayError
+from infrasight_core.errors import RuntimeUnavailableError
 from infrasight_testbed import containerd as cri
 from infrasight_testbed import podman as docker
 from infrasight_testbed.containerd import Containerd, running_containerd
@@ -36,7 +36,13 @@ def containerd() -> Iterator[Containerd]:
 def said(container: Container | None) -> tuple[bytes, ...]:
     """What rows get of a container."""
     assert container is not None
-    return container.name, container.image, container.pod_name, container.pod_namespace, container.pod_container
+    return (
+        container.name,
+        container.image,
+        container.pod_name,
+        container.pod_namespace,
+        container.pod_container,
+    )
 
 
 class Following:
@@ -52,12 +58,16 @@ class Following:
     def _run(self) -> None:
         try:
             self.news.extend(self._runtime.follow(self._since))
-        except RuntimeAwayError as error:
+        except RuntimeUnavailableError as error:
             self.ended.append(str(error))
 
     def told(self, container_id: str) -> list[Container]:
         """What was told of a container."""
-        return [n for n in list(self.news) if isinstance(n, Container) and n.container_id == container_id]
+        return [
+            n
+            for n in list(self.news)
+            if isinstance(n, Container) and n.container_id == container_id
+        ]
 
     def end(self) -> None:
         """Hangs up; the thread must end by that."""
@@ -75,8 +85,14 @@ def test_podman_by_its_list_and_by_id(podman: Podman) -> None:
         assert said(found) == said(listed) == (b"web", docker.IMAGE.encode(), b"", b"", b"")
         assert found is not None
         assert dict(found.labels) == dict(listed.labels) == {"team": "shop", "empty": ""}
-        assert (found.runtime, runtime.name, runtime.version.split()[0]) == ("podman", "podman", "podman")
-        assert [runtime.one(name) for name in (NOBODY, container_id[:12], "web", "../web?x")] == [None] * 4
+        assert (found.runtime, runtime.name, runtime.version.split()[0]) == (
+            "podman",
+            "podman",
+            "podman",
+        )
+        assert [runtime.one(name) for name in (NOBODY, container_id[:12], "web", "../web?x")] == [
+            None
+        ] * 4
 
 
 def test_podman_tells_of_what_is_gone(podman: Podman) -> None:
@@ -100,13 +116,21 @@ def test_podmans_image_by_its_id(podman: Podman) -> None:
     with closing(connect(podman.socket)) as runtime:
         following = Following(runtime, time.time() - 1)
         image = podman("images", "--quiet", "--no-trunc")
-        container_id = podman("run", "--detach", "--network=none", f"--cgroup-parent=/{podman.cgroup}", image)
-        until(lambda: bool(following.told(container_id)) or container_id in following.news, "the creation is told")
-        found = [runtime.one(container_id), *(c for c in runtime.all() if c.container_id == container_id)]
+        container_id = podman(
+            "run", "--detach", "--network=none", f"--cgroup-parent=/{podman.cgroup}", image
+        )
+        until(
+            lambda: bool(following.told(container_id)) or container_id in following.news,
+            "the creation is told",
+        )
+        found = [
+            runtime.one(container_id),
+            *(c for c in runtime.all() if c.container_id == container_id),
+        ]
         following.end()
-    assert [said(c)[1] for c in (*found, *following.told(container_id))] == [docker.IMAGE.encode()] * (
-        2 + len(following.told(container_id))
-    )
+    assert [said(c)[1] for c in (*found, *following.told(container_id))] == [
+        docker.IMAGE.encode()
+    ] * (2 + len(following.told(container_id)))
 
 
 def test_kubernetes_labels_name_the_pod(podman: Podman) -> None:
@@ -115,7 +139,13 @@ def test_kubernetes_labels_name_the_pod(podman: Podman) -> None:
     labels = [f"--label=io.kubernetes.{key}={value}" for key, value in names.items()]
     container_id = podman.run("--name", "k8s_web", *labels)
     with closing(connect(podman.socket)) as runtime:
-        assert said(runtime.one(container_id)) == (b"k8s_web", docker.IMAGE.encode(), b"shop-1", b"prod", b"web")
+        assert said(runtime.one(container_id)) == (
+            b"k8s_web",
+            docker.IMAGE.encode(),
+            b"shop-1",
+            b"prod",
+            b"web",
+        )
 
 
 def test_large_labels_are_cut(podman: Podman) -> None:
@@ -125,30 +155,43 @@ def test_large_labels_are_cut(podman: Podman) -> None:
         following = Following(runtime, time.time() - 1)
         container_id = podman.run(*(f"--label={key}={'x' * size}" for key, size in sizes.items()))
         until(lambda: bool(following.told(container_id)), "the creation is told")
-        found, listed = runtime.one(container_id), {c.container_id: c for c in runtime.all()}[container_id]
+        found, listed = (
+            runtime.one(container_id),
+            {c.container_id: c for c in runtime.all()}[container_id],
+        )
         following.end()
     for container in (found, listed, following.told(container_id)[0]):
         assert container is not None
         assert container.labels_cut
-        assert {key: len(value) for key, value in container.labels.items()} == {"a": 40 << 10, "b": 20 << 10}
+        assert {key: len(value) for key, value in container.labels.items()} == {
+            "a": 40 << 10,
+            "b": 20 << 10,
+        }
         assert sum(len(key) + len(value) for key, value in container.labels.items()) <= LABEL_BYTES
 
 
 def test_containerd_tells_the_pod(containerd: Containerd) -> None:
     """By the CRI: a container's name, image, pod, and the labels of both; the pod's own container; what has ended."""
     pod = containerd.run_pod("shop-1", "prod", {"app": "shop"})
-    web, ended = containerd.run(pod, "web", labels={"team": "x"}), containerd.run(pod, "init", "true")
+    web, ended = (
+        containerd.run(pod, "web", labels={"team": "x"}),
+        containerd.run(pod, "init", "true"),
+    )
     image = cri.IMAGE.encode()
     with closing(connect(containerd.socket)) as runtime:
         found = runtime.one(web)
         assert said(found) == (b"web", image, b"shop-1", b"prod", b"web")
         assert found is not None
-        assert {"app": "shop", "team": "x", "io.kubernetes.container.name": "web"}.items() <= dict(found.labels).items()
+        assert {"app": "shop", "team": "x", "io.kubernetes.container.name": "web"}.items() <= dict(
+            found.labels
+        ).items()
         assert said(runtime.one(pod)) == (b"shop-1", cri.PAUSE.encode(), b"shop-1", b"prod", b"")
         assert said(runtime.one(ended)) == (b"init", image, b"shop-1", b"prod", b"init")
         assert [said(c) for c in runtime.all() if c.container_id == web] == [said(found)]
         assert [runtime.one(name) for name in (NOBODY, web[:12], pod[:12])] == [None] * 3
-        assert list(runtime.follow(0.0)) == []  # containerd 1.6 has no such events, and that is no failure
+        assert (
+            list(runtime.follow(0.0)) == []
+        )  # containerd 1.6 has no such events, and that is no failure
         assert "containerd" in runtime.version
 
 
@@ -158,7 +201,13 @@ def test_odd_bytes(containerd: Containerd) -> None:
     odd = containerd.run(pod, "é\n\udcff", labels={"odd": "\udcff"})
     with closing(connect(containerd.socket)) as runtime:
         found = runtime.one(odd)
-    assert said(found) == ("é\n".encode() + b"\xff", cri.IMAGE.encode(), b"p\xfe", b"default", "é\n".encode() + b"\xff")
+    assert said(found) == (
+        "é\n".encode() + b"\xff",
+        cri.IMAGE.encode(),
+        b"p\xfe",
+        b"default",
+        "é\n".encode() + b"\xff",
+    )
     assert found is not None
     assert found.labels["odd"] == "\ufffd"
 
@@ -177,7 +226,10 @@ def test_who_answers(podman: Podman, containerd: Containerd) -> None:
     renamed.hardlink_to(containerd.socket)
     again = podman.socket.with_name("again.sock")
     again.symlink_to(podman.socket)
-    found = {answer.path.name: answer for answer in answers([podman.socket, again, renamed, podman.socket.with_name("none")])}
+    found = {
+        answer.path.name: answer
+        for answer in answers([podman.socket, again, renamed, podman.socket.with_name("none")])
+    }
     assert len(found) == 2
     assert found["other.sock"].version.startswith("containerd ")
     assert {answer.version.split()[0] for answer in found.values()} == {"containerd", "podman"}

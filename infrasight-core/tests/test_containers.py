@@ -36,7 +36,11 @@ def container(number: int) -> str:
 
 def rows_of(kept: Recording, program: bytes = b"/bin/true") -> list[dict[str, Any]]:
     """The rows of a program's executions with an argument, in their order."""
-    rows = [row for row in kept.table.to_pylist() if row["argv"][:1] == [program] and len(row["argv"]) == 2]
+    rows = [
+        row
+        for row in kept.table.to_pylist()
+        if row["argv"][:1] == [program] and len(row["argv"]) == 2
+    ]
     return sorted(rows, key=lambda row: row["time"])
 
 
@@ -48,7 +52,11 @@ def said(row: dict[str, Any]) -> tuple[str, bool]:
 @pytest.fixture
 def outside(request: pytest.FixtureRequest) -> Iterator[None]:
     """This process is in the root of v2 while the test runs, so that v1 counts; it is put back."""
-    before = [line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")]
+    before = [
+        line
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if line.startswith("0::")
+    ]
     top = Path(mount_of(0).folder)
     if before and before[0] != "0::/":
         (top / "cgroup.procs").write_text(str(os.getpid()))
@@ -69,7 +77,9 @@ def test_containers_that_live_for_milliseconds(mark: int, outside: None) -> None
             run_in([folder], "/bin/true", container(number))
             folder.rmdir()
     rows = rows_of(kept)
-    assert [row["argv"][1].decode() for row in rows] == [container(number) for number in range(SHORT_LIVES)]
+    assert [row["argv"][1].decode() for row in rows] == [
+        container(number) for number in range(SHORT_LIVES)
+    ]
     assert [said(row) for row in rows] == [(row["argv"][1].decode(), False) for row in rows]
     assert [row["cgroup_id"] for row in rows] == [keys[row["argv"][1].decode()] for row in rows]
 
@@ -149,7 +159,10 @@ def test_one_that_is_not_known_is_flagged() -> None:
     ):
         run_in([folder], "/bin/true", "unknown")
         subprocess.run(["/bin/true", "known"], check=True)
-    assert [(row["argv"][1], *said(row)) for row in rows_of(kept)] == [(b"unknown", "", True), (b"known", "", False)]
+    assert [(row["argv"][1], *said(row)) for row in rows_of(kept)] == [
+        (b"unknown", "", True),
+        (b"known", "", False),
+    ]
 
 
 def test_one_that_is_renamed_in_v1() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import infrasight_probe_execve
 import pyarrow as pa
 import pytest
-from infrasight_core import ddl
 from infrasight_core.errors import SchemaError
-from infrasight_core.schema import EventSchema
+from infrasight_core.plugin import ddl
+from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 
 SQL = (resources.files(infrasight_probe_execve) / "execve_events.sql").read_text()
@@ -48,11 +48,27 @@ def test_parse_reads_names_types_and_definitions() -> None:
     [
         ("execve_events\n", "exec_events\n", "the table is called exec_events, not execve_events"),
         ("    pid                     UInt32 CODEC(T64, ZSTD(1)),\n", "", "column pid is missing"),
-        ("pid                     UInt32", "process_id UInt32", "column process_id is in no field of"),
-        ("return_code             Int32", "return_code Int16", "column return_code is Int16; for int32 it must be Int32"),
-        ("time                    DateTime64(9, 'UTC')", "time DateTime", "column time is DateTime; for timestamp[ns, tz=UTC]"),
+        (
+            "pid                     UInt32",
+            "process_id UInt32",
+            "column process_id is in no field of",
+        ),
+        (
+            "return_code             Int32",
+            "return_code Int16",
+            "column return_code is Int16; for int32 it must be Int32",
+        ),
+        (
+            "time                    DateTime64(9, 'UTC')",
+            "time DateTime",
+            "column time is DateTime; for timestamp[ns, tz=UTC]",
+        ),
         ("Array(String)", "String", "column argv is String"),
-        ("user                    LowCardinality(String)", "user Nullable(String)", "column user is Nullable(String)"),
+        (
+            "user                    LowCardinality(String)",
+            "user Nullable(String)",
+            "column user is Nullable(String)",
+        ),
         ("String ALIAS multiIf", "String DEFAULT multiIf", "column duration is in no field of"),
     ],
 )
@@ -66,7 +82,9 @@ def test_a_difference_is_named(tmp_path: Path, old: str, new: str, said: str) ->
 def test_all_differences_are_listed(tmp_path: Path) -> None:
     """One error lists them all, so that they can be mended at once."""
     schema = schema_with(
-        tmp_path, ("cwd                     String", "cwd UInt64"), ("gid                     UInt32", "gid String")
+        tmp_path,
+        ("cwd                     String", "cwd UInt64"),
+        ("gid                     UInt32", "gid String"),
     )
     with pytest.raises(SchemaError, match=r"column gid is String; .*; column cwd is UInt64"):
         ddl.check("execve", schema)
@@ -74,7 +92,10 @@ def test_all_differences_are_listed(tmp_path: Path) -> None:
 
 def test_order_is_part_of_the_agreement(tmp_path: Path) -> None:
     """The same columns in another order are refused."""
-    cpu, batch = "    cpu                     UInt32 CODEC(ZSTD(1)),\n", "    batch_id                LowCardinality(String),\n"
+    cpu, batch = (
+        "    cpu                     UInt32 CODEC(ZSTD(1)),\n",
+        "    batch_id                LowCardinality(String),\n",
+    )
     with pytest.raises(SchemaError, match="the columns' order is"):
         ddl.check("execve", schema_with(tmp_path, (batch + cpu, cpu + batch)))
 
@@ -83,7 +104,10 @@ def test_order_is_part_of_the_agreement(tmp_path: Path) -> None:
     ("sql", "said"),
     [
         ("SELECT 1", "must be one CREATE TABLE"),
-        ("CREATE TABLE IF NOT EXISTS a (x UInt8) ENGINE = Memory; DROP TABLE a", "must be one CREATE TABLE"),
+        (
+            "CREATE TABLE IF NOT EXISTS a (x UInt8) ENGINE = Memory; DROP TABLE a",
+            "must be one CREATE TABLE",
+        ),
         ("CREATE TABLE IF NOT EXISTS a ENGINE = Memory AS SELECT 1", "with a list of columns"),
         ("CREATE TABLE a (x UInt8) ENGINE = Memory", "IF NOT EXISTS"),
         ("CREATE TABLE IF NOT EXISTS d.a (x UInt8) ENGINE = Memory", "must have no database"),
@@ -107,8 +131,13 @@ def test_a_missing_file_is_a_schema_error(tmp_path: Path) -> None:
 def test_nested_arrow_types() -> None:
     """Lists, maps and dictionaries take their item types' ClickHouse types."""
     assert ddl.clickhouse_types(pa.list_(pa.uint64())) == ("Array(UInt64)",)
-    assert "Map(LowCardinality(String), UInt32)" in ddl.clickhouse_types(pa.map_(pa.string(), pa.uint32()))
-    assert ddl.clickhouse_types(pa.dictionary(pa.int32(), pa.binary())) == ("String", "LowCardinality(String)")
+    assert "Map(LowCardinality(String), UInt32)" in ddl.clickhouse_types(
+        pa.map_(pa.string(), pa.uint32())
+    )
+    assert ddl.clickhouse_types(pa.dictionary(pa.int32(), pa.binary())) == (
+        "String",
+        "LowCardinality(String)",
+    )
 
 
 def test_canonical_type_has_one_spelling() -> None:

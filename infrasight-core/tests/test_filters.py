@@ -12,7 +12,7 @@ import infrasight_probe_sample.plugin as sample
 import pytest
 from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError
-from infrasight_core.errors import ProbeError
+from infrasight_core.errors import PluginError
 from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
 from infrasight_recording import Recording, recording
@@ -32,14 +32,22 @@ def open_all(*paths: str, user: int = 0) -> int:
 def marks(kept: Recording) -> list[str]:
     """The marked paths that were recorded, in order of time."""
     rows = kept.table.select(["time", "path"]).to_pylist() if kept.deliveries else []
-    return [row["path"].decode() for row in sorted(rows, key=lambda row: row["time"]) if b"mark-" in row["path"]]
+    return [
+        row["path"].decode()
+        for row in sorted(rows, key=lambda row: row["time"])
+        if b"mark-" in row["path"]
+    ]
 
 
 def assert_accounted(kept: Recording) -> None:
     """Each event is filtered, written or dropped, once; what was written was delivered."""
     counts = kept.counts
     assert counts.seen == counts.filtered + counts.submitted + counts.block_full + counts.heap_full
-    assert counts.read == counts.submitted == sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    assert (
+        counts.read
+        == counts.submitted
+        == sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    )
 
 
 def own_cgroup() -> int:
@@ -62,7 +70,10 @@ def own_cgroup() -> int:
         (lambda: Filters(exclude_cgroup=(1 << 40,)), ["/mark-root", "/mark-nobody"]),
         (lambda: Filters(include_path=("/mark-n",)), ["/mark-nobody"]),
         (lambda: Filters(exclude_path=("/mark-n",)), ["/mark-root"]),
-        (lambda: Filters(include_comm=("python3",), include_uid=(0,), exclude_path=("/usr/",)), ["/mark-root"]),
+        (
+            lambda: Filters(include_comm=("python3",), include_uid=(0,), exclude_path=("/usr/",)),
+            ["/mark-root"],
+        ),
     ],
 )
 def test_each_kind_keeps_and_leaves_out(filters: Callable[[], Filters], wanted: list[str]) -> None:
@@ -78,7 +89,10 @@ def test_each_kind_keeps_and_leaves_out(filters: Callable[[], Filters], wanted: 
 def test_a_process_alone(which: str) -> None:
     """include_pid and exclude_pid name a process that runs already, beside another that does the same."""
     command = ["/usr/bin/python3", "-S", "-E", "-c", "input()\n" + OPEN]
-    this, that = (subprocess.Popen([*command, f"/mark-{name}"], stdin=subprocess.PIPE) for name in ("this", "that"))
+    this, that = (
+        subprocess.Popen([*command, f"/mark-{name}"], stdin=subprocess.PIPE)
+        for name in ("this", "that")
+    )
     pids = (this.pid,)
     filters = Filters(include_pid=pids) if which == "include" else Filters(exclude_pid=pids)
     with recording("sample", sample, filters=filters) as kept:
@@ -92,8 +106,19 @@ def test_a_process_alone(which: str) -> None:
 def test_prefixes_within_prefixes_up_to_their_longest() -> None:
     """Prefixes that begin with each other, one of 255 bytes, a path of one byte more: no exclude is overruled by an include."""
     longest = "/mark-" + "x" * 249
-    paths = ["/mark-a/1", "/mark-a/b/2", "/mark-a/b/c/3", "/mark-ab", "/mark-z", longest, longest + "y", longest[:-1]]
-    filters = Filters(include_path=("/mark-a/", "/mark-a/b/c/", longest), exclude_path=("/mark-a/b/", "/proc/"))
+    paths = [
+        "/mark-a/1",
+        "/mark-a/b/2",
+        "/mark-a/b/c/3",
+        "/mark-ab",
+        "/mark-z",
+        longest,
+        longest + "y",
+        longest[:-1],
+    ]
+    filters = Filters(
+        include_path=("/mark-a/", "/mark-a/b/c/", longest), exclude_path=("/mark-a/b/", "/proc/")
+    )
     with recording("sample", sample, filters=filters) as kept:
         open_all(*paths)
     assert marks(kept) == ["/mark-a/1", longest, longest + "y"]
@@ -120,12 +145,17 @@ def test_changes_while_a_storm_runs_lose_nothing(tmp_path: Path) -> None:
     shutil.copy(storm, other)
     count = 300_000
     with recording("sample", sample, filters=Filters(exclude_comm=("other_storm",))) as kept:
-        kept_storm, half_storm = (subprocess.Popen([s, str(count)], stdout=subprocess.DEVNULL) for s in (storm, other))
+        kept_storm, half_storm = (
+            subprocess.Popen([s, str(count)], stdout=subprocess.DEVNULL) for s in (storm, other)
+        )
         changes = 0
         while kept_storm.poll() is None or half_storm.poll() is None:
             names = tuple(f"n{number}" for number in range(changes % 7))
             out = ("other_storm", *names) if changes % 2 else names
-            kept.recorder.filter("sample", Filters(exclude_comm=out, include_uid=(0,), exclude_path=("/proc/", "/storm/x")))
+            kept.recorder.filter(
+                "sample",
+                Filters(exclude_comm=out, include_uid=(0,), exclude_path=("/proc/", "/storm/x")),
+            )
             changes += 1
     assert changes >= 10
     assert_accounted(kept)
@@ -142,11 +172,18 @@ def test_the_agent_never_records_itself(tmp_path: Path) -> None:
     entry = tmp_path / "sample-0.dist-info"
     entry.mkdir()
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: sample\nVersion: 0\n")
-    (entry / "entry_points.txt").write_text("[infrasight]\nsample = infrasight_probe_sample.plugin\n")
+    (entry / "entry_points.txt").write_text(
+        "[infrasight]\nsample = infrasight_probe_sample.plugin\n"
+    )
     support = Path(sample.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{support}:{os.environ.get('PYTHONPATH', '')}"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{support}:{os.environ.get('PYTHONPATH', '')}",
+    }
     with recording("sample", sample) as seen, (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
+        )
         assert process.stderr is not None
         while not (said := process.stderr.readline()).startswith("recording execve, sample"):
             assert said, "it has not begun to record"
@@ -169,8 +206,14 @@ def test_the_agent_never_records_itself(tmp_path: Path) -> None:
     [
         ({"include_pid": (0,)}, "'include_pid' 0 is not a number from 1 to"),
         ({"exclude_uid": (1 << 32,)}, "'exclude_uid' 4294967296 is not"),
-        ({"include_comm": ("a-name-of-16-byt",)}, "'include_comm' .* is not a name of 1 to 15 bytes"),
-        ({"include_path": ("etc",)}, "'include_path' 'etc' is not the beginning of an absolute path"),
+        (
+            {"include_comm": ("a-name-of-16-byt",)},
+            "'include_comm' .* is not a name of 1 to 15 bytes",
+        ),
+        (
+            {"include_path": ("etc",)},
+            "'include_path' 'etc' is not the beginning of an absolute path",
+        ),
         ({"exclude_path": ("/" + "x" * 255,)}, "1 to 255 bytes"),
         ({"include_pid": tuple(range(1, VALUES + 2))}, f"at most {PREFIXES} and {VALUES}"),
     ],
@@ -181,7 +224,9 @@ def test_what_no_event_can_have_is_refused(given: dict[str, tuple[int, ...]], sa
         Filters(**given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "uid", "uid=", "gid=1", "uid=x", "uid=-1", "path=etc/", "comm=" + "x" * 16])
+@pytest.mark.parametrize(
+    "text", ["", "uid", "uid=", "gid=1", "uid=x", "uid=-1", "path=etc/", "comm=" + "x" * 16]
+)
 def test_options_that_are_no_filter_say_what_is_allowed(text: str) -> None:
     """--include with a mistake: the text itself and what may be written."""
     with pytest.raises(ConfigError, match=r"--include .*path=/PREFIX"):
@@ -193,6 +238,18 @@ def test_a_probe_without_paths_refuses_a_filter_by_path(tmp_path: Path) -> None:
     source = tmp_path / "pathless.bpf.c"
     program: BpfProgram = sample.load_bpf(running_kernel(), {})
     source.write_text(program.source.read_text().replace("#define FILTER_PATH path\n", ""))
-    with pytest.raises(ProbeError, match="include_path, exclude_path: its events have no path"):
-        load("sample", evolve(program, source=source), running_kernel(), LoadSettings(), Filters(exclude_path=("/proc/",)))
-    load("sample", evolve(program, source=source), running_kernel(), LoadSettings(), Filters(exclude_uid=(1,))).close()
+    with pytest.raises(PluginError, match="include_path, exclude_path: its events have no path"):
+        load(
+            "sample",
+            evolve(program, source=source),
+            running_kernel(),
+            LoadSettings(),
+            Filters(exclude_path=("/proc/",)),
+        )
+    load(
+        "sample",
+        evolve(program, source=source),
+        running_kernel(),
+        LoadSettings(),
+        Filters(exclude_uid=(1,)),
+    ).close()

@@ -12,16 +12,18 @@ import pytest
 from attrs import evolve
 from infrasight_core import Tracepoint, hookimpl, socketcall
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.kernel.attach_points import tracepoints_of
 from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
-from infrasight_core.kernel.points import tracepoints_of
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 pytestmark = only_x86
 CALLS: list[Call] = [("openat", [-100, b"/nowhere", 7])]
-COMPAT = tuple(evolve(point, compat=295) for point in tracepoints_of(sample.load_bpf(running_kernel(), {})))
+COMPAT = tuple(
+    evolve(point, compat=295) for point in tracepoints_of(sample.load_bpf(running_kernel(), {}))
+)
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 
@@ -38,7 +40,9 @@ def plugin(attach: tuple[Tracepoint, ...], **changes: Any) -> ModuleType:
 
 
 @contextmanager
-def recorder(plugins: dict[str, ModuleType], kept: Recording, settings: LoadSettings) -> Iterator[Recorder]:
+def recorder(
+    plugins: dict[str, ModuleType], kept: Recording, settings: LoadSettings
+) -> Iterator[Recorder]:
     """A recorder of these probes, none attached yet."""
     manager = PluginManager()
     for name, module in plugins.items():
@@ -57,7 +61,11 @@ def ways(kept: Recording, pid: int) -> dict[str, list[tuple[str, int]]]:
     """How a process's calls came and their flags, by probe."""
     found: dict[str, list[tuple[str, int]]] = {}
     for delivery in kept.deliveries:
-        rows = [row for row in delivery.batch.to_pylist() if row["pid"] == pid and row["via"] != "syscall"]
+        rows = [
+            row
+            for row in delivery.batch.to_pylist()
+            if row["pid"] == pid and row["via"] != "syscall"
+        ]
         found.setdefault(delivery.probe, []).extend((row["via"], row["flags"]) for row in rows)
     return {probe: rows for probe, rows in found.items() if rows}
 
@@ -73,8 +81,12 @@ def test_two_probes_of_one_call_both_get_it(tmp_path: Path) -> None:
         rest = make_calls(program, CALLS)
         running.attach("one", {})
         again = make_calls(program, CALLS)
-        assert running.unseen() == {"compat": 0, "x32": 0, "io_uring": 0}
-    assert ways(kept, both.pid) == ways(kept, again.pid) == {"one": [("compat", 7)], "two": [("compat", 7)]}
+        assert running.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    assert (
+        ways(kept, both.pid)
+        == ways(kept, again.pid)
+        == {"one": [("compat", 7)], "two": [("compat", 7)]}
+    )
     assert ways(kept, rest.pid) == {"two": [("compat", 7)]}
 
 
@@ -94,7 +106,10 @@ def test_without_the_guard_none_comes(tmp_path: Path) -> None:
 def test_calls_within_socketcall_are_told_apart(tmp_path: Path) -> None:
     """connect and accept through socketcall: each comes to its own probe, with the arguments that stand in memory."""
     program, kept, words = build(tmp_path, 32), Recording(), struct.pack("<3I", 77, 0, 5)
-    names = [("enter_socketcall", "syscalls:sys_enter_socketcall"), ("exit_socketcall", "syscalls:sys_exit_socketcall")]
+    names = [
+        ("enter_socketcall", "syscalls:sys_enter_socketcall"),
+        ("exit_socketcall", "syscalls:sys_exit_socketcall"),
+    ]
     plugins = {
         probe: plugin(
             tuple(Tracepoint(*name, optional=True, compat=socketcall(number)) for name in names),
@@ -107,7 +122,10 @@ def test_calls_within_socketcall_are_told_apart(tmp_path: Path) -> None:
             running.attach(probe, {})
         made = make_calls(program, [("socketcall", [number, words]) for number in (3, 5, 3, 4, 99)])
     assert made.results == [-9, -9, -9, -9, -22]  # EBADF, and EINVAL for what is no call
-    assert ways(kept, made.pid) == {"connects": [("compat", 77 << 16 | 5)] * 2, "accepts": [("compat", 77 << 16 | 5)]}
+    assert ways(kept, made.pid) == {
+        "connects": [("compat", 77 << 16 | 5)] * 2,
+        "accepts": [("compat", 77 << 16 | 5)],
+    }
 
 
 def test_a_call_that_has_lost_its_program_is_counted(tmp_path: Path) -> None:
@@ -119,11 +137,11 @@ def test_a_call_that_has_lost_its_program_is_counted(tmp_path: Path) -> None:
     layer = guard._layers[0]
     guard._lib.bpf_map_delete_elem(layer.maps["compat_enter"], struct.pack("<I", 295))
     make_calls(program, CALLS * 3)
-    assert guard.unseen() == {"compat": 3, "x32": 0}
+    assert guard.untraced() == {"compat": 3, "x32": 0}
     guard.remove("sample")
     make_calls(program, CALLS)
     loaded.close()
-    assert guard.unseen() == {"compat": 3, "x32": 0}
+    assert guard.untraced() == {"compat": 3, "x32": 0}
 
 
 @pytest.mark.parametrize("number", [0, 32, -1])

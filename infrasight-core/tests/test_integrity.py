@@ -25,22 +25,31 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def record(storm: Path, options: dict[str, int]) -> tuple[Recording, set[int]]:
     """Runs the storm in several processes at once under the probe `sample`."""
     with recording("sample", infrasight_probe_sample.plugin, options) as kept:
-        storms = [subprocess.Popen([storm, str(COUNT)], stdout=subprocess.DEVNULL) for _ in range(PROCESSES)]
+        storms = [
+            subprocess.Popen([storm, str(COUNT)], stdout=subprocess.DEVNULL)
+            for _ in range(PROCESSES)
+        ]
         assert [process.wait() for process in storms] == [0] * PROCESSES
     return kept, {process.pid for process in storms}
 
 
 def assert_whole(mine: pa.Table) -> dict[int, list[int]]:
     """Sees that each row's fields are of one event; returns the running numbers that came, by pid."""
-    parts = pc.extract_regex(pc.cast(mine["path"], pa.string()), r"^/storm/(?P<pid>\d+)-(?P<number>\d+)$").combine_chunks()
+    parts = pc.extract_regex(
+        pc.cast(mine["path"], pa.string()), r"^/storm/(?P<pid>\d+)-(?P<number>\d+)$"
+    ).combine_chunks()
     assert parts.null_count == 0
     pids, numbers = (pc.cast(parts.field(name), pa.uint32()) for name in ("pid", "number"))
     assert pc.all(pc.equal(pids, mine["pid"])).as_py()
     assert pc.all(pc.equal(pids, mine["tid"])).as_py()
     wanted_flags = pc.bit_wise_and(numbers, pa.scalar(0xFF & ~0o100, pa.uint32()))
-    assert pc.all(pc.equal(pc.bit_wise_and(mine["flags"], pa.scalar(0xFF, pa.uint32())), wanted_flags)).as_py()
+    assert pc.all(
+        pc.equal(pc.bit_wise_and(mine["flags"], pa.scalar(0xFF, pa.uint32())), wanted_flags)
+    ).as_py()
     assert pc.all(pc.equal(mine["return_code"], -errno.ENOENT)).as_py()
-    assert set(mine["comm"].unify_dictionaries().combine_chunks().dictionary.to_pylist()) >= {b"open_storm"}
+    assert set(mine["comm"].unify_dictionaries().combine_chunks().dictionary.to_pylist()) >= {
+        b"open_storm"
+    }
     by_pid: dict[int, list[int]] = {}
     for pid, number in zip(pids.to_pylist(), numbers.to_pylist(), strict=True):
         by_pid.setdefault(pid, []).append(number)
@@ -49,7 +58,10 @@ def assert_whole(mine: pa.Table) -> dict[int, list[int]]:
 
 def of_storms(table: pa.Table, pids: set[int]) -> pa.Table:
     """The storms' own rows, without what the loader of each process opened."""
-    mine = pc.and_(pc.is_in(table["pid"], pa.array(pids, pa.uint32())), pc.starts_with(table["path"], b"/storm/"))
+    mine = pc.and_(
+        pc.is_in(table["pid"], pa.array(pids, pa.uint32())),
+        pc.starts_with(table["path"], b"/storm/"),
+    )
     return table.filter(mine)
 
 

@@ -1,7 +1,7 @@
 """What is known of cgroups: kept after they have gone, bounded, looked for again when one is not known."""
 
 import pytest
-from infrasight_core.containers.known import FORGOTTEN, KnownCgroups
+from infrasight_core.containers.cgroup_index import EVICTED, CgroupIndex
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy, v1_hierarchy
 
 HYBRID = "9:name=systemd:/\n8:pids:/\n4:memory:/a:b\n2:cpuacct:/\n0::/x\n"
@@ -19,12 +19,12 @@ def path(number: int) -> str:
 
 def forgotten(was: str) -> float:
     """How many were forgotten so far, by the metric."""
-    return float(FORGOTTEN.labels(was)._value.get())
+    return float(EVICTED.labels(was)._value.get())
 
 
 def test_one_that_has_gone_is_still_known() -> None:
     """The container of a cgroup that is removed; of one that nobody saw being made, by what its removal says."""
-    known = KnownCgroups(list)
+    known = CgroupIndex(list)
     known.made(2, path(2))
     known.gone(2, path(2))
     known.gone(3, path(3))
@@ -34,7 +34,7 @@ def test_one_that_has_gone_is_still_known() -> None:
 
 def test_another_name_is_another_container() -> None:
     """A cgroup that is renamed."""
-    known = KnownCgroups(list)
+    known = CgroupIndex(list)
     known.made(2, path(2))
     known.made(2, path(3))
     assert known.containers([2]) == [container(3)]
@@ -42,7 +42,7 @@ def test_another_name_is_another_container() -> None:
 
 def test_room_is_made_of_those_that_have_gone() -> None:
     """Ten places: what is there stays while others come and go, of these the ones longest not asked for go; all is counted."""
-    known, before, before_there = KnownCgroups(list, 10), forgotten("gone"), forgotten("there")
+    known, before, before_there = CgroupIndex(list, 10), forgotten("gone"), forgotten("there")
     for number in range(2, 7):
         known.made(number, path(number))
     for number in range(100, 200):
@@ -72,7 +72,7 @@ def test_an_unknown_one_is_looked_for_and_then_not_again() -> None:
         walks.append(1)
         return [(7, path(7))]
 
-    known = KnownCgroups(walk)
+    known = CgroupIndex(walk)
     assert known.containers([7]) == [container(7)]
     assert known.containers([8]) == [None]
     assert len(walks) == 1
@@ -84,7 +84,7 @@ def test_an_unknown_one_is_looked_for_and_then_not_again() -> None:
 
 def test_the_same_number_in_v1_is_another_one() -> None:
     """The mark keeps them apart."""
-    known = KnownCgroups(list)
+    known = CgroupIndex(list)
     known.made(7, path(7))
     known.made(V1 | 7, path(8))
     assert known.containers([7, V1 | 7]) == [container(7), container(8)]

@@ -4,14 +4,19 @@ import io
 
 import pyarrow as pa
 import pytest
-from infrasight_core.live import EventTable
+from infrasight_core.cli.live_view import EventTable
 from rich.console import Console
 
 NAMES = pa.dictionary(pa.int32(), pa.binary())
 
 
 def events(
-    first: int, number: int, comm: bytes = b"sh", code: int = 0, quality: tuple[str, ...] = (), time: int = 0
+    first: int,
+    number: int,
+    comm: bytes = b"sh",
+    code: int = 0,
+    quality: tuple[str, ...] = (),
+    time: int = 0,
 ) -> pa.Table:
     """Events as an execve probe's, their pid counting up."""
     columns = {
@@ -19,7 +24,9 @@ def events(
         "pid": pa.array(range(first, first + number), pa.uint32()),
         "comm": pa.array([comm] * number, NAMES),
         "return_code": pa.array([code] * number, pa.int32()),
-        "error": pa.array(["ENOENT" if code else ""] * number, pa.dictionary(pa.int32(), pa.string())),
+        "error": pa.array(
+            ["ENOENT" if code else ""] * number, pa.dictionary(pa.int32(), pa.string())
+        ),
         "duration_ns": pa.array([1_234_567] * number, pa.uint64()),
         "quality": pa.array([list(quality)] * number, pa.list_(pa.string())),
         "filename": pa.array([b"/bin/[red]x"] * number, pa.binary()),
@@ -30,7 +37,9 @@ def events(
 
 def screen(table: EventTable, width: int = 160, height: int = 10) -> list[str]:
     """What a terminal of that size shows."""
-    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    console = Console(
+        file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None
+    )
     with console.capture() as capture:
         console.print(table)
     return capture.get().splitlines()
@@ -57,12 +66,12 @@ def test_batches_of_several_cpus_are_shown_in_order() -> None:
 
 
 def test_what_was_skipped_and_why_nothing_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line counts what was skipped and says that the server is away until events come again; so does stderr."""
+    """The last line counts what was dropped and says that the server is away until events come again; so does stderr."""
     table = EventTable()
-    table.add("execve", events(1, 1), skipped=7)
+    table.add("execve", events(1, 1), dropped=7)
     table.say("the server is away")
     last = screen(table)[-1]
-    assert last.startswith("1 shown, 7 events skipped here")
+    assert last.startswith("1 shown, 7 events dropped here")
     assert last.endswith("; the server is away; Ctrl-C ends")
     table.add("execve", events(1, 1))
     assert "away" not in screen(table)[-1]
@@ -76,7 +85,19 @@ def test_a_row_says_what_happened() -> None:
     header, row, _ = screen(table)
     assert header.split() == ["TIME", "COMM", "PID", "RESULT", "TOOK", "EVENT"]
     assert row.split(maxsplit=1)[1].split() == [
-        *("sh", "42", "ENOENT", "1.2ms", "!", "x", "'a", "b'", "$'\\x1b[2J[bold]'", "filename=/bin/[red]x", "[argv_cut]"),
+        *(
+            "sh",
+            "42",
+            "ENOENT",
+            "1.2ms",
+            "!",
+            "x",
+            "'a",
+            "b'",
+            "$'\\x1b[2J[bold]'",
+            "filename=/bin/[red]x",
+            "[argv_cut]",
+        ),
     ]
 
 

@@ -23,7 +23,9 @@ logging.getLogger("grpc").warning("from %s", "below")
 
 def test_json_lines_on_stderr() -> None:
     """In a pipe each line is JSON, the standard library's too; stdout stays for the output."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
     first, second = map(json.loads, done.stderr.splitlines())
     assert done.stdout == ""
     assert (first["event"], first["probe"], first["level"]) == ("attached", "execve", "info")

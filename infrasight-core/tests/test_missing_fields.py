@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from infrasight_core.agent.missing import LACKING, MISSING, count_missing
-from infrasight_core.arrays import quality_names
+from infrasight_core.agent.quality_metrics import INCOMPLETE, MISSING, count_missing
 from infrasight_core.cli.missing_fields import add_missing_fields, in_short
+from infrasight_core.plugin.arrays import quality_names
 
 
 def test_flags_are_counted_by_column() -> None:
@@ -16,9 +16,12 @@ def test_flags_are_counted_by_column() -> None:
     count_missing("missing-test", quality_names(masks, bits))
     count_missing("missing-test", quality_names(masks, bits).slice(2, 2))
     count_missing("missing-test", quality_names(masks[3:4], bits))
-    counted = {column: MISSING.labels("missing-test", column)._value.get() for column in ("argv", "cwd", "entry", "argv_cut")}
+    counted = {
+        column: MISSING.labels("missing-test", column)._value.get()
+        for column in ("argv", "cwd", "entry", "argv_cut")
+    }
     assert counted == {"argv": 4, "cwd": 2, "entry": 1, "argv_cut": 0}
-    assert LACKING.labels("missing-test")._value.get() == 5
+    assert INCOMPLETE.labels("missing-test")._value.get() == 5
 
 
 @pytest.mark.parametrize(
@@ -36,11 +39,22 @@ def test_flags_are_counted_by_column() -> None:
     ],
 )
 def test_verify_names_the_most_frequent(
-    found: list[tuple[int, int, dict[str, list[Any]]]], share: float, fields: dict[str, int], short: str
+    found: list[tuple[int, int, dict[str, list[Any]]]],
+    share: float,
+    fields: dict[str, int],
+    short: str,
 ) -> None:
     """The share of rows, the columns with the most frequent first, and both in a few words."""
     row: dict[str, Any] = {"node": "n", "probe": "p"}
-    asked = [{"node": "n", "probe": "p", "rows": rows, "lacking": lacking, "fields": f} for rows, lacking, f in found]
-    add_missing_fields([row], [{"node": "n", "probe": "other", "rows": 1, "lacking": 1, "fields": {}}, *asked])
-    assert (row["lacking_share"], list(row["missing_fields"].items())) == (share, list(fields.items()))
+    asked = [
+        {"node": "n", "probe": "p", "rows": rows, "lacking": lacking, "fields": f}
+        for rows, lacking, f in found
+    ]
+    add_missing_fields(
+        [row], [{"node": "n", "probe": "other", "rows": 1, "lacking": 1, "fields": {}}, *asked]
+    )
+    assert (row["lacking_share"], list(row["missing_fields"].items())) == (
+        share,
+        list(fields.items()),
+    )
     assert in_short(row) == short

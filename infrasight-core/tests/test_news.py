@@ -7,9 +7,9 @@ import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
-from infrasight_core.agent.delivery import Delivery
-from infrasight_core.agent.news import BATCH_BYTES, BATCH_CONTAINERS
-from infrasight_core.agent.outbox import UNTOLD, WAITING, Outbox
+from infrasight_core.agent.container_updates import BATCH_BYTES, BATCH_CONTAINERS
+from infrasight_core.agent.outbox import DROPPED_UPDATES, WAITING, Outbox
+from infrasight_core.agent.sink import Delivery
 
 SCHEMA = sample.schema()
 
@@ -42,7 +42,7 @@ def names(batch: Batch) -> list[tuple[str, bytes]]:
 
 def untold(reason: str) -> float:
     """How much news has been given up for a reason."""
-    return float(UNTOLD.labels(reason)._value.get())
+    return float(DROPPED_UPDATES.labels(reason)._value.get())
 
 
 def test_the_newest_news_of_a_container_leave_alone() -> None:
@@ -54,7 +54,12 @@ def test_the_newest_news_of_a_container_leave_alone() -> None:
     assert outbox.waiting() == (2, 0)
     batch, events = taken(outbox, 2)
     assert names(batch) == [("a", b"longer"), ("b", b"1")]
-    assert (batch.rows, batch.probe, batch.WhichOneof("body"), batch.HasField("account")) == (0, "", None, False)
+    assert (batch.rows, batch.probe, batch.WhichOneof("body"), batch.HasField("account")) == (
+        0,
+        "",
+        None,
+        False,
+    )
     assert events.batch_id == "events"
     for sent in (batch, events):
         outbox.acknowledged(sent.batch_id)
@@ -86,7 +91,10 @@ def test_batches_of_news_are_bounded() -> None:
     batches = taken(outbox, 5)
     assert [len(batch.containers) for batch in batches[:2]] == [BATCH_CONTAINERS] * 2
     assert all(batch.ByteSize() < BATCH_BYTES + 70_000 for batch in batches)
-    assert len({said.container_id for batch in batches for said in batch.containers}) == 2 * BATCH_CONTAINERS + 40
+    assert (
+        len({said.container_id for batch in batches for said in batch.containers})
+        == 2 * BATCH_CONTAINERS + 40
+    )
     assert outbox.waiting() == (5, 0)
     for batch in batches:
         outbox.acknowledged(batch.batch_id)
@@ -97,7 +105,9 @@ def test_news_count_against_the_limit() -> None:
     """News that find no room are counted and not taken; events find no room where news take it, and find it when they left."""
     outbox = Outbox(70_000)
     before = untold("outbox_full")
-    outbox.containers([news("a", labels={"a": "v" * 60_000}), news("b", labels={"a": "v" * 20_000}), news("c")])
+    outbox.containers(
+        [news("a", labels={"a": "v" * 60_000}), news("b", labels={"a": "v" * 20_000}), news("c")]
+    )
     assert untold("outbox_full") == before + 1
     (batch,) = taken(outbox, 1)
     assert [said.container_id for said in batch.containers] == ["a", "c"]
@@ -107,7 +117,9 @@ def test_news_count_against_the_limit() -> None:
     assert outbox.put(delivery("e")) is True
 
 
-@pytest.mark.parametrize("said", [news(""), news("a", name=b"n" * 5000), Container(container_id="a")])
+@pytest.mark.parametrize(
+    "said", [news(""), news("a", name=b"n" * 5000), Container(container_id="a")]
+)
 def test_malformed_news_cost_only_themselves(said: Container) -> None:
     """What the server would refuse is counted here, and what came with it goes its way."""
     outbox = Outbox(1 << 20)
@@ -120,10 +132,10 @@ def test_malformed_news_cost_only_themselves(said: Container) -> None:
 def test_refused_news_are_let_go() -> None:
     """A refusal takes the news out for good, counted."""
     outbox = Outbox(1 << 20)
-    before = untold("refused")
+    before = untold("rejected")
     outbox.containers([news("a"), news("b")])
     (batch,) = taken(outbox, 1)
-    outbox.refused(batch.batch_id, "REFUSAL_REASON_UNKNOWN_PROBE", "an older server")
+    outbox.rejected(batch.batch_id, "REJECTION_REASON_UNKNOWN_PROBE", "an older server")
     outbox.disconnected()
     assert outbox.waiting() == (0, 0)
-    assert untold("refused") == before + 2
+    assert untold("rejected") == before + 2

@@ -5,9 +5,9 @@ import asyncio
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Account, Batch
-from infrasight_core import ipc
-from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.outbox import Outbox
+from infrasight_core.agent.sink import Delivery
+from infrasight_core.net import ipc
 
 SCHEMA = sample.schema()
 
@@ -63,10 +63,10 @@ def test_what_was_not_acknowledged_is_sent_again_and_marked() -> None:
 
 
 def test_a_refused_batch_is_let_go() -> None:
-    """A refusal takes the batch out for good."""
+    """A rejection takes the batch out for good."""
     outbox = filled("a")
     sent(outbox, 1)
-    outbox.refused("a", "REFUSAL_REASON_MALFORMED", "why")
+    outbox.rejected("a", "REJECTION_REASON_MALFORMED", "why")
     outbox.disconnected()
     assert outbox.waiting() == (0, 0)
 

@@ -60,16 +60,28 @@ def test_what_would_hide_the_image_is_found(tmp_path: Path) -> None:
     assert hides([Path("package.cpython-311-x86_64-linux-gnu.so")], paths) == "package"
     assert hides([Path("package/__init__.py"), Path("package/new.py")], paths) == "package"
     assert hides([Path("space/one/__init__.py")], paths) == "space/one/__init__.py"
-    assert hides([Path("space/two/__init__.py"), Path("new.py"), Path("new-1.dist-info/METADATA")], paths) == ""
+    assert (
+        hides(
+            [Path("space/two/__init__.py"), Path("new.py"), Path("new-1.dist-info/METADATA")], paths
+        )
+        == ""
+    )
 
 
 def test_what_is_lacking_is_named(tmp_path: Path) -> None:
     """A requirement that is absent, or there in another version; those of extras and of other systems do not count."""
     metadata = tmp_path / "demo-1.0.dist-info"
     metadata.mkdir()
-    needs = ["Requires-Dist: There>=1", "Requires-Dist: old>=2", "Requires-Dist: absent", 'Requires-Dist: x; extra == "y"']
+    needs = [
+        "Requires-Dist: There>=1",
+        "Requires-Dist: old>=2",
+        "Requires-Dist: absent",
+        'Requires-Dist: x; extra == "y"',
+    ]
     needs.append('Requires-Dist: z; sys_platform == "win32"')
-    (metadata / "METADATA").write_text("\n".join(["Metadata-Version: 2.1", "Name: demo", "Version: 1.0", *needs, ""]))
+    (metadata / "METADATA").write_text(
+        "\n".join(["Metadata-Version: 2.1", "Name: demo", "Version: 1.0", *needs, ""])
+    )
     assert versions_in([str(tmp_path)]) == {"demo": "1.0"}
     assert list(lacking(tmp_path, "demo", {"there": "1.5", "old": "1.9"})) == [
         "old>=2, and 1.9 is there",
@@ -95,7 +107,9 @@ def test_the_folder_is_emptied_and_marked(tmp_path: Path) -> None:
         emptied(precious)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"installed": [{"name": "x"}]}', '{"failures": 5}'])
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", '{"installed": [{"name": "x"}]}', '{"failures": 5}']
+)
 def test_a_report_that_cannot_be_read_is_a_failure(tmp_path: Path, text: str | None) -> None:
     """The agent reports that, by the file's name."""
     if text is not None:

@@ -7,11 +7,11 @@ import infrasight_probe_sample.plugin as sample
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core import TAGS, Columns, EnrichContext, ProbeError, hookimpl, numbers
+from infrasight_core import TAGS, Columns, EnrichContext, PluginError, hookimpl, numbers
 from infrasight_core.errors import UnknownProbeError
 from infrasight_core.kernel.load import running_kernel
-from infrasight_core.plugins import PluginManager
-from infrasight_core.tags import entries_kept
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.tags import entries_kept
 
 CONTEXT = EnrichContext("agent", "sample", "here")
 BATCH = pa.record_batch([numbers(np.zeros(2, np.uint32))], names=["uid"])
@@ -21,7 +21,9 @@ COLUMNS = Columns(2, np.zeros(2, np.uint32), np.arange(2, dtype=np.uint64), {})
 def plugin(**hooks: Any) -> Any:
     """A plugin with these hooks."""
     module = ModuleType("plugin")
-    module.__dict__.update({name: hookimpl(function) for name, function in hooks.items()}, infrasight_api=1)
+    module.__dict__.update(
+        {name: hookimpl(function) for name, function in hooks.items()}, infrasight_api=1
+    )
     return module
 
 
@@ -44,7 +46,13 @@ def test_installed_plugins_are_found() -> None:
 
 def test_probes_are_enabled_and_disabled_by_name() -> None:
     """`enable` leaves only those probes, and the enrichers; `disable` leaves out."""
-    assert PluginManager.discover(["execve"]).plugins.keys() == {"execve", "users", "errors", "containers", "reverse_dns"}
+    assert PluginManager.discover(["execve"]).plugins.keys() == {
+        "execve",
+        "users",
+        "errors",
+        "containers",
+        "reverse_dns",
+    }
     assert "execve" not in PluginManager.discover(disable=["execve"]).plugins
     assert "users" not in PluginManager.discover(disable=["users"]).plugins
 
@@ -79,12 +87,12 @@ def test_schema_hook_must_return_a_schema() -> None:
 
 
 def test_load_bpf_hook_gives_a_program() -> None:
-    """`load_bpf` of one probe is called with the kernel and its options; what raises or is no program is a ProbeError."""
+    """`load_bpf` of one probe is called with the kernel and its options; what raises or is no program is a PluginError."""
     made = manager(sample=sample, wrong=plugin(load_bpf=lambda kernel, options: None))
     assert made.load_bpf("sample", running_kernel(), {"slots": 128}).slots == 128
-    with pytest.raises(ProbeError, match=r"'sample': load_bpf: options\.sample: 'x' is not known"):
+    with pytest.raises(PluginError, match=r"'sample': load_bpf: options\.sample: 'x' is not known"):
         made.load_bpf("sample", running_kernel(), {"x": 1})
-    with pytest.raises(ProbeError, match="NoneType, not BpfProgram"):
+    with pytest.raises(PluginError, match="NoneType, not BpfProgram"):
         made.load_bpf("wrong", running_kernel(), {})
 
 
@@ -97,9 +105,9 @@ def test_load_bpf_hook_gives_a_program() -> None:
     ],
 )
 def test_decode_hook_must_return_arrays_of_all_rows(returned: object, said: str) -> None:
-    """`decode` that returns anything but Arrow arrays of the slice's length is a ProbeError that says what is wrong."""
+    """`decode` that returns anything but Arrow arrays of the slice's length is a PluginError that says what is wrong."""
     made = manager(p=plugin(decode=lambda columns: returned))
-    with pytest.raises(ProbeError, match=said):
+    with pytest.raises(PluginError, match=said):
         made.decode("p", COLUMNS)
 
 
@@ -123,7 +131,11 @@ def test_enrich_hook_of_every_plugin_is_called_and_a_failure_leaves_the_others()
         b=plugin(enrich=raises),
         c=plugin(enrich=lambda batch, context: [1]),
         d=plugin(enrich=lambda batch, context: None),
-        e=plugin(enrich=lambda batch, context: {"y": batch.column("uid")} if context.side == "agent" else {}),
+        e=plugin(
+            enrich=lambda batch, context: (
+                {"y": batch.column("uid")} if context.side == "agent" else {}
+            )
+        ),
     )
     assert made.enrich(BATCH, CONTEXT).keys() == {"x", "y"}
 
@@ -132,9 +144,13 @@ def test_tags_of_three_enrichers_stand_side_by_side_though_one_does_not_know() -
     """A null of the one in the middle makes the row null, which its quality will say, and takes nothing from the others."""
 
     def gives(pairs: list[tuple[str, str]] | None) -> Any:
-        return plugin(enrich=lambda batch, context: {"tags": pa.array([pairs] * batch.num_rows, TAGS)})
+        return plugin(
+            enrich=lambda batch, context: {"tags": pa.array([pairs] * batch.num_rows, TAGS)}
+        )
 
-    tags = manager(a=gives([("a", "1")]), b=gives(None), c=gives([("c", "1")])).enrich(BATCH, CONTEXT)["tags"]
+    tags = manager(a=gives([("a", "1")]), b=gives(None), c=gives([("c", "1")])).enrich(
+        BATCH, CONTEXT
+    )["tags"]
     assert tags.null_count == BATCH.num_rows
     assert entries_kept(tags).to_pylist() == [[("a", "1"), ("c", "1")]] * BATCH.num_rows
 

@@ -52,7 +52,9 @@ def plugins(tmp_path: Path) -> str:
     info = tmp_path / "strangers-2.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 2.5\n")
-    (info / "entry_points.txt").write_text("[infrasight]\n" + "".join(f"{n} = {n}_plugin\n" for n in PLUGINS))
+    (info / "entry_points.txt").write_text(
+        "[infrasight]\n" + "".join(f"{n} = {n}_plugin\n" for n in PLUGINS)
+    )
     return str(tmp_path)
 
 
@@ -61,21 +63,35 @@ def test_probes_shows_what_is_loaded_and_what_failed(plugins: str) -> None:
     done = run("probes", "--json", PYTHONPATH=plugins)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert (done.returncode, done.stderr) == (0, "")
-    assert {(rows[n]["distribution"], rows[n]["version"]) for n in PLUGINS} == {("strangers", "2.5")}
+    assert {(rows[n]["distribution"], rows[n]["version"]) for n in PLUGINS} == {
+        ("strangers", "2.5")
+    }
     assert (rows["lists"]["status"], rows["lists"]["hooks"]) == ("loaded", ["enrich"])
     assert (rows["broken"]["status"], rows["broken"]["failed_hook"]) == ("failed", "import")
-    assert (rows["tracks"]["failed_hook"], rows["tracks"]["reason"]) == ("load_bpf", "ValueError: nothing to track")
+    assert (rows["tracks"]["failed_hook"], rows["tracks"]["reason"]) == (
+        "load_bpf",
+        "ValueError: nothing to track",
+    )
     assert rows["broken"]["reason"] == "RuntimeError: no such thing"
     assert "is built for plugin API 0; this infrasight-core has 1" in rows["older"]["reason"]
 
 
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     """A missing loader and an unreachable server fail with what to do; the status is 1; each check is a JSON line."""
-    done = run("doctor", "--json", "--server", "127.0.0.1:1", INFRASIGHT_LOADER_PYTHON=str(tmp_path / "none"))
+    done = run(
+        "doctor",
+        "--json",
+        "--server",
+        "127.0.0.1:1",
+        INFRASIGHT_LOADER_PYTHON=str(tmp_path / "none"),
+    )
     found = {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 1
     assert (found["bcc"]["status"], "python3-bpfcc" in found["bcc"]["remedy"]) == ("fail", True)
-    assert (found["server"]["status"], "infrasight-server" in found["server"]["remedy"]) == ("fail", True)
+    assert (found["server"]["status"], "infrasight-server" in found["server"]["remedy"]) == (
+        "fail",
+        True,
+    )
     assert found["tracepoints"]["status"] == found["optional tracepoints"]["status"] == "ok"
     assert {
         "kernel",
@@ -96,7 +112,12 @@ def test_doctor_reaches_a_server() -> None:
     with EventServer() as server:
         server.answer = lambda sql: iter((pa.table({"1": [1]}),))
         lines = run("doctor", "--json", server=server).stdout.splitlines()
-    assert json.loads(lines[-1]) == {"name": "server", "status": "ok", "found": f"{server.address} answers", "remedy": ""}
+    assert json.loads(lines[-1]) == {
+        "name": "server",
+        "status": "ok",
+        "found": f"{server.address} answers",
+        "remedy": "",
+    }
 
 
 def test_doctor_tries_the_functions_of_the_kernel_that_probes_want(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 
 PROBES = ("sample", "second", "third")
@@ -29,16 +29,22 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three probes with entry points, all of the same code."""
     text = Path(sample.__file__).read_text()
     for name in PROBES:
-        (tmp_path / f"reload_{name}.py").write_text(text.replace("options.sample", f"options.{name}"))
+        (tmp_path / f"reload_{name}.py").write_text(
+            text.replace("options.sample", f"options.{name}")
+        )
     entry = tmp_path / "reload-0.dist-info"
     entry.mkdir()
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: reload\nVersion: 0\n")
-    (entry / "entry_points.txt").write_text("[infrasight]\n" + "".join(f"{name} = reload_{name}\n" for name in PROBES))
+    (entry / "entry_points.txt").write_text(
+        "[infrasight]\n" + "".join(f"{name} = reload_{name}\n" for name in PROBES)
+    )
     monkeypatch.syspath_prepend(tmp_path)
 
 
 @contextmanager
-def running(kept: Recording, settings: AgentSettings = SETTINGS) -> Iterator[tuple[RunningProbes, Recorder]]:
+def running(
+    kept: Recording, settings: AgentSettings = SETTINGS
+) -> Iterator[tuple[RunningProbes, Recorder]]:
     """Probes that record into `kept`."""
     plugins = PluginManager.discover(settings.probes)
     recorder = Recorder(plugins, LoadSettings(), "here", kept)
@@ -54,12 +60,16 @@ def running(kept: Recording, settings: AgentSettings = SETTINGS) -> Iterator[tup
 
 def runs(kept: Recording, probe: str) -> list[str]:
     """The times that a probe was loaded, as its batches tell."""
-    return sorted({delivery.batch_id.split("-")[0] for delivery in kept.deliveries if delivery.probe == probe})
+    return sorted(
+        {delivery.batch_id.split("-")[0] for delivery in kept.deliveries if delivery.probe == probe}
+    )
 
 
 def of_sample(kept: Recording) -> pa.Table:
     """All events of the probe `sample`."""
-    return pa.Table.from_batches([delivery.batch for delivery in kept.deliveries if delivery.probe == "sample"])
+    return pa.Table.from_batches(
+        [delivery.batch for delivery in kept.deliveries if delivery.probe == "sample"]
+    )
 
 
 def test_probes_come_go_and_change_while_another_records_a_storm(tmp_path: Path) -> None:
@@ -88,9 +98,9 @@ def test_probes_come_go_and_change_while_another_records_a_storm(tmp_path: Path)
     assert kept.counts.dropped == 0
     assert table.num_rows == kept.counts.seen == kept.counts.submitted
     paths = table["path"].to_pylist()
-    assert {pid: sum(path.startswith(f"/storm/{pid}-".encode()) for path in paths) for pid in pids} == dict.fromkeys(
-        pids, count
-    )
+    assert {
+        pid: sum(path.startswith(f"/storm/{pid}-".encode()) for path in paths) for pid in pids
+    } == dict.fromkeys(pids, count)
     assert len(runs(kept, "second")) == 2
     assert len(runs(kept, "third")) == 1
 
@@ -111,7 +121,13 @@ def test_settings_with_a_mistake_change_nothing(wrong: dict[str, Any], said: str
     kept = Recording()
     with running(kept) as (probes, recorder):
         with pytest.raises(InfraSightError, match=said):
-            probes.change(evolve(SETTINGS, filters={"sample": Filters(exclude_uid=(0,)), **wrong.pop("filters", {})}, **wrong))
+            probes.change(
+                evolve(
+                    SETTINGS,
+                    filters={"sample": Filters(exclude_uid=(0,)), **wrong.pop("filters", {})},
+                    **wrong,
+                )
+            )
         assert recorder.probes() == ["sample", "second"]
         subprocess.run(["/bin/true"], check=True)
     assert kept.counts.submitted > 0
@@ -119,14 +135,17 @@ def test_settings_with_a_mistake_change_nothing(wrong: dict[str, Any], said: str
     assert len(runs(kept, "second")) == len(runs(kept, "sample")) == 1
 
 
-def test_options_that_cannot_be_loaded_leave_the_others_running(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_cannot_be_loaded_leave_the_others_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What only attaching can refuse: it is among the failures, the other probe records on, and the next change tries again."""
     kept = Recording()
     with running(kept) as (probes, recorder):
         real = Tracepoint
         with monkeypatch.context() as broken:
             broken.setattr(
-                "reload_second.Tracepoint", lambda name, event: real(name, event.replace("exit_openat", "exit_nothing"))
+                "reload_second.Tracepoint",
+                lambda name, event: real(name, event.replace("exit_openat", "exit_nothing")),
             )
             probes.change(evolve(SETTINGS, options={"second": {"slots": 512}}))
         assert recorder.probes() == ["sample"]

@@ -11,8 +11,8 @@ import pytest
 from infrasight_core import ConfigError, EnrichContext
 from infrasight_core.agent.batches import conform
 from infrasight_core.enrichers import reverse_dns
-from infrasight_core.enrichers.later import ANSWERS
-from infrasight_core.plugins import PluginManager
+from infrasight_core.enrichers.async_lookup import ANSWERS
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_testbed.name_server import name_server
 
 NAMED, NAMED6, NAMELESS = "192.0.2.5", "2001:db8::5", "192.0.2.9"
@@ -36,7 +36,9 @@ def batch(*addresses: str) -> pa.RecordBatch:
 def names(rows: pa.RecordBatch, port: int, **options: Any) -> list[bytes | None]:
     """What the plugin gives."""
     told = {"enabled": True, "servers": ["127.0.0.1"], "port": port, **options}
-    return reverse_dns.enrich(rows, EnrichContext("agent", "connect", "here", options=told))["remote_name"].to_pylist()  # type: ignore[no-any-return]
+    return reverse_dns.enrich(rows, EnrichContext("agent", "connect", "here", options=told))[
+        "remote_name"
+    ].to_pylist()  # type: ignore[no-any-return]
 
 
 def test_names_come_from_the_second_time_on(server: int) -> None:
@@ -80,7 +82,9 @@ def test_without_it_the_column_is_empty_and_nothing_is_missing() -> None:
     """Off, the default: no question is asked, the column is empty, and `quality` does not speak of it."""
     plugins = PluginManager.discover(["connect"])
     schema = plugins.schemas()["connect"].agent
-    given = pa.record_batch([pa.array([0], pa.uint64()), *batch(NAMED).columns], names=["quality", "remote_address"])
+    given = pa.record_batch(
+        [pa.array([0], pa.uint64()), *batch(NAMED).columns], names=["quality", "remote_address"]
+    )
     assert reverse_dns.enrich(given, EnrichContext("agent", "connect", "here")) == {}
     (row,) = conform(given, {}, schema, []).to_pylist()
     assert (row["remote_name"], row["tags"]) == (b"", [])
@@ -91,7 +95,10 @@ def test_without_it_the_column_is_empty_and_nothing_is_missing() -> None:
 def test_options_are_checked() -> None:
     """An unknown option and a value out of bounds are named, with what is allowed."""
     plugins = PluginManager.discover([])
-    with pytest.raises(ConfigError, match=r"options\.reverse_dns\.enable is not known; reverse_dns has enabled, servers"):
+    with pytest.raises(
+        ConfigError,
+        match=r"options\.reverse_dns\.enable is not known; reverse_dns has enabled, servers",
+    ):
         plugins.check_options("reverse_dns", {"enable": True})
     with pytest.raises(ConfigError, match=r"options\.reverse_dns: 'wait_seconds' must be <= 1"):
         plugins.check_options("reverse_dns", {"wait_seconds": 5})

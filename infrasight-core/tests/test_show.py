@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from infrasight_core.schema import IP_ADDRESS, IP_ADDRESS_MARK
-from infrasight_core.show import json_lines, printable, quoted, shown, unique_names
+from infrasight_core.cli.format import json_lines, printable, quoted, shown, unique_names
+from infrasight_core.plugin.schema import IP_ADDRESS, IP_ADDRESS_MARK
 
 
 def one(array: pa.Array) -> object:
@@ -34,7 +34,11 @@ def one(array: pa.Array) -> object:
         (True, pa.bool_(), True),
         (None, pa.binary(), None),
         ([("k", [1, None])], pa.map_(pa.string(), pa.list_(pa.int32())), {"k": [1, None]}),
-        ({"a": b"\xff", "b": None}, pa.struct({"a": pa.binary(), "b": pa.int8()}), {"a": "\\xff", "b": None}),
+        (
+            {"a": b"\xff", "b": None},
+            pa.struct({"a": pa.binary(), "b": pa.int8()}),
+            {"a": "\\xff", "b": None},
+        ),
     ],
 )
 def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> None:
@@ -55,7 +59,10 @@ def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> 
 def test_addresses(packed: bytes | None, said: str | None) -> None:
     """A marked column of 16 bytes, single or in lists, is an IP address as people write it; one without the mark is bytes."""
     single, lists = pa.array([packed], IP_ADDRESS), pa.array([[packed]], pa.list_(IP_ADDRESS))
-    fields = [pa.field(name, array.type, metadata=IP_ADDRESS_MARK) for name, array in (("one", single), ("all", lists))]
+    fields = [
+        pa.field(name, array.type, metadata=IP_ADDRESS_MARK)
+        for name, array in (("one", single), ("all", lists))
+    ]
     table = pa.table([single, lists], schema=pa.schema(fields))
     assert json.loads(next(json_lines(table))) == {"one": said, "all": [said]}
     assert one(single) == (None if packed is None else shown(packed))
@@ -72,7 +79,12 @@ def test_slices_and_nulls_of_nested_columns() -> None:
     lists = pa.array([[1], None, [2, 3], []])
     maps = pa.array([[("a", 1)], None, [("b", 2), ("c", 3)], []], pa.map_(pa.string(), pa.int32()))
     table = pa.table({"l": lists, "m": maps})
-    rows = [{"l": [1], "m": {"a": 1}}, {"l": None, "m": None}, {"l": [2, 3], "m": {"b": 2, "c": 3}}, {"l": [], "m": {}}]
+    rows = [
+        {"l": [1], "m": {"a": 1}},
+        {"l": None, "m": None},
+        {"l": [2, 3], "m": {"b": 2, "c": 3}},
+        {"l": [], "m": {}},
+    ]
     assert [json.loads(line) for line in json_lines(table)] == rows
     assert [json.loads(line) for line in json_lines(table.slice(2))] == rows[2:]
 
@@ -94,7 +106,14 @@ def test_json_holds_nothing_that_a_terminal_obeys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("a b", "a b"), ("é", "é"), ("a\x1b[1m", "a\\x1b[1m"), ("\n\t", "\\n\\t"), ("\u202e", "\\u202e")]
+    ("text", "said"),
+    [
+        ("a b", "a b"),
+        ("é", "é"),
+        ("a\x1b[1m", "a\\x1b[1m"),
+        ("\n\t", "\\n\\t"),
+        ("\u202e", "\\u202e"),
+    ],
 )
 def test_printable(text: str, said: str) -> None:
     """What a terminal would obey is escaped, the rest is left."""
@@ -102,14 +121,28 @@ def test_printable(text: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", [b"", b"ls", b"a b", b"it's", b"$HOME", b"\xff\xfe'\\", b"new\nline", "é\u202e".encode(), b"\x1b[0m"]
+    "argument",
+    [
+        b"",
+        b"ls",
+        b"a b",
+        b"it's",
+        b"$HOME",
+        b"\xff\xfe'\\",
+        b"new\nline",
+        "é\u202e".encode(),
+        b"\x1b[0m",
+    ],
 )
 def test_a_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
     """Typed into bash it gives the same bytes again, and it prints safely."""
     word = quoted(argument)
     assert printable(word) == word
     command = ["bash", "-c", f"printf %s {word}"]
-    assert subprocess.run(command, env={"LC_ALL": "C.UTF-8"}, capture_output=True, check=True).stdout == argument
+    assert (
+        subprocess.run(command, env={"LC_ALL": "C.UTF-8"}, capture_output=True, check=True).stdout
+        == argument
+    )
 
 
 def test_shown() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from infrasight_core.errors import ConfigError
-from infrasight_core.status import StatusServer
+from infrasight_core.net.status_server import StatusServer
 from prometheus_client import Counter
 
 STATE = [(False, "no stream to the server")]
@@ -45,7 +45,9 @@ def test_paths(address: str) -> None:
 
 def test_an_address_in_use_is_named(address: str) -> None:
     """A second server on the same port is refused with the address and what to do."""
-    with pytest.raises(ConfigError, match=f"{address}: cannot listen there: Address already in use"):
+    with pytest.raises(
+        ConfigError, match=f"{address}: cannot listen there: Address already in use"
+    ):
         StatusServer(address, lambda: (True, "")).start()
 
 

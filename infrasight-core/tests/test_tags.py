@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import TAGS, constant, map_distinct
-from infrasight_core.tags import entries_kept, merged
+from infrasight_core.plugin.tags import entries_kept, merged
 
 ROWS = [[("a", "1")], None, [], [("a", "2"), ("ä", "größer")]]
 
@@ -15,8 +15,12 @@ ROWS = [[("a", "1")], None, [], [("a", "2"), ("ä", "größer")]]
 def test_entries_stand_side_by_side(sliced: bool) -> None:
     """Plain and dictionary arrays, whole and cut: each row has the entries of all; of one key the first one's value."""
     numbers = np.array([0, 1, 2, 3, 0], np.uint32)
-    first: Any = map_distinct(numbers, lambda few: [None if ROWS[n] is None else tuple(ROWS[n] or ()) for n in few], TAGS)
-    second: Any = pa.array([[("b", "x")], [("b", "y")], [], [("a", "9"), ("c", "")], [("b", "x")]], TAGS)
+    first: Any = map_distinct(
+        numbers, lambda few: [None if ROWS[n] is None else tuple(ROWS[n] or ()) for n in few], TAGS
+    )
+    second: Any = pa.array(
+        [[("b", "x")], [("b", "y")], [], [("a", "9"), ("c", "")], [("b", "x")]], TAGS
+    )
     if sliced:
         first, second = first.slice(1), second.slice(1)
     wanted = [

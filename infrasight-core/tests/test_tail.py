@@ -10,7 +10,9 @@ import pytest
 from infrasight_testbed.command import COMMAND, environment
 from infrasight_testbed.event_server import EventServer
 
-TABLE = pa.table({"pid": pa.array([1, 2, 3], pa.uint32()), "uid": pa.array([0, 1000, 0], pa.uint32())})
+TABLE = pa.table(
+    {"pid": pa.array([1, 2, 3], pa.uint32()), "uid": pa.array([0, 1000, 0], pa.uint32())}
+)
 
 
 @pytest.fixture
@@ -52,12 +54,17 @@ def test_tail_ends_when_nobody_reads(tailing: subprocess.Popen[str]) -> None:
     assert tailing.stderr.read() == ""
 
 
-def test_tail_says_what_it_skipped_and_waits_for_the_server(tailing: subprocess.Popen[str], server: EventServer) -> None:
+def test_tail_says_what_it_skipped_and_waits_for_the_server(
+    tailing: subprocess.Popen[str], server: EventServer
+) -> None:
     """Skipped events and a server that went away are said on stderr; it goes on when the server is back."""
     assert tailing.stdout is not None
     assert tailing.stderr is not None
     server.events.put(("execve", TABLE, 12))
-    assert tailing.stderr.readline() == "infrasight: 12 events skipped here: they came faster than they could be shown\n"
+    assert (
+        tailing.stderr.readline()
+        == "infrasight: 12 events dropped here: they came faster than they could be shown\n"
+    )
     assert [json.loads(tailing.stdout.readline())["pid"] for _ in range(2)] == [1, 3]
     server.stop()
     assert "trying again in" in tailing.stderr.readline()

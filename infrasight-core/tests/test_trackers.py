@@ -18,10 +18,10 @@ from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.reload import RunningProbes
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.agent.trackers import DROPPED, Trackers
-from infrasight_core.errors import ConfigError, ProbeError
+from infrasight_core.errors import ConfigError, PluginError
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings, running_kernel
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording, plugins_with, recording
 from infrasight_testbed.system import until
 
@@ -41,7 +41,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = tmp_path / "tracked-0.dist-info"
     entry.mkdir()
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: tracked\nVersion: 0\n")
-    points = ("sample = infrasight_probe_sample.plugin", "executions = infrasight_tracker_sample.plugin")
+    points = (
+        "sample = infrasight_probe_sample.plugin",
+        "executions = infrasight_tracker_sample.plugin",
+    )
     (entry / "entry_points.txt").write_text("\n".join(("[infrasight]", *points, "")))
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -49,13 +52,18 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def changed(**hooks: Any) -> ModuleType:
     """The tracker with other hooks."""
     module = ModuleType("changed")
-    module.__dict__.update({name: getattr(executions, name) for name in ("load_bpf", "decode", "enrich", "infrasight_api")})
+    module.__dict__.update(
+        {
+            name: getattr(executions, name)
+            for name in ("load_bpf", "decode", "enrich", "infrasight_api")
+        }
+    )
     module.__dict__.update({name: hookimpl(function) for name, function in hooks.items()})
     return module
 
 
 def dropped(reason: str) -> float:
-    """What the tracker has missed so far, by the metric."""
+    """What the tracker has skipped so far, by the metric."""
     return float(DROPPED.labels("executions", reason)._value.get())
 
 
@@ -68,7 +76,9 @@ def test_what_happened_before_an_event_is_known_when_it_is_enriched(tmp_path: Pa
     with recording("sample", sample, filters=ours, enrichers=TRACKED) as kept:
         pids = {}
         for number in range(400):
-            process = subprocess.Popen([names[number % 2], "/mark-tracked"], stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [names[number % 2], "/mark-tracked"], stderr=subprocess.DEVNULL
+            )
             process.wait()
             pids[process.pid] = str(names[number % 2]).encode()
     rows = [row for row in kept.table.to_pylist() if row["path"] == b"/mark-tracked"]
@@ -110,13 +120,13 @@ def test_what_it_misses_is_counted() -> None:
     for _ in range(400):
         subprocess.run(["/bin/true"], check=True)
     trackers.close()
-    missed = dropped("block_full") - before
-    assert missed >= 400 - 64 * running_kernel().cpus
-    assert sum(executions.calls) + missed >= 400
+    skipped = dropped("block_full") - before
+    assert skipped >= 400 - 64 * running_kernel().cpus
+    assert sum(executions.calls) + skipped >= 400
 
 
 def test_one_that_cannot_be_loaded_is_a_failure_and_the_probes_go_on() -> None:
-    """A tracepoint that no kernel has: its ProbeError by name, and the probe records, its rows flagged."""
+    """A tracepoint that no kernel has: its PluginError by name, and the probe records, its rows flagged."""
     kept, plugins = Recording(), plugins_with("sample", sample, TRACKED)
     plugins.options = {"executions": {"event": "sched:sched_no_such_thing"}}
     recorder = Recorder(plugins, LoadSettings(), "here", kept)
@@ -125,7 +135,10 @@ def test_one_that_cannot_be_loaded_is_a_failure_and_the_probes_go_on() -> None:
     subprocess.run(["/bin/cat", "/mark-untracked"], check=False, stderr=subprocess.DEVNULL)
     recorder.stop()
     assert failures.keys() == {"executions"}
-    assert (failures["executions"].hook, "sched_no_such_thing" in failures["executions"].reason) == ("load_bpf", True)
+    assert (
+        failures["executions"].hook,
+        "sched_no_such_thing" in failures["executions"].reason,
+    ) == ("load_bpf", True)
     (row,) = [row for row in kept.table.to_pylist() if row["path"] == b"/mark-untracked"]
     assert "exe_missing" in row["quality"]
 
@@ -134,7 +147,9 @@ def test_one_that_cannot_be_loaded_is_a_failure_and_the_probes_go_on() -> None:
 def test_rows_that_it_returns_are_a_failure(returned: Any) -> None:
     """`decode` that returns something: counted as failed, and the probe's events come."""
     before = dropped("decode_failed")
-    with recording("sample", sample, enrichers={"executions": changed(decode=lambda columns: returned)}) as kept:
+    with recording(
+        "sample", sample, enrichers={"executions": changed(decode=lambda columns: returned)}
+    ) as kept:
         subprocess.run(["/bin/cat", "/mark-failed"], check=False, stderr=subprocess.DEVNULL)
     assert dropped("decode_failed") - before >= 1
     assert b"/mark-failed" in kept.table["path"].to_pylist()
@@ -150,7 +165,11 @@ def test_it_is_no_probe() -> None:
             names.add(probe)
 
     plugins = plugins_with("sample", sample, TRACKED)
-    assert (plugins.probes(), plugins.trackers(), list(plugins.schemas())) == (["sample"], ["executions"], ["sample"])
+    assert (plugins.probes(), plugins.trackers(), list(plugins.schemas())) == (
+        ["sample"],
+        ["executions"],
+        ["sample"],
+    )
     kept = Names()
     with recording("sample", sample, sink=kept, enrichers=TRACKED):
         subprocess.run(["/bin/true"], check=True)
@@ -175,7 +194,9 @@ def running(installed: None) -> Iterator[tuple[RunningProbes, Recorder]]:
     assert recorder.failure is None
 
 
-def test_settings_change_it_while_the_probe_records(running: tuple[RunningProbes, Recorder]) -> None:
+def test_settings_change_it_while_the_probe_records(
+    running: tuple[RunningProbes, Recorder],
+) -> None:
     """New options load it anew without a gap, `disable` ends it, and the probe is not touched."""
     probes, recorder = running
     loaded = recorder.loaded("sample")
@@ -201,8 +222,10 @@ def test_settings_change_it_while_the_probe_records(running: tuple[RunningProbes
 def test_a_mistake_in_its_options_changes_nothing(running: tuple[RunningProbes, Recorder]) -> None:
     """An option that it does not know is named, and it goes on."""
     probes, recorder = running
-    with pytest.raises(ProbeError, match=r"options\.executions: 'slotz' is not known"):
+    with pytest.raises(PluginError, match=r"options\.executions: 'slotz' is not known"):
         probes.change(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
-    with pytest.raises((ConfigError, ProbeError), match=r"unknown key options\.containers\.nonsense"):
+    with pytest.raises(
+        (ConfigError, PluginError), match=r"unknown key options\.containers\.nonsense"
+    ):
         probes.change(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
     assert recorder.trackers.names() == ["containers", "executions"]

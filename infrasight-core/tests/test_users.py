@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import ConfigError, EnrichContext, numbers
-from infrasight_core.enrichers import database, users
-from infrasight_core.enrichers.database import Database, parse
-from infrasight_core.enrichers.kept import Kept
-from infrasight_core.enrichers.later import Bounds, Later
-from infrasight_core.plugins import PluginManager
+from infrasight_core.enrichers import user_database, users
+from infrasight_core.enrichers.async_lookup import AsyncLookup, Bounds
+from infrasight_core.enrichers.option_state import OptionState
+from infrasight_core.enrichers.user_database import Database, parse
+from infrasight_core.plugin.manager import PluginManager
 
 ODD = b"""# a comment:x:1::
 root:x:0:0:root:/root:/bin/bash
@@ -73,7 +73,10 @@ def test_an_odd_file_is_read_as_it_is() -> None:
 def test_a_hundred_thousand_users_are_those_that_glibc_reads(tmp_path: Path) -> None:
     """A large file in random order, with ids twice and names that are not UTF-8: the same names as glibc's own reader has."""
     chance = random.Random(23)
-    lines = [b"u%d\xe4:x:%d:%d:A Name:/srv/u:/bin/sh\n" % (n, chance.randrange(200_000), n) for n in range(100_000)]
+    lines = [
+        b"u%d\xe4:x:%d:%d:A Name:/srv/u:/bin/sh\n" % (n, chance.randrange(200_000), n)
+        for n in range(100_000)
+    ]
     path = tmp_path / "passwd"
     path.write_bytes(b"".join(lines))
     found = all_of(path.read_bytes())
@@ -86,9 +89,11 @@ def test_this_machines_own_files_are_read_as_glibc_reads_them() -> None:
     assert all_of(Path("/etc/passwd").read_bytes()) == as_glibc_reads(Path("/etc/passwd"))
 
 
-def test_a_file_is_read_again_when_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_again_when_it_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rewritten in place, replaced, gone and there again: the names of the file that is there, None while there is none."""
-    monkeypatch.setattr(database, "LOOK", 0.0)
+    monkeypatch.setattr(user_database, "LOOK", 0.0)
     path, other = tmp_path / "passwd", tmp_path / "new"
     base = Database(path)
     assert base.names() is None
@@ -117,7 +122,10 @@ def enriched(etc: Path | None, *ids: int) -> dict[str, list[bytes | None]]:
 def test_names_come_from_the_folder_that_is_named(tmp_path: Path) -> None:
     """`options.users.etc`: user and group by its files; null for an id without a name, and for a file that cannot be read."""
     (tmp_path / "passwd").write_bytes(b"h\xffst:x:0:0::\n")
-    assert enriched(tmp_path, 0, 0, 77, 0) == {"user": [b"h\xffst", b"h\xffst", None, b"h\xffst"], "group_name": [None] * 4}
+    assert enriched(tmp_path, 0, 0, 77, 0) == {
+        "user": [b"h\xffst", b"h\xffst", None, b"h\xffst"],
+        "group_name": [None] * 4,
+    }
 
 
 def test_the_name_service_is_asked_beside_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +137,20 @@ def test_the_name_service_is_asked_beside_the_data(monkeypatch: pytest.MonkeyPat
         return b"from-ldap" if question == ("user", 3_999_999_999) else b""
 
     monkeypatch.setattr(users, "asked", slow)
-    monkeypatch.setattr(users, "_kept", Kept("users", users.Options, users.Users))
-    assert enriched(None, 3_999_999_999, 0) == {"user": [None, b"root"], "group_name": [None, b"root"]}
+    monkeypatch.setattr(users, "_kept", OptionState("users", users.Options, users.Users))
+    assert enriched(None, 3_999_999_999, 0) == {
+        "user": [None, b"root"],
+        "group_name": [None, b"root"],
+    }
     answer.set()
     deadline = time.monotonic() + 60
     while enriched(None, 3_999_999_999)["user"] == [None]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert enriched(None, 3_999_999_999, 0) == {"user": [b"from-ldap", b"root"], "group_name": [None, b"root"]}
+    assert enriched(None, 3_999_999_999, 0) == {
+        "user": [b"from-ldap", b"root"],
+        "group_name": [None, b"root"],
+    }
     users._kept.of({}).close()
 
 
@@ -155,7 +169,7 @@ def test_questions_and_answers_are_bounded() -> None:
         go.wait(60)
         return b"%d" % question
 
-    later = Later("test", ask, Bounds(waiting=2, kept=2))
+    later = AsyncLookup("test", ask, Bounds(waiting=2, kept=2))
     later.get([0])
     assert begun.wait(60)
     assert set(later.get(range(10)).values()) == {None}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from infrasight_core.cli.where import Where
 from infrasight_core.errors import ConfigError
-from infrasight_core.where import Where
 
 COMMS = [b"bash", b"sh", b"b\xff", b"cat", b"bash"]
 
@@ -16,7 +16,11 @@ def rows(dictionary: bool) -> pa.Table:
     schema = pa.schema({"uid": pa.uint32(), "pid": pa.uint32(), "comm": kind})
     parts = [
         pa.RecordBatch.from_arrays(
-            [pa.array(range(a, b), pa.uint32()), pa.array(range(100 + a, 100 + b), pa.uint32()), pa.array(COMMS[a:b], kind)],
+            [
+                pa.array(range(a, b), pa.uint32()),
+                pa.array(range(100 + a, 100 + b), pa.uint32()),
+                pa.array(COMMS[a:b], kind),
+            ],
             schema=schema,
         )
         for a, b in ((0, 3), (3, 5))
@@ -43,7 +47,9 @@ def uids(found: Any) -> list[int]:
         (["uid=1", "uid=2"], []),
     ],
 )
-def test_all_conditions_must_hold(expressions: list[str], left: list[int], dictionary: bool) -> None:
+def test_all_conditions_must_hold(
+    expressions: list[str], left: list[int], dictionary: bool
+) -> None:
     """Tables and batches keep exactly the rows that fit, with dictionary columns and without."""
     table, where = rows(dictionary), Where.parse(expressions)
     assert uids(where.apply(table)) == left
@@ -51,7 +57,19 @@ def test_all_conditions_must_hold(expressions: list[str], left: list[int], dicti
 
 
 @pytest.mark.parametrize(
-    "text", ["uid", "uid=", "uid=root", "uid=-1", "uid=4294967296", "pid=0x1", "user=root", "comm=", "", "=1"]
+    "text",
+    [
+        "uid",
+        "uid=",
+        "uid=root",
+        "uid=-1",
+        "uid=4294967296",
+        "pid=0x1",
+        "user=root",
+        "comm=",
+        "",
+        "=1",
+    ],
 )
 def test_what_is_not_understood_says_what_is_allowed(text: str) -> None:
     """A bad expression is named, with the ones that are allowed."""

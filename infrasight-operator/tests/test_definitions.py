@@ -13,7 +13,12 @@ LEAST = {"agent": {"image": "agent"}, "server": SERVER}
 
 
 def apply(
-    control_plane: ControlPlane, namespace: str, kind: str, spec: dict[str, Any], name: str = "", manager: str = "kubectl"
+    control_plane: ControlPlane,
+    namespace: str,
+    kind: str,
+    spec: dict[str, Any],
+    name: str = "",
+    manager: str = "kubectl",
 ) -> None:
     """Server-side apply, as one of several who write."""
     name = name or ("infrasight" if kind == "InfraSight" else "sample")
@@ -28,14 +33,24 @@ def test_an_installation_is_completed(control_plane: ControlPlane, namespace: st
     agent = control_plane.get("infrasight", "infrasight", namespace)["spec"]["agent"]
     assert agent["security"]["capabilities"] == ["BPF", "PERFMON"]
     assert agent["security"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert agent["hostPaths"] == {"cgroup": "/sys/fs/cgroup", "tracing": "/sys/kernel/tracing", "etc": "/etc", "run": "/run"}
+    assert agent["hostPaths"] == {
+        "cgroup": "/sys/fs/cgroup",
+        "tracing": "/sys/kernel/tracing",
+        "etc": "/etc",
+        "run": "/run",
+    }
     assert agent["settings"]["blockMemory"] == "64Mi"
     assert agent["maxUnavailable"] == "10%"
 
 
 def test_a_policy_is_completed(control_plane: ControlPlane, namespace: str) -> None:
     """A probe that is named is enabled; the priority is 0."""
-    apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "execve", "options": {"anything": {"at": ["all"]}}}]})
+    apply(
+        control_plane,
+        namespace,
+        "ProbePolicy",
+        {"probes": [{"name": "execve", "options": {"anything": {"at": ["all"]}}}]},
+    )
     spec = control_plane.get("probepolicy", "sample", namespace)["spec"]
     probe = {"name": "execve", "enabled": True, "options": {"anything": {"at": ["all"]}}}
     assert spec == {"priority": 0, "probes": [probe]}
@@ -46,24 +61,40 @@ def test_a_policy_is_completed(control_plane: ControlPlane, namespace: str) -> N
     [
         ("its name is infrasight", LEAST),
         ("not both", {**LEAST, "server": {"address": "s:1"}}),
-        ("not both", {**LEAST, "server": {"address": "s:1", "plaintext": True, "tls": {"secretName": "x"}}}),
+        (
+            "not both",
+            {**LEAST, "server": {"address": "s:1", "plaintext": True, "tls": {"secretName": "x"}}},
+        ),
         ("spec.server.address", {**LEAST, "server": {"address": "https://s", "plaintext": True}}),
         ("spec.agent.image", {"agent": {}, "server": SERVER}),
         ("spec.agent.maxUnavailable", {**LEAST, "agent": {"image": "a", "maxUnavailable": "0%"}}),
         ("spec.agent.maxUnavailable", {**LEAST, "agent": {"image": "a", "maxUnavailable": 0}}),
-        ("spec.agent.settings.blockMemory", {**LEAST, "agent": {"image": "a", "settings": {"blockMemory": "64 MB"}}}),
+        (
+            "spec.agent.settings.blockMemory",
+            {**LEAST, "agent": {"image": "a", "settings": {"blockMemory": "64 MB"}}},
+        ),
         (
             "localhostProfile goes with",
-            {**LEAST, "agent": {"image": "a", "security": {"seccompProfile": {"type": "Localhost"}}}},
+            {
+                **LEAST,
+                "agent": {"image": "a", "security": {"seccompProfile": {"type": "Localhost"}}},
+            },
         ),
-        ("spec.agent.hostPaths.tracing", {**LEAST, "agent": {"image": "a", "hostPaths": {"tracing": "sys"}}}),
+        (
+            "spec.agent.hostPaths.tracing",
+            {**LEAST, "agent": {"image": "a", "hostPaths": {"tracing": "sys"}}},
+        ),
         ("unknown field", {**LEAST, "agents": {}}),
     ],
 )
-def test_installations_that_are_refused(control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]) -> None:
+def test_installations_that_are_refused(
+    control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]
+) -> None:
     """Each with words that name the field, or what to do."""
     name = "another" if words.startswith("its name") else ""
-    with pytest.raises(ToolError, match=words.replace(".", r"\.") if "unknown" not in words else "agents"):
+    with pytest.raises(
+        ToolError, match=words.replace(".", r"\.") if "unknown" not in words else "agents"
+    ):
         apply(control_plane, namespace, "InfraSight", spec, name)
 
 
@@ -72,22 +103,43 @@ def test_installations_that_are_refused(control_plane: ControlPlane, namespace: 
     [
         (r"probes\[0\].name", {"probes": [{"name": "Exec ve"}]}),
         ("Duplicate value|duplicate entries", {"probes": [{"name": "execve"}, {"name": "execve"}]}),
-        (r"filters.includePid\[0\]", {"probes": [{"name": "execve", "filters": {"includePid": [0]}}]}),
-        (r"filters.excludePath\[0\]", {"probes": [{"name": "open", "filters": {"excludePath": ["etc"]}}]}),
-        (r"filters.includeComm\[0\]", {"probes": [{"name": "open", "filters": {"includeComm": ["a-name-too-long-"]}}]}),
+        (
+            r"filters.includePid\[0\]",
+            {"probes": [{"name": "execve", "filters": {"includePid": [0]}}]},
+        ),
+        (
+            r"filters.excludePath\[0\]",
+            {"probes": [{"name": "open", "filters": {"excludePath": ["etc"]}}]},
+        ),
+        (
+            r"filters.includeComm\[0\]",
+            {"probes": [{"name": "open", "filters": {"includeComm": ["a-name-too-long-"]}}]},
+        ),
         ("includeNothing", {"probes": [{"name": "open", "filters": {"includeNothing": [1]}}]}),
         (r"packages\[0\].version", {"packages": [{"name": "x", "version": ">=1"}]}),
         (r"packages\[0\].version", {"packages": [{"name": "x"}]}),
         (r"packages\[0\].name", {"packages": [{"name": "X_y", "version": "1"}]}),
-        (r"packages\[0\].hashes\[0\]", {"packages": [{"name": "x", "version": "1", "hashes": ["md5:0"]}]}),
-        ("In and NotIn need values", {"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+        (
+            r"packages\[0\].hashes\[0\]",
+            {"packages": [{"name": "x", "version": "1", "hashes": ["md5:0"]}]},
+        ),
+        (
+            "In and NotIn need values",
+            {"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        ),
         (
             "Exists and DoesNotExist take none",
-            {"nodeSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]}},
+            {
+                "nodeSelector": {
+                    "matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]
+                }
+            },
         ),
     ],
 )
-def test_policies_that_are_refused(control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]) -> None:
+def test_policies_that_are_refused(
+    control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]
+) -> None:
     """Each with words that name the field, or what to do."""
     with pytest.raises(ToolError, match=words):
         apply(control_plane, namespace, "ProbePolicy", spec)
@@ -103,8 +155,16 @@ def test_what_policies_may_say(control_plane: ControlPlane, namespace: str) -> N
         "includeCgroup": [1, "18446744073709551615"],
         "excludePath": ["/"],
     }
-    packages = [{"name": f"p-{n}", "version": version, "hashes": [HASH]} for n, version in enumerate(versions)]
-    apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "open", "filters": filters}], "packages": packages})
+    packages = [
+        {"name": f"p-{n}", "version": version, "hashes": [HASH]}
+        for n, version in enumerate(versions)
+    ]
+    apply(
+        control_plane,
+        namespace,
+        "ProbePolicy",
+        {"probes": [{"name": "open", "filters": filters}], "packages": packages},
+    )
     spec = control_plane.get("probepolicy", "sample", namespace)["spec"]
     assert spec["probes"][0]["filters"] == filters
     assert len(spec["packages"]) == len(versions)
@@ -113,19 +173,39 @@ def test_what_policies_may_say(control_plane: ControlPlane, namespace: str) -> N
 def test_several_may_write_one_policy(control_plane: ControlPlane, namespace: str) -> None:
     """Two managers each apply a probe of their own; both stand there, and what one takes back leaves the other's."""
     apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "execve"}]}, manager="one")
-    apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "open", "enabled": True}]}, manager="two")
-    assert {p["name"] for p in control_plane.get("probepolicy", "sample", namespace)["spec"]["probes"]} == {"execve", "open"}
+    apply(
+        control_plane,
+        namespace,
+        "ProbePolicy",
+        {"probes": [{"name": "open", "enabled": True}]},
+        manager="two",
+    )
+    assert {
+        p["name"] for p in control_plane.get("probepolicy", "sample", namespace)["spec"]["probes"]
+    } == {"execve", "open"}
     with pytest.raises(ToolError, match="conflict"):
-        apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "open", "enabled": False}]}, manager="three")
+        apply(
+            control_plane,
+            namespace,
+            "ProbePolicy",
+            {"probes": [{"name": "open", "enabled": False}]},
+            manager="three",
+        )
     apply(control_plane, namespace, "ProbePolicy", {"priority": 1}, manager="one")
-    assert [p["name"] for p in control_plane.get("probepolicy", "sample", namespace)["spec"]["probes"]] == ["open"]
+    assert [
+        p["name"] for p in control_plane.get("probepolicy", "sample", namespace)["spec"]["probes"]
+    ] == ["open"]
 
 
-def test_a_status_does_not_change_with_the_spec(control_plane: ControlPlane, namespace: str) -> None:
+def test_a_status_does_not_change_with_the_spec(
+    control_plane: ControlPlane, namespace: str
+) -> None:
     """Who may write specs only cannot write statuses: these are a subresource."""
     apply(control_plane, namespace, "ProbePolicy", {"probes": []})
     patch = '{"status":{"observedGeneration":7}}'
-    control_plane.kubectl("patch", "probepolicy", "sample", "-n", namespace, "--type=merge", "-p", patch)
+    control_plane.kubectl(
+        "patch", "probepolicy", "sample", "-n", namespace, "--type=merge", "-p", patch
+    )
     assert "status" not in control_plane.get("probepolicy", "sample", namespace)
 
 
@@ -135,7 +215,9 @@ def test_people_find_their_way(control_plane: ControlPlane, namespace: str) -> N
     assert "CONFLICT" in control_plane.kubectl("get", "pp", "-n", namespace)
     apply(control_plane, namespace, "InfraSight", LEAST)
     assert "FAILING" in control_plane.kubectl("get", "isight", "-n", namespace)
-    assert "the older policy holds" in control_plane.kubectl("explain", "probepolicy").replace("\n", " ").replace("    ", "")
+    assert "the older policy holds" in control_plane.kubectl("explain", "probepolicy").replace(
+        "\n", " "
+    ).replace("    ", "")
 
 
 def test_every_field_is_described(control_plane: ControlPlane) -> None:

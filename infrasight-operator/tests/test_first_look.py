@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from infrasight_core.errors import ConfigError
 from infrasight_operator import operator
-from infrasight_operator.errors import ClusterAwayError, ClusterError
+from infrasight_operator.errors import ClusterError, ClusterUnavailableError
 from infrasight_operator.reconciler import Reconciler
 
 
@@ -34,7 +34,15 @@ def look(*errors: Exception | None) -> int:
 
 def test_an_api_server_that_has_just_started_may_refuse() -> None:
     """Away, then refusing because it knows no tokens and then no roles yet, as one that starts does: the operator goes on."""
-    assert look(ClusterAwayError("away"), ClusterError("who?", 401), ClusterError("no", 403), None) == 4
+    assert (
+        look(
+            ClusterUnavailableError("away"),
+            ClusterError("who?", 401),
+            ClusterError("no", 403),
+            None,
+        )
+        == 4
+    )
 
 
 def test_what_stays_refused_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

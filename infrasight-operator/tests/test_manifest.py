@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import yaml
-from infrasight_operator.daemonset import DIGEST, daemon_set
 from infrasight_operator.errors import ObjectError
-from infrasight_operator.installation import Installation
-from infrasight_operator.quantities import at_once, in_bytes
+from infrasight_operator.manifests.daemonset import DIGEST, daemon_set
+from infrasight_operator.model.installation import Installation
+from infrasight_operator.model.quantities import at_once, in_bytes
 
 GOLDEN = Path(__file__).with_name("agent_daemonset.yaml")
 FULL: dict[str, Any] = {
@@ -23,16 +23,34 @@ FULL: dict[str, Any] = {
         "settings": {"blockMemory": "32Mi", "stopSeconds": 10, "logLevel": "debug"},
         "options": {"reverse_dns": {"server": "10.0.0.10"}},
     },
-    "server": {"address": "infrasight-server.infrasight.svc:7443", "tls": {"secretName": "infrasight-agent-tls"}},
-    "packageIndex": {"url": "https://index.example/simple", "secretName": "pip", "caConfigMap": "index-ca"},
+    "server": {
+        "address": "infrasight-server.infrasight.svc:7443",
+        "tls": {"secretName": "infrasight-agent-tls"},
+    },
+    "packageIndex": {
+        "url": "https://index.example/simple",
+        "secretName": "pip",
+        "caConfigMap": "index-ca",
+    },
 }
-LEAST: dict[str, Any] = {"agent": {"image": "agent"}, "server": {"address": "server:7443", "plaintext": True}}
+LEAST: dict[str, Any] = {
+    "agent": {"image": "agent"},
+    "server": {"address": "server:7443", "plaintext": True},
+}
 
 
 def made(spec: dict[str, Any]) -> dict[str, Any]:
     """The manifest for a spec."""
-    about = {"name": "infrasight", "namespace": "infrasight", "uid": "11111111-2222-3333-4444-555555555555", "generation": 1}
-    return daemon_set(Installation.of({"metadata": about, "spec": spec}), "infrasight-operator.infrasight.svc:7446")
+    about = {
+        "name": "infrasight",
+        "namespace": "infrasight",
+        "uid": "11111111-2222-3333-4444-555555555555",
+        "generation": 1,
+    }
+    return daemon_set(
+        Installation.of({"metadata": about, "spec": spec}),
+        "infrasight-operator.infrasight.svc:7446",
+    )
 
 
 def changed(**agent: Any) -> dict[str, Any]:
@@ -59,7 +77,9 @@ def test_the_rights_are_few(spec: dict[str, Any]) -> None:
         assert rights["privileged"] is rights["allowPrivilegeEscalation"] is False
         assert rights["readOnlyRootFilesystem"] is True
         assert rights["capabilities"]["drop"] == ["ALL"]
-        assert all(mount.get("readOnly") for mount in container["volumeMounts"] if mount["name"] in host)
+        assert all(
+            mount.get("readOnly") for mount in container["volumeMounts"] if mount["name"] in host
+        )
     assert pod["containers"][0]["securityContext"]["capabilities"]["add"] == ["BPF", "PERFMON"]
     assert "add" not in pod["initContainers"][0]["securityContext"]["capabilities"]
     assert not host & {mount["name"] for mount in pod["initContainers"][0]["volumeMounts"]}
@@ -69,7 +89,12 @@ def test_the_digest_changes_with_the_pods_and_only_then() -> None:
     """What makes other pods is another digest; the same installation is the same."""
     digests = [
         made_["metadata"]["annotations"][DIGEST]
-        for made_ in (made(LEAST), changed(image="b"), changed(options={"users": {"etc": "/x"}}), changed(podLabels={"a": "b"}))
+        for made_ in (
+            made(LEAST),
+            changed(image="b"),
+            changed(options={"users": {"etc": "/x"}}),
+            changed(podLabels={"a": "b"}),
+        )
     ]
     assert len(set(digests)) == len(digests)
     assert made(LEAST)["metadata"]["annotations"][DIGEST] == digests[0]
@@ -78,10 +103,14 @@ def test_the_digest_changes_with_the_pods_and_only_then() -> None:
 def test_folders_of_the_host_can_be_left_out() -> None:
     """Without /etc the names of the image are not taken for the node's, without /run there is no socket of a runtime."""
     pod = changed(hostPaths={"etc": "", "run": ""})["spec"]["template"]["spec"]
-    variables = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+    variables = {
+        variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]
+    }
     assert variables["INFRASIGHT_AGENT_DISABLE"] == "users"
     assert not any(name.startswith("INFRASIGHT_AGENT_OPTIONS") for name in variables)
-    assert not {"/host/etc", "/host/run"} & {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert not {"/host/etc", "/host/run"} & {
+        mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]
+    }
 
 
 def test_own_options_of_an_enricher_hold() -> None:
@@ -93,13 +122,14 @@ def test_own_options_of_an_enricher_hold() -> None:
 
 
 def test_an_object_of_another_form_is_said_to_be_so() -> None:
-    """What an older schema let in is refused with the place, and nothing is guessed."""
+    """What an older schema let in is rejected with the place, and nothing is guessed."""
     with pytest.raises(ObjectError, match=r"InfraSight infrasight: .*stop_seconds"):
         changed(settings={"stopSeconds": "soon"})
 
 
 @pytest.mark.parametrize(
-    ("part", "nodes", "wanted"), [("10%", 3, 1), ("10%", 11, 2), ("50%", 4, 2), (3, 100, 3), ("1%", 0, 1), ("100%", 7, 7)]
+    ("part", "nodes", "wanted"),
+    [("10%", 3, 1), ("10%", 11, 2), ("50%", 4, 2), (3, 100, 3), ("1%", 0, 1), ("100%", 7, 7)],
 )
 def test_how_many_may_be_away(part: int | str, nodes: int, wanted: int) -> None:
     """A part of the nodes is rounded up, and is never none."""
@@ -107,7 +137,8 @@ def test_how_many_may_be_away(part: int | str, nodes: int, wanted: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("4096", 4096), (8192, 8192), ("8Ki", 8192)]
+    ("text", "number"),
+    [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("4096", 4096), (8192, 8192), ("8Ki", 8192)],
 )
 def test_quantities(text: int | str, number: int) -> None:
     """Memory is said as in Kubernetes, and told to the agent in bytes."""

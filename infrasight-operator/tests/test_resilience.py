@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.follower import Follower, configuration_of
@@ -22,7 +22,9 @@ Follow = Callable[..., Follower]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6, 1.0])
-def test_killed_at_any_moment_it_converges(installed: Installed, node: MakeNode, seconds: float) -> None:
+def test_killed_at_any_moment_it_converges(
+    installed: Installed, node: MakeNode, seconds: float
+) -> None:
     """With SIGKILL some time after policies were changed, the next operator brings it to the same end."""
     nodes = [node(name) for name in "abc"]
     installed.install()
@@ -38,21 +40,34 @@ def test_killed_at_any_moment_it_converges(installed: Installed, node: MakeNode,
     installed.until_probes(**dict.fromkeys(nodes, wanted))
 
 
-def test_a_restart_writes_nothing_anew(installed: Installed, node: MakeNode, follow: Follow) -> None:
+def test_a_restart_writes_nothing_anew(
+    installed: Installed, node: MakeNode, follow: Follow
+) -> None:
     """A second operator finds everything as it should be: no NodeProbes is written, and what agents said is still known."""
     a = node("a")
     installed.install()
     installed.policy("p", "execve")
     first = installed.start()
     follow(a).obey()
-    until(lambda: installed.get("nodeprobes", a).get("status", {}).get("state") == "Running", "it runs")
+    until(
+        lambda: installed.get("nodeprobes", a).get("status", {}).get("state") == "Running",
+        "it runs",
+    )
     time.sleep(1)
     assert first.stop() == 0
     version = installed.get("nodeprobes", a)["metadata"]["resourceVersion"]
     generation = installed.get("nodeprobes", a)["metadata"]["generation"]
     second = installed.start()
-    until(lambda: installed.get("nodeprobes", a)["status"]["state"] == "Disconnected", "nobody has come yet")
-    assert second.metric('infrasight_operator_api_calls_total{kind="NodeProbes",result="ok",verb="apply"}') == 0
+    until(
+        lambda: installed.get("nodeprobes", a)["status"]["state"] == "Disconnected",
+        "nobody has come yet",
+    )
+    assert (
+        second.metric(
+            'infrasight_operator_api_calls_total{kind="NodeProbes",result="ok",verb="apply"}'
+        )
+        == 0
+    )
     found = installed.get("nodeprobes", a)
     assert found["metadata"]["generation"] == generation
     assert found["metadata"]["resourceVersion"] != version
@@ -71,7 +86,9 @@ def test_two_at_once_do_no_harm(installed: Installed, node: MakeNode) -> None:
     time.sleep(1)
     calls = [operator.metric("infrasight_operator_api_calls_total") for operator in (first, second)]
     time.sleep(2)
-    assert [operator.metric("infrasight_operator_api_calls_total") for operator in (first, second)] == calls
+    assert [
+        operator.metric("infrasight_operator_api_calls_total") for operator in (first, second)
+    ] == calls
 
 
 def test_the_api_server_goes_and_comes(
@@ -84,7 +101,10 @@ def test_the_api_server_goes_and_comes(
     operator = installed.start()
     agent = follow(a)
     agent.obey()
-    until(lambda: installed.get("nodeprobes", a).get("status", {}).get("state") == "Running", "it runs")
+    until(
+        lambda: installed.get("nodeprobes", a).get("status", {}).get("state") == "Running",
+        "it runs",
+    )
     control_plane.kill_api_server()
     try:
         agent.report(digest="", running=[])  # something to write
@@ -100,7 +120,9 @@ def test_the_api_server_goes_and_comes(
     until(lambda: installed.get("nodeprobes", a)["status"]["state"] == "Running", "it runs again")
 
 
-def test_what_was_deleted_unseen_is_noticed(installed: Installed, node: MakeNode, control_plane: ControlPlane) -> None:
+def test_what_was_deleted_unseen_is_noticed(
+    installed: Installed, node: MakeNode, control_plane: ControlPlane
+) -> None:
     """A policy that goes while the watch is broken, and too long ago for it to be told, is gone for the operator, too."""
     a = node("a")
     installed.install()
@@ -114,7 +136,9 @@ def test_what_was_deleted_unseen_is_noticed(installed: Installed, node: MakeNode
     installed.until_probes(**{a: ["execve"]})
 
 
-def test_a_token_that_is_replaced_is_read_again(installed: Installed, node: MakeNode, control_plane: ControlPlane) -> None:
+def test_a_token_that_is_replaced_is_read_again(
+    installed: Installed, node: MakeNode, control_plane: ControlPlane
+) -> None:
     """The token in the file is not taken any more: with the one that has come into its place all goes on, watching too."""
     a = node("a")
     installed.install()
@@ -124,35 +148,64 @@ def test_a_token_that_is_replaced_is_read_again(installed: Installed, node: Make
     installed.until_probes(**{a: ["execve"]})
     control_plane.kubectl("delete", "serviceaccount", "operator", "-n", installed.namespace)
     control_plane.kubectl("create", "serviceaccount", "operator", "-n", installed.namespace)
-    token.write_text(control_plane.kubectl("create", "token", "operator", "-n", installed.namespace))
+    token.write_text(
+        control_plane.kubectl("create", "token", "operator", "-n", installed.namespace)
+    )
     control_plane.kill_api_server()  # which ends the watches, and forgets that it knew the former token
     control_plane.start_api_server()
     installed.policy("p", "chmod")
     installed.until_probes(**{a: ["chmod"]})
-    assert operator.metric('infrasight_operator_api_calls_total{kind="NodeProbes",result="ok",verb="apply"}') >= 2
+    assert (
+        operator.metric(
+            'infrasight_operator_api_calls_total{kind="NodeProbes",result="ok",verb="apply"}'
+        )
+        >= 2
+    )
     assert operator.ready()
 
 
-def test_mutual_tls_and_new_files(installed: Installed, node: MakeNode, follow: Follow, tmp_path: Path) -> None:
+def test_mutual_tls_and_new_files(
+    installed: Installed, node: MakeNode, follow: Follow, tmp_path: Path
+) -> None:
     """Only who shows a certificate of the CA is let in; files that a rotation replaces are used without a restart."""
-    authority, others = CertificateAuthority(tmp_path / "ca", "one"), CertificateAuthority(tmp_path / "other", "two")
+    authority, others = (
+        CertificateAuthority(tmp_path / "ca", "one"),
+        CertificateAuthority(tmp_path / "other", "two"),
+    )
     a = node("a")
     installed.install()
     installed.policy("p", "execve")
     mine, agents = authority.issue("operator"), authority.issue("agent")
     used = TlsFiles(*(tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt")))
-    for source, target in zip((mine.certificate, mine.key, mine.ca), (used.certificate, used.key, used.ca), strict=True):
+    for source, target in zip(
+        (mine.certificate, mine.key, mine.ca), (used.certificate, used.key, used.ca), strict=True
+    ):
         shutil.copy(source, target)
-    installed.start("--tls-certificate", str(used.certificate), "--tls-key", str(used.key), "--tls-ca", str(used.ca))
+    installed.start(
+        "--tls-certificate",
+        str(used.certificate),
+        "--tls-key",
+        str(used.key),
+        "--tls-ca",
+        str(used.ca),
+    )
     until(lambda: a in installed.nodes(), "the node is known")
     follow(a, tls=agents).obey()
     stranger = others.issue("agent")
     with pytest.raises(grpc.RpcError):
-        configuration_of(installed.address, a, TlsFiles(stranger.certificate, stranger.key, authority.issue("x").ca))
+        configuration_of(
+            installed.address,
+            a,
+            TlsFiles(stranger.certificate, stranger.key, authority.issue("x").ca),
+        )
     with pytest.raises(grpc.RpcError):
         configuration_of(installed.address, a)
     theirs = others.issue("operator")
-    for source, target in zip((theirs.certificate, theirs.key, theirs.ca), (used.certificate, used.key, used.ca), strict=True):
+    for source, target in zip(
+        (theirs.certificate, theirs.key, theirs.ca),
+        (used.certificate, used.key, used.ca),
+        strict=True,
+    ):
         shutil.copy(source, target)
 
     def lets_in(files: TlsFiles) -> bool:
@@ -168,7 +221,9 @@ def test_mutual_tls_and_new_files(installed: Installed, node: MakeNode, follow: 
 def run(*options: str, **environment: Any) -> subprocess.CompletedProcess[str]:
     """The command, which is expected to end by itself."""
     command = [str(BIN / "infrasight-operator"), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
 
 
 def test_errors_say_what_to_do(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:

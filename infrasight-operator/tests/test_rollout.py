@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from infrasight_operator.node_probes import NodeView
-from infrasight_operator.policy import Policy
-from infrasight_operator.report import Failure, Report
-from infrasight_operator.resolve import Resolved, resolve
+from infrasight_operator.model.agent_report import Failure, Report
+from infrasight_operator.model.policy import Policy
+from infrasight_operator.model.resolution import Resolved, resolve
 from infrasight_operator.rollout import PATIENCE, needs_packages, to_restart
+from infrasight_operator.status.node_probes import NodeView
 
 
 def wanted(*packages: tuple[str, str]) -> Resolved:
@@ -19,17 +19,33 @@ def wanted(*packages: tuple[str, str]) -> Resolved:
 NEW = wanted(("x", "2"))
 
 
-def view(name: str, installed: tuple[tuple[str, str], ...] = (("x", "1"),), connected: bool = True, **more: Any) -> NodeView:
+def view(
+    name: str,
+    installed: tuple[tuple[str, str], ...] = (("x", "1"),),
+    connected: bool = True,
+    **more: Any,
+) -> NodeView:
     """A node that wants x 2."""
     failures = more.pop("failures", ())
-    return NodeView(name, NEW, Report(name, f"pod-{name}", packages=installed, failures=failures), connected, **more)
+    return NodeView(
+        name,
+        NEW,
+        Report(name, f"pod-{name}", packages=installed, failures=failures),
+        connected,
+        **more,
+    )
 
 
 def restarts(
-    views: list[NodeView], limit: int | str = 2, away: float = 0, restarted: Mapping[str, float] | None = None
+    views: list[NodeView],
+    limit: int | str = 2,
+    away: float = 0,
+    restarted: Mapping[str, float] | None = None,
 ) -> list[str]:
     """The nodes, where those that are away have been so for some seconds."""
-    return to_restart(views, limit, {v.name: 1000 - away for v in views if not v.connected}, restarted or {}, 1000)
+    return to_restart(
+        views, limit, {v.name: 1000 - away for v in views if not v.connected}, restarted or {}, 1000
+    )
 
 
 def test_other_packages_replace_the_pod() -> None:
@@ -43,13 +59,22 @@ def test_other_packages_replace_the_pod() -> None:
 def test_a_pod_that_was_told_just_these_is_left_alone() -> None:
     """A package that does not install does not restart its pod for ever."""
     failed = (Failure("x", "no such version", True),)
-    assert not needs_packages(view("a", installed=(), failures=failed, packages_asked=NEW.packages_digest))
-    assert needs_packages(view("a", installed=(), failures=failed, packages_asked=wanted(("x", "1")).packages_digest))
+    assert not needs_packages(
+        view("a", installed=(), failures=failed, packages_asked=NEW.packages_digest)
+    )
+    assert needs_packages(
+        view("a", installed=(), failures=failed, packages_asked=wanted(("x", "1")).packages_digest)
+    )
 
 
 def test_a_pod_that_could_not_ask_is_replaced() -> None:
     """Nothing is wanted and nothing is there, but the failure says that it does not know."""
-    node = NodeView("a", wanted(), Report("a", failures=(Failure("packages", "the operator did not answer", True),)), True)
+    node = NodeView(
+        "a",
+        wanted(),
+        Report("a", failures=(Failure("packages", "the operator did not answer", True),)),
+        True,
+    )
     assert needs_packages(node)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from infrasight_operator.kinds import Kind
-from infrasight_operator.seen import Seen
+from infrasight_operator.kube.object_cache import ObjectCache
+from infrasight_operator.kube.resources import Kind
 
 
 class Watched:
@@ -12,7 +12,7 @@ class Watched:
     def __init__(self) -> None:
         self.news: list[Kind] = []
         self.lists: list[Kind] = []
-        self.seen = Seen(self.news.append, self.lists.append)
+        self.seen = ObjectCache(self.news.append, self.lists.append)
 
     def names(self, kind: Kind) -> list[str]:
         """What is there."""
@@ -21,21 +21,38 @@ class Watched:
 
 def body(name: str, version: int, **more: Any) -> dict[str, Any]:
     """An object."""
-    about = {"name": name, "uid": more.pop("uid", f"uid-{name}"), "resourceVersion": str(version), "managedFields": []}
+    about = {
+        "name": name,
+        "uid": more.pop("uid", f"uid-{name}"),
+        "resourceVersion": str(version),
+        "managedFields": [],
+    }
     return {"metadata": {**about, **more.pop("metadata", {})}, **more}
 
 
 def test_heartbeats_of_nodes_are_no_news() -> None:
     """A node's status may change as it likes; its labels, and whether it is ready, are looked at."""
     watched = Watched()
-    ready = {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "1"}], "images": []}
+    ready = {
+        "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": "1"}],
+        "images": [],
+    }
     watched.seen.event(Kind.NODE, "ADDED", body("a", 1, status=ready))
     for version in range(2, 50):
-        beat = {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": str(version)}], "images": ["x"]}
+        beat = {
+            "conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": str(version)}],
+            "images": ["x"],
+        }
         watched.seen.event(Kind.NODE, "MODIFIED", body("a", version, status=beat))
     assert len(watched.news) == 1
-    watched.seen.event(Kind.NODE, "MODIFIED", body("a", 60, status=ready, metadata={"labels": {"zone": "b"}}))
-    watched.seen.event(Kind.NODE, "MODIFIED", body("a", 61, status={"conditions": []}, metadata={"labels": {"zone": "b"}}))
+    watched.seen.event(
+        Kind.NODE, "MODIFIED", body("a", 60, status=ready, metadata={"labels": {"zone": "b"}})
+    )
+    watched.seen.event(
+        Kind.NODE,
+        "MODIFIED",
+        body("a", 61, status={"conditions": []}, metadata={"labels": {"zone": "b"}}),
+    )
     assert len(watched.news) == 3
 
 
@@ -43,7 +60,9 @@ def test_statuses_and_own_writing_are_no_news() -> None:
     """What the operator wrote itself does not wake it."""
     watched = Watched()
     watched.seen.put(Kind.POLICY, body("p", 1, spec={"priority": 1}), ours=True)
-    watched.seen.event(Kind.POLICY, "MODIFIED", body("p", 2, spec={"priority": 1}, status={"nodes": {}}))
+    watched.seen.event(
+        Kind.POLICY, "MODIFIED", body("p", 2, spec={"priority": 1}, status={"nodes": {}})
+    )
     assert watched.news == []
     watched.seen.event(Kind.POLICY, "MODIFIED", body("p", 3, spec={"priority": 2}))
     assert watched.news == [Kind.POLICY]
@@ -83,5 +102,8 @@ def test_a_watch_that_lists_again_is_noticed() -> None:
 def test_what_is_being_deleted_is_not_there() -> None:
     """An object with a finalizer of another that is on its way out counts as gone."""
     watched = Watched()
-    watched.seen.put(Kind.INFRASIGHT, body("infrasight", 1, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}))
+    watched.seen.put(
+        Kind.INFRASIGHT,
+        body("infrasight", 1, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+    )
     assert watched.names(Kind.INFRASIGHT) == []

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from infrasight_operator.installation import Installation
-from infrasight_operator.installation_status import installation_status
-from infrasight_operator.node_probes import NodeView, State, report_of, status_of
-from infrasight_operator.policy import Policy
-from infrasight_operator.policy_status import PROBLEMS, policy_status
-from infrasight_operator.report import Failure, Report
-from infrasight_operator.resolve import resolve
+from infrasight_operator.model.agent_report import Failure, Report
+from infrasight_operator.model.installation import Installation
+from infrasight_operator.model.policy import Policy
+from infrasight_operator.model.resolution import resolve
+from infrasight_operator.status.installation_status import installation_status
+from infrasight_operator.status.node_probes import NodeView, State, report_of, status_of
+from infrasight_operator.status.policy_status import PROBLEMS, policy_status
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 
@@ -25,7 +25,9 @@ WANTED = resolve([BASE])
 
 def view(name: str = "n", connected: bool = True, wanted: Any = WANTED, **said: Any) -> NodeView:
     """A node whose agent reports what is wanted, but for what is said."""
-    report = Report(name, "pod", "1.0", **{"digest": wanted.digest, "running": ("execve", "open"), **said})
+    report = Report(
+        name, "pod", "1.0", **{"digest": wanted.digest, "running": ("execve", "open"), **said}
+    )
     return NodeView(name, wanted, report, connected)
 
 
@@ -41,15 +43,21 @@ def test_states_of_a_node() -> None:
         State.RUNNING: view(),
         State.IDLE: view(wanted=nothing, running=()),
         State.DISCONNECTED: view(connected=False),
-        State.FAILED: view(failures=(Failure("open", "no such tracepoint", False),), running=("execve",)),
+        State.FAILED: view(
+            failures=(Failure("open", "no such tracepoint", False),), running=("execve",)
+        ),
     }
     for state, node in cases.items():
         assert node.state()[0] is state
     assert "open: no such tracepoint" in cases[State.FAILED].state()[2]
     for pending in (NodeView("n", WANTED), view(digest="old"), view(running=("execve",))):
         assert pending.state()[0] is State.PENDING
-    refused = view(refused="filters.all: not a table")
-    assert refused.state() == (State.FAILED, "Refused", "the agent refused the configuration: filters.all: not a table")
+    rejected = view(rejected="filters.all: not a table")
+    assert rejected.state() == (
+        State.FAILED,
+        "Rejected",
+        "the agent rejected the configuration: filters.all: not a table",
+    )
 
 
 def test_not_streaming_is_not_ready() -> None:
@@ -92,7 +100,10 @@ def test_a_policy_counts_its_nodes() -> None:
 
 def test_problems_are_bounded() -> None:
     """Of many problems the first stand there, and how many more there are."""
-    views = [view(f"n{number:03}", running=("execve",), failures=(Failure("open", "x", False),)) for number in range(60)]
+    views = [
+        view(f"n{number:03}", running=("execve",), failures=(Failure("open", "x", False),))
+        for number in range(60)
+    ]
     status = policy_status(BASE, views, {}, NOW)
     assert (len(status["problems"]), status["moreProblems"]) == (PROBLEMS, 10)
     assert status["problems"][0]["node"] == "n000"
@@ -114,15 +125,23 @@ def test_the_installation_adds_up() -> None:
     about = {"name": "infrasight", "namespace": "n", "uid": "u", "generation": 2}
     spec = {"agent": {"image": "a"}, "server": {"address": "s:1", "plaintext": True}}
     installation = Installation.of({"metadata": about, "spec": spec})
-    views = [view("a"), view("b", connected=False), view("c", refused="no"), view("d", digest="old")]
+    views = [
+        view("a"),
+        view("b", connected=False),
+        view("c", rejected="no"),
+        view("d", digest="old"),
+    ]
     status = installation_status(installation, views, "", {}, NOW)
     counts = {key: status[key] for key in ("nodes", "connected", "configured", "ready", "failing")}
     assert counts == {"nodes": 4, "connected": 3, "configured": 2, "ready": 1, "failing": 1}
     assert condition(status, "Ready")["reason"] == "Failing"
-    refused = installation_status(installation, views[:1], "apply DaemonSet: quota", {}, NOW)
-    assert condition(refused, "Applied") == {
-        **condition(refused, "Applied"),
+    rejected = installation_status(installation, views[:1], "apply DaemonSet: quota", {}, NOW)
+    assert condition(rejected, "Applied") == {
+        **condition(rejected, "Applied"),
         "status": "False",
         "message": "apply DaemonSet: quota",
     }
-    assert condition(installation_status(installation, views[:1], "", {}, NOW), "Ready")["status"] == "True"
+    assert (
+        condition(installation_status(installation, views[:1], "", {}, NOW), "Ready")["status"]
+        == "True"
+    )

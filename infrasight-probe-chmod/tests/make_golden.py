@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import evolve
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import save_golden
 
 FOLDER = Path(__file__).parent / "golden"
@@ -32,7 +32,9 @@ def main() -> None:
     program = evolve(plugins.load_bpf("chmod", kernel, {}), slots=64)
     loaded = load("chmod", program, kernel, LoadSettings(), Filters(include_uid=(USER,)))
     command = ["/bin/sh", "-c", SCRIPT]
-    subprocess.run(command, user=USER, group=USER, env={}, cwd="/tmp", stderr=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        command, user=USER, group=USER, env={}, cwd="/tmp", stderr=subprocess.DEVNULL, check=True
+    )
     loaded.detach()
     save_golden(FOLDER, loaded, plugins)
     loaded.close()

@@ -10,13 +10,15 @@ from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.points import has_tracepoint
+from infrasight_core.kernel.attach_points import has_tracepoint
 from infrasight_recording import recording
 from infrasight_testbed.chmod_rows import NOT_HAD, changed
 from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
 
 Row = dict[str, Any]
-Call = tuple[str, list[int | bytes], Row]  # a call, its arguments, and what its row says beyond COMMON
+Call = tuple[
+    str, list[int | bytes], Row
+]  # a call, its arguments, and what its row says beyond COMMON
 AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 COMMON = {
     "path": b"",
@@ -73,7 +75,10 @@ def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = No
         assert isinstance(mode, int)
         wanted = COMMON | {"mode": mode, "mode_text": b"%04o" % (mode & 0o7777)} | own
         wanted |= {"uid": uid, "gid": uid, "ppid": os.getpid(), "tid": row["pid"]}
-        wanted |= {"exe": bytes(Path("/proc/self/exe").resolve()), "comm": Path("/proc/self/comm").read_bytes().rstrip()}
+        wanted |= {
+            "exe": bytes(Path("/proc/self/exe").resolve()),
+            "comm": Path("/proc/self/comm").read_bytes().rstrip(),
+        }
         assert {field: row[field] for field in wanted} == wanted, (name, arguments)
         assert row["duration_ns"] > 0
 
@@ -90,13 +95,23 @@ def test_every_call_that_changes_a_mode(file: Path) -> None:
             ("fchmod", [fd, 0o600], by_fd | {"fd": fd, "old_mode": first}),
             ("fchmodat", [AT_FDCWD, path, 0o7777], {"path": path, **changed(0o600, path)}),
             ("fchmodat", [directory, b"file", 0o0], below | changed(0o7777, path)),
-            ("fchmodat", [directory, path, 0o640], {"path": path, "dirfd": directory, **changed(0, path)}),
+            (
+                "fchmodat",
+                [directory, path, 0o640],
+                {"path": path, "dirfd": directory, **changed(0, path)},
+            ),
             ("fchmod", [fd, 0o100600], by_fd | {"fd": fd, "old_mode": 0o640}),
             ("fchmodat2", [directory, b"file", 0o611, 0], below | changed(0o600, path)),
             (
                 "fchmodat2",
                 [fd, b"", 0o600, AT_EMPTY_PATH],
-                by_fd | {"dirfd": fd, "at_flags": AT_EMPTY_PATH, "old_mode": 0o611, "quality": ["path_user_memory"]},
+                by_fd
+                | {
+                    "dirfd": fd,
+                    "at_flags": AT_EMPTY_PATH,
+                    "old_mode": 0o611,
+                    "quality": ["path_user_memory"],
+                },
             ),
             (
                 "fchmodat2",
@@ -119,28 +134,60 @@ def test_every_way_to_fail(file: Path) -> None:
 
     check(
         [
-            ("fchmodat", [AT_FDCWD, folder + b"/missing", 0o600], failed(2, "ENOENT", folder + b"/missing")),
+            (
+                "fchmodat",
+                [AT_FDCWD, folder + b"/missing", 0o600],
+                failed(2, "ENOENT", folder + b"/missing"),
+            ),
             ("fchmodat", [AT_FDCWD, path + b"/x", 0o600], failed(20, "ENOTDIR", path + b"/x")),
-            ("fchmodat", [AT_FDCWD, folder + b"/loop", 0o600], failed(40, "ELOOP", folder + b"/loop")),
-            ("fchmodat", [AT_FDCWD, folder + b"/" + b"n" * 256, 0o600], failed(36, "ENAMETOOLONG", folder + b"/" + b"n" * 256)),
-            ("fchmod", [9999, 0o600], failed(9, "EBADF", b"") | {"fd": 9999, "quality": ["old_mode_missing"]}),
-            ("fchmod", [-1, 0o600], failed(9, "EBADF", b"") | {"fd": -1, "quality": ["old_mode_missing"]}),
+            (
+                "fchmodat",
+                [AT_FDCWD, folder + b"/loop", 0o600],
+                failed(40, "ELOOP", folder + b"/loop"),
+            ),
+            (
+                "fchmodat",
+                [AT_FDCWD, folder + b"/" + b"n" * 256, 0o600],
+                failed(36, "ENAMETOOLONG", folder + b"/" + b"n" * 256),
+            ),
+            (
+                "fchmod",
+                [9999, 0o600],
+                failed(9, "EBADF", b"") | {"fd": 9999, "quality": ["old_mode_missing"]},
+            ),
+            (
+                "fchmod",
+                [-1, 0o600],
+                failed(9, "EBADF", b"") | {"fd": -1, "quality": ["old_mode_missing"]},
+            ),
             (
                 "fchmodat",
                 [9999, b"file", 0o600],
-                failed(9, "EBADF", b"") | {"path": b"file", "dirfd": 9999, "quality": ["path_user_memory", "old_mode_missing"]},
+                failed(9, "EBADF", b"")
+                | {
+                    "path": b"file",
+                    "dirfd": 9999,
+                    "quality": ["path_user_memory", "old_mode_missing"],
+                },
             ),
             (
                 "fchmodat",
                 [AT_FDCWD, 8, 0o600],
-                failed(14, "EFAULT", b"") | {"quality": ["path_missing", "path_user_memory", "old_mode_missing"]},
+                failed(14, "EFAULT", b"")
+                | {"quality": ["path_missing", "path_user_memory", "old_mode_missing"]},
             ),
             (
                 "fchmodat",
                 [AT_FDCWD, b"", 0o600],
-                failed(2, "ENOENT", b"") | no_path | {"quality": ["path_user_memory", "old_mode_missing"]},
+                failed(2, "ENOENT", b"")
+                | no_path
+                | {"quality": ["path_user_memory", "old_mode_missing"]},
             ),
-            ("fchmodat2", [AT_FDCWD, path, 0o600, 1 << 30], failed(22, "EINVAL", path) | {"at_flags": 1 << 30}),
+            (
+                "fchmodat2",
+                [AT_FDCWD, path, 0o600, 1 << 30],
+                failed(22, "EINVAL", path) | {"at_flags": 1 << 30},
+            ),
         ]
     )
 
@@ -154,7 +201,11 @@ def test_what_a_user_may_not(file: Path) -> None:
     check(
         [
             ("fchmodat", [AT_FDCWD, path, 0o666], refused | {"path": path, **changed(0o644, path)}),
-            ("fchmod", [fd, 0o666], refused | {"resolved_path": path, "fd": fd, "old_mode": 0o644, "quality": []}),
+            (
+                "fchmod",
+                [fd, 0o666],
+                refused | {"resolved_path": path, "fd": fd, "old_mode": 0o644, "quality": []},
+            ),
             (
                 "fchmodat",
                 [AT_FDCWD, inside, 0o666],
@@ -180,7 +231,13 @@ def test_paths_start_where_the_kernel_starts(file: Path) -> None:
         (folder / "old").rename(folder / "new")
 
     def missing(given: bytes, resolved: bytes, **more: Any) -> Row:
-        return {"return_code": -2, "error": "ENOENT", "path": given, "resolved_path": resolved, **more}
+        return {
+            "return_code": -2,
+            "error": "ENOENT",
+            "path": given,
+            "resolved_path": resolved,
+            **more,
+        }
 
     directory = os.open(folder, os.O_PATH)
     check(
@@ -188,10 +245,17 @@ def test_paths_start_where_the_kernel_starts(file: Path) -> None:
             (
                 "fchmodat",
                 [AT_FDCWD, b"../file", 0o600],
-                {"path": b"../file", **changed(0o644, base + b"/bound/file", base + b"/bound/new/../file")},
+                {
+                    "path": b"../file",
+                    **changed(0o644, base + b"/bound/file", base + b"/bound/new/../file"),
+                },
             ),
             ("fchmodat", [AT_FDCWD, b"x", 0o600], missing(b"x", base + b"/bound/new/x")),
-            ("fchmodat", [directory, name, 0o600], missing(name, base + b"/" + name, dirfd=directory)),
+            (
+                "fchmodat",
+                [directory, name, 0o600],
+                missing(name, base + b"/" + name, dirfd=directory),
+            ),
         ],
         first=first,
     )
@@ -205,10 +269,17 @@ def test_at_the_root_and_in_a_chroot(file: Path) -> None:
         os.chroot(file.parent)
         os.chdir("/")
 
-    check([("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", b"/none"))], first=lambda: os.chdir("/"))
+    check(
+        [("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", b"/none"))],
+        first=lambda: os.chdir("/"),
+    )
     check(
         [
-            ("fchmodat", [AT_FDCWD, b"/file", 0o600], {"path": b"/file", **changed(0o644, base + b"/file")}),
+            (
+                "fchmodat",
+                [AT_FDCWD, b"/file", 0o600],
+                {"path": b"/file", **changed(0o644, base + b"/file")},
+            ),
             ("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", base + b"/none")),
         ],
         first=confined,
@@ -248,8 +319,16 @@ def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
     base = bytes(file.parent)
     check(
         [
-            ("fchmod", [fd, 0o600], {"resolved_path": base + b"/renamed", "fd": fd, "old_mode": 0o644, "quality": []}),
-            ("fchmod", [deleted, 0o600], {"resolved_path": base + b"/gone", "fd": deleted, "old_mode": 0o640, "quality": []}),
+            (
+                "fchmod",
+                [fd, 0o600],
+                {"resolved_path": base + b"/renamed", "fd": fd, "old_mode": 0o644, "quality": []},
+            ),
+            (
+                "fchmod",
+                [deleted, 0o600],
+                {"resolved_path": base + b"/gone", "fd": deleted, "old_mode": 0o640, "quality": []},
+            ),
         ]
     )
 
@@ -263,7 +342,11 @@ def test_what_has_no_path() -> None:
         nameless = {"resolved_path": b"", "quality": ["resolved_path_missing"]}
         check(
             [
-                ("fchmod", [made.fileno(), 0o600], nameless | {"fd": made.fileno(), "old_mode": 0o777}),
+                (
+                    "fchmod",
+                    [made.fileno(), 0o600],
+                    nameless | {"fd": made.fileno(), "old_mode": 0o777},
+                ),
                 ("fchmod", [event, 0o600], nameless | {"fd": event, "old_mode": 0o600} | of_event),
                 ("fchmod", [pipe, 0o600], nameless | {"fd": pipe, "old_mode": 0o600}),
             ]

@@ -13,7 +13,15 @@ from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 pytestmark = only_x86
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
-COMMON = {"via": "compat", "dirfd": AT_FDCWD, "fd": -1, "at_flags": 0, "error": "", "old_mode": 0, "quality": NOT_HAD}
+COMMON = {
+    "via": "compat",
+    "dirfd": AT_FDCWD,
+    "fd": -1,
+    "at_flags": 0,
+    "error": "",
+    "old_mode": 0,
+    "quality": NOT_HAD,
+}
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -28,13 +36,24 @@ def test_every_32_bit_call_that_changes_permissions(bits: int) -> None:
         at_missing = {"path": missing, "resolved_path": missing, "error": "ENOENT"}
         descriptor = os.open(file, os.O_RDONLY)
         by_descriptor = {"path": b"", "resolved_path": path, "quality": []}
-        empty = {"dirfd": descriptor, "at_flags": AT_EMPTY_PATH, "old_mode": 0o4755, "quality": ["path_user_memory"]}
+        empty = {
+            "dirfd": descriptor,
+            "at_flags": AT_EMPTY_PATH,
+            "old_mode": 0o4755,
+            "quality": ["path_user_memory"],
+        }
         calls: list[tuple[Call, dict[str, Any]]] = [
             (("chmod", [path, 0o640]), {"path": path, "mode": 0o640, **changed(0o600, path)}),
             (("chmod", [missing, 0o640]), at_missing | {"mode": 0o640}),
-            (("fchmod", [descriptor, 0o4755]), by_descriptor | {"fd": descriptor, "mode": 0o4755, "old_mode": 0o640}),
+            (
+                ("fchmod", [descriptor, 0o4755]),
+                by_descriptor | {"fd": descriptor, "mode": 0o4755, "old_mode": 0o640},
+            ),
             (("fchmodat", [AT_FDCWD, missing, 0o600]), at_missing | {"mode": 0o600}),
-            (("fchmodat2", [descriptor, b"", 0o444, AT_EMPTY_PATH]), by_descriptor | empty | {"mode": 0o444}),
+            (
+                ("fchmodat2", [descriptor, b"", 0o444, AT_EMPTY_PATH]),
+                by_descriptor | empty | {"mode": 0o444},
+            ),
         ]
         program = build(folder, bits)
         with recording("chmod", infrasight_probe_chmod.plugin) as kept:
@@ -42,7 +61,10 @@ def test_every_32_bit_call_that_changes_permissions(bits: int) -> None:
         os.close(descriptor)
     if made.results[-1] == -38:  # ENOSYS: fchmodat2 is of Linux 6.6; the call is there all the same
         calls[-1][1].update(error="ENOSYS")
-    rows = sorted((row for row in kept.table.to_pylist() if row["pid"] == made.pid), key=lambda row: row["time"])
+    rows = sorted(
+        (row for row in kept.table.to_pylist() if row["pid"] == made.pid),
+        key=lambda row: row["time"],
+    )
     assert len(rows) == len(made.results) == len(calls)
     for row, (call, own), result in zip(rows, calls, made.results, strict=True):
         wanted = COMMON | {"return_code": result, "exe": bytes(program), "tid": made.pid} | own

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import Golden
 
 

@@ -39,7 +39,9 @@ def record(work: Callable[[], Any]) -> tuple[list[dict[str, Any]], Any]:
     with recording("chmod", infrasight_probe_chmod.plugin) as kept:
         pid, said = in_child(work)
     assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
-    return sorted((row for row in kept.table.to_pylist() if row["pid"] == pid), key=lambda row: row["time"]), said
+    return sorted(
+        (row for row in kept.table.to_pylist() if row["pid"] == pid), key=lambda row: row["time"]
+    ), said
 
 
 def chmod(path: bytes | Path, mode: int, directory: int = AT_FDCWD) -> None:
@@ -111,7 +113,14 @@ def through_proc(folder: Path) -> tuple[Path, int]:
     return folder / "file", 0o755
 
 
-WAYS = (symbolic_link, bind_mount, in_a_chroot, a_directory_from_within, from_a_descriptor, through_proc)
+WAYS = (
+    symbolic_link,
+    bind_mount,
+    in_a_chroot,
+    a_directory_from_within,
+    from_a_descriptor,
+    through_proc,
+)
 
 
 def test_the_row_has_the_file_that_was_changed(has_function: bool) -> None:
@@ -122,7 +131,9 @@ def test_the_row_has_the_file_that_was_changed(has_function: bool) -> None:
             folder = Path(folders.enter_context(tempfile.TemporaryDirectory())).resolve()
             made[way.__name__] = in_child(partial(_said, way, folder))
     assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
-    rows = {row["pid"]: row for row in sorted(kept.table.to_pylist(), key=lambda row: row["time"])}  # each one's last
+    rows = {
+        row["pid"]: row for row in sorted(kept.table.to_pylist(), key=lambda row: row["time"])
+    }  # each one's last
     for name, (pid, wanted) in made.items():
         row = rows[pid]
         if has_function:
@@ -140,7 +151,9 @@ def _said(way: Callable[[Path], tuple[Path, int]], folder: Path) -> list[Any]:
 def test_the_program_hangs_where_it_can(has_function: bool) -> None:
     """The probe's own program is loaded just where one that does nothing can be; where not, the reason is kept."""
     kernel = running_kernel()
-    loaded = load("chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings())
+    loaded = load(
+        "chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings()
+    )
     loaded.close()
     assert loaded.functions == (("path_chmod",) if has_function else ())
     assert bool(loaded.refused) != has_function
@@ -154,12 +167,19 @@ def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:
         own_mounts()
         assert call("mount", b"none", bytes(folder / "mounted"), b"tmpfs", 0, 0) == 0
         a_file(folder / "mounted/file", 0o644)
-        assert call("mount", b"none", bytes(folder / "mounted"), b"tmpfs", MS_REMOUNT | MS_RDONLY, 0) == 0
+        assert (
+            call("mount", b"none", bytes(folder / "mounted"), b"tmpfs", MS_REMOUNT | MS_RDONLY, 0)
+            == 0
+        )
         assert call("fchmodat", AT_FDCWD, bytes(folder / "mounted/file"), 0o600) == -30
 
     rows, _ = record(work)
     row = rows[-1]
-    assert (row["error"], row["resolved_path"], row["old_mode"]) == ("EROFS", bytes(folder / "mounted/file"), 0)
+    assert (row["error"], row["resolved_path"], row["old_mode"]) == (
+        "EROFS",
+        bytes(folder / "mounted/file"),
+        0,
+    )
     assert row["quality"] == chmod_rows.NOT_HAD
 
 
@@ -197,9 +217,14 @@ def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path, has_funct
         process = subprocess.Popen([program, folder / "file-a", str(count)], stdout=subprocess.PIPE)
         said, _ = process.communicate()
     assert process.returncode == 0
-    rows = sorted((row for row in kept.table.to_pylist() if row["pid"] == process.pid), key=lambda row: row["time"])
+    rows = sorted(
+        (row for row in kept.table.to_pylist() if row["pid"] == process.pid),
+        key=lambda row: row["time"],
+    )
     assert [row["mode"] for row in rows] == list(range(count, 0, -1))
-    assert {tuple(row["quality"]) for row in rows} == {tuple(KERNELS if has_function else chmod_rows.NOT_HAD)}
+    assert {tuple(row["quality"]) for row in rows} == {
+        tuple(KERNELS if has_function else chmod_rows.NOT_HAD)
+    }
     if has_function:
         assert [row["resolved_path"] for row in rows] == said.splitlines()
         before = {bytes(folder / name): 0 for name in ("file-a", "file-b")}

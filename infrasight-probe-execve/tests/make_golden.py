@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import evolve
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import save_golden
 
 FOLDER = Path(__file__).parent / "golden"
@@ -28,7 +28,12 @@ def main() -> None:
     program = evolve(plugins.load_bpf("execve", kernel, {}), slots=64)
     loaded = load("execve", program, kernel, LoadSettings())
     subprocess.run(
-        ["/bin/sh", "-c", SCRIPT], env={}, cwd="/usr", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True
+        ["/bin/sh", "-c", SCRIPT],
+        env={},
+        cwd="/usr",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
     )
     loaded.detach()
     save_golden(FOLDER, loaded, plugins)

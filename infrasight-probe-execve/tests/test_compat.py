@@ -37,8 +37,14 @@ def test_every_32_bit_call_that_executes(folder: Path, bits: int) -> None:
                 ("execve", [b"/bin/true", [b"true", b"it is"], 0]),
             ],
         )
-    rows = sorted((row for row in kept.table.to_pylist() if row["pid"] == made.pid), key=lambda row: row["time"])
-    asked = [(row["via"], row["filename"], row["argv"], row["error"], row["at_flags"], row["quality"]) for row in rows]
+    rows = sorted(
+        (row for row in kept.table.to_pylist() if row["pid"] == made.pid),
+        key=lambda row: row["time"],
+    )
+    asked = [
+        (row["via"], row["filename"], row["argv"], row["error"], row["at_flags"], row["quality"])
+        for row in rows
+    ]
     assert asked == [
         ("syscall", bytes(program), [bytes(program)], "", 0, []),
         ("compat", missing, [b"mark", b"", b"\xff\n"], "ENOENT", 0, USER_MEMORY),
@@ -46,9 +52,13 @@ def test_every_32_bit_call_that_executes(folder: Path, bits: int) -> None:
         ("compat", bytes(folder), [], "EACCES", 0, USER_MEMORY),
         ("compat", b"/bin/true", [b"true", b"it is"], "", 0, []),
     ]
-    assert [row["exe"] for row in rows] == [bytes(program)] * 4 + [bytes(Path("/bin/true").resolve())]
+    assert [row["exe"] for row in rows] == [bytes(program)] * 4 + [
+        bytes(Path("/bin/true").resolve())
+    ]
     assert [row["argv_length"] for row in rows[1:]] == [9, sum(len(a) + 1 for a in many), 0, 11]
-    assert {(row["dirfd"], row["tid"], row["ppid"]) for row in rows} == {(AT_FDCWD, made.pid, os.getpid())}
+    assert {(row["dirfd"], row["tid"], row["ppid"]) for row in rows} == {
+        (AT_FDCWD, made.pid, os.getpid())
+    }
     assert min(row["duration_ns"] for row in rows) > 0
 
 

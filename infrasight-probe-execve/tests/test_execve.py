@@ -33,7 +33,9 @@ def record_one(work: Callable[[], object], marker: bytes) -> Row:
     return rows[0]
 
 
-def execute(*argv: bytes | str | Path, program: str | Path | None = None, uid: int | None = None) -> int:
+def execute(
+    *argv: bytes | str | Path, program: str | Path | None = None, uid: int | None = None
+) -> int:
     """Forks and executes with exactly these arguments; returns the child's pid. A failed call ends the child with 127."""
     pid = os.fork()
     if pid == 0:
@@ -56,7 +58,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def compile_(name: str) -> Path:
         if not (folder / name).exists():
-            subprocess.run(["cc", "-O2", "-pthread", "-o", folder / name, WORKLOADS / f"{name}.c"], check=True)
+            subprocess.run(
+                ["cc", "-O2", "-pthread", "-o", folder / name, WORKLOADS / f"{name}.c"], check=True
+            )
         return folder / name
 
     return compile_
@@ -101,8 +105,12 @@ def test_23_known_calls_are_exactly_23_rows(open_folder: Path) -> None:
         assert row["user"] == pwd.getpwuid(uid).pw_name.encode()
         assert row["cwd"] == os.fsencode(Path.cwd())
         assert row["parent_comm"] == Path("/proc/self/comm").read_bytes().rstrip()
-        assert row["exe"] == bytes((Path("/bin/true") if code == 0 else Path("/proc/self/exe")).resolve())
-        assert row["comm"] == (b"true" if code == 0 else Path("/proc/self/comm").read_bytes().rstrip())
+        assert row["exe"] == bytes(
+            (Path("/bin/true") if code == 0 else Path("/proc/self/exe")).resolve()
+        )
+        assert row["comm"] == (
+            b"true" if code == 0 else Path("/proc/self/comm").read_bytes().rstrip()
+        )
         assert row["duration_ns"] > 0
         assert row["quality"] == ([] if code == 0 else ["filename_user_memory", "argv_user_memory"])
 
@@ -135,7 +143,9 @@ def test_any_byte_arrives_as_it_is(program: str) -> None:
     assert record_one(lambda: execute(*argv, program=program), b"mark-bytes")["argv"] == argv
 
 
-def test_a_thread_that_executes_takes_the_place_of_its_group(compiled: Callable[[str], Path]) -> None:
+def test_a_thread_that_executes_takes_the_place_of_its_group(
+    compiled: Callable[[str], Path],
+) -> None:
     """An exec from a thread: the row has the group's pid and tid, the new image's arguments, and the call's own duration."""
     started: list[int] = []
 
@@ -164,7 +174,9 @@ def test_a_script_shows_its_interpreter(tmp_path: Path) -> None:
 
 def test_a_program_that_is_only_in_memory(compiled: Callable[[str], Path]) -> None:
     """execveat of a memfd: the executable is the memfd, the descriptor and the flags are the call's."""
-    row = record_one(lambda: subprocess.run([compiled("memfd_exec"), "/bin/true"], check=True), b"in memory")
+    row = record_one(
+        lambda: subprocess.run([compiled("memfd_exec"), "/bin/true"], check=True), b"in memory"
+    )
     assert row["exe"] == b"/memfd:hidden"
     assert row["argv"] == [b"innocent", b"in memory"]
     assert row["filename"] == b"/dev/fd/%d" % row["dirfd"]
@@ -183,17 +195,26 @@ def test_two_hundred_short_lived_processes_at_once() -> None:
     assert {row["ppid"] for row in rows} == {os.getpid()}
     assert len({row["parent_process_key"] for row in rows}) == 1
     assert len({row["process_key"] for row in rows}) == 200
-    assert all(row["exe"] == bytes(Path("/bin/true").resolve()) and row["quality"] == [] for row in rows)
+    assert all(
+        row["exe"] == bytes(Path("/bin/true").resolve()) and row["quality"] == [] for row in rows
+    )
 
 
 def test_parents_and_grandparents() -> None:
     """A process's row names its parent and its parent's parent by the keys of their own rows, though all of them are gone."""
     with recording("execve", infrasight_probe_execve.plugin) as kept:
         inner = "/bin/true mark-line child; :"
-        subprocess.run(["/bin/sh", "-c", '/bin/sh -c "$2" "$0" parent; :', "mark-line", "grandparent", inner], check=True)
+        subprocess.run(
+            ["/bin/sh", "-c", '/bin/sh -c "$2" "$0" parent; :', "mark-line", "grandparent", inner],
+            check=True,
+        )
     marked = [row for row in kept.table.to_pylist() if b"mark-line" in row["argv"]]
     rows = {row["argv"][row["argv"].index(b"mark-line") + 1]: row for row in marked}
     child, parent, grandparent = (rows[name] for name in (b"child", b"parent", b"grandparent"))
     assert child["parent_process_key"] == parent["process_key"]
-    assert child["grandparent_process_key"] == parent["parent_process_key"] == grandparent["process_key"]
+    assert (
+        child["grandparent_process_key"]
+        == parent["parent_process_key"]
+        == grandparent["process_key"]
+    )
     assert parent["grandparent_process_key"] == grandparent["parent_process_key"] != 0

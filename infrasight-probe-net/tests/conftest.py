@@ -41,7 +41,11 @@ def record(connects: Recording) -> Callable[..., tuple[list[Row], list[Row], Any
         pid, said = in_child(work, uid)
         connects.wait("connect")
         rows = rows_of(connects, pid, uid)
-        return [r for r in rows if r["stage"] == b"call"], [r for r in rows if r["stage"] == b"outcome"], said
+        return (
+            [r for r in rows if r["stage"] == b"call"],
+            [r for r in rows if r["stage"] == b"outcome"],
+            said,
+        )
 
     return recorded
 

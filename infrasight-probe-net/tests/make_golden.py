@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import evolve
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, load, running_kernel
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import save_golden
 
 TESTS = Path(__file__).parent
@@ -31,7 +31,16 @@ def run(*arguments: object, fds: tuple[int, ...] = ()) -> None:
     command = ["/usr/bin/python3", "-S", "-", *map(str, arguments)]
     script = (TESTS / "golden_calls.py").read_bytes()
     environment = {"PYTHONPATH": str(SUPPORT), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run(command, input=script, user=USER, group=USER, env=environment, cwd="/", pass_fds=fds, check=True)
+    subprocess.run(
+        command,
+        input=script,
+        user=USER,
+        group=USER,
+        env=environment,
+        cwd="/",
+        pass_fds=fds,
+        check=True,
+    )
 
 
 def main() -> None:

@@ -67,17 +67,38 @@ def does_not_block(listener: socket.socket) -> None:
 )
 def test_a_connection(family: int, bound: str, host: str, record: Record) -> None:
     """accept and accept4 over IPv4, IPv6 and IPv4 through IPv6: both ends are those of the new connection."""
-    with socket.socket(family) as server, socket.socket(family) as first, socket.socket(family) as second:
+    with (
+        socket.socket(family) as server,
+        socket.socket(family) as first,
+        socket.socket(family) as second,
+    ):
         server.bind((bound, 0))
         server.listen()
         for client in (first, second):
             client.connect((host, server.getsockname()[1]))
         flags = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        rows, fds = record(lambda: [call("accept", server.fileno(), 0, 0), call("accept4", server.fileno(), 0, 0, flags)])
+        rows, fds = record(
+            lambda: [
+                call("accept", server.fileno(), 0, 0),
+                call("accept4", server.fileno(), 0, 0, flags),
+            ]
+        )
         for row, fd, client in zip(rows, fds, (first, second), strict=True):
             own = client.getsockname()
-            has(row, TCP | {"family": family, "family_name": b"inet" if family == INET else b"inet6"})
-            has(row, {"fd": fd, "return_code": fd, "error": "", "listen_fd": server.fileno(), "quality": []})
+            has(
+                row,
+                TCP | {"family": family, "family_name": b"inet" if family == INET else b"inet6"},
+            )
+            has(
+                row,
+                {
+                    "fd": fd,
+                    "return_code": fd,
+                    "error": "",
+                    "listen_fd": server.fileno(),
+                    "quality": [],
+                },
+            )
             has(row, {"local_address": column(host), "local_port": server.getsockname()[1]})
             has(row, {"remote_address": column(own[0]), "remote_port": own[1]})
     assert [row["flags"] for row in rows] == [0, flags]
@@ -87,19 +108,39 @@ def test_a_connection(family: int, bound: str, host: str, record: Record) -> Non
 def test_every_way_to_fail(listener: socket.socket, record: Record) -> None:
     """EAGAIN to ENOTSOCK: where there is a socket, the row has its own address and no remote one."""
     port, fd = listener.getsockname()[1], listener.fileno()
-    local = TCP | {"family_name": b"inet", "local_address": column("127.0.0.1"), "local_port": port, "quality": []}
-    with socket.socket() as idle, socket.socket(INET, socket.SOCK_DGRAM) as udp, Path(os.devnull).open() as file:
-        nowhere = TCP | {"family_name": b"inet", "local_address": bytes(16), "local_port": 0, "quality": []}
+    local = TCP | {
+        "family_name": b"inet",
+        "local_address": column("127.0.0.1"),
+        "local_port": port,
+        "quality": [],
+    }
+    with (
+        socket.socket() as idle,
+        socket.socket(INET, socket.SOCK_DGRAM) as udp,
+        Path(os.devnull).open() as file,
+    ):
+        nowhere = TCP | {
+            "family_name": b"inet",
+            "local_address": bytes(16),
+            "local_port": 0,
+            "quality": [],
+        }
         cases: list[tuple[list[int], str, Row]] = [
             ([fd], "EAGAIN", local),
             ([fd, 7], "EINVAL", local | {"flags": 7, "flag_names": [b"0x7"]}),
             ([idle.fileno()], "EINVAL", nowhere),
-            ([udp.fileno()], "ENOTSUP", {"type_name": b"dgram", "protocol_name": b"udp", "quality": []}),
+            (
+                [udp.fileno()],
+                "ENOTSUP",
+                {"type_name": b"dgram", "protocol_name": b"udp", "quality": []},
+            ),
             ([file.fileno()], "ENOTSOCK", NO_SOCKET),
             ([9999], "EBADF", NO_SOCKET),
             ([-1], "EBADF", NO_SOCKET),
         ]
-        rows, _ = record(lambda: [call("accept4", fd, 0, 0, *(flags or [0])) for (fd, *flags), _, _ in cases])
+        rows, _ = record(
+            lambda: [call("accept4", fd, 0, 0, *(flags or [0])) for (fd, *flags), _, _ in cases]
+        )
     for row, ((listening, *_), error, wanted) in zip(rows, cases, strict=True):
         has(row, wanted | {"error": error, "listen_fd": listening, "fd": -1})
         has(row, {"remote_address": bytes(16), "remote_port": 0, "unix_client_path": b""})
@@ -110,14 +151,28 @@ def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
     with socket.create_connection(listener.getsockname()):
 
         def work() -> int:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )
             return call("accept", listener.fileno(), 0, 0)
 
         (row,), _ = record(work)
-    has(row, TCP | {"error": "EMFILE", "local_port": listener.getsockname()[1], "remote_port": 0, "fd": -1, "quality": []})
+    has(
+        row,
+        TCP
+        | {
+            "error": "EMFILE",
+            "local_port": listener.getsockname()[1],
+            "remote_port": 0,
+            "fd": -1,
+            "quality": [],
+        },
+    )
 
 
-def test_a_call_that_waits_and_is_killed(listener: socket.socket, accepts: Recording, record: Record) -> None:
+def test_a_call_that_waits_and_is_killed(
+    listener: socket.socket, accepts: Recording, record: Record
+) -> None:
     """A process that is killed while it waits: its call is there, with the kernel's own return code and where it listened."""
     listener.setblocking(True)
 
@@ -132,8 +187,21 @@ def test_a_call_that_waits_and_is_killed(listener: socket.socket, accepts: Recor
         return pid
 
     _, killed = record(work)
-    (row,) = [row for delivery in list(accepts.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == killed]
-    has(row, {"error": "ERESTARTSYS", "local_port": listener.getsockname()[1], "remote_port": 0, "quality": []})
+    (row,) = [
+        row
+        for delivery in list(accepts.deliveries)
+        for row in delivery.batch.to_pylist()
+        if row["pid"] == killed
+    ]
+    has(
+        row,
+        {
+            "error": "ERESTARTSYS",
+            "local_port": listener.getsockname()[1],
+            "remote_port": 0,
+            "quality": [],
+        },
+    )
 
 
 def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, record: Record) -> None:
@@ -144,7 +212,9 @@ def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, reco
         main = threading.get_native_id()
 
         def replace() -> None:
-            while Path(f"/proc/self/task/{main}/syscall").read_text().split()[0] != str(NUMBERS["accept"]):
+            while Path(f"/proc/self/task/{main}/syscall").read_text().split()[0] != str(
+                NUMBERS["accept"]
+            ):
                 os.sched_yield()
             address = listener.getsockname()
             os.dup2(os.open(os.devnull, os.O_RDONLY), listener.fileno())
@@ -155,7 +225,10 @@ def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, reco
 
     port = listener.getsockname()[1]
     (row,), fd = record(work)
-    has(row, TCP | {"fd": fd, "local_port": port, "local_address": column("127.0.0.1"), "quality": []})
+    has(
+        row,
+        TCP | {"fd": fd, "local_port": port, "local_address": column("127.0.0.1"), "quality": []},
+    )
     assert row["remote_port"] > 0
 
 
@@ -187,8 +260,18 @@ def test_a_storm() -> None:
     for kept in (connects, accepts):
         assert kept.counts.dropped == 0
         assert kept.counts.seen == kept.counts.submitted + kept.counts.filtered
-    connected = [row for row in connects.table.to_pylist() if row["remote_port"] == port and row["return_code"] == 0]
-    accepted = [row for row in accepts.table.to_pylist() if row["local_port"] == port and row["return_code"] >= 0]
+    connected = [
+        row
+        for row in connects.table.to_pylist()
+        if row["remote_port"] == port and row["return_code"] == 0
+    ]
+    accepted = [
+        row
+        for row in accepts.table.to_pylist()
+        if row["local_port"] == port and row["return_code"] >= 0
+    ]
     assert len(connected) == len(accepted) == processes * calls
-    assert sorted(row["local_port"] for row in connected) == sorted(row["remote_port"] for row in accepted)
+    assert sorted(row["local_port"] for row in connected) == sorted(
+        row["remote_port"] for row in accepted
+    )
     assert {row["stage"] for row in connected} == {b"call"}

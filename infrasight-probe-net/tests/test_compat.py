@@ -14,21 +14,45 @@ from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind
 pytestmark = only_x86
 CONNECT, ACCEPT, ACCEPT4 = 3, 5, 18  # calls of socketcall(2)
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-NOWHERE = {"family": 0, "local_address": bytes(16), "remote_address": bytes(16), "local_port": 0, "remote_port": 0}
+NOWHERE = {
+    "family": 0,
+    "local_address": bytes(16),
+    "remote_address": bytes(16),
+    "local_port": 0,
+    "remote_port": 0,
+}
 NONE = {"compat": 0, "x32": 0, "io_uring": 0}
 ASKED = ["remote_address_user_memory"]
 
 
 def made_by(
-    kept: Recording, probe: str, program: Path, calls: Sequence[Call], given: Sequence[socket.socket] = ()
+    kept: Recording,
+    probe: str,
+    program: Path,
+    calls: Sequence[Call],
+    given: Sequence[socket.socket] = (),
 ) -> tuple[list[Row], Made]:
     """Has a program of 32-bit calls make these; its rows in order, each with the header that it must have."""
     made = make_calls(program, calls, given=[each.fileno() for each in given])
     kept.wait(probe)
-    assert kept.recorder.unseen() == NONE
-    rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == made.pid]
+    assert kept.recorder.untraced() == NONE
+    rows = [
+        row
+        for delivery in list(kept.deliveries)
+        for row in delivery.batch.to_pylist()
+        if row["pid"] == made.pid
+    ]
     for row in rows:
-        has(row, {"via": "compat", "tid": made.pid, "ppid": os.getpid(), "uid": 0, "comm": program.name.encode()})
+        has(
+            row,
+            {
+                "via": "compat",
+                "tid": made.pid,
+                "ppid": os.getpid(),
+                "uid": 0,
+                "comm": program.name.encode(),
+            },
+        )
         assert row["exe"] == bytes(program)
         assert row["duration_ns"] > 0
     return sorted(rows, key=lambda row: (row["time"], row.get("stage") == b"outcome")), made
@@ -37,12 +61,26 @@ def made_by(
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("through", ["connect", "socketcall"])
 def test_every_way_to_connect(
-    through: str, bits: int, connects: Recording, listener: socket.socket, closed: int, tmp_path: Path
+    through: str,
+    bits: int,
+    connects: Recording,
+    listener: socket.socket,
+    closed: int,
+    tmp_path: Path,
 ) -> None:
     """IPv4, IPv6, UDP and Unix; connected, refused, no such descriptor, memory that is not there: the number and socketcall."""
     port, name = listener.getsockname()[1], b"\0" + os.urandom(9)
-    tcp, refused, refused6, udp = socket.socket(), socket.socket(), socket.socket(INET6), socket.socket(INET, UDP)
-    named, client, other = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.socket()
+    tcp, refused, refused6, udp = (
+        socket.socket(),
+        socket.socket(),
+        socket.socket(INET6),
+        socket.socket(INET, UDP),
+    )
+    named, client, other = (
+        socket.socket(socket.AF_UNIX),
+        socket.socket(socket.AF_UNIX),
+        socket.socket(),
+    )
     named.bind(name)
     named.listen()
     cases: list[tuple[int, bytes | int, int, Row]] = [
@@ -51,21 +89,47 @@ def test_every_way_to_connect(
             refused.fileno(),
             inet("127.0.0.1", closed),
             16,
-            kind(INET, TCP) | remote("127.0.0.1", closed) | {"error": "ECONNREFUSED", "local_address": column("127.0.0.1")},
+            kind(INET, TCP)
+            | remote("127.0.0.1", closed)
+            | {"error": "ECONNREFUSED", "local_address": column("127.0.0.1")},
         ),
         (
             refused6.fileno(),
             inet6("::1", closed),
             28,
-            kind(INET6, TCP) | remote("::1", closed) | {"error": "ECONNREFUSED", "local_address": column("::1")},
+            kind(INET6, TCP)
+            | remote("::1", closed)
+            | {"error": "ECONNREFUSED", "local_address": column("::1")},
         ),
-        (udp.fileno(), inet("127.0.0.1", 9), 16, kind(INET, UDP) | remote("127.0.0.1", 9) | {"connection_id": 0}),
-        (client.fileno(), unix(name), 2 + len(name), {"family_name": b"unix", "unix_path": name, "connection_id": 0}),
-        (other.fileno(), 8, 16, {"error": "EFAULT", "remote_port": 0, "quality": ["remote_address_missing"]}),
-        (9999, inet("127.0.0.1", port), 16, NOWHERE | remote("127.0.0.1", port) | {"error": "EBADF"}),
+        (
+            udp.fileno(),
+            inet("127.0.0.1", 9),
+            16,
+            kind(INET, UDP) | remote("127.0.0.1", 9) | {"connection_id": 0},
+        ),
+        (
+            client.fileno(),
+            unix(name),
+            2 + len(name),
+            {"family_name": b"unix", "unix_path": name, "connection_id": 0},
+        ),
+        (
+            other.fileno(),
+            8,
+            16,
+            {"error": "EFAULT", "remote_port": 0, "quality": ["remote_address_missing"]},
+        ),
+        (
+            9999,
+            inet("127.0.0.1", port),
+            16,
+            NOWHERE | remote("127.0.0.1", port) | {"error": "EBADF"},
+        ),
     ]
     calls: list[Call] = [
-        ("connect", [fd, address, length]) if through == "connect" else ("socketcall", [CONNECT, [fd, address, length]])
+        ("connect", [fd, address, length])
+        if through == "connect"
+        else ("socketcall", [CONNECT, [fd, address, length]])
         for fd, address, length, _ in cases
     ]
     sockets = (tcp, refused, refused6, udp, named, client, other)
@@ -77,17 +141,29 @@ def test_every_way_to_connect(
             each.close()
     assert len(rows) == len(made.results) == len(cases)
     for row, (fd, _, _, wanted), result in zip(rows, cases, made.results, strict=True):
-        common = {"return_code": result, "error": "", "fd": fd, "stage": b"call", "in_progress": False, "quality": []}
+        common = {
+            "return_code": result,
+            "error": "",
+            "fd": fd,
+            "stage": b"call",
+            "in_progress": False,
+            "quality": [],
+        }
         if fd == 9999:
             common["quality"] = ["socket_missing", *ASKED]
         has(row, common | wanted)
         if fd in own:
-            has(row, {"local_address": column(own[fd][0]), "local_port": own[fd][1], "return_code": 0})
+            has(
+                row,
+                {"local_address": column(own[fd][0]), "local_port": own[fd][1], "return_code": 0},
+            )
     assert all(row["connection_id"] and row["local_port"] for row in rows[:3])
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_an_outcome_is_the_call_s(bits: int, connects: Recording, listener: socket.socket, closed: int, tmp_path: Path) -> None:
+def test_an_outcome_is_the_call_s(
+    bits: int, connects: Recording, listener: socket.socket, closed: int, tmp_path: Path
+) -> None:
     """Calls that do not wait, by their number and through socketcall: both rows of each say that a 32-bit program made it."""
     port = listener.getsockname()[1]
     with socket.socket() as first, socket.socket() as second:
@@ -101,9 +177,18 @@ def test_an_outcome_is_the_call_s(bits: int, connects: Recording, listener: sock
     assert [row["stage"] for row in rows] == [b"call", b"outcome"] * 2
     assert [row["error"] for row in rows] == ["EINPROGRESS", "", "EINPROGRESS", "ECONNREFUSED"]
     for call, outcome, to in ((rows[0], rows[1], port), (rows[2], rows[3], closed)):
-        assert (call["in_progress"], outcome["in_progress"], outcome["quality"]) == (True, False, [])
+        assert (call["in_progress"], outcome["in_progress"], outcome["quality"]) == (
+            True,
+            False,
+            [],
+        )
         for row in (call, outcome):
-            has(row, kind(INET, TCP) | remote("127.0.0.1", to) | {"connection_id": call["connection_id"]})
+            has(
+                row,
+                kind(INET, TCP)
+                | remote("127.0.0.1", to)
+                | {"connection_id": call["connection_id"]},
+            )
             assert row["local_port"] > 0
 
 
@@ -114,47 +199,86 @@ def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> N
         server.setblocking(False)
         port, fd = server.getsockname()[1], server.fileno()
         clients = [socket.create_connection(server.getsockname()) for _ in range(3)]
-        local = kind(INET, TCP) | {"local_address": column("127.0.0.1"), "local_port": port, "listen_fd": fd}
+        local = kind(INET, TCP) | {
+            "local_address": column("127.0.0.1"),
+            "local_port": port,
+            "listen_fd": fd,
+        }
         cases: list[tuple[Call, Row]] = [
-            (("accept4", [fd, 0, 0, FLAGS]), {"flags": FLAGS, "flag_names": [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]}),
+            (
+                ("accept4", [fd, 0, 0, FLAGS]),
+                {"flags": FLAGS, "flag_names": [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]},
+            ),
             (("socketcall", [ACCEPT, [fd, 0, 0]]), {}),
-            (("socketcall", [ACCEPT4, [fd, 0, 0, socket.SOCK_CLOEXEC]]), {"flags": socket.SOCK_CLOEXEC}),
+            (
+                ("socketcall", [ACCEPT4, [fd, 0, 0, socket.SOCK_CLOEXEC]]),
+                {"flags": socket.SOCK_CLOEXEC},
+            ),
             (("accept4", [fd, 0, 0, 0]), {"error": "EAGAIN"}),
             (("socketcall", [ACCEPT, [fd, 0, 0]]), {"error": "EAGAIN"}),
             (("socketcall", [ACCEPT4, [fd, 0, 0, 7]]), {"error": "EINVAL", "flags": 7}),
-            (("accept4", [idle.fileno(), 0, 0, 0]), {"error": "EINVAL", "listen_fd": idle.fileno(), "local_port": 0}),
-            (("socketcall", [ACCEPT, [9999, 0, 0]]), NOWHERE | {"error": "EBADF", "listen_fd": 9999}),
+            (
+                ("accept4", [idle.fileno(), 0, 0, 0]),
+                {"error": "EINVAL", "listen_fd": idle.fileno(), "local_port": 0},
+            ),
+            (
+                ("socketcall", [ACCEPT, [9999, 0, 0]]),
+                NOWHERE | {"error": "EBADF", "listen_fd": 9999},
+            ),
         ]
-        rows, made = made_by(accepts, "accept", build(tmp_path, bits), [call for call, _ in cases], (server, idle))
+        rows, made = made_by(
+            accepts, "accept", build(tmp_path, bits), [call for call, _ in cases], (server, idle)
+        )
     assert len(rows) == len(made.results) == len(cases)
     for number, (row, (_, own), result) in enumerate(zip(rows, cases, made.results, strict=True)):
         end = clients[number].getsockname() if number < len(clients) else ("", 0)
         wanted: Row = local if own.get("error") not in ("EBADF", "EINVAL") or "flags" in own else {}
         wanted = wanted | {"return_code": result, "error": "", "fd": max(result, -1), "flags": 0}
-        wanted |= remote(*end) | {"quality": ["socket_missing"] if own.get("error") == "EBADF" else []}
+        wanted |= remote(*end) | {
+            "quality": ["socket_missing"] if own.get("error") == "EBADF" else []
+        }
         has(row, wanted | own)
     for each in clients:
         each.close()
 
 
-def test_arguments_that_cannot_be_read(connects: Recording, accepts: Recording, tmp_path: Path) -> None:
+def test_arguments_that_cannot_be_read(
+    connects: Recording, accepts: Recording, tmp_path: Path
+) -> None:
     """EFAULT of socketcall itself: the call is there, and says that what it asked for is not known."""
     program = build(tmp_path, 32)
     for kept, probe, inner, missing in (
-        (connects, "connect", CONNECT, ["entry_missing", "socket_missing", "remote_address_missing"]),
+        (
+            connects,
+            "connect",
+            CONNECT,
+            ["entry_missing", "socket_missing", "remote_address_missing"],
+        ),
         (accepts, "accept", ACCEPT, ["entry_missing", "socket_missing"]),
     ):
         made = make_calls(program, [("socketcall", [inner, 8])])
         kept.wait(probe)
-        (row,) = [row for each in list(kept.deliveries) for row in each.batch.to_pylist() if row["pid"] == made.pid]
+        (row,) = [
+            row
+            for each in list(kept.deliveries)
+            for row in each.batch.to_pylist()
+            if row["pid"] == made.pid
+        ]
         has(row, NOWHERE | {"via": "compat", "error": "EFAULT", "quality": missing})
 
 
-def test_ordinary_calls_say_so(connects: Recording, accepts: Recording, listener: socket.socket) -> None:
+def test_ordinary_calls_say_so(
+    connects: Recording, accepts: Recording, listener: socket.socket
+) -> None:
     """A call that is neither of a 32-bit program nor of a ring is `syscall`."""
     with socket.create_connection(listener.getsockname()):
         listener.accept()[0].close()
     for kept, probe in ((connects, "connect"), (accepts, "accept")):
         kept.wait(probe)
-        rows = [row for each in list(kept.deliveries) for row in each.batch.to_pylist() if row["pid"] == os.getpid()]
+        rows = [
+            row
+            for each in list(kept.deliveries)
+            for row in each.batch.to_pylist()
+            if row["pid"] == os.getpid()
+        ]
         assert {row["via"] for row in rows} == {"syscall"}

@@ -28,7 +28,9 @@ USER_MEMORY, MISSING = "remote_address_user_memory", "remote_address_missing"
         (INET6, UDP, "::", "::ffff:127.0.0.1"),
     ],
 )
-def test_a_call_that_succeeds(family: int, type: int, bound: str, host: str, record: Record) -> None:
+def test_a_call_that_succeeds(
+    family: int, type: int, bound: str, host: str, record: Record
+) -> None:
     """TCP and UDP over IPv4, IPv6 and IPv4 through IPv6: both ends are what the kernel says of the socket."""
     with socket.socket(family, type) as server, socket.socket(family, type) as client:
         server.bind((bound, 0))
@@ -36,27 +38,45 @@ def test_a_call_that_succeeds(family: int, type: int, bound: str, host: str, rec
             server.listen()
         port = server.getsockname()[1]
         address = (inet if family == INET else inet6)(host, port)
-        (row,), outcomes, result = record(lambda: call("connect", client.fileno(), address, len(address)))
+        (row,), outcomes, result = record(
+            lambda: call("connect", client.fileno(), address, len(address))
+        )
         own = client.getsockname()
         assert result == 0
-        has(row, kind(family, type) | remote(host, port) | {"fd": client.fileno(), "return_code": 0, "quality": []})
+        has(
+            row,
+            kind(family, type)
+            | remote(host, port)
+            | {"fd": client.fileno(), "return_code": 0, "quality": []},
+        )
         has(row, {"local_address": column(own[0]), "local_port": own[1], "in_progress": False})
     assert outcomes == []
     assert bool(row["connection_id"]) == (type == TCP)
 
 
-@pytest.mark.parametrize(("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1"), (INET6, "::ffff:127.0.0.1")])
+@pytest.mark.parametrize(
+    ("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1"), (INET6, "::ffff:127.0.0.1")]
+)
 def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Record) -> None:
     """ECONNREFUSED of a call that waited: both ends as the kernel had them, though it has cleared the socket since."""
     address = (inet if family == INET else inet6)(host, closed)
     with socket.socket(family) as client:
-        (row,), outcomes, _ = record(lambda: call("connect", client.fileno(), address, len(address)))
-    has(row, kind(family, TCP) | remote(host, closed) | {"error": "ECONNREFUSED", "quality": [], "in_progress": False})
+        (row,), outcomes, _ = record(
+            lambda: call("connect", client.fileno(), address, len(address))
+        )
+    has(
+        row,
+        kind(family, TCP)
+        | remote(host, closed)
+        | {"error": "ECONNREFUSED", "quality": [], "in_progress": False},
+    )
     assert (row["local_address"], outcomes) == (column(host), [])
     assert row["local_port"] > 0
 
 
-def test_what_fails_before_the_kernel_takes_the_address(closed: int, listener: socket.socket, record: Record) -> None:
+def test_what_fails_before_the_kernel_takes_the_address(
+    closed: int, listener: socket.socket, record: Record
+) -> None:
     """EBADF to EAFNOSUPPORT: what was asked for comes from the caller's memory and says so, or that it could not be had."""
     good, short6 = inet("127.0.0.1", closed), inet6("::1", closed)
     asked = remote("127.0.0.1", closed) | {"quality": [USER_MEMORY]}
@@ -68,11 +88,34 @@ def test_what_fails_before_the_kernel_takes_the_address(closed: int, listener: s
         socket.socket(INET6) as tcp6,
         Path(os.devnull).open() as file,
     ):
-        no_socket = {"socket_type": 0, "family": 0, "family_name": b"", "type_name": b"", "protocol_name": b""}
+        no_socket = {
+            "socket_type": 0,
+            "family": 0,
+            "family_name": b"",
+            "type_name": b"",
+            "protocol_name": b"",
+        }
         cases: list[tuple[int, bytes | int, int, Row]] = [
-            (9999, good, 16, asked | no_socket | {"error": "EBADF", "quality": ["socket_missing", USER_MEMORY]}),
-            (-1, 0, 0, none | no_socket | {"error": "EBADF", "quality": ["socket_missing", MISSING]}),
-            (file.fileno(), good, 16, asked | no_socket | {"error": "ENOTSOCK", "quality": ["socket_missing", USER_MEMORY]}),
+            (
+                9999,
+                good,
+                16,
+                asked | no_socket | {"error": "EBADF", "quality": ["socket_missing", USER_MEMORY]},
+            ),
+            (
+                -1,
+                0,
+                0,
+                none | no_socket | {"error": "EBADF", "quality": ["socket_missing", MISSING]},
+            ),
+            (
+                file.fileno(),
+                good,
+                16,
+                asked
+                | no_socket
+                | {"error": "ENOTSOCK", "quality": ["socket_missing", USER_MEMORY]},
+            ),
             (tcp.fileno(), 0, 16, none | {"error": "EFAULT"}),
             (tcp.fileno(), 8, 16, none | {"error": "EFAULT"}),
             (tcp.fileno(), good, 1, none | {"error": "EINVAL"}),
@@ -83,10 +126,22 @@ def test_what_fails_before_the_kernel_takes_the_address(closed: int, listener: s
             (tcp6.fileno(), short6, 20, none | {"error": "EINVAL"}),
             (tcp.fileno(), other, 16, none | {"error": "EAFNOSUPPORT"}),
             (udp.fileno(), other, 16, none | {"error": "EAFNOSUPPORT"}),
-            (udp.fileno(), inet("127.255.255.255", 9), 16, remote("127.255.255.255", 9) | {"error": "EACCES"}),
-            (listener.fileno(), good, 16, asked | {"error": "EISCONN", "quality": []} | remote("", 0)),
+            (
+                udp.fileno(),
+                inet("127.255.255.255", 9),
+                16,
+                remote("127.255.255.255", 9) | {"error": "EACCES"},
+            ),
+            (
+                listener.fileno(),
+                good,
+                16,
+                asked | {"error": "EISCONN", "quality": []} | remote("", 0),
+            ),
         ]
-        rows, outcomes, _ = record(lambda: [call("connect", fd, address, length) for fd, address, length, _ in cases])
+        rows, outcomes, _ = record(
+            lambda: [call("connect", fd, address, length) for fd, address, length, _ in cases]
+        )
     assert len(rows) == len(cases)
     for row, (fd, _, _, wanted) in zip(rows, cases, strict=True):
         has(row, wanted | {"fd": fd, "in_progress": False, "connection_id": 0})
@@ -95,12 +150,19 @@ def test_what_fails_before_the_kernel_takes_the_address(closed: int, listener: s
 
 def test_no_way_there(record: Record) -> None:
     """ENETUNREACH, and EADDRNOTAVAIL, in a network namespace of the child's own, where no interface is up."""
-    addresses = [(INET, TCP, inet("192.0.2.1", 80)), (INET, UDP, inet("192.0.2.1", 80)), (INET6, TCP, inet6("2001:db8::1", 80))]
+    addresses = [
+        (INET, TCP, inet("192.0.2.1", 80)),
+        (INET, UDP, inet("192.0.2.1", 80)),
+        (INET6, TCP, inet6("2001:db8::1", 80)),
+    ]
     errors = ["ENETUNREACH", "ENETUNREACH", "EADDRNOTAVAIL"]
 
     def work() -> list[int]:
         assert call("unshare", CLONE_NEWNET) == 0
-        return [call("connect", socket.socket(f, t).detach(), address, len(address)) for f, t, address in addresses]
+        return [
+            call("connect", socket.socket(f, t).detach(), address, len(address))
+            for f, t, address in addresses
+        ]
 
     rows, outcomes, _ = record(work)
     for row, error, (family, type, _) in zip(rows, errors, addresses, strict=True):
@@ -113,7 +175,9 @@ def test_a_connection_is_dissolved(listener: socket.socket, record: Record) -> N
     """A call with AF_UNSPEC succeeds and leaves no remote end."""
     with socket.create_connection(listener.getsockname()) as tcp, socket.socket(INET, UDP) as udp:
         udp.connect(("127.0.0.1", 9))
-        rows, _, results = record(lambda: [call("connect", s.fileno(), bytes(16), 16) for s in (tcp, udp)])
+        rows, _, results = record(
+            lambda: [call("connect", s.fileno(), bytes(16), 16) for s in (tcp, udp)]
+        )
     assert results == [0, 0]
     for row in rows:
         has(row, remote("", 0) | {"quality": [], "return_code": 0})

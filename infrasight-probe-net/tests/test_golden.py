@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import Golden
 
 

@@ -21,27 +21,47 @@ from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
 ERESTARTSYS = -512
-SAME = ("pid", "tid", "ppid", "process_key", "parent_process_key", "uid", "gid", "comm", "cgroup_id", "connection_id")
+SAME = (
+    "pid",
+    "tid",
+    "ppid",
+    "process_key",
+    "parent_process_key",
+    "uid",
+    "gid",
+    "comm",
+    "cgroup_id",
+    "connection_id",
+)
 
 
 @pytest.mark.parametrize(("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1")])
 @pytest.mark.parametrize("refused", [True, False])
-def test_a_call_that_does_not_wait(family: int, host: str, refused: bool, closed: int, record: Record) -> None:
+def test_a_call_that_does_not_wait(
+    family: int, host: str, refused: bool, closed: int, record: Record
+) -> None:
     """EINPROGRESS, and a second row says how it ended, with the same id, caller and ends."""
     with socket.create_server((host, 0), family=family) as server, socket.socket(family) as client:
         client.setblocking(False)
         port = closed if refused else server.getsockname()[1]
         address = (inet if family == INET else inet6)(host, port)
-        (row,), (outcome,), _ = record(lambda: call("connect", client.fileno(), address, len(address)))
+        (row,), (outcome,), _ = record(
+            lambda: call("connect", client.fileno(), address, len(address))
+        )
     both = kind(family, TCP) | remote(host, port) | {"local_address": column(host), "fd": row["fd"]}
     has(row, both | {"error": "EINPROGRESS", "in_progress": True, "quality": []})
-    has(outcome, both | {"error": "ECONNREFUSED" if refused else "", "return_code": -111 if refused else 0})
+    has(
+        outcome,
+        both | {"error": "ECONNREFUSED" if refused else "", "return_code": -111 if refused else 0},
+    )
     has(outcome, {name: row[name] for name in SAME} | {"in_progress": False, "quality": []})
     assert outcome["local_port"] == row["local_port"] > 0
     assert row["connection_id"] > 0
 
 
-def test_further_calls_while_it_is_made_and_after(full: socket.socket, listener: socket.socket, record: Record) -> None:
+def test_further_calls_while_it_is_made_and_after(
+    full: socket.socket, listener: socket.socket, record: Record
+) -> None:
     """EALREADY and EISCONN: the rows have that connection's remote end and id, not what the call asked for."""
     port, other = full.getsockname()[1], inet("127.0.0.9", 9)
     with socket.socket() as waiting, socket.create_connection(listener.getsockname()) as connected:
@@ -55,9 +75,16 @@ def test_further_calls_while_it_is_made_and_after(full: socket.socket, listener:
         rows, outcomes, _ = record(work)
         assert [row["error"] for row in rows] == ["EINPROGRESS", "EALREADY", "EISCONN"]
         for row in rows[:2]:
-            has(row, remote("127.0.0.1", port) | {"quality": [], "local_port": waiting.getsockname()[1]})
+            has(
+                row,
+                remote("127.0.0.1", port) | {"quality": [], "local_port": waiting.getsockname()[1]},
+            )
         assert rows[0]["connection_id"] == rows[1]["connection_id"] != 0
-        has(rows[2], remote(*listener.getsockname()) | {"connection_id": 0, "local_port": connected.getsockname()[1]})
+        has(
+            rows[2],
+            remote(*listener.getsockname())
+            | {"connection_id": 0, "local_port": connected.getsockname()[1]},
+        )
     assert outcomes == []  # it was still waiting when the recording ended
 
 
@@ -100,9 +127,15 @@ def test_a_call_that_a_signal_breaks_off(full: socket.socket, record: Record) ->
 
         rows, (outcome,), results = record(work)
     assert results == [-4, 0]
-    assert [(row["return_code"], row["in_progress"]) for row in rows] == [(ERESTARTSYS, True), (0, False)]
+    assert [(row["return_code"], row["in_progress"]) for row in rows] == [
+        (ERESTARTSYS, True),
+        (0, False),
+    ]
     assert rows[0]["connection_id"] == rows[1]["connection_id"] == outcome["connection_id"] != 0
-    has(outcome, {name: rows[0][name] for name in SAME} | remote(*full.getsockname()) | {"return_code": 0})
+    has(
+        outcome,
+        {name: rows[0][name] for name in SAME} | remote(*full.getsockname()) | {"return_code": 0},
+    )
     assert outcome["duration_ns"] > rows[0]["duration_ns"]
     assert rows[1]["local_port"] == outcome["local_port"] > 0
 
@@ -114,7 +147,9 @@ def test_nobody_answers(full: socket.socket, record: Record) -> None:
         other.setblocking(False)
         for client in (waiting, other):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
-        rows, (outcome,), _ = record(lambda: [call("connect", s.fileno(), address, 16) for s in (other, waiting)])
+        rows, (outcome,), _ = record(
+            lambda: [call("connect", s.fileno(), address, 16) for s in (other, waiting)]
+        )
     assert [row["error"] for row in (*rows, outcome)] == ["EINPROGRESS", "ETIMEDOUT", "ETIMEDOUT"]
     for row in (rows[1], outcome):
         has(row, remote(*full.getsockname()) | {"local_address": column("127.0.0.1")})
@@ -131,7 +166,9 @@ def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, recor
         client = socket.socket()
 
         def replace() -> None:
-            while Path(f"/proc/self/task/{main}/syscall").read_text().split()[0] != str(NUMBERS["connect"]):
+            while Path(f"/proc/self/task/{main}/syscall").read_text().split()[0] != str(
+                NUMBERS["connect"]
+            ):
                 os.sched_yield()
             os.dup2(os.open("/dev/null", os.O_RDONLY), client.fileno())
             full.accept()
@@ -143,7 +180,12 @@ def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, recor
 
     (row,), outcomes, result = record(work)
     assert result == 0
-    has(row, kind(INET, TCP) | remote(*full.getsockname()) | {"quality": [], "local_address": column("127.0.0.1")})
+    has(
+        row,
+        kind(INET, TCP)
+        | remote(*full.getsockname())
+        | {"quality": [], "local_address": column("127.0.0.1")},
+    )
     assert outcomes == []
 
 
@@ -156,7 +198,9 @@ def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
         client.setblocking(False)
         return call("connect", client.fileno(), address, 16)
 
-    with recording("connect", infrasight_probe_net.connect, filters=Filters(exclude_uid=(65534,))) as kept:
+    with recording(
+        "connect", infrasight_probe_net.connect, filters=Filters(exclude_uid=(65534,))
+    ) as kept:
         (others, _), (roots, _) = in_child(work, 65534), in_child(work)
     assert rows_of(kept, others, 65534) == []
     assert [row["stage"] for row in rows_of(kept, roots)] == [b"call", b"outcome"]
@@ -199,17 +243,28 @@ def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> No
 
 
 def test_an_end_that_was_not_seen(full: socket.socket) -> None:
-    """Where the change of state is missed, the outcome comes when the socket is destroyed, and says what is not known."""
+    """Where the change of state is skipped, the outcome comes when the socket is destroyed, and says what is not known."""
     with recording("connect", infrasight_probe_net.connect) as kept, socket.socket() as client:
         client.setblocking(False)
         result = call("connect", client.fileno(), inet(*full.getsockname()), 16)
         descriptors = kept.recorder._recordings["connect"].loaded.descriptors
-        os.close(descriptors.pop(-2))  # the attachment to sock:inet_sock_set_state, the last but one
+        os.close(
+            descriptors.pop(-2)
+        )  # the attachment to sock:inet_sock_set_state, the last but one
         client.close()
-    rows = [row for row in kept.table.to_pylist() if row["pid"] == os.getpid() and row["connection_id"]]
-    rows.sort(key=lambda row: row["stage"])  # each CPU has a block of its own, and the thread may have moved meanwhile
+    rows = [
+        row for row in kept.table.to_pylist() if row["pid"] == os.getpid() and row["connection_id"]
+    ]
+    rows.sort(
+        key=lambda row: row["stage"]
+    )  # each CPU has a block of its own, and the thread may have moved meanwhile
     assert (result, [row["stage"] for row in rows]) == (-115, [b"call", b"outcome"])
-    has(rows[1], {name: rows[0][name] for name in SAME} | remote(*full.getsockname()) | {"return_code": 0, "duration_ns": 0})
+    has(
+        rows[1],
+        {name: rows[0][name] for name in SAME}
+        | remote(*full.getsockname())
+        | {"return_code": 0, "duration_ns": 0},
+    )
     assert rows[1]["quality"] == ["return_code_missing", "duration_ns_missing"]
 
 

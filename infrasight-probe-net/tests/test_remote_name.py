@@ -15,14 +15,20 @@ from infrasight_testbed.name_server import name_server
 def rows_of(kept: Recording) -> list[tuple[int, bytes, bool]]:
     """Port, name and whether that is said to be missing, of this process's connections."""
     rows = [row for row in kept.table.to_pylist() if row["pid"] == os.getpid()]
-    return [(row["remote_port"], row["remote_name"], "remote_name_missing" in row["quality"]) for row in rows]
+    return [
+        (row["remote_port"], row["remote_name"], "remote_name_missing" in row["quality"])
+        for row in rows
+    ]
 
 
 def test_connections_have_the_name_from_the_second_time_on() -> None:
     """With the enricher on, a connection's first row says that the name is missing, a later one has it."""
     plugins, kept = plugins_with("connect", infrasight_probe_net.connect), Recording()
     plugins.register("reverse_dns", reverse_dns)
-    with name_server({"127.0.0.77": "shop.example"}) as port, socket.create_server(("127.0.0.77", 0)) as server:
+    with (
+        name_server({"127.0.0.77": "shop.example"}) as port,
+        socket.create_server(("127.0.0.77", 0)) as server,
+    ):
         told = {"enabled": True, "servers": ["127.0.0.1"], "port": port}
         plugins.options = {"reverse_dns": told}
         recorder = kept.recorder = Recorder(plugins, LoadSettings(), "here", kept)

@@ -5,6 +5,7 @@ import socket
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from infrasight_testbed.addresses import inet, unix
 from infrasight_testbed.socket_rows import Row, has, rows_of
 from infrasight_testbed.syscalls import call, in_child
 
-UNIX, STREAM, DGRAM, SEQPACKET = socket.AF_UNIX, socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET
+UNIX, STREAM, DGRAM, SEQPACKET = (
+    socket.AF_UNIX,
+    socket.SOCK_STREAM,
+    socket.SOCK_DGRAM,
+    socket.SOCK_SEQPACKET,
+)
 TYPES: dict[int, bytes] = {STREAM: b"stream", DGRAM: b"dgram", SEQPACKET: b"seqpacket"}
 EVERY_BYTE = bytes(byte for byte in range(1, 256) if byte != ord("/"))
 USER_MEMORY, MISSING = ["unix_path_user_memory"], ["unix_path_missing"]
-NO_ADDRESS = {"local_address": bytes(16), "remote_address": bytes(16), "local_port": 0, "remote_port": 0}
+NO_ADDRESS = {
+    "local_address": bytes(16),
+    "remote_address": bytes(16),
+    "local_port": 0,
+    "remote_port": 0,
+}
 
 
 @pytest.fixture
@@ -37,7 +48,11 @@ def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -
     kept.wait(probe)
     rows = rows_of(kept, pid, uid)
     for row in rows:
-        has(row, NO_ADDRESS | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0"})
+        has(
+            row,
+            NO_ADDRESS
+            | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0"},
+        )
     return rows
 
 
@@ -67,15 +82,38 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
             own = b"\0" + os.urandom(9) if number % 2 else b""
             if own:
                 client.bind(own)
-            (row,) = record(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)))  # noqa: B023
-            has(row, {"unix_path": name, "unix_client_path": own, "return_code": 0, "quality": [], "fd": client.fileno()})
-            has(row, {"socket_type": kind, "type_name": TYPES[kind], "connection_id": 0, "stage": b"call"})
+            connect = partial(call, "connect", client.fileno(), address, len(address))
+            (row,) = record(connects, "connect", connect)
+            has(
+                row,
+                {
+                    "unix_path": name,
+                    "unix_client_path": own,
+                    "return_code": 0,
+                    "quality": [],
+                    "fd": client.fileno(),
+                },
+            )
+            has(
+                row,
+                {
+                    "socket_type": kind,
+                    "type_name": TYPES[kind],
+                    "connection_id": 0,
+                    "stage": b"call",
+                },
+            )
 
 
 def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
     """ENOENT to EAGAIN: the name comes from the caller's memory and says so; or that it could not be had."""
     base, missing = bytes(folder), unix(bytes(folder) + b"/missing")
-    with socket.socket(UNIX) as full, socket.socket(UNIX) as gone, socket.socket(UNIX) as client, socket.socket(UNIX) as first:
+    with (
+        socket.socket(UNIX) as full,
+        socket.socket(UNIX) as gone,
+        socket.socket(UNIX) as client,
+        socket.socket(UNIX) as first,
+    ):
         full.bind(base + b"/full")
         full.listen(0)
         first.connect(base + b"/full")
@@ -98,7 +136,9 @@ def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
             (unix(b"x" * 120), 122, "EINVAL", b"", ["unix_path_missing", *USER_MEMORY]),
         ]
         made = [(client.fileno(), address, length) for address, length, *_ in cases]
-        rows = record(connects, "connect", lambda: [call("connect", *arguments) for arguments in made])
+        rows = record(
+            connects, "connect", lambda: [call("connect", *arguments) for arguments in made]
+        )
         dgram.close()
     assert len(rows) == len(cases)
     for row, (_, _, error, path, quality) in zip(rows, cases, strict=True):
@@ -112,7 +152,12 @@ def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
         (folder / "closed").chmod(0o600)
         server.listen()
         address = unix(bytes(folder / "closed"))
-        (row,) = record(connects, "connect", lambda: call("connect", client.fileno(), address, len(address)), 65534)
+        (row,) = record(
+            connects,
+            "connect",
+            lambda: call("connect", client.fileno(), address, len(address)),
+            65534,
+        )
     has(row, {"error": "EACCES", "unix_path": bytes(folder / "closed"), "quality": USER_MEMORY})
 
 
@@ -122,21 +167,33 @@ def test_another_family_s_address(connects: Recording) -> None:
         pid, _ = in_child(lambda: call("connect", client.fileno(), inet("10.1.2.3", 99), 16))
     connects.wait("connect")
     (row,) = rows_of(connects, pid)
-    has(row, {"error": "EINVAL", "family_name": b"unix", "remote_port": 99, "quality": ["remote_address_user_memory"]})
+    has(
+        row,
+        {
+            "error": "EINVAL",
+            "family_name": b"unix",
+            "remote_port": 99,
+            "quality": ["remote_address_user_memory"],
+        },
+    )
     assert row["remote_address"][12:] == struct.pack("4B", 10, 1, 2, 3)
 
 
 def test_filters_by_path(folder: Path) -> None:
     """A Unix socket below an excluded path is not recorded; others and those of IP, which have no path, are."""
     with (
-        recording("connect", infrasight_probe_net.connect, filters=Filters(exclude_path=(f"{folder}/a",))) as kept,
+        recording(
+            "connect", infrasight_probe_net.connect, filters=Filters(exclude_path=(f"{folder}/a",))
+        ) as kept,
         socket.socket(UNIX) as client,
         socket.socket() as tcp,
     ):
         made = [(client.fileno(), unix(bytes(folder) + name)) for name in (b"/a", b"/b")] + [
             (tcp.fileno(), inet("127.0.0.1", 1))
         ]
-        pid, _ = in_child(lambda: [call("connect", fd, address, len(address)) for fd, address in made])
+        pid, _ = in_child(
+            lambda: [call("connect", fd, address, len(address)) for fd, address in made]
+        )
     assert [row["unix_path"] for row in rows_of(kept, pid)] == [bytes(folder) + b"/b", b""]
 
 
@@ -145,7 +202,11 @@ def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> No
     """The listening socket's name, and the connecting one's where it is bound; of a call that failed, the listening one's."""
     for name in names(folder):
         own = b"\0" + os.urandom(9)
-        with socket.socket(UNIX, kind) as server, socket.socket(UNIX, kind) as bound, socket.socket(UNIX, kind) as nameless:
+        with (
+            socket.socket(UNIX, kind) as server,
+            socket.socket(UNIX, kind) as bound,
+            socket.socket(UNIX, kind) as nameless,
+        ):
             address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
             assert call("bind", server.fileno(), address, len(address)) == 0
             server.listen()
@@ -158,5 +219,14 @@ def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> No
         assert [row["error"] for row in rows] == ["", "", "EAGAIN"]
         assert [row["unix_client_path"] for row in rows] == [own, b"", b""]
         for row in rows:
-            has(row, {"unix_path": name, "socket_type": kind, "type_name": TYPES[kind], "listen_fd": fd, "quality": []})
+            has(
+                row,
+                {
+                    "unix_path": name,
+                    "socket_type": kind,
+                    "type_name": TYPES[kind],
+                    "listen_fd": fd,
+                    "quality": [],
+                },
+            )
             assert row["fd"] == max(row["return_code"], -1)

@@ -15,12 +15,12 @@ from infrasight_testbed.addresses import column, inet, inet6, unix
 from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind, remote
 from infrasight_testbed.uring import (
     ASYNC,
+    DROPPED_UPDATES,
     FIXED,
     MULTISHOT,
     NEVER_TAKE,
     SILENT,
     SQPOLL,
-    UNTOLD,
     Accept,
     AnyRequest,
     Connect,
@@ -32,8 +32,16 @@ from infrasight_testbed.uring import (
 USER = 4242  # whom nothing else on the machine is
 NAMELESS = {"user_missing", "group_name_missing"}  # of a user whom no database knows
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-WAYS = pytest.mark.parametrize(("setup", "how"), [(0, 0), (0, ASYNC), (SQPOLL, 0)], ids=["inline", "worker", "polled"])
-NOWHERE = {"family": 0, "local_address": bytes(16), "remote_address": bytes(16), "local_port": 0, "remote_port": 0}
+WAYS = pytest.mark.parametrize(
+    ("setup", "how"), [(0, 0), (0, ASYNC), (SQPOLL, 0)], ids=["inline", "worker", "polled"]
+)
+NOWHERE = {
+    "family": 0,
+    "local_address": bytes(16),
+    "remote_address": bytes(16),
+    "local_port": 0,
+    "remote_port": 0,
+}
 NO_SOCKET = ["socket_missing"]
 ASKED = ["remote_address_user_memory"]
 UNKNOWN_END = ["unix_client_path_missing", "remote_address_missing"]
@@ -70,10 +78,24 @@ def made_by(
     made = make_requests(program, USER, requests, setup, completions, given=fds)
     time.sleep(0.1)  # what a worker has may be completed as the program ends
     kept.wait(probe)
-    assert kept.recorder.unseen() == {"compat": 0, "x32": 0, "io_uring": 0}
-    rows = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == made.pid]
+    assert kept.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    rows = [
+        row
+        for delivery in list(kept.deliveries)
+        for row in delivery.batch.to_pylist()
+        if row["pid"] == made.pid
+    ]
     for row in rows:
-        has(row, {"via": "io_uring", "ppid": os.getpid(), "uid": USER, "gid": USER, "exe": bytes(program)})
+        has(
+            row,
+            {
+                "via": "io_uring",
+                "ppid": os.getpid(),
+                "uid": USER,
+                "gid": USER,
+                "exe": bytes(program),
+            },
+        )
         assert set(row["quality"]) >= NAMELESS
         row["quality"] = [flag for flag in row["quality"] if flag not in NAMELESS]
         assert row["duration_ns"] > 0 or "entry_missing" in row["quality"]
@@ -82,11 +104,22 @@ def made_by(
 
 @WAYS
 def test_every_way_to_connect(
-    setup: int, how: int, program: Path, connects: Recording, listener: socket.socket, closed: int, clients: list[socket.socket]
+    setup: int,
+    how: int,
+    program: Path,
+    connects: Recording,
+    listener: socket.socket,
+    closed: int,
+    clients: list[socket.socket],
 ) -> None:
     """Connected, refused, over UDP and Unix, twice, no socket, none at all: one row each, its ends as the kernel has them."""
     port, name, udp = listener.getsockname()[1], b"\0" + os.urandom(9), socket.socket(INET, UDP)
-    tcp, nonblocking, refused, refused6 = socket.socket(), socket.socket(), socket.socket(), socket.socket(INET6)
+    tcp, nonblocking, refused, refused6 = (
+        socket.socket(),
+        socket.socket(),
+        socket.socket(),
+        socket.socket(INET6),
+    )
     named, client, unnamed = (socket.socket(socket.AF_UNIX) for _ in range(3))
     unused = socket.socket()
     clients += [unused, tcp, nonblocking, refused, refused6, udp, named, client, unnamed]
@@ -98,32 +131,69 @@ def test_every_way_to_connect(
     cases: list[tuple[int, bytes, Row]] = [
         (tcp.fileno(), inet("127.0.0.1", port), kind(INET, TCP) | here),
         (nonblocking.fileno(), inet("127.0.0.1", port), kind(INET, TCP) | here),
-        (refused.fileno(), inet("127.0.0.1", closed), kind(INET, TCP) | there | {"error": "ECONNREFUSED"}),
-        (refused6.fileno(), inet6("::1", closed), kind(INET6, TCP) | remote("::1", closed) | {"error": "ECONNREFUSED"}),
+        (
+            refused.fileno(),
+            inet("127.0.0.1", closed),
+            kind(INET, TCP) | there | {"error": "ECONNREFUSED"},
+        ),
+        (
+            refused6.fileno(),
+            inet6("::1", closed),
+            kind(INET6, TCP) | remote("::1", closed) | {"error": "ECONNREFUSED"},
+        ),
         (udp.fileno(), inet("127.0.0.1", 9), kind(INET, UDP) | remote("127.0.0.1", 9)),
         (client.fileno(), unix(name), unix_kind | {"unix_path": name}),
         (
             unnamed.fileno(),
             unix(b"/no/such/socket"),
-            unix_kind | {"unix_path": b"/no/such/socket", "error": "ENOENT", "quality": ["unix_path_user_memory"]},
+            unix_kind
+            | {
+                "unix_path": b"/no/such/socket",
+                "error": "ENOENT",
+                "quality": ["unix_path_user_memory"],
+            },
         ),
-        (9999, inet("127.0.0.1", port), NOWHERE | here | {"error": "EBADF", "quality": NO_SOCKET + ASKED}),
-        (1, inet("127.0.0.1", port), NOWHERE | here | {"error": "ENOTSOCK", "quality": NO_SOCKET + ASKED}),
+        (
+            9999,
+            inet("127.0.0.1", port),
+            NOWHERE | here | {"error": "EBADF", "quality": NO_SOCKET + ASKED},
+        ),
+        (
+            1,
+            inet("127.0.0.1", port),
+            NOWHERE | here | {"error": "ENOTSOCK", "quality": NO_SOCKET + ASKED},
+        ),
         (
             unused.fileno(),
             b"\x02",
-            kind(INET, TCP) | remote("", 0) | {"error": "EINVAL", "quality": ["remote_address_missing"]},
+            kind(INET, TCP)
+            | remote("", 0)
+            | {"error": "EINVAL", "quality": ["remote_address_missing"]},
         ),
     ]
     requests = [Connect(fd, address, sqe_flags=how) for fd, address, _ in cases]
     rows, made = made_by(connects, "connect", program, requests, clients, setup)
     assert len(rows) == len(cases)
     for row, (fd, _, wanted), result in zip(rows, cases, made.results, strict=True):
-        common = {"return_code": result, "error": "", "fd": fd, "stage": b"call", "in_progress": False, "quality": []}
+        common = {
+            "return_code": result,
+            "error": "",
+            "fd": fd,
+            "stage": b"call",
+            "in_progress": False,
+            "quality": [],
+        }
         has(row, common | wanted)
         assert bool(row["connection_id"]) == (row in rows[:4])
     for row, each in zip((*rows[:2], rows[4]), (tcp, nonblocking, udp), strict=True):
-        has(row, {"local_address": column(each.getsockname()[0]), "local_port": each.getsockname()[1], "return_code": 0})
+        has(
+            row,
+            {
+                "local_address": column(each.getsockname()[0]),
+                "local_port": each.getsockname()[1],
+                "return_code": 0,
+            },
+        )
     for row, host in zip(rows[2:4], ("127.0.0.1", "::1"), strict=True):
         assert (row["local_address"], row["local_port"] > 0) == (column(host), True)
 
@@ -136,37 +206,76 @@ def test_a_connection_that_takes_its_time(
     clients += [first, second]
     second.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
     address = full.getsockname()
-    (row,), _ = made_by(connects, "connect", program, [Connect(second.fileno(), inet(*address))], [second])
-    has(row, kind(INET, TCP) | remote(*address) | {"error": "ETIMEDOUT", "quality": [], "stage": b"call", "in_progress": False})
+    (row,), _ = made_by(
+        connects, "connect", program, [Connect(second.fileno(), inet(*address))], [second]
+    )
+    has(
+        row,
+        kind(INET, TCP)
+        | remote(*address)
+        | {"error": "ETIMEDOUT", "quality": [], "stage": b"call", "in_progress": False},
+    )
     assert (row["local_address"], row["local_port"] > 0) == (column("127.0.0.1"), True)
     timer = threading.Timer(0.3, lambda: clients.append(full.accept()[0]))
     timer.start()
-    (row,), _ = made_by(connects, "connect", program, [Connect(first.fileno(), inet(*address))], [first])
+    (row,), _ = made_by(
+        connects, "connect", program, [Connect(first.fileno(), inet(*address))], [first]
+    )
     timer.join()
-    has(row, kind(INET, TCP) | remote(*address) | {"return_code": 0, "quality": [], "stage": b"call", "in_progress": False})
+    has(
+        row,
+        kind(INET, TCP)
+        | remote(*address)
+        | {"return_code": 0, "quality": [], "stage": b"call", "in_progress": False},
+    )
     has(row, {"local_address": column("127.0.0.1"), "local_port": first.getsockname()[1]})
     assert row["duration_ns"] > 10**8
 
 
 def test_connects_that_say_less(
-    program: Path, connects: Recording, listener: socket.socket, closed: int, clients: list[socket.socket]
+    program: Path,
+    connects: Recording,
+    listener: socket.socket,
+    closed: int,
+    clients: list[socket.socket],
 ) -> None:
     """One that wants no completion, one refused at once, a ring's own file, and completions that have no room."""
     silent, lost = socket.socket(), socket.socket()
     clients += [silent, lost]
     address = listener.getsockname()
     (row,), made = made_by(
-        connects, "connect", program, [Connect(silent.fileno(), inet(*address), sqe_flags=SILENT)], clients, NEVER_TAKE
+        connects,
+        "connect",
+        program,
+        [Connect(silent.fileno(), inet(*address), sqe_flags=SILENT)],
+        clients,
+        NEVER_TAKE,
     )
-    has(row, kind(INET, TCP) | remote(*address) | {"return_code": 0, "quality": [*ASKED, "return_code_missing"]})
-    assert made.results == [UNTOLD]
-    requests = [Connect(9999, inet("127.0.0.1", closed), sqe_flags=FIXED), Connect(lost.fileno(), 8, 16)]
+    has(
+        row,
+        kind(INET, TCP)
+        | remote(*address)
+        | {"return_code": 0, "quality": [*ASKED, "return_code_missing"]},
+    )
+    assert made.results == [DROPPED_UPDATES]
+    requests = [
+        Connect(9999, inet("127.0.0.1", closed), sqe_flags=FIXED),
+        Connect(lost.fileno(), 8, 16),
+    ]
     rows, _ = made_by(connects, "connect", program, requests, clients)
     by_error = {row["error"]: row for row in rows}
     has(by_error["EBADF"], {"fd": -1, "quality": NO_SOCKET + ASKED} | remote("127.0.0.1", closed))
     assert "remote_address_missing" in by_error["EFAULT"]["quality"]
     assert len(rows) == 2
-    rows, _ = made_by(connects, "connect", program, [Connect(fd, inet(*address)) for fd in range(900, 906)], [], NEVER_TAKE, 2)
+    rows, _ = made_by(
+        connects,
+        "connect",
+        program,
+        [Connect(fd, inet(*address)) for fd in range(900, 906)],
+        [],
+        NEVER_TAKE,
+        2,
+    )
     assert [(row["fd"], row["error"], row["remote_port"]) for row in rows] == [
         (fd, "EBADF", address[1]) for fd in range(900, 906)
     ]
@@ -174,7 +283,12 @@ def test_connects_that_say_less(
 
 @WAYS
 def test_every_way_to_accept(
-    setup: int, how: int, program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
+    setup: int,
+    how: int,
+    program: Path,
+    accepts: Recording,
+    listener: socket.socket,
+    clients: list[socket.socket],
 ) -> None:
     """Connections that wait, over IPv4, IPv6 and Unix; a direct descriptor; what does not listen, no socket, none at all."""
     server6, idle = socket.create_server(("::1", 0), family=INET6), socket.socket()
@@ -184,59 +298,106 @@ def test_every_way_to_accept(
     named.listen()
     bound.bind(own)
     bound.connect(name)
-    (local, fd), (local6, fd6) = ((each.getsockname(), each.fileno()) for each in (listener, server6))
+    (local, fd), (local6, fd6) = (
+        (each.getsockname(), each.fileno()) for each in (listener, server6)
+    )
     first, third = (socket.create_connection(local) for _ in range(2))
     second = socket.create_connection(local6[:2])
     clients += [server6, idle, named, bound, first, second, third]
-    here = kind(INET, TCP) | {"local_address": column("127.0.0.1"), "local_port": local[1], "listen_fd": fd}
-    here6 = kind(INET6, TCP) | {"local_address": column("::1"), "local_port": local6[1], "listen_fd": fd6}
+    here = kind(INET, TCP) | {
+        "local_address": column("127.0.0.1"),
+        "local_port": local[1],
+        "listen_fd": fd,
+    }
+    here6 = kind(INET6, TCP) | {
+        "local_address": column("::1"),
+        "local_port": local6[1],
+        "listen_fd": fd6,
+    }
     cases: list[tuple[Accept, Row]] = [
-        (Accept(fd, FLAGS), here | {"flags": FLAGS, "flag_names": [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]}),
+        (
+            Accept(fd, FLAGS),
+            here | {"flags": FLAGS, "flag_names": [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]},
+        ),
         (Accept(fd6), here6 | remote(*second.getsockname()[:2])),
-        (Accept(named.fileno()), {"family_name": b"unix", "unix_path": name, "unix_client_path": own}),
+        (
+            Accept(named.fileno()),
+            {"family_name": b"unix", "unix_path": name, "unix_client_path": own},
+        ),
         (Accept(idle.fileno()), {"error": "EINVAL", "family_name": b"inet", "local_port": 0}),
         (Accept(1), NOWHERE | {"error": "ENOTSOCK", "quality": NO_SOCKET}),
         (Accept(9999), NOWHERE | {"error": "EBADF", "quality": NO_SOCKET}),
-        (Accept(0, sqe_flags=FIXED), NOWHERE | {"error": "EBADF", "quality": NO_SOCKET, "listen_fd": -1}),
+        (
+            Accept(0, sqe_flags=FIXED),
+            NOWHERE | {"error": "EBADF", "quality": NO_SOCKET, "listen_fd": -1},
+        ),
     ]
     requests = [Accept(each.fd, each.flags, sqe_flags=each.sqe_flags | how) for each, _ in cases]
     rows, made = made_by(accepts, "accept", program, requests, [listener, *clients], setup)
     assert len(rows) == len(cases)
     for row, (request, wanted), result in zip(rows, cases, made.results, strict=True):
-        common = {"return_code": result, "error": "", "listen_fd": request.fd, "fd": max(result, -1), "flags": request.flags}
+        common = {
+            "return_code": result,
+            "error": "",
+            "listen_fd": request.fd,
+            "fd": max(result, -1),
+            "flags": request.flags,
+        }
         has(row, common | {"quality": []} | wanted)
     ends = [remote(*each.getsockname()) for each in (first, third)]
     has(rows[0], ends[0])
-    (row,), _ = made_by(accepts, "accept", program, [Accept(fd, slot=3, sqe_flags=how)], [listener], setup)
+    (row,), _ = made_by(
+        accepts, "accept", program, [Accept(fd, slot=3, sqe_flags=how)], [listener], setup
+    )
     has(row, here | remote("", 0) | {"return_code": 0, "fd": -1, "quality": UNKNOWN_END})
 
 
-def test_an_accept_that_waits(program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]) -> None:
+def test_an_accept_that_waits(
+    program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
+) -> None:
     """A connection that comes later: the row is of the time from the request to it."""
-    timer = threading.Timer(0.3, lambda: clients.append(socket.create_connection(listener.getsockname())))
+    timer = threading.Timer(
+        0.3, lambda: clients.append(socket.create_connection(listener.getsockname()))
+    )
     timer.start()
     (row,), _ = made_by(accepts, "accept", program, [Accept(listener.fileno())], [listener])
     timer.join()
-    has(row, kind(INET, TCP) | remote(*clients[0].getsockname()) | {"fd": row["return_code"], "quality": []})
+    has(
+        row,
+        kind(INET, TCP)
+        | remote(*clients[0].getsockname())
+        | {"fd": row["return_code"], "quality": []},
+    )
     assert row["duration_ns"] > 10**8
 
 
-def test_one_request_for_many(program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]) -> None:
+def test_one_request_for_many(
+    program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
+) -> None:
     """A multishot request: a row for every connection, with its own ends, each from the end of the one before."""
     clients += [socket.create_connection(listener.getsockname()) for _ in range(3)]
-    timer = threading.Timer(0.5, lambda: clients.append(socket.create_connection(listener.getsockname())))
+    timer = threading.Timer(
+        0.5, lambda: clients.append(socket.create_connection(listener.getsockname()))
+    )
     timer.start()
     requests = [Accept(listener.fileno(), FLAGS, how=MULTISHOT)]
     rows, _ = made_by(accepts, "accept", program, requests, [listener], NEVER_TAKE)
     timer.join()
-    local = {"local_address": column("127.0.0.1"), "local_port": listener.getsockname()[1], "listen_fd": listener.fileno()}
+    local = {
+        "local_address": column("127.0.0.1"),
+        "local_port": listener.getsockname()[1],
+        "listen_fd": listener.fileno(),
+    }
     rows = [row for row in rows if row["return_code"] >= 0]  # its end may be this process's too
     assert len(rows) >= 3
     for row, client in zip(rows, clients, strict=False):
         has(row, kind(INET, TCP) | local | remote(*client.getsockname()))
         has(row, {"fd": row["return_code"], "flags": FLAGS, "quality": []})
     for before, after in pairwise(rows):
-        assert abs((after["time"] - before["time"]).total_seconds() * 10**9 - before["duration_ns"]) < 10**6
+        assert (
+            abs((after["time"] - before["time"]).total_seconds() * 10**9 - before["duration_ns"])
+            < 10**6
+        )
     assert len({row["fd"] for row in rows}) == len(rows)
 
 
@@ -245,8 +406,24 @@ def test_accepts_that_say_less(
 ) -> None:
     """One that wants no completion, and one that the kernel refuses at once: what is not known is said."""
     clients.append(socket.create_connection(listener.getsockname()))
-    (row,), made = made_by(accepts, "accept", program, [Accept(listener.fileno(), sqe_flags=SILENT)], [listener], NEVER_TAKE)
-    has(row, kind(INET, TCP) | {"local_port": listener.getsockname()[1], "listen_fd": listener.fileno(), "fd": -1})
-    assert (row["quality"], made.results) == ([*UNKNOWN_END, "return_code_missing"], [UNTOLD])
-    (row,), _ = made_by(accepts, "accept", program, [Accept(listener.fileno(), flags=7)], [listener])
+    (row,), made = made_by(
+        accepts,
+        "accept",
+        program,
+        [Accept(listener.fileno(), sqe_flags=SILENT)],
+        [listener],
+        NEVER_TAKE,
+    )
+    has(
+        row,
+        kind(INET, TCP)
+        | {"local_port": listener.getsockname()[1], "listen_fd": listener.fileno(), "fd": -1},
+    )
+    assert (row["quality"], made.results) == (
+        [*UNKNOWN_END, "return_code_missing"],
+        [DROPPED_UPDATES],
+    )
+    (row,), _ = made_by(
+        accepts, "accept", program, [Accept(listener.fileno(), flags=7)], [listener]
+    )
     has(row, {"error": "EINVAL", "listen_fd": -1, "quality": ["entry_missing", "socket_missing"]})

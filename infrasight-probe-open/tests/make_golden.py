@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import evolve
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import save_golden
 
 FOLDER = Path(__file__).parent / "golden"
@@ -35,7 +35,9 @@ def main() -> None:
     loaded = load("open", program, kernel, LoadSettings(), Filters(include_uid=(USER,)))
     for line in SCRIPT.strip().splitlines():
         command = ["/bin/sh", "-c", line]
-        subprocess.run(command, user=USER, group=USER, env={}, cwd="/", stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            command, user=USER, group=USER, env={}, cwd="/", stderr=subprocess.DEVNULL, check=False
+        )
     Path("/tmp/infrasight-golden").unlink()
     loaded.detach()
     save_golden(FOLDER, loaded, plugins)

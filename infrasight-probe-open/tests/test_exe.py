@@ -56,7 +56,10 @@ def test_programs_in_turn(folder: Path) -> None:
 
     def work() -> None:
         for _ in range(4):
-            running = [subprocess.Popen([program, *["open", f"m{i}"] * 500]) for i, program in enumerate(programs)]
+            running = [
+                subprocess.Popen([program, *["open", f"m{i}"] * 500])
+                for i, program in enumerate(programs)
+            ]
             assert [process.wait() for process in running] == [0, 0]
 
     assert executables(work, "m0", "m1") == [{program} for program in programs]
@@ -65,8 +68,32 @@ def test_programs_in_turn(folder: Path) -> None:
 def test_renamed_while_it_runs(folder: Path) -> None:
     """A program whose file is renamed, and then its folder, has each name in its time, and the first again when it is back."""
     program, renamed, moved = placed(folder, "a", "sh"), f"{folder}/a/bash", f"{folder}/b/bash"
-    there = ("open", "m0", "rename", program, renamed, "open", "m1", "rename", f"{folder}/a", f"{folder}/b", "open", "m2")
-    back = ("rename", f"{folder}/b", f"{folder}/a", "open", "m3", "rename", renamed, program, "open", "m4")
+    there = (
+        "open",
+        "m0",
+        "rename",
+        program,
+        renamed,
+        "open",
+        "m1",
+        "rename",
+        f"{folder}/a",
+        f"{folder}/b",
+        "open",
+        "m2",
+    )
+    back = (
+        "rename",
+        f"{folder}/b",
+        f"{folder}/a",
+        "open",
+        "m3",
+        "rename",
+        renamed,
+        program,
+        "open",
+        "m4",
+    )
     found = executables(lambda: run(program, *there, *back), "m0", "m1", "m2", "m3", "m4")
     assert found == [{program}, {renamed}, {moved}, {renamed}, {program}]
 
@@ -80,7 +107,18 @@ def test_its_mount_is_moved(folder: Path) -> None:
     def work() -> None:
         own_mounts()
         assert call("mount", bytes(folder / "real"), bytes(folder / "here"), 0, MS_BIND, 0) == 0
-        run(f"{folder}/here/program", "open", "m0", "open", "m1", "move", f"{folder}/here", f"{folder}/there", "open", "m2")
+        run(
+            f"{folder}/here/program",
+            "open",
+            "m0",
+            "open",
+            "m1",
+            "move",
+            f"{folder}/here",
+            f"{folder}/there",
+            "open",
+            "m2",
+        )
 
     here, there = f"{folder}/here/program", f"{folder}/there/program"
     assert executables(work, "m0", "m1", "m2") == [{here}, {here}, {there}]
@@ -92,21 +130,32 @@ def test_a_long_path(folder: Path, length: int) -> None:
     rest = length - len(str(folder)) - 2
     program = placed(folder, "d" * (rest // 2), "f" * (rest - rest // 2))
     assert len(program) == length
-    assert executables(lambda: run(program, "open", "m0", "open", "m1", "open", "m0"), "m0", "m1") == [{program}, {program}]
+    assert executables(
+        lambda: run(program, "open", "m0", "open", "m1", "open", "m0"), "m0", "m1"
+    ) == [{program}, {program}]
 
 
 def test_many_folders(folder: Path) -> None:
     """A program below more folders than are compared is walked each time: renaming one of them shows."""
     deep = ["d"] * 20
-    program, renamed = placed(folder, "a", *deep, "program"), "/".join([str(folder), "b", *deep, "program"])
-    found = executables(lambda: run(program, "open", "m0", "rename", f"{folder}/a", f"{folder}/b", "open", "m1"), "m0", "m1")
+    program, renamed = (
+        placed(folder, "a", *deep, "program"),
+        "/".join([str(folder), "b", *deep, "program"]),
+    )
+    found = executables(
+        lambda: run(program, "open", "m0", "rename", f"{folder}/a", f"{folder}/b", "open", "m1"),
+        "m0",
+        "m1",
+    )
     assert found == [{program}, {renamed}]
 
 
 def test_a_deleted_program(folder: Path) -> None:
     """A program that deletes its own file goes on under the name that it had."""
     program = placed(folder, "gone")
-    assert executables(lambda: run(program, "open", "m0", "unlink", program, "open", "m1"), "m0", "m1") == [
+    assert executables(
+        lambda: run(program, "open", "m0", "unlink", program, "open", "m1"), "m0", "m1"
+    ) == [
         {program},
         {program},
     ]

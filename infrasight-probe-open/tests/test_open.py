@@ -15,7 +15,9 @@ from infrasight_recording import recording
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
 Row = dict[str, Any]
-Call = tuple[str, list[int | bytes], Row]  # a call, its arguments, and what its row says beyond COMMON
+Call = tuple[
+    str, list[int | bytes], Row
+]  # a call, its arguments, and what its row says beyond COMMON
 AT_FDCWD = -100
 BENEATH, NO_SYMLINKS = 8, 4
 ERESTARTSYS = -512  # never seen by a program: the call would have been made again
@@ -66,9 +68,22 @@ def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = No
     assert len(rows) == len(calls)
     for row, (name, arguments, own), result in zip(rows, calls, results, strict=True):
         path = arguments[0] if name in ("open", "creat") else arguments[1]
-        wanted = COMMON | {"path": path, "resolved_path": b"" if result < 0 else path, "return_code": result} | own
-        wanted |= {"fd": max(result, -1), "uid": uid, "gid": uid, "ppid": os.getpid(), "tid": row["pid"]}
-        wanted |= {"exe": bytes(Path("/proc/self/exe").resolve()), "comm": Path("/proc/self/comm").read_bytes().rstrip()}
+        wanted = (
+            COMMON
+            | {"path": path, "resolved_path": b"" if result < 0 else path, "return_code": result}
+            | own
+        )
+        wanted |= {
+            "fd": max(result, -1),
+            "uid": uid,
+            "gid": uid,
+            "ppid": os.getpid(),
+            "tid": row["pid"],
+        }
+        wanted |= {
+            "exe": bytes(Path("/proc/self/exe").resolve()),
+            "comm": Path("/proc/self/comm").read_bytes().rstrip(),
+        }
         wanted.setdefault("error", "")
         assert {field: row[field] for field in wanted} == wanted, (name, arguments)
         assert row["duration_ns"] > 0
@@ -86,7 +101,11 @@ def test_every_call_that_opens(folder: Path) -> None:
     directory = os.open(folder, os.O_RDONLY)
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     created = {"flags": create, "flag_names": [b"O_WRONLY", b"O_CREAT", b"O_EXCL"], "mode": 0o640}
-    truncated = {"flags": 0o1101, "flag_names": [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"], "mode": 0o600}
+    truncated = {
+        "flags": 0o1101,
+        "flag_names": [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"],
+        "mode": 0o600,
+    }
     check(
         [
             ("open", [given, 0, 0o7777], {}),
@@ -97,14 +116,24 @@ def test_every_call_that_opens(folder: Path) -> None:
                 [AT_FDCWD, given, os.O_RDWR | os.O_CLOEXEC],
                 {"flags": 0o2000002, "flag_names": [b"O_RDWR", b"O_CLOEXEC"]},
             ),
-            ("openat", [directory, b"given3", create, 0o640], created | {"dirfd": directory, "resolved_path": given + b"3"}),
+            (
+                "openat",
+                [directory, b"given3", create, 0o640],
+                created | {"dirfd": directory, "resolved_path": given + b"3"},
+            ),
             ("openat", [directory, given, 0], {"dirfd": directory}),
-            ("openat", [AT_FDCWD, given, 1 << 30], {"flags": 1 << 30, "flag_names": [b"O_RDONLY", b"0x40000000"]}),
+            (
+                "openat",
+                [AT_FDCWD, given, 1 << 30],
+                {"flags": 1 << 30, "flag_names": [b"O_RDONLY", b"0x40000000"]},
+            ),
             ("openat2", [AT_FDCWD, given, how(), 24], OPENAT2),
             (
                 "openat2",
                 [directory, b"given4", how(create, 0o640, BENEATH | NO_SYMLINKS), 24],
-                created | OPENAT2 | {"dirfd": directory, "resolved_path": given + b"4", "resolve": 12},
+                created
+                | OPENAT2
+                | {"dirfd": directory, "resolved_path": given + b"4", "resolve": 12},
             ),
         ]
     )
@@ -122,19 +151,43 @@ def test_every_way_to_fail(folder: Path) -> None:
         [
             ("open", [base + b"/missing", 0], failing("ENOENT")),
             ("openat", [AT_FDCWD, base + b"/missing", 0], failing("ENOENT")),
-            ("creat", [base + b"/missing/x", 0o600], failing("ENOENT", flags=0o1101, mode=0o600) | {"flag_names": _CREAT}),
+            (
+                "creat",
+                [base + b"/missing/x", 0o600],
+                failing("ENOENT", flags=0o1101, mode=0o600) | {"flag_names": _CREAT},
+            ),
             ("openat", [AT_FDCWD, b"", 0], failing("ENOENT")),
             ("openat", [AT_FDCWD, base + b"/given/x", 0], failing("ENOTDIR")),
             ("openat", [AT_FDCWD, base + b"/loop", 0], failing("ELOOP")),
             ("openat", [AT_FDCWD, base + b"/" + b"n" * 256, 0], failing("ENAMETOOLONG")),
-            ("openat", [AT_FDCWD, base, os.O_WRONLY], failing("EISDIR", flags=1, flag_names=[b"O_WRONLY"])),
+            (
+                "openat",
+                [AT_FDCWD, base, os.O_WRONLY],
+                failing("EISDIR", flags=1, flag_names=[b"O_WRONLY"]),
+            ),
             ("openat", [9999, b"given", 0], failing("EBADF", dirfd=9999)),
-            ("openat", [AT_FDCWD, 8, 0], failing("EFAULT", path=b"", quality=["path_missing", "path_user_memory"])),
+            (
+                "openat",
+                [AT_FDCWD, 8, 0],
+                failing("EFAULT", path=b"", quality=["path_missing", "path_user_memory"]),
+            ),
             ("openat2", [AT_FDCWD, base, 8, 24], failing("EFAULT", **unread)),
             ("openat2", [AT_FDCWD, base, how(), 8], failing("EINVAL", **OPENAT2)),
-            ("openat2", [AT_FDCWD, base, asked, 24], failing("EINVAL", flags=1 << 40, flag_names=_HIGH, **OPENAT2)),
-            ("openat2", [AT_FDCWD, base, how(0, 0, BENEATH), 24], failing("EXDEV", resolve=BENEATH, **OPENAT2)),
-            ("openat2", [AT_FDCWD, base + b"/link", how(0, 0, NO_SYMLINKS), 24], failing("ELOOP", resolve=4, **OPENAT2)),
+            (
+                "openat2",
+                [AT_FDCWD, base, asked, 24],
+                failing("EINVAL", flags=1 << 40, flag_names=_HIGH, **OPENAT2),
+            ),
+            (
+                "openat2",
+                [AT_FDCWD, base, how(0, 0, BENEATH), 24],
+                failing("EXDEV", resolve=BENEATH, **OPENAT2),
+            ),
+            (
+                "openat2",
+                [AT_FDCWD, base + b"/link", how(0, 0, NO_SYMLINKS), 24],
+                failing("ELOOP", resolve=4, **OPENAT2),
+            ),
         ]
     )
 
@@ -163,7 +216,9 @@ def test_no_descriptor_is_left(folder: Path) -> None:
     (folder / "given").touch()
 
     def first() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
 
     check([("openat", [AT_FDCWD, bytes(folder / "given"), 0], failing("EMFILE"))], first=first)
 
@@ -173,7 +228,15 @@ def test_a_path_of_any_length(folder: Path, length: int) -> None:
     """Up to 4,095 bytes a path is whole; a longer one the kernel refuses, and the row says that it is cut."""
     path = (bytes(folder) + b"/" * length)[:length] if length > 2 else b"/."
     if length < 4096:
-        check([("openat", [AT_FDCWD, path, 0], {"resolved_path": bytes(folder) if length > 2 else b"/"})])
+        check(
+            [
+                (
+                    "openat",
+                    [AT_FDCWD, path, 0],
+                    {"resolved_path": bytes(folder) if length > 2 else b"/"},
+                )
+            ]
+        )
     else:
         cut = {"path": path[:4096], "quality": ["path_cut", "path_user_memory"]}
         check([("openat", [AT_FDCWD, path, 0], failing("ENAMETOOLONG", **cut))])

@@ -28,7 +28,13 @@ def opened(*path: int | bytes | str | Path, flags: int = 0) -> str:
     """Opens it and returns what the kernel calls it."""
     directory, name = path if len(path) == 2 else (AT_FDCWD, path[0])
     assert isinstance(directory, int)
-    fd = call("openat", directory, os.fsencode(name) if not isinstance(name, int) else b"/proc/self/fd/%d" % name, flags, 0o600)
+    fd = call(
+        "openat",
+        directory,
+        os.fsencode(name) if not isinstance(name, int) else b"/proc/self/fd/%d" % name,
+        flags,
+        0o600,
+    )
     assert fd >= 0, os.strerror(-fd)
     return str(Path(f"/proc/self/fd/{fd}").readlink())
 
@@ -146,10 +152,15 @@ WAYS = (
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_resolved_path_is_what_the_kernel_calls_the_file(folder: Path, way: Callable[[Path], str]) -> None:
+def test_the_resolved_path_is_what_the_kernel_calls_the_file(
+    folder: Path, way: Callable[[Path], str]
+) -> None:
     """Whatever way leads to a file: the row's path is the link that the descriptor has in /proc, and so is `deleted`."""
     row, link = record_one(lambda: way(folder))
-    assert (row["resolved_path"].decode() + " (deleted)" * row["deleted"], row["quality"]) == (link, ["path_user_memory"])
+    assert (row["resolved_path"].decode() + " (deleted)" * row["deleted"], row["quality"]) == (
+        link,
+        ["path_user_memory"],
+    )
 
 
 def test_a_chroot_does_not_hide_where_a_file_is(folder: Path) -> None:
@@ -162,7 +173,11 @@ def test_a_chroot_does_not_hide_where_a_file_is(folder: Path) -> None:
         return call("openat", AT_FDCWD, b"/etc/shadow", 0)
 
     row, fd = record_one(work)
-    assert (row["path"], row["resolved_path"], row["fd"]) == (b"/etc/shadow", bytes(folder / "etc/shadow"), fd)
+    assert (row["path"], row["resolved_path"], row["fd"]) == (
+        b"/etc/shadow",
+        bytes(folder / "etc/shadow"),
+        fd,
+    )
 
 
 def test_what_has_no_path_says_so(folder: Path) -> None:
@@ -191,7 +206,11 @@ def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path) -> None:
         process = subprocess.Popen([program, folder / "file-a", "3000"], stdout=subprocess.PIPE)
         said, _ = process.communicate()
     assert process.returncode == 0
-    rows = [row for row in kept.table.to_pylist() if row["pid"] == process.pid and b"/file-" in row["resolved_path"]]
+    rows = [
+        row
+        for row in kept.table.to_pylist()
+        if row["pid"] == process.pid and b"/file-" in row["resolved_path"]
+    ]
     rows.sort(key=lambda row: row["time"])
     assert [row["resolved_path"] for row in rows] == said.splitlines()
     assert len(rows) == 3000

@@ -14,7 +14,17 @@ from attrs import evolve
 from infrasight_core import hookimpl
 from infrasight_core.kernel.filters import Filters
 from infrasight_recording import Recording, recording
-from infrasight_testbed.uring import ASYNC, NEVER_TAKE, SILENT, SQPOLL, UNTOLD, Made, Request, build, make_requests
+from infrasight_testbed.uring import (
+    ASYNC,
+    DROPPED_UPDATES,
+    NEVER_TAKE,
+    SILENT,
+    SQPOLL,
+    Made,
+    Request,
+    build,
+    make_requests,
+)
 from prometheus_client import REGISTRY
 
 Row = dict[str, Any]
@@ -24,7 +34,7 @@ UNKNOWN = ["entry_missing", "path_missing", "flags_missing"]
 USER = 4242  # whom nothing else on the machine is
 NAMELESS = {"user_missing", "group_name_missing"}  # of a user whom no database knows
 MINE = Filters(include_uid=(USER,))
-METRIC = "infrasight_operations_unseen_total"
+METRIC = "infrasight_operations_dropped_total"
 NONE = {"compat": 0, "x32": 0, "io_uring": 0}
 
 
@@ -49,7 +59,9 @@ def program() -> Iterator[Path]:
 def rows_of(kept: Recording, made: Made) -> list[Row]:
     """The program's requests, in order of their submission."""
     assert kept.counts.dropped == 0
-    rows = [row for row in kept.table.to_pylist() if row["pid"] == made.pid and row["via"] == "io_uring"]
+    rows = [
+        row for row in kept.table.to_pylist() if row["pid"] == made.pid and row["via"] == "io_uring"
+    ]
     for row in rows:
         assert set(row["quality"]) >= NAMELESS
         row["quality"] = [flag for flag in row["quality"] if flag not in NAMELESS]
@@ -66,7 +78,9 @@ def paths(rows: Sequence[Row]) -> list[tuple[bytes, int]]:
     [(0, 0, b"uring_calls"), (0, ASYNC, b"iou-wrk-"), (SQPOLL, 0, b"iou-sqp-")],
     ids=["inline", "worker", "polled"],
 )
-def test_every_request_that_opens(folder: Path, program: Path, setup: int, sqe_flags: int, comm: bytes) -> None:
+def test_every_request_that_opens(
+    folder: Path, program: Path, setup: int, sqe_flags: int, comm: bytes
+) -> None:
     """OPENAT and OPENAT2 that succeed and fail, in the submitting thread, in a worker and in the ring's polling thread."""
     given, missing = bytes(folder / "given"), bytes(folder / "missing")
     directory = os.open(folder, os.O_RDONLY)
@@ -74,29 +88,65 @@ def test_every_request_that_opens(folder: Path, program: Path, setup: int, sqe_f
     requests: list[tuple[Request, Row]] = [
         (Request(given), {"resolved_path": given}),
         (Request(missing, os.O_RDWR), {"error": "ENOENT", "flags": 2}),
-        (Request(given + b"1", CREATE, 0o640), {"resolved_path": given + b"1", "flags": CREATE, "mode": 0o640}),
+        (
+            Request(given + b"1", CREATE, 0o640),
+            {"resolved_path": given + b"1", "flags": CREATE, "mode": 0o640},
+        ),
         (Request(b"given", dirfd=directory), {"resolved_path": given, "dirfd": directory}),
         (
             Request(b"given2", how=asked, dirfd=directory),
-            {"resolved_path": given + b"2", "dirfd": directory, "flags": CREATE, "mode": 0o640, "resolve": BENEATH},
+            {
+                "resolved_path": given + b"2",
+                "dirfd": directory,
+                "flags": CREATE,
+                "mode": 0o640,
+                "resolve": BENEATH,
+            },
         ),
-        (Request(given, how=asked), {"error": "EXDEV", "flags": CREATE, "mode": 0o640, "resolve": BENEATH}),
-        (Request(given, os.O_WRONLY | os.O_DIRECTORY), {"error": "ENOTDIR", "flags": os.O_WRONLY | os.O_DIRECTORY}),
+        (
+            Request(given, how=asked),
+            {"error": "EXDEV", "flags": CREATE, "mode": 0o640, "resolve": BENEATH},
+        ),
+        (
+            Request(given, os.O_WRONLY | os.O_DIRECTORY),
+            {"error": "ENOTDIR", "flags": os.O_WRONLY | os.O_DIRECTORY},
+        ),
         (Request(given, slot=3), {"fd": -1, "quality": ["resolved_path_missing"]}),
     ]
     with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        made = make_requests(program, USER, [evolve(r, sqe_flags=sqe_flags) for r, _ in requests], setup, given=[directory])
-        assert kept.recorder.unseen() == NONE
+        made = make_requests(
+            program,
+            USER,
+            [evolve(r, sqe_flags=sqe_flags) for r, _ in requests],
+            setup,
+            given=[directory],
+        )
+        assert kept.recorder.untraced() == NONE
     os.close(directory)
     rows = rows_of(kept, made)
     assert len(rows) == len(requests)
     for row, (request, own), result in zip(rows, requests, made.results, strict=True):
-        wanted: Row = {"path": request.path, "resolved_path": b"", "return_code": result, "fd": max(result, -1), "error": ""}
-        wanted |= {"dirfd": -100, "flags": 0, "mode": 0, "resolve": 0, "quality": [], "deleted": False} | own
+        wanted: Row = {
+            "path": request.path,
+            "resolved_path": b"",
+            "return_code": result,
+            "fd": max(result, -1),
+            "error": "",
+        }
+        wanted |= {
+            "dirfd": -100,
+            "flags": 0,
+            "mode": 0,
+            "resolve": 0,
+            "quality": [],
+            "deleted": False,
+        } | own
         wanted |= {"exe": bytes(program), "ppid": os.getpid(), "uid": USER, "gid": USER}
         assert {field: row[field] for field in wanted} == wanted, request
         assert row["duration_ns"] > 0
-    assert sum(row["comm"].startswith(comm) for row in rows) >= 4  # a creation is a worker's in any case
+    assert (
+        sum(row["comm"].startswith(comm) for row in rows) >= 4
+    )  # a creation is a worker's in any case
 
 
 def test_a_thousand_requests_are_a_thousand_rows(folder: Path, program: Path) -> None:
@@ -104,10 +154,12 @@ def test_a_thousand_requests_are_a_thousand_rows(folder: Path, program: Path) ->
     names = [bytes(folder / ("given" if i % 2 else f"missing-{i}")) for i in range(1000)]
     with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
         made = make_requests(program, USER, [Request(name) for name in names])
-        assert kept.recorder.unseen() == NONE
+        assert kept.recorder.untraced() == NONE
     rows = rows_of(kept, made)
     assert paths(rows) == list(zip(names, made.results, strict=True))
-    assert {row["resolved_path"] for row in rows if row["return_code"] >= 0} == {bytes(folder / "given")}
+    assert {row["resolved_path"] for row in rows if row["return_code"] >= 0} == {
+        bytes(folder / "given")
+    }
     assert {row["return_code"] < 0 for row in rows[::2]} == {True}
     assert all(row["quality"] == [] for row in rows)
     assert kept.counts.entries_full == 0
@@ -117,24 +169,33 @@ def test_a_full_ring_hides_nothing(folder: Path, program: Path) -> None:
     """A program that never takes its completions, and one that wants none: every request has its row all the same."""
     names = [bytes(folder / "given"), *[bytes(folder / f"missing-{i}") for i in range(20)]]
     with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        full = make_requests(program, USER, [Request(name) for name in names], NEVER_TAKE, completions=2)
-        silent = make_requests(program, USER, [Request(name, sqe_flags=SILENT) for name in names[:2]])
-        assert kept.recorder.unseen() == NONE
-    assert set(full.results) == {UNTOLD}
+        full = make_requests(
+            program, USER, [Request(name) for name in names], NEVER_TAKE, completions=2
+        )
+        silent = make_requests(
+            program, USER, [Request(name, sqe_flags=SILENT) for name in names[:2]]
+        )
+        assert kept.recorder.untraced() == NONE
+    assert set(full.results) == {DROPPED_UPDATES}
     assert [path for path, _ in paths(rows_of(kept, full))] == names
     assert {code for _, code in paths(rows_of(kept, full))[1:]} == {-2}
     first, second, failed = rows_of(kept, silent)
     assert [(row["path"], row["quality"]) for row in (first, second)] == [
         (name, ["resolved_path_missing", "return_code_missing"]) for name in names[:2]
     ]
-    assert (failed["error"], failed["quality"]) == ("ENOENT", UNKNOWN)  # a failure is told of even then, as a row of its own
+    assert (failed["error"], failed["quality"]) == (
+        "ENOENT",
+        UNKNOWN,
+    )  # a failure is told of even then, as a row of its own
 
 
 def test_what_cannot_be_prepared(program: Path) -> None:
     """A request that the kernel refuses as it is submitted: a row that says what is not known."""
     with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
         made = make_requests(
-            program, USER, [Request(8), Request(b""), Request(b"/" + b"x" * 5000), Request(b"/", how=bytes(8))]
+            program,
+            USER,
+            [Request(8), Request(b""), Request(b"/" + b"x" * 5000), Request(b"/", how=bytes(8))],
         )
     rows = rows_of(kept, made)
     assert sorted(row["error"] for row in rows) == ["EFAULT", "EINVAL", "ENAMETOOLONG", "ENOENT"]
@@ -171,9 +232,13 @@ def test_requests_whose_end_is_not_told_are_counted(folder: Path, program: Path)
     """Without the overflow's tracepoint, requests that overflow a ring are counted as their memory is used again."""
     before = REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0
     with recording("open", changed(without="overflowed"), filters=MINE) as kept:
-        made = make_requests(program, USER, [Request(bytes(folder / "given"))] * 21, NEVER_TAKE, completions=2)
-        unseen = kept.recorder.unseen()
+        made = make_requests(
+            program, USER, [Request(bytes(folder / "given"))] * 21, NEVER_TAKE, completions=2
+        )
+        untraced = kept.recorder.untraced()
     rows = len(rows_of(kept, made))
-    assert 0 < 21 - rows - 2 <= unseen["io_uring"] <= 21 - rows
-    assert kept.recorder.unseen() == unseen
-    assert (REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0) - before == unseen["io_uring"]
+    assert 0 < 21 - rows - 2 <= untraced["io_uring"] <= 21 - rows
+    assert kept.recorder.untraced() == untraced
+    assert (REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0) - before == untraced[
+        "io_uring"
+    ]

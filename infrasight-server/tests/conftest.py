@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from infrasight_server.config import ServerConfig
-from infrasight_server.store import Store
+from infrasight_server.settings import ServerSettings
+from infrasight_server.store.store import Store
 from infrasight_testbed.clickhouse import ClickHouseServer
 
 
@@ -20,20 +20,26 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 
 
 @pytest.fixture(params=["embedded", "clickhouse"])
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., ServerConfig]:
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., ServerSettings]:
     """Makes settings of a server on free ports with a store of its own, once for each kind of store."""
     database = f"test_{uuid.uuid4().hex}"
     url = request.getfixturevalue("clickhouse").url if request.param == "clickhouse" else "embedded"
 
-    def make(**settings: Any) -> ServerConfig:
-        own = {"listen": "127.0.0.1:0", "status_listen": "127.0.0.1:0", "data": tmp_path, "store": url, "database": database}
-        return ServerConfig(**{**own, **settings})
+    def make(**settings: Any) -> ServerSettings:
+        own = {
+            "listen": "127.0.0.1:0",
+            "status_listen": "127.0.0.1:0",
+            "data": tmp_path,
+            "store": url,
+            "database": database,
+        }
+        return ServerSettings(**{**own, **settings})
 
     return make
 
 
 @pytest.fixture
-def store(config: Callable[..., ServerConfig]) -> Iterator[Store]:
+def store(config: Callable[..., ServerSettings]) -> Iterator[Store]:
     """An open, empty store."""
     opened = config().open_store()
     yield opened

@@ -5,14 +5,14 @@ import socket
 
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Batch, Messages
-from infrasight_core.context import EnrichContext
-from infrasight_core.plugins import PluginManager
-from infrasight_core.show import json_lines
+from infrasight_core.cli.format import json_lines
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
-from infrasight_server.enrich import enrich
-from infrasight_server.migrate import migrate_table
-from infrasight_server.store import Store
-from infrasight_server.validate import validate
+from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.ingest.validation import validate
+from infrasight_server.store.migration import migrate_table
+from infrasight_server.store.store import Store
 from infrasight_testbed.execve_batches import TIME
 
 PLUGINS = PluginManager.discover(["connect"])
@@ -40,7 +40,10 @@ def batch_of(addresses: list[bytes]) -> Batch:
 
 def answer(store: Store, sql: str) -> list[dict[str, object]]:
     """A query's rows as its asker sees them in JSON."""
-    return [json.loads(line) for line in json_lines(pa.Table.from_batches(store.query(store.formatted(sql))))]
+    return [
+        json.loads(line)
+        for line in json_lines(pa.Table.from_batches(store.query(store.formatted(sql))))
+    ]
 
 
 def test_addresses_come_back_as_text(store: Store) -> None:
@@ -48,31 +51,43 @@ def test_addresses_come_back_as_text(store: Store) -> None:
     migrate_table(store, "connect", SCHEMA, None)
     taken = validate(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
     assert isinstance(taken, pa.Table)
-    rows = enrich(taken, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS)
+    rows = enrich(
+        taken, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
+    )
     store.insert("connect_events", rows, "insert")
     found = answer(store, "SELECT remote_address, local_address FROM connect_events")
     assert sorted(str(row["remote_address"]) for row in found) == sorted(ADDRESSES)
     assert {row["local_address"] for row in found} == {"::"}
-    (one,) = answer(store, "SELECT count() AS rows FROM connect_events WHERE remote_address = toIPv6('10.0.0.1')")
+    (one,) = answer(
+        store,
+        "SELECT count() AS rows FROM connect_events WHERE remote_address = toIPv6('10.0.0.1')",
+    )
     assert one == {"rows": 1}
 
 
 def test_an_address_of_another_length_is_refused() -> None:
     """Bytes that are no address make the batch malformed, in words that name the column."""
-    refused = validate(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
-    assert not isinstance(refused, pa.Table)
-    assert "remote_address" in refused.detail
+    rejected = validate(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
+    assert not isinstance(rejected, pa.Table)
+    assert "remote_address" in rejected.detail
 
 
 def test_an_unfilled_address_is_none() -> None:
     """A column of addresses that nobody fills is zeros in every row, as protobuf's default is nothing."""
     table = SCHEMA.agent.empty_table().drop_columns(["remote_address"])
-    rows = enrich(table, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS)
+    rows = enrich(
+        table, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
+    )
     assert rows.schema.equals(SCHEMA.stored)
     three = pa.table({"local_port": pa.array([1, 2, 3], pa.uint32())})
     rows = enrich(
         three,
-        pa.schema([SCHEMA.stored.field(n) for n in ("remote_address", "node", "batch_id", "received_time")]),
+        pa.schema(
+            [
+                SCHEMA.stored.field(n)
+                for n in ("remote_address", "node", "batch_id", "received_time")
+            ]
+        ),
         EnrichContext("server", "connect", "here", "b", TIME),
         PluginManager(),
     )
@@ -85,7 +100,16 @@ def test_only_addresses_are_shown_as_such(store: Store) -> None:
     SELECT toFixedString('0123456789abcdef', 16) AS bytes, toIPv6('::ffff:10.0.0.1') AS one, [toIPv6('::1')] AS list,
     toNullable(toIPv6('::2')) AS nullable, [toFixedString('0123456789abcdef', 16)] AS others
     """
-    said = {"bytes": "0123456789abcdef", "one": "10.0.0.1", "list": ["::1"], "nullable": "::2", "others": ["0123456789abcdef"]}
+    said = {
+        "bytes": "0123456789abcdef",
+        "one": "10.0.0.1",
+        "list": ["::1"],
+        "nullable": "::2",
+        "others": ["0123456789abcdef"],
+    }
     assert answer(store, sql) == [said]
     assert answer(store, f"{sql} WHERE 0") == []
-    assert answer(store, f"SELECT one FROM ({sql}) UNION ALL SELECT toIPv6('::3') AS one ORDER BY one") != []
+    assert (
+        answer(store, f"SELECT one FROM ({sql}) UNION ALL SELECT toIPv6('::3') AS one ORDER BY one")
+        != []
+    )

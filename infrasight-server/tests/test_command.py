@@ -11,11 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from infrasight_server.store import Store
+from infrasight_server.store.store import Store
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.execve_batches import batch, hello, table
 
-COMMAND = [sys.executable, "-m", "infrasight_server", "--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "infrasight_server",
+    "--listen",
+    "127.0.0.1:0",
+    "--status-listen",
+    "127.0.0.1:0",
+]
 
 
 def environment(**further: str) -> dict[str, str]:
@@ -28,7 +36,9 @@ def started(data: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[byt
     """A server process with the execve probe that listens, and its address."""
     with (data.parent / "log").open("w+b") as log:
         process = subprocess.Popen(
-            [*COMMAND, "--data", str(data), "--probe", "execve"], stderr=subprocess.PIPE, env=environment(**variables)
+            [*COMMAND, "--data", str(data), "--probe", "execve"],
+            stderr=subprocess.PIPE,
+            env=environment(**variables),
         )
         assert process.stderr is not None
         try:
@@ -48,13 +58,24 @@ def started(data: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[byt
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command with arguments that make it end at once."""
     command = [sys.executable, "-m", "infrasight_server", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(**variables), timeout=60, check=False)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment(**variables),
+        timeout=60,
+        check=False,
+    )
 
 
 def sequences(data: Path) -> list[int]:
     """The sequence numbers in the embedded store, once no server has it open."""
     store = Store.embedded(data / "store", "infrasight")
-    found = [v for piece in store.query("SELECT sequence FROM execve_events ORDER BY 1") for v in piece["sequence"].to_pylist()]
+    found = [
+        v
+        for piece in store.query("SELECT sequence FROM execve_events ORDER BY 1")
+        for v in piece["sequence"].to_pylist()
+    ]
     store.close()
     return found
 
@@ -74,7 +95,9 @@ def test_a_signal_stops_it_with_everything_stored(tmp_path: Path, number: signal
         assert process.wait(60) == 0
     acknowledged = sorted(int(batch_id[1:]) for batch_id in answers)
     assert acknowledged
-    assert sequences(tmp_path / "data") == [s for at in acknowledged for s in range(1000 * at, 1000 * at + 1000)]
+    assert sequences(tmp_path / "data") == [
+        s for at in acknowledged for s in range(1000 * at, 1000 * at + 1000)
+    ]
 
 
 def test_killed_and_started_again_it_has_every_batch_once(tmp_path: Path) -> None:
@@ -129,7 +152,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store cannot be written"),
-        (["--store", "http://127.0.0.1:9/"], "the ClickHouse server at http://127.0.0.1:9/ cannot be used: Connection refused"),
+        (
+            ["--store", "http://127.0.0.1:9/"],
+            "the ClickHouse server at http://127.0.0.1:9/ cannot be used: Connection refused",
+        ),
         (["--listen", "0.0.0.0:7443"], "0.0.0.0:7443 is not on this machine and there is no TLS"),
         (["--probe", "nowhere"], "no installed plugin is called 'nowhere'"),
         (["--max-insert-rows", "many"], "max_insert_rows"),
@@ -157,7 +183,13 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
     """An option wins over a variable, a variable over the file; a wrong key in the file is named."""
     file = tmp_path / "server.toml"
     file.write_text('store = "from the file"\n[tls]\ncertificate = "c"\nkey = "k"\nca = "a"\n')
-    done = run("--config", str(file), "--store", "http://127.0.0.1:9/", INFRASIGHT_SERVER_STORE="from the environment")
+    done = run(
+        "--config",
+        str(file),
+        "--store",
+        "http://127.0.0.1:9/",
+        INFRASIGHT_SERVER_STORE="from the environment",
+    )
     assert "http://127.0.0.1:9/" in done.stderr
     file.write_text("max_insert_rowz = 5\n")
     done = run(INFRASIGHT_SERVER_CONFIG=str(file))
@@ -168,7 +200,13 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
     """Neither a wrong setting nor an unreachable store repeats it."""
-    done = run("--data", str(tmp_path), "--store", "http://127.0.0.1:9/", INFRASIGHT_SERVER_STORE_PASSWORD="hush-hush")
+    done = run(
+        "--data",
+        str(tmp_path),
+        "--store",
+        "http://127.0.0.1:9/",
+        INFRASIGHT_SERVER_STORE_PASSWORD="hush-hush",
+    )
     assert done.returncode == 1
     assert "hush-hush" not in done.stderr + done.stdout
 
@@ -177,5 +215,10 @@ def test_help_teaches() -> None:
     """--help shows examples, defaults, variables, and what to do next."""
     done = run("--help")
     assert done.returncode == 0
-    for text in ("infrasight-server --data ./data", "[127.0.0.1:7443]", "_TLS__CERTIFICATE", "infrasight query"):
+    for text in (
+        "infrasight-server --data ./data",
+        "[127.0.0.1:7443]",
+        "_TLS__CERTIFICATE",
+        "infrasight query",
+    ):
         assert text in done.stdout

@@ -11,26 +11,29 @@ import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Account, Batch, Container, QueryRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
-from infrasight_core import constant, ipc
-from infrasight_core.schema import EventSchema
-from infrasight_core.show import json_lines
+from infrasight_core import constant
+from infrasight_core.cli.format import json_lines
+from infrasight_core.net import ipc
+from infrasight_core.plugin.schema import EventSchema
 from infrasight_server import metrics
-from infrasight_server.config import ServerConfig
-from infrasight_server.migrate import migrate
 from infrasight_server.server import Server
-from infrasight_server.store import Store
+from infrasight_server.settings import ServerSettings
+from infrasight_server.store.migration import migrate
+from infrasight_server.store.store import Store
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import SCHEMA, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
-MakeConfig = Callable[..., ServerConfig]
+MakeConfig = Callable[..., ServerSettings]
 WEB = "ab" * 32
 
 
 def news(container_id: str = WEB, *, seconds: int = 1_790_000_000, **fields: Any) -> Container:
     """What is told of a container at a time."""
-    said = Container(container_id=container_id, runtime="cri", **{"name": b"web", "image": b"nginx:1", **fields})
+    said = Container(
+        container_id=container_id, runtime="cri", **{"name": b"web", "image": b"nginx:1", **fields}
+    )
     said.time.FromSeconds(seconds)
     return said
 
@@ -100,14 +103,36 @@ def test_a_row_shows_what_was_learned_later(config: MakeConfig) -> None:
 
 def test_repeated_news_are_there_once_and_bytes_as_they_came(config: MakeConfig) -> None:
     """The same batch again changes nothing; a name that is not UTF-8 is kept; all columns come back as they went in."""
-    said = news(name=b"\xff\x01", pod_name=b"p", pod_namespace=b"ns", pod_container=b"pc", labels={"a": "1"}, labels_cut=True)
+    said = news(
+        name=b"\xff\x01",
+        pod_name=b"p",
+        pod_namespace=b"ns",
+        pod_container=b"pc",
+        labels={"a": "1"},
+        labels_cut=True,
+    )
     with running_server(config(), plugins()) as server, connected(server) as agent:
         for number in range(3):
             agent.send(told("again", said))
             assert agent.answers(1) == {"again": "stored"}, number
-        (row,) = query(server, "SELECT * EXCEPT (time, labels), toUnixTimestamp(time) AS t FROM containers FINAL").to_pylist()
-    wanted = {"pod_name": b"p", "pod_namespace": b"ns", "pod_container": b"pc", "labels_cut": True, "runtime": b"cri"}
-    wanted |= {"node": b"node-1", "container_id": WEB.encode(), "name": b"\xff\x01", "image": b"nginx:1", "t": 1_790_000_000}
+        (row,) = query(
+            server,
+            "SELECT * EXCEPT (time, labels), toUnixTimestamp(time) AS t FROM containers FINAL",
+        ).to_pylist()
+    wanted = {
+        "pod_name": b"p",
+        "pod_namespace": b"ns",
+        "pod_container": b"pc",
+        "labels_cut": True,
+        "runtime": b"cri",
+    }
+    wanted |= {
+        "node": b"node-1",
+        "container_id": WEB.encode(),
+        "name": b"\xff\x01",
+        "image": b"nginx:1",
+        "t": 1_790_000_000,
+    }
     assert row == wanted
 
 
@@ -117,33 +142,59 @@ def test_repeated_news_are_there_once_and_bytes_as_they_came(config: MakeConfig)
         (told("b", news("")), "MALFORMED", "a container has no container_id"),
         (told("b", news(), news("x" * 257)), "MALFORMED", "its id is longer than 256 bytes"),
         (told("b", news(image=b"i" * 4097)), "MALFORMED", "its image is longer than 4096 bytes"),
-        (told("b", news(labels={"a": "v" * (64 << 10)})), "MALFORMED", "its labels are longer than 65536 bytes"),
-        (told("b", Container(container_id="c")), "MALFORMED", "its time is not one between 1970 and 2262"),
+        (
+            told("b", news(labels={"a": "v" * (64 << 10)})),
+            "MALFORMED",
+            "its labels are longer than 65536 bytes",
+        ),
+        (
+            told("b", Container(container_id="c")),
+            "MALFORMED",
+            "its time is not one between 1970 and 2262",
+        ),
         (told("", news()), "MALFORMED", "it has no batch_id"),
         (Batch(batch_id="b", containers=[news()], rows=3), "MALFORMED", "in batches of their own"),
-        (Batch(batch_id="b", containers=[news()], account=Account(run="r")), "MALFORMED", "in batches of their own"),
-        (told("b", *(news(f"c{n}", labels={"a": "v" * 60_000}) for n in range(40))), "TOO_LARGE", "send fewer containers"),
+        (
+            Batch(batch_id="b", containers=[news()], account=Account(run="r")),
+            "MALFORMED",
+            "in batches of their own",
+        ),
+        (
+            told("b", *(news(f"c{n}", labels={"a": "v" * 60_000}) for n in range(40))),
+            "TOO_LARGE",
+            "send fewer containers",
+        ),
     ],
 )
 def test_bad_news_are_refused(config: MakeConfig, sent: Batch, reason: str, said: str) -> None:
-    """Malformed or too large: refused with the reason, nothing of it is stored, the stream goes on; accounting has no row."""
-    with running_server(config(max_batch_bytes=1 << 20), plugins()) as server, connected(server) as agent:
+    """Malformed or too large: rejected with the reason, nothing of it is stored, the stream goes on; accounting has no row."""
+    with (
+        running_server(config(max_batch_bytes=1 << 20), plugins()) as server,
+        connected(server) as agent,
+    ):
         agent.send(sent)
-        refusal = agent.answer().refusal
-        assert said in refusal.detail
+        rejection = agent.answer().rejection
+        assert said in rejection.detail
         agent.send(told("good", news("good")))
         assert agent.answers(1) == {"good": "stored"}
-        assert [row["container_id"] for row in answer(server, "SELECT container_id FROM containers")] == ["good"]
-        assert answer(server, "SELECT * FROM accounting WHERE refused") == []
-        (row,) = answer(server, "SELECT reason, detail FROM refusals")
-        assert (row["reason"], row["detail"]) == (reason.lower(), refusal.detail)
+        assert [
+            row["container_id"] for row in answer(server, "SELECT container_id FROM containers")
+        ] == ["good"]
+        assert answer(server, "SELECT * FROM accounting WHERE rejected") == []
+        (row,) = answer(server, "SELECT reason, detail FROM rejections")
+        assert (row["reason"], row["detail"]) == (reason.lower(), rejection.detail)
 
 
 def test_news_wait_for_a_store_that_is_away(tmp_path: Path) -> None:
     """While ClickHouse is away nothing is acknowledged; when it is back, the news are stored, and rows show them."""
     clickhouse = ClickHouseServer(tmp_path / "clickhouse").start()
     try:
-        settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=clickhouse.url, linger_seconds=0)
+        settings = ServerSettings(
+            listen="127.0.0.1:0",
+            status_listen="127.0.0.1:0",
+            store=clickhouse.url,
+            linger_seconds=0,
+        )
         retries = metrics.INSERT_RETRIES.labels("containers")
         with running_server(settings, plugins()) as server, connected(server) as agent:
             agent.send(batch("rows", rows_of(WEB, 1)))
@@ -178,7 +229,9 @@ def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Pa
     created = store.create_statement("execve_events")
     assert migrate(store, {"execve": SCHEMA}, None) == {}
     assert store.create_statement("execve_events") == created
-    (row,) = list(store.query("SELECT container.name AS name, length(labels) AS n FROM execve_events"))[-1].to_pylist()
+    (row,) = list(
+        store.query("SELECT container.name AS name, length(labels) AS n FROM execve_events")
+    )[-1].to_pylist()
     assert row == {"name": b"", "n": 0}
 
     own = tmp_path / "own.sql"
@@ -188,12 +241,19 @@ def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Pa
         .replace("execve_events", "own_events")
     )
     assert migrate(store, {"own": EventSchema(SCHEMA.message, own)}, None) == {}
-    assert (store.columns("own_events")["labels"], "container" in store.columns("own_events")) == ("String", True)
+    assert (store.columns("own_events")["labels"], "container" in store.columns("own_events")) == (
+        "String",
+        True,
+    )
 
 
 def test_a_known_container_is_no_missing_field(config: MakeConfig) -> None:
     """Rows that went without their container's name lack it until the container is known; what else they lack stays."""
-    flags = [["container_name_missing", "pod_name_missing"], ["container_name_missing", "cwd_missing"], ["argv_cut"]]
+    flags = [
+        ["container_name_missing", "pod_name_missing"],
+        ["container_name_missing", "cwd_missing"],
+        ["argv_cut"],
+    ]
     quality = pa.array(flags, pa.list_(pa.string())).cast(SCHEMA.agent.field("quality").type)
     rows = table(3, container_id=constant(WEB, 3, pa.string()), quality=quality)
     asked = "SELECT arrayJoin(missing) AS field, sum(rows) AS n FROM missing WHERE probe = 'execve' GROUP BY field"
@@ -223,7 +283,9 @@ def test_a_store_with_a_password(tmp_path: Path) -> None:
     clickhouse = ClickHouseServer(tmp_path / "clickhouse", f"--config-file={config}").start()
     try:
         url = clickhouse.url.replace("//", "//writer@")
-        settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=url, store_password="s'ecr\\et")
+        settings = ServerSettings(
+            listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=url, store_password="s'ecr\\et"
+        )
         for _ in range(2):
             with running_server(settings, plugins()) as server, connected(server) as agent:
                 agent.send(batch("rows", rows_of(WEB, 1)))

@@ -7,24 +7,26 @@ from pathlib import Path
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
-from infrasight_core.context import EnrichContext
+from infrasight_core.plugin.context import EnrichContext
 from infrasight_server import metrics
-from infrasight_server.budget import Budget
-from infrasight_server.config import ServerConfig
-from infrasight_server.enrich import enrich
-from infrasight_server.migrate import migrate_table
+from infrasight_server.ingest.budget import Budget
+from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.settings import ServerSettings
+from infrasight_server.store.migration import migrate_table
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
-MakeConfig = Callable[..., ServerConfig]
+MakeConfig = Callable[..., ServerSettings]
 
 
-def stored_sequences(config: ServerConfig) -> list[int]:
+def stored_sequences(config: ServerSettings) -> list[int]:
     """The sequence numbers in the table, sorted, with what is there twice twice."""
     store = config.open_store()
-    found = pa.Table.from_batches(store.query("SELECT sequence FROM execve_events ORDER BY sequence"))
+    found = pa.Table.from_batches(
+        store.query("SELECT sequence FROM execve_events ORDER BY sequence")
+    )
     store.close()
     return list(found["sequence"].to_pylist())
 
@@ -48,7 +50,11 @@ def test_a_batch_sent_again_is_stored_once(config: MakeConfig) -> None:
 def test_the_same_batch_twice_at_once_is_stored_once(config: MakeConfig) -> None:
     """An agent that reconnects sends what still waits for its insert: both streams get an acknowledgement."""
     settings = config(linger_seconds=1.0)
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as old, AgentClient(server.address) as new:
+    with (
+        running_server(settings, plugins()) as server,
+        AgentClient(server.address) as old,
+        AgentClient(server.address) as new,
+    ):
         for agent in (old, new):
             agent.send(hello())
             agent.answer()
@@ -80,26 +86,37 @@ def test_half_a_batch_becomes_a_whole_one(config: MakeConfig) -> None:
 def test_only_the_batch_that_the_store_rejects_is_refused(config: MakeConfig) -> None:
     """In one insert with others, rows that ClickHouse never takes cost only their own batch."""
     settings = config(linger_seconds=1.0)
-    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(SCHEMA.agent.field("time").type)
+    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
+        SCHEMA.agent.field("time").type
+    )
     with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
         agent.send(batch("alone", table(1)))
-        assert agent.answers(1) == {"alone": "stored"}  # the next three wait a second for their common insert
+        assert agent.answers(1) == {
+            "alone": "stored"
+        }  # the next three wait a second for their common insert
         agent.send(batch("before", table(1, first=1)))
         agent.send(batch("poison", table(150, first=1000, time=days)))
         agent.send(batch("after", table(1, first=2)))
-        assert agent.answers(3) == {"before": "stored", "poison": "REJECTED_BY_STORE", "after": "stored"}
+        assert agent.answers(3) == {
+            "before": "stored",
+            "poison": "STORE_ERROR",
+            "after": "stored",
+        }
     assert stored_sequences(settings) == [0, 1, 2]
 
 
 def test_a_batch_refused_and_stored_later_counts_once(config: MakeConfig) -> None:
-    """A server without the probe refuses two batches; one that has it stores one of them: the other alone is refused."""
+    """A server without the probe refuses two batches; one that has it stores one of them: the other alone is rejected."""
     settings = config()
-    accounted = "SELECT sum(refused) AS refused, sum(a.stored) AS stored FROM accounting AS a WHERE probe = 'execve'"
+    accounted = "SELECT sum(rejected) AS rejected, sum(a.stored) AS stored FROM accounting AS a WHERE probe = 'execve'"
     with running_server(settings, plugins()):
         pass
-    with running_server(settings, plugins({"sample": sample.schema()})) as server, AgentClient(server.address) as agent:
+    with (
+        running_server(settings, plugins({"sample": sample.schema()})) as server,
+        AgentClient(server.address) as agent,
+    ):
         agent.send(hello())
         agent.answer()
         for batch_id, rows in (("1-5-0-0", 10), ("1-5-0-a", 3)):
@@ -113,7 +130,7 @@ def test_a_batch_refused_and_stored_later_counts_once(config: MakeConfig) -> Non
     store = settings.open_store()
     (found,) = list(store.query(accounted))[-1].to_pylist()
     store.close()
-    assert found == {"refused": 3, "stored": 10}
+    assert found == {"rejected": 3, "stored": 10}
 
 
 @pytest.fixture
@@ -126,7 +143,9 @@ def mortal(tmp_path: Path) -> Iterator[ClickHouseServer]:
 
 def test_a_killed_clickhouse_loses_and_doubles_nothing(mortal: ClickHouseServer) -> None:
     """SIGKILL in the middle of inserts, five times: every batch is acknowledged in the end, every row is there once."""
-    settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, linger_seconds=0.05)
+    settings = ServerSettings(
+        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, linger_seconds=0.05
+    )
     rounds, batches, rows = 5, 12, 4000
     answers: dict[str, str] = {}
     with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
@@ -146,9 +165,15 @@ def test_a_killed_clickhouse_loses_and_doubles_nothing(mortal: ClickHouseServer)
 def test_while_the_store_is_away_memory_is_bounded(mortal: ClickHouseServer) -> None:
     """With ClickHouse away, what waits stays under the limit however much is sent; when it is back, all is stored."""
     rows = table(5000)
-    size = enrich(rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, "b", TIME), plugins()).nbytes
-    settings = ServerConfig(
-        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, max_pending_bytes=4 * size, linger_seconds=0
+    size = enrich(
+        rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, "b", TIME), plugins()
+    ).nbytes
+    settings = ServerSettings(
+        listen="127.0.0.1:0",
+        status_listen="127.0.0.1:0",
+        store=mortal.url,
+        max_pending_bytes=4 * size,
+        linger_seconds=0,
     )
     number = 40
     retries = metrics.INSERT_RETRIES.labels("execve")
@@ -170,7 +195,9 @@ def test_while_the_store_is_away_memory_is_bounded(mortal: ClickHouseServer) -> 
 
 def test_stopping_while_the_store_is_away_acknowledges_nothing(mortal: ClickHouseServer) -> None:
     """The server stops in its time; what it could not store is not acknowledged, and is stored when it is sent again."""
-    settings = ServerConfig(listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, stop_seconds=0.5)
+    settings = ServerSettings(
+        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, stop_seconds=0.5
+    )
     with running_server(settings, plugins()) as server:
         agent = AgentClient(server.address)
         agent.send(hello())

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import map_distinct_lists
-from infrasight_core.context import EnrichContext
-from infrasight_server.enrich import UNFIT, enrich
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_server.ingest.enrichment import COLUMNS_REJECTED, enrich
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
 
 CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
@@ -30,7 +30,11 @@ def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
 
     def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
         seen.append((context, batch.schema.names))
-        return {"user": pa.array(["root", None, "root"]), "uid": pa.array([1, None, 3]), "unheard_of": pa.array([1, 2, 3])}
+        return {
+            "user": pa.array(["root", None, "root"]),
+            "uid": pa.array([1, None, 3]),
+            "unheard_of": pa.array([1, 2, 3]),
+        }
 
     found = enrich(table(3), SCHEMA.stored, CONTEXT, plugins(enrich=hook))
     assert found.schema.equals(SCHEMA.stored)
@@ -44,20 +48,32 @@ def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
 def test_what_an_enricher_does_not_know_is_flagged_once() -> None:
     """A null's flag joins those that the agent has set, in its own row, and is not set twice."""
     agents = [["argv_cut"], [], ["user_missing"], ["argv_cut"]]
-    quality = map_distinct_lists(np.arange(4, dtype=np.uint64), lambda few: [agents[n] for n in few], pa.string())
+    quality = map_distinct_lists(
+        np.arange(4, dtype=np.uint64), lambda few: [agents[n] for n in few], pa.string()
+    )
     rows = table(4, quality=quality)
     hook = plugins(enrich=lambda batch, context: {"user": pa.array([None, "root", None, None])})
     found = enrich(rows, SCHEMA.stored, CONTEXT, hook)["quality"]
-    assert found.to_pylist() == [["argv_cut", "user_missing"], [], ["user_missing"], ["argv_cut", "user_missing"]]
+    assert found.to_pylist() == [
+        ["argv_cut", "user_missing"],
+        [],
+        ["user_missing"],
+        ["argv_cut", "user_missing"],
+    ]
     assert enrich(rows.slice(1), SCHEMA.stored, CONTEXT, plugins()).num_rows == 3
 
 
 def test_a_column_that_does_not_fit_is_left_out_and_counted() -> None:
     """An enricher that returns text for a number loses that column only; the rest of the batch is stored."""
-    before = UNFIT.labels("execve", "pid")._value.get()
-    found = enrich(table(2), SCHEMA.stored, CONTEXT, plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])}))
+    before = COLUMNS_REJECTED.labels("execve", "pid")._value.get()
+    found = enrich(
+        table(2),
+        SCHEMA.stored,
+        CONTEXT,
+        plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])}),
+    )
     assert found["pid"].to_pylist() == [0, 1]
-    assert UNFIT.labels("execve", "pid")._value.get() == before + 1
+    assert COLUMNS_REJECTED.labels("execve", "pid")._value.get() == before + 1
 
 
 def test_an_enricher_that_raises_costs_nothing_else() -> None:
@@ -71,7 +87,17 @@ def test_an_enricher_that_raises_costs_nothing_else() -> None:
 
 def test_a_column_that_nobody_fills_is_empty() -> None:
     """A column that the probe leaves to a server-side enricher has protobuf's default where there is none."""
-    kinds = [pa.uint32(), pa.bool_(), pa.float64(), pa.string(), pa.list_(pa.binary()), pa.map_(pa.string(), pa.int64())]
-    extra = [pa.field(f"extra_{n}", kind) for n, kind in enumerate([*kinds, pa.dictionary(pa.int32(), pa.binary())])]
+    kinds = [
+        pa.uint32(),
+        pa.bool_(),
+        pa.float64(),
+        pa.string(),
+        pa.list_(pa.binary()),
+        pa.map_(pa.string(), pa.int64()),
+    ]
+    extra = [
+        pa.field(f"extra_{n}", kind)
+        for n, kind in enumerate([*kinds, pa.dictionary(pa.int32(), pa.binary())])
+    ]
     found = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
     assert [found[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]

@@ -3,19 +3,21 @@
 from pathlib import Path
 
 import pytest
-from infrasight_core import ddl
 from infrasight_core.errors import SchemaError, StoreError
-from infrasight_core.schema import EventSchema
+from infrasight_core.plugin import ddl
+from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
-from infrasight_server.migrate import migrate, migrate_table
-from infrasight_server.store import Store
+from infrasight_server.store.migration import migrate, migrate_table
+from infrasight_server.store.store import Store
 from infrasight_testbed.execve_batches import SCHEMA
 
 
 def without(*columns: str) -> str:
     """The DDL of execve's table as an older version could have been: some columns fewer."""
     lines = SCHEMA.ddl_text().splitlines()
-    return "\n".join(line for line in lines if not line.split()[:1] or line.split()[0] not in columns)
+    return "\n".join(
+        line for line in lines if not line.split()[:1] or line.split()[0] not in columns
+    )
 
 
 def test_a_new_table_is_what_the_ddl_says(store: Store) -> None:
@@ -32,10 +34,16 @@ def test_a_new_table_is_what_the_ddl_says(store: Store) -> None:
 
 def test_missing_columns_are_added_where_they_belong(store: Store) -> None:
     """An older table gets the columns that it lacks in their places, and keeps its rows."""
-    store.command(without("time", "user", "cwd", "at_flags", "command", "PARTITION").replace("(node, time)", "node"))
+    store.command(
+        without("time", "user", "cwd", "at_flags", "command", "PARTITION").replace(
+            "(node, time)", "node"
+        )
+    )
     store.command("INSERT INTO execve_events (node, pid) VALUES ('old', 7)")
     migrate_table(store, "execve", SCHEMA, None)
-    assert list(store.columns("execve_events")) == [c.name for c in ddl.parse(SCHEMA.ddl_text()).columns]
+    assert list(store.columns("execve_events")) == [
+        c.name for c in ddl.parse(SCHEMA.ddl_text()).columns
+    ]
     rows = list(store.query("SELECT pid, user, command FROM execve_events"))[-1]
     assert rows.to_pylist() == [{"pid": 7, "user": b"", "command": b""}]
 
@@ -49,20 +57,27 @@ def test_a_column_that_only_the_table_has_stays(store: Store) -> None:
 
 
 def test_another_type_is_a_conflict(store: Store) -> None:
-    """A column of another type is refused, naming table, column and both types, and the table is not touched."""
-    store.command(SCHEMA.ddl_text().replace("pid                     UInt32 CODEC(T64, ZSTD(1))", "pid String", 1))
-    with pytest.raises(StoreError, match=r"table \w+\.execve_events: column pid is String, the probe's DDL says UInt32"):
+    """A column of another type is rejected, naming table, column and both types, and the table is not touched."""
+    store.command(
+        SCHEMA.ddl_text().replace(
+            "pid                     UInt32 CODEC(T64, ZSTD(1))", "pid String", 1
+        )
+    )
+    with pytest.raises(
+        StoreError,
+        match=r"table \w+\.execve_events: column pid is String, the probe's DDL says UInt32",
+    ):
         migrate_table(store, "execve", SCHEMA, None)
     assert store.columns("execve_events")["pid"] == "String"
 
 
 def test_one_refused_probe_does_not_hurt_the_others(store: Store, tmp_path: Path) -> None:
-    """A probe whose DDL does not agree with its message is refused by name; the next probe gets its table."""
+    """A probe whose DDL does not agree with its message is rejected by name; the next probe gets its table."""
     wrong = tmp_path / "wrong.sql"
     wrong.write_text(without("pid").replace("execve_events", "broken_events"))
-    refused = migrate(store, {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}, None)
-    assert list(refused) == ["broken"]
-    assert "column pid is missing" in refused["broken"]
+    rejected = migrate(store, {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}, None)
+    assert list(rejected) == ["broken"]
+    assert "column pid is missing" in rejected["broken"]
     assert store.columns("execve_events")
     assert not store.columns("broken_events")
 
@@ -71,7 +86,9 @@ def test_ddl_that_the_store_refuses_is_that_probes_failure(store: Store, tmp_pat
     """DDL that is well formed but nonsense to ClickHouse is a StoreError with ClickHouse's words."""
     wrong = tmp_path / "wrong.sql"
     wrong.write_text(SCHEMA.ddl_text().replace("MergeTree", "NoSuchTree"))
-    assert "NoSuchTree" in migrate(store, {"execve": EventSchema(ExecveEvent, wrong)}, None)["execve"]
+    assert (
+        "NoSuchTree" in migrate(store, {"execve": EventSchema(ExecveEvent, wrong)}, None)["execve"]
+    )
 
 
 def test_a_missing_ddl_is_a_schema_error(store: Store, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from infrasight_core.errors import QueryError
-from infrasight_server import query_guard
-from infrasight_server.store import Store
+from infrasight_server.query import guard
+from infrasight_server.store.store import Store
 
 ACCEPTED = [
     "SELECT 1",
@@ -27,7 +27,7 @@ ACCEPTED = [
     "EXISTS TABLE system.one",
     "SHOW COLUMNS FROM one FROM system",
 ]
-REFUSED = [
+REJECTED = [
     ("", "Empty query"),
     ("-- nothing", "Empty query"),
     ("SELEC 1", "Syntax error"),
@@ -56,7 +56,10 @@ REFUSED = [
     ("SELECT * FROM \"file\"('/etc/passwd')", "file() reaches outside"),
     ("SELECT ‘ -- ’, file('/etc/passwd')", "file() reaches outside"),
     ("SELECT '\\'', file('/etc/passwd'), '\\''", "file() reaches outside"),
-    ("SELECT 1 WHERE 1 IN (SELECT * FROM url('http://127.0.0.1/', 'CSV', 'a UInt8'))", "url() reaches outside"),
+    (
+        "SELECT 1 WHERE 1 IN (SELECT * FROM url('http://127.0.0.1/', 'CSV', 'a UInt8'))",
+        "url() reaches outside",
+    ),
     ("SELECT * FROM s3('http://127.0.0.1/bucket/x')", "s3() reaches outside"),
     ("SELECT * FROM remote('127.0.0.1', system.one)", "remote() reaches outside"),
     ("SELECT * FROM cluster('default', system.one)", "cluster() reaches outside"),
@@ -66,7 +69,10 @@ REFUSED = [
     ("DESCRIBE TABLE url('http://127.0.0.1/')", "url() reaches outside"),
     ("EXPLAIN SELECT * FROM file('/etc/passwd')", "file() reaches outside"),
     ("SELECT 1 INTO OUTFILE '/tmp/infrasight-test'", "leave INTO OUTFILE out"),
-    ("(SELECT 1) UNION ALL (SELECT 2) INTO OUTFILE '/tmp/infrasight-test' FORMAT CSV", "leave INTO OUTFILE out"),
+    (
+        "(SELECT 1) UNION ALL (SELECT 2) INTO OUTFILE '/tmp/infrasight-test' FORMAT CSV",
+        "leave INTO OUTFILE out",
+    ),
     ("SELECT 1 FORMAT JSON", "leave FORMAT out"),
 ]
 
@@ -74,7 +80,7 @@ REFUSED = [
 def judge(store: Store, sql: str) -> None:
     """Guards the statement and, where it passes, runs it."""
     statement = store.formatted(sql)
-    query_guard.check(statement, store.table_functions())
+    guard.check(statement, store.table_functions())
     list(store.query(statement))
 
 
@@ -90,9 +96,9 @@ def test_reading_statements_are_answered(store: Store) -> None:
 
 
 def test_everything_else_is_refused_with_the_reason(store: Store) -> None:
-    """Writing, several statements, and whatever reaches outside is refused, however it is written."""
+    """Writing, several statements, and whatever reaches outside is rejected, however it is written."""
     wrong = {}
-    for sql, said in REFUSED:
+    for sql, said in REJECTED:
         try:
             judge(store, sql)
             wrong[sql] = "was accepted"
@@ -104,14 +110,14 @@ def test_everything_else_is_refused_with_the_reason(store: Store) -> None:
 
 
 def test_every_table_function_is_judged(store: Store) -> None:
-    """What ClickHouse has to read from elsewhere is refused by name, new ones too; the harmless ones are few."""
+    """What ClickHouse has to read from elsewhere is rejected by name, new ones too; the harmless ones are few."""
     functions = store.table_functions()
     assert {"file", "url", "s3", "remote", "mysql", "executable"} <= functions
     accepted = set()
     for name in functions:
         try:
-            query_guard.check(f"SELECT *\nFROM {name}('x')", functions)
+            guard.check(f"SELECT *\nFROM {name}('x')", functions)
             accepted.add(name)
         except QueryError as error:
             assert "reaches outside" in str(error)  # noqa: PT017
-    assert accepted <= query_guard._HARMLESS_TABLE_FUNCTIONS
+    assert accepted <= guard._HARMLESS_TABLE_FUNCTIONS

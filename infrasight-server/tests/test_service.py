@@ -1,4 +1,4 @@
-"""The server over a real socket: streams, refusals, queries, watching, health."""
+"""The server over a real socket: streams, rejections, queries, watching, health."""
 
 import json
 import urllib.error
@@ -11,19 +11,19 @@ import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Account, Batch, Hello, QueryRequest, WatchRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
-from infrasight_core import ipc
-from infrasight_core.schema import EventSchema
-from infrasight_core.tls import TlsFiles
-from infrasight_core.transport.channel import sync_channel
+from infrasight_core.net import ipc
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.tls import TlsFiles
+from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
-from infrasight_server.config import ServerConfig
 from infrasight_server.server import Server
+from infrasight_server.settings import ServerSettings
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.execve_batches import NODE, SCHEMA, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
-MakeConfig = Callable[..., ServerConfig]
+MakeConfig = Callable[..., ServerSettings]
 
 
 @pytest.fixture
@@ -36,14 +36,19 @@ def server(config: MakeConfig) -> Iterator[Server]:
 def query(server: Server, sql: str, tls: TlsFiles | None = None) -> pa.Table:
     """A query over the wire."""
     with sync_channel(server.address, tls, plaintext=False) as channel:
-        pieces = [ipc.from_bytes(piece.arrow) for piece in EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)]
+        pieces = [
+            ipc.from_bytes(piece.arrow)
+            for piece in EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)
+        ]
     return pa.concat_tables(pieces)
 
 
 def get(server: Server, path: str) -> tuple[int, str]:
     """Status and text of an HTTP answer."""
     try:
-        with urllib.request.urlopen(f"http://{server.status_address}{path}", timeout=60) as response:
+        with urllib.request.urlopen(
+            f"http://{server.status_address}{path}", timeout=60
+        ) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -72,13 +77,16 @@ def test_batches_are_stored_and_acknowledged(server: Server) -> None:
             "SELECT node, batch_id, count() AS rows, min(sequence) AS first FROM execve_events GROUP BY 1, 2 ORDER BY 4",
         )
     assert found.to_pylist() == [
-        {"node": NODE.encode(), "batch_id": f"b{n}".encode(), "rows": 10, "first": 10 * n} for n in range(5)
+        {"node": NODE.encode(), "batch_id": f"b{n}".encode(), "rows": 10, "first": 10 * n}
+        for n in range(5)
     ]
 
 
 def test_a_bad_batch_is_refused_and_the_stream_goes_on(server: Server) -> None:
     """Malformed, unknown, oversized and of another schema: each with its reason, and the good ones are stored."""
-    unknown_before = metric(server, "infrasight_server_batches_refused_total", probe="unknown", reason="unknown_probe")
+    unknown_before = metric(
+        server, "infrasight_server_batches_rejected_total", probe="unknown", reason="unknown_probe"
+    )
     with AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
@@ -99,7 +107,9 @@ def test_a_bad_batch_is_refused_and_the_stream_goes_on(server: Server) -> None:
             "good-2": "stored",
         }
     assert query(server, "SELECT count() AS n FROM execve_events")["n"].to_pylist() == [6]
-    unknown = metric(server, "infrasight_server_batches_refused_total", probe="unknown", reason="unknown_probe")
+    unknown = metric(
+        server, "infrasight_server_batches_rejected_total", probe="unknown", reason="unknown_probe"
+    )
     assert unknown == unknown_before + 1
 
 
@@ -128,8 +138,10 @@ def test_a_stream_begins_with_hello(server: Server, first: Hello) -> None:
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_one_refused_table_leaves_the_other_probe_running(config: MakeConfig, tmp_path: Path) -> None:
-    """A probe whose DDL does not agree is refused in the welcome and per batch; the other one stores, and /readyz tells."""
+def test_one_refused_table_leaves_the_other_probe_running(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    """A probe whose DDL does not agree is rejected in the welcome and per batch; the other one stores, and /readyz tells."""
     wrong = tmp_path / "wrong.sql"
     wrong.write_text(SCHEMA.ddl_text())
     both = {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}
@@ -143,12 +155,14 @@ def test_one_refused_table_leaves_the_other_probe_running(config: MakeConfig, tm
         assert agent.answers(2) == {"b1": "UNKNOWN_PROBE", "b2": "stored"}
         status, text = get(server, "/readyz")
         assert status == 200
-        assert "refused broken: " in text
+        assert "rejected broken: " in text
 
 
 def test_what_agents_lost_is_counted(server: Server) -> None:
     """The losses of an account are in the metrics by probe and reason, once however often they are told."""
-    before = metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full")
+    before = metric(
+        server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full"
+    )
     with AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
@@ -156,7 +170,12 @@ def test_what_agents_lost_is_counted(server: Server) -> None:
             account = Account(run="r", window=5, number=number, seen=lost, block_full=lost)
             agent.send(Batch(batch_id=f"r-5-account-{number}", probe="execve", account=account))
         assert set(agent.answers(3).values()) == {"stored"}
-    assert metric(server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full") == before + 9
+    assert (
+        metric(
+            server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full"
+        )
+        == before + 9
+    )
 
 
 def test_queries_are_answered_or_refused(server: Server) -> None:
@@ -179,7 +198,9 @@ def test_queries_given_up_leave_room_for_others(server: Server) -> None:
     """More askers who hang up in the middle of an answer than there are connections do not use the connections up."""
     with grpc.insecure_channel(server.address) as channel:
         for _ in range(12):
-            pieces = EventServiceStub(channel).Query(QueryRequest(sql="SELECT number FROM numbers(5000000)"), timeout=60)
+            pieces = EventServiceStub(channel).Query(
+                QueryRequest(sql="SELECT number FROM numbers(5000000)"), timeout=60
+            )
             next(pieces)
             pieces.cancel()
     assert query(server, "SELECT 1 AS a")["a"].to_pylist() == [1]
@@ -213,7 +234,10 @@ def test_health_is_told(server: Server) -> None:
 
 def test_mutual_tls(config: MakeConfig, tmp_path: Path) -> None:
     """Who has a certificate of the CA comes in; who has none, or another CA's, does not."""
-    ours, others = CertificateAuthority(tmp_path / "ours", "ours"), CertificateAuthority(tmp_path / "others", "others")
+    ours, others = (
+        CertificateAuthority(tmp_path / "ours", "ours"),
+        CertificateAuthority(tmp_path / "others", "others"),
+    )
     agent_files = ours.issue("agent")
     with running_server(config(tls=ours.issue("server")), plugins()) as server:
         channel = sync_channel(server.address, agent_files, plaintext=False)
@@ -222,7 +246,9 @@ def test_mutual_tls(config: MakeConfig, tmp_path: Path) -> None:
             agent.answer()
             agent.send(batch("b", table(2)))
             assert agent.answers(1) == {"b": "stored"}
-        assert query(server, "SELECT count() AS n FROM execve_events", agent_files)["n"].to_pylist() == [2]
+        assert query(server, "SELECT count() AS n FROM execve_events", agent_files)[
+            "n"
+        ].to_pylist() == [2]
         stranger = others.issue("agent")
         impostor = TlsFiles(stranger.certificate, stranger.key, agent_files.ca)
         for files in (impostor, None):

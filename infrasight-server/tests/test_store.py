@@ -4,20 +4,28 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from infrasight_core.context import EnrichContext
-from infrasight_core.errors import ConfigError, QueryError, StoreAwayError, StoreError
-from infrasight_server.enrich import enrich
-from infrasight_server.migrate import migrate_table
-from infrasight_server.store import Store
+from infrasight_core.errors import ConfigError, QueryError, StoreError, StoreUnavailableError
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.store.migration import migrate_table
+from infrasight_server.store.store import Store
 from infrasight_testbed.clickhouse import ClickHouseServer, free_port
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
 
-ODD = [b"\xff\xfe not UTF-8", b"two\nlines\tand a tab", b"", "größer ✓".encode(), b"'quoted' \\ \"twice\""]
+ODD = [
+    b"\xff\xfe not UTF-8",
+    b"two\nlines\tand a tab",
+    b"",
+    "größer ✓".encode(),
+    b"'quoted' \\ \"twice\"",
+]
 
 
 def stored(rows: pa.Table, batch_id: str = "batch") -> pa.Table:
     """Agent columns with what the server adds."""
-    return enrich(rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, batch_id, TIME + 5), plugins())
+    return enrich(
+        rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, batch_id, TIME + 5), plugins()
+    )
 
 
 def answer(store: Store, sql: str) -> pa.Table:
@@ -30,15 +38,22 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     migrate_table(store, "execve", SCHEMA, None)
     rows = table(
         5,
-        time=pa.array([0, 1, TIME, 1_799_999_999_999_999_999, 4_102_444_800_000_000_001]).cast(SCHEMA.agent.field("time").type),
+        time=pa.array([0, 1, TIME, 1_799_999_999_999_999_999, 4_102_444_800_000_000_001]).cast(
+            SCHEMA.agent.field("time").type
+        ),
         pid=pa.array([0, 1, 2**31, 2**32 - 1, 5], pa.uint32()),
         process_key=pa.array([0, 1, 2**63, 2**64 - 1, 5], pa.uint64()),
         return_code=pa.array([0, -2, -(2**31), 2**31 - 1, 5], pa.int32()),
         comm=pa.array(ODD).dictionary_encode(),
         error=pa.array(["", "ENOENT", "", "EACCES", ""]).dictionary_encode(),
         exe=pa.array(ODD),
-        argv=pa.array([ODD, [], [b""], [b"x"] * 500, [b"", b"", b"\xff"]], SCHEMA.agent.field("argv").type),
-        quality=pa.array([[], ["argv_cut"], [], ["argv_cut", "exe_missing"], []], SCHEMA.agent.field("quality").type),
+        argv=pa.array(
+            [ODD, [], [b""], [b"x"] * 500, [b"", b"", b"\xff"]], SCHEMA.agent.field("argv").type
+        ),
+        quality=pa.array(
+            [[], ["argv_cut"], [], ["argv_cut", "exe_missing"], []],
+            SCHEMA.agent.field("quality").type,
+        ),
     )
     sent = stored(rows)
     store.insert("execve_events", sent, "insert")
@@ -47,7 +62,10 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     for name in SCHEMA.stored.names:
         expected = [v.encode() if isinstance(v, str) else v for v in sent[name].to_pylist()]
         if name == "tags":
-            expected = [[(key.encode(), value.encode()) for key, value in row] for row in sent[name].to_pylist()]
+            expected = [
+                [(key.encode(), value.encode()) for key, value in row]
+                for row in sent[name].to_pylist()
+            ]
         if name == "quality":
             expected = [[v.encode() for v in row] for row in sent[name].to_pylist()]
         if name in ("time", "received_time"):
@@ -72,7 +90,10 @@ def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
     migrate_table(store, "execve", SCHEMA, None)
     store.insert("execve_events", stored(table(3), "a"), "1")
     store.insert("execve_events", stored(table(4), "b"), "2")
-    assert store.stored_rows("execve_events", [NODE], ["a", "b", "c"]) == {(NODE, "a"): 3, (NODE, "b"): 4}
+    assert store.stored_rows("execve_events", [NODE], ["a", "b", "c"]) == {
+        (NODE, "a"): 3,
+        (NODE, "b"): 4,
+    }
     store.delete_batch("execve_events", NODE, "a")
     assert store.stored_rows("execve_events", [NODE], ["a", "b"]) == {(NODE, "b"): 4}
     assert not store.is_running("2")
@@ -81,11 +102,13 @@ def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
 def test_rows_that_the_store_rejects_are_no_reason_to_wait(store: Store) -> None:
     """More days in one insert than ClickHouse takes is an error for good, unlike a missing table."""
     migrate_table(store, "execve", SCHEMA, None)
-    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(SCHEMA.agent.field("time").type)
+    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
+        SCHEMA.agent.field("time").type
+    )
     with pytest.raises(StoreError, match="Too many partitions") as raised:
         store.insert("execve_events", stored(table(150, time=days)), "1")
-    assert not isinstance(raised.value, StoreAwayError)
-    with pytest.raises(StoreAwayError, match="UNKNOWN_TABLE"):
+    assert not isinstance(raised.value, StoreUnavailableError)
+    with pytest.raises(StoreUnavailableError, match="UNKNOWN_TABLE"):
         store.insert("nowhere", stored(table(1)), "2")
 
 
@@ -99,7 +122,7 @@ def test_a_large_answer_comes_in_pieces(store: Store) -> None:
 
 
 def test_an_answer_beyond_the_bound_is_an_error(config, store: Store) -> None:  # type: ignore[no-untyped-def]
-    """An answer that is too large for the server's memory is refused, not attempted."""
+    """An answer that is too large for the server's memory is rejected, not attempted."""
     store.close()
     small = config(query_bytes=1_000_000).open_store()
     with pytest.raises(QueryError, match="Limit for result exceeded"):
@@ -125,11 +148,15 @@ def test_a_query_connection_cannot_write(store: Store) -> None:
 def test_an_unreachable_server_is_named() -> None:
     """The URL and what the system says are in the error."""
     url = f"http://127.0.0.1:{free_port()}/"
-    with pytest.raises(StoreError, match=f"the ClickHouse server at {url} cannot be used: Connection refused"):
+    with pytest.raises(
+        StoreError, match=f"the ClickHouse server at {url} cannot be used: Connection refused"
+    ):
         Store.at(url, "infrasight")
 
 
-@pytest.mark.parametrize("url", ["embeded", "http://", "http://user:secret@host:8123/", "ftp://host/"])
+@pytest.mark.parametrize(
+    "url", ["embeded", "http://", "http://user:secret@host:8123/", "ftp://host/"]
+)
 def test_what_is_no_store_is_refused(url: str) -> None:
     """A misspelt store, or one with a password in its URL, is a ConfigError that does not repeat the password."""
     with pytest.raises(ConfigError, match="store: write `embedded` or http") as raised:

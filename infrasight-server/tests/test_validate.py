@@ -1,4 +1,4 @@
-"""A batch from the wire is what it says it is, or is refused with a reason."""
+"""A batch from the wire is what it says it is, or is rejected with a reason."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from infrasight.v1.event_pb2 import EventHeader
-from infrasight.v1.stream_pb2 import Messages, Refusal, RefusalReason
-from infrasight_core import ipc
+from infrasight.v1.stream_pb2 import Messages, Rejection, RejectionReason
+from infrasight_core.net import ipc
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
-from infrasight_server.validate import validate
+from infrasight_server.ingest.validation import validate
 from infrasight_testbed.execve_batches import SCHEMA, TIME, batch, table
 
 LIMIT = 1 << 20
@@ -40,29 +40,53 @@ def test_good_rows_pass_unchanged() -> None:
         ({"arrow": b"\xff" * LIMIT}, "TOO_LARGE", "at most 1048576 are taken"),
         ({"rows": 4}, "MALFORMED", "it says 4 rows and holds 3"),
         ({"batch_id": ""}, "MALFORMED", "no batch_id"),
-        ({"fingerprint": "0123"}, "SCHEMA_MISMATCH", f"fingerprint '0123', the server's '{SCHEMA.fingerprint}'"),
-        ({"message_type": "a.B"}, "SCHEMA_MISMATCH", "the agent's message is 'a.B'"),
-        ({"arrow": ipc.to_bytes(*table(3).drop_columns(["pid"]).to_batches())}, "MALFORMED", "missing ['pid']"),
-        ({"arrow": ipc.to_bytes(*table(3).append_column("x", [[1, 2, 3]]).to_batches())}, "MALFORMED", "unknown ['x']"),
         (
-            {"arrow": ipc.to_bytes(*table(3).set_column(1, "pid", [pa.array([1, 2, 3])]).to_batches())},
+            {"fingerprint": "0123"},
+            "SCHEMA_MISMATCH",
+            f"fingerprint '0123', the server's '{SCHEMA.fingerprint}'",
+        ),
+        ({"message_type": "a.B"}, "SCHEMA_MISMATCH", "the agent's message is 'a.B'"),
+        (
+            {"arrow": ipc.to_bytes(*table(3).drop_columns(["pid"]).to_batches())},
+            "MALFORMED",
+            "missing ['pid']",
+        ),
+        (
+            {"arrow": ipc.to_bytes(*table(3).append_column("x", [[1, 2, 3]]).to_batches())},
+            "MALFORMED",
+            "unknown ['x']",
+        ),
+        (
+            {
+                "arrow": ipc.to_bytes(
+                    *table(3).set_column(1, "pid", [pa.array([1, 2, 3])]).to_batches()
+                )
+            },
             "MALFORMED",
             "pid is pyarrow.Field<pid: int64>, not pyarrow.Field<pid: uint32 not null>",
         ),
         (
-            {"arrow": ipc.to_bytes(*table(3).select(["pid", "time", *SCHEMA.agent.names[2:]]).to_batches())},
+            {
+                "arrow": ipc.to_bytes(
+                    *table(3).select(["pid", "time", *SCHEMA.agent.names[2:]]).to_batches()
+                )
+            },
             "MALFORMED",
             "in another order",
         ),
-        ({"messages": Messages(messages=[b"\xff\xff"]), "rows": 1}, "MALFORMED", "a message is not a infrasight_probe_execve"),
+        (
+            {"messages": Messages(messages=[b"\xff\xff"]), "rows": 1},
+            "MALFORMED",
+            "a message is not a infrasight_probe_execve",
+        ),
     ],
 )
 def test_what_is_not_as_it_says_is_refused(fields: dict[str, Any], reason: str, said: str) -> None:
     """Truncated, foreign, oversized, or of another schema: the reason has a name, and a line for people."""
-    refusal = validate(batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT)
-    assert isinstance(refusal, Refusal)
-    assert RefusalReason.Name(refusal.reason) == f"REFUSAL_REASON_{reason}"
-    assert said in refusal.detail
+    rejection = validate(batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT)
+    assert isinstance(rejection, Rejection)
+    assert RejectionReason.Name(rejection.reason) == f"REJECTION_REASON_{reason}"
+    assert said in rejection.detail
 
 
 def test_a_batch_without_a_body_is_refused() -> None:
@@ -76,23 +100,30 @@ def test_a_batch_without_a_body_is_refused() -> None:
     ("name", "values"),
     [
         ("pid", pa.array([1, None], pa.uint32())),
-        ("comm", pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([b"a", None]))),
+        (
+            "comm",
+            pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([b"a", None])),
+        ),
         ("argv", pa.array([[b"a"], [None]], pa.list_(pa.binary())).cast(pa.list_(pa.binary()))),
     ],
 )
 def test_nulls_are_refused(name: str, values: pa.Array) -> None:
     """No column has nulls, whatever the schema of the stream claims: in values, dictionaries, list items."""
     if name == "argv":
-        values = pa.Array.from_buffers(SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values])
-    refusal = validate(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
-    assert f"column {name} has nulls" in refusal.detail
+        values = pa.Array.from_buffers(
+            SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values]
+        )
+    rejection = validate(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
+    assert f"column {name} has nulls" in rejection.detail
 
 
 def test_an_index_outside_its_dictionary_is_refused() -> None:
     """Arrow bytes that would make a reader read elsewhere do not come through."""
-    outside = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False)
-    refusal = validate(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
-    assert RefusalReason.Name(refusal.reason) == "REFUSAL_REASON_MALFORMED"
+    outside = pa.DictionaryArray.from_arrays(
+        pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False
+    )
+    rejection = validate(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
+    assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
 
 
 def test_messages_become_the_same_columns() -> None:
@@ -133,5 +164,7 @@ def test_messages_become_the_same_columns() -> None:
 def test_a_time_beyond_the_column_is_refused() -> None:
     """A timestamp that nanoseconds cannot hold is malformed, not an error of the server."""
     event = ExecveEvent(header=EventHeader(time=Timestamp(seconds=2**40)))
-    refusal = validate(batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT)
-    assert "column time" in refusal.detail
+    rejection = validate(
+        batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT
+    )
+    assert "column time" in rejection.detail

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infrasight_server.watchers import Watchers
+from infrasight_server.query.watchers import Watchers
 from infrasight_testbed.execve_batches import table
 
 
@@ -16,7 +16,10 @@ def test_what_a_slow_watcher_misses_is_counted() -> None:
             for _ in range(4):
                 watchers.publish("execve", large)
                 watchers.publish("other", table(1))
-                assert [await quick.next(), await quick.next()] == [("execve", large, 0), ("other", table(1), 0)]
+                assert [await quick.next(), await quick.next()] == [
+                    ("execve", large, 0),
+                    ("other", table(1), 0),
+                ]
             assert await slow.next() == ("execve", large, 3 * 70_000)
             watchers.publish("execve", table(5))
             assert await slow.next() == ("execve", table(5), 0)

@@ -13,12 +13,12 @@ import infrasight_testbed.nowhere
 import pyarrow as pa
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
-from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.sink import Delivery
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 
 CONTAINERS = {"containers": infrasight_core.enrichers.containers}
 
@@ -71,7 +71,9 @@ class Recording:
         return pa.Table.from_batches([delivery.batch for delivery in self.deliveries])
 
 
-def plugins_with(probe: str, module: object, enrichers: Mapping[str, object] = MappingProxyType({})) -> PluginManager:
+def plugins_with(
+    probe: str, module: object, enrichers: Mapping[str, object] = MappingProxyType({})
+) -> PluginManager:
     """A manager with one probe, those of the core's enrichers that need no program in the kernel, and further ones."""
     plugins = PluginManager()
     for name, plugin in (

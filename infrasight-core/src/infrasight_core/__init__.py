@@ -1,21 +1,36 @@
-"""InfraSight's core: what a plugin imports.
+"""The public API of InfraSight's core: everything that a probe or an enricher imports.
 
-Everything that a probe or an enricher needs stands here; modules below are the agent's own and may change at any time.
+Import these names from `infrasight_core` itself. The packages below it are internal and may
+change at any time.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from infrasight_core.arrays import constant, map_distinct, map_distinct_lists, numbers, strings
-    from infrasight_core.columns import Columns
-    from infrasight_core.context import EnrichContext
-    from infrasight_core.errors import ConfigError, InfraSightError, ProbeError, SchemaError
-    from infrasight_core.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.plugin_options import options_of
-    from infrasight_core.program import URING_FIELDS, BpfProgram, Kernel, KernelFunction, Tracepoint, socketcall, uring_points
-    from infrasight_core.schema import EventSchema
-    from infrasight_core.tags import TAGS
+    from infrasight_core.errors import ConfigError, InfraSightError, PluginError, SchemaError
+    from infrasight_core.plugin.arrays import (
+        constant,
+        map_distinct,
+        map_distinct_lists,
+        numbers,
+        strings,
+    )
+    from infrasight_core.plugin.columns import Columns
+    from infrasight_core.plugin.context import EnrichContext
+    from infrasight_core.plugin.hookspecs import API_VERSION, hookimpl
+    from infrasight_core.plugin.options import options_of
+    from infrasight_core.plugin.program import (
+        URING_FIELDS,
+        BpfProgram,
+        Kernel,
+        KernelFunction,
+        Tracepoint,
+        socketcall,
+        uring_points,
+    )
+    from infrasight_core.plugin.schema import EventSchema
+    from infrasight_core.plugin.tags import TAGS
 
 __all__ = [
     "API_VERSION",
@@ -29,7 +44,7 @@ __all__ = [
     "InfraSightError",
     "Kernel",
     "KernelFunction",
-    "ProbeError",
+    "PluginError",
     "SchemaError",
     "Tracepoint",
     "constant",
@@ -44,21 +59,34 @@ __all__ = [
 ]
 
 _HOMES = {
-    "arrays": ("constant", "map_distinct", "map_distinct_lists", "numbers", "strings"),
-    "columns": ("Columns",),
-    "context": ("EnrichContext",),
-    "errors": ("ConfigError", "InfraSightError", "ProbeError", "SchemaError"),
-    "hookspecs": ("API_VERSION", "hookimpl"),
-    "program": ("URING_FIELDS", "BpfProgram", "Kernel", "KernelFunction", "Tracepoint", "socketcall", "uring_points"),
-    "plugin_options": ("options_of",),
-    "schema": ("EventSchema",),
-    "tags": ("TAGS",),
+    "errors": ("ConfigError", "InfraSightError", "PluginError", "SchemaError"),
+    "plugin.arrays": ("constant", "map_distinct", "map_distinct_lists", "numbers", "strings"),
+    "plugin.columns": ("Columns",),
+    "plugin.context": ("EnrichContext",),
+    "plugin.hookspecs": ("API_VERSION", "hookimpl"),
+    "plugin.options": ("options_of",),
+    "plugin.program": (
+        "URING_FIELDS",
+        "BpfProgram",
+        "Kernel",
+        "KernelFunction",
+        "Tracepoint",
+        "socketcall",
+        "uring_points",
+    ),
+    "plugin.schema": ("EventSchema",),
+    "plugin.tags": ("TAGS",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: NumPy and pyarrow take half a second, which `--help` need not."""
+    """Imports a public name on first use: `--help` need not wait for NumPy and pyarrow."""
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"infrasight_core.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists the public names alone."""
+    return sorted(__all__)

@@ -13,7 +13,7 @@ class UnknownProbeError(ConfigError):
     """A probe was named that no installed plugin provides."""
 
 
-class ProbeError(InfraSightError):
+class PluginError(InfraSightError):
     """A plugin failed; it hurts only itself.
 
     Attributes:
@@ -35,11 +35,11 @@ class KernelError(InfraSightError):
     """The kernel, or what stands between us and it (bcc, tracefs, BTF, a capability), refused."""
 
 
-class RuntimeAwayError(InfraSightError):
+class RuntimeUnavailableError(InfraSightError):
     """A container runtime cannot be reached, or does not answer in time."""
 
 
-class RuntimeRefusedError(InfraSightError):
+class RuntimeAnswerError(InfraSightError):
     """A container runtime is there, but has no usable answer to this one question."""
 
 
@@ -59,5 +59,5 @@ class StoreError(InfraSightError):
     """The store cannot be opened, migrated or written."""
 
 
-class StoreAwayError(StoreError):
+class StoreUnavailableError(StoreError):
     """The store does not answer, or cannot for now; the same can succeed later."""

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import click
-from infrasight_core import config as settings
 from infrasight_core import logs
 from infrasight_core.errors import InfraSightError
+from infrasight_core.settings import load as settings
 
 from infrasight_operator import __version__
 
@@ -41,16 +41,44 @@ def main() -> None:
 
 
 @main.command(epilog=EPILOG)
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file with any of these settings.")
-@click.option("--namespace", metavar="NAME", help="The installation's namespace.  [the pod's own, or KUBECONFIG's]")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A TOML or YAML file with any of these settings.",
+)
+@click.option(
+    "--namespace",
+    metavar="NAME",
+    help="The installation's namespace.  [the pod's own, or KUBECONFIG's]",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Where agents connect.  [127.0.0.1:7446]")
-@click.option("--address", metavar="HOST:PORT", help="What agents are told to connect to.  [the same]")
-@click.option("--status-listen", metavar="HOST:PORT", help="/metrics, /healthz and /readyz.  [127.0.0.1:7447]")
-@click.option("--tls-certificate", metavar="FILE", help="The operator's certificate, PEM; with the next two: mutual TLS.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="What agents are told to connect to.  [the same]"
+)
+@click.option(
+    "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz and /readyz.  [127.0.0.1:7447]"
+)
+@click.option(
+    "--tls-certificate",
+    metavar="FILE",
+    help="The operator's certificate, PEM; with the next two: mutual TLS.",
+)
 @click.option("--tls-key", metavar="FILE", help="Its private key, PEM.")
-@click.option("--tls-ca", metavar="FILE", help="What the agents' certificates must be signed by, PEM.")
-@click.option("--plaintext", is_flag=True, default=None, help="No TLS, even on an address that others can reach.")
-@click.option("--stop-seconds", metavar="SECONDS", help="How long to wait at the end for what is under way.  [5]")
+@click.option(
+    "--tls-ca", metavar="FILE", help="What the agents' certificates must be signed by, PEM."
+)
+@click.option(
+    "--plaintext",
+    is_flag=True,
+    default=None,
+    help="No TLS, even on an address that others can reach.",
+)
+@click.option(
+    "--stop-seconds",
+    metavar="SECONDS",
+    help="How long to wait at the end for what is under way.  [5]",
+)
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [info]")
 def run(file: Path | None, **options: object) -> None:
     """Keep the cluster as its InfraSight and ProbePolicy objects say, until a signal comes."""
@@ -63,10 +91,14 @@ def run(file: Path | None, **options: object) -> None:
 
 def _run(file: Path | None, options: dict[str, object]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC prints about a port it also raises
-    from infrasight_operator.config import OperatorConfig  # with these come gRPC and kopf, which --help need not wait for
     from infrasight_operator.operator import operate
+    from infrasight_operator.settings import (
+        OperatorSettings,  # with these come gRPC and kopf, which --help need not wait for
+    )
 
     flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    config = settings.load(OperatorConfig, file=file, env_prefix="INFRASIGHT_OPERATOR_", flags=flags)
+    config = settings.load(
+        OperatorSettings, file=file, env_prefix="INFRASIGHT_OPERATOR_", flags=flags
+    )
     logs.configure(config.log_level)
     asyncio.run(operate(config))

@@ -8,7 +8,7 @@ class ObjectError(InfraSightError):
 
 
 class ClusterError(InfraSightError):
-    """The API server refused something that trying again does not change.
+    """The API server rejected something that trying again does not change.
 
     Attributes:
         status: The HTTP status of its answer.
@@ -19,5 +19,5 @@ class ClusterError(InfraSightError):
         self.status = status
 
 
-class ClusterAwayError(InfraSightError):
+class ClusterUnavailableError(InfraSightError):
     """The API server does not answer, or cannot for now; the same can succeed later."""

@@ -8,35 +8,42 @@ from collections.abc import Awaitable
 import kopf
 import structlog
 from infrasight_core.errors import ConfigError
-from infrasight_core.status import StatusServer
+from infrasight_core.net.status_server import StatusServer
 
-from infrasight_operator import __version__, handlers
-from infrasight_operator.cluster import Cluster
-from infrasight_operator.config import OperatorConfig
-from infrasight_operator.control import ControlService
-from infrasight_operator.errors import ClusterAwayError, ClusterError
-from infrasight_operator.listening import listen
+from infrasight_operator import __version__
+from infrasight_operator.control.grpc_server import listen
+from infrasight_operator.control.service import ControlService
+from infrasight_operator.errors import ClusterError, ClusterUnavailableError
+from infrasight_operator.kube import handlers
+from infrasight_operator.kube.client import Cluster
 from infrasight_operator.reconciler import FIRST_PAUSE, LONGEST_PAUSE, Reconciler
+from infrasight_operator.settings import OperatorSettings
 
 log = structlog.get_logger(__name__)
 REFUSED_SECONDS = 20.0  # an API server that has just started knows neither tokens nor roles yet, and refuses everybody
 
 
-async def operate(config: OperatorConfig) -> None:
+async def operate(config: OperatorSettings) -> None:
     """Runs until a signal ends it.
 
     Raises:
         ConfigError: An address, the TLS files or the way to the API are not usable, or the API refuses what is needed.
     """
     config.check()
-    for chatty in ("httpx2", "kopf.objects", "kopf.activities"):  # a line for each call, and for each event
+    for chatty in (
+        "httpx2",
+        "kopf.objects",
+        "kopf.activities",
+    ):  # a line for each call, and for each event
         logging.getLogger(chatty).setLevel(logging.WARNING)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     cluster = Cluster(config.namespace)
     reconciler = Reconciler(cluster, config.told)
-    server, port = listen(ControlService(reconciler.agents), config.listen, config.tls, config.plaintext)
+    server, port = listen(
+        ControlService(reconciler.agents), config.listen, config.tls, config.plaintext
+    )
     status = StatusServer(config.status_listen, lambda: _ready(reconciler))
     try:
         status.start()
@@ -90,8 +97,10 @@ async def _first_look(reconciler: Reconciler) -> None:
         try:
             await reconciler.start()
             return
-        except ClusterAwayError as error:
-            log.warning("the Kubernetes API does not answer", reason=str(error), retry_seconds=pause)
+        except ClusterUnavailableError as error:
+            log.warning(
+                "the Kubernetes API does not answer", reason=str(error), retry_seconds=pause
+            )
             end = clock() + REFUSED_SECONDS
         except ClusterError as error:
             if error.status not in (401, 403) or clock() > end:
@@ -114,7 +123,12 @@ def _remedy(error: ClusterError) -> str:
 def _ready(reconciler: Reconciler) -> tuple[bool, str]:
     if not reconciler.synced:
         return False, "the cluster's objects have not been listed yet"
-    return True, f"not everything could be written: {reconciler.problem}" if reconciler.problem else "everything is written"
+    return (
+        True,
+        f"not everything could be written: {reconciler.problem}"
+        if reconciler.problem
+        else "everything is written",
+    )
 
 
 async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:

@@ -6,21 +6,24 @@ import time
 
 import structlog
 
-from infrasight_operator.agents import Agents
-from infrasight_operator.cluster import Cluster
-from infrasight_operator.errors import ClusterAwayError, ClusterError
-from infrasight_operator.kinds import WATCHED, Kind
+from infrasight_operator.applier import Applier
+from infrasight_operator.control.agents import Agents
+from infrasight_operator.desired_state import DesiredState, understand
+from infrasight_operator.errors import ClusterError, ClusterUnavailableError
+from infrasight_operator.kube.client import Cluster
+from infrasight_operator.kube.object_cache import ObjectCache
+from infrasight_operator.kube.resources import WATCHED, Kind
 from infrasight_operator.metrics import PASS_SECONDS, PASSES, SPREAD_SECONDS
-from infrasight_operator.passes import Passes
-from infrasight_operator.seen import Seen
-from infrasight_operator.world import World, understand
 
 log = structlog.get_logger(__name__)
 GATHER = 0.02  # seconds for which changes are gathered before agents hear of them
 REPORTS = 0.3  # and reports, before they are written
 TICK = 60.0  # at least as often a pass looks, for what only time brings
 RELIST = 600.0  # at least as often everything is listed
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds after a pass that failed, doubled each time, at random up to a quarter less
+FIRST_PAUSE, LONGEST_PAUSE = (
+    0.5,
+    30.0,
+)  # seconds after a pass that failed, doubled each time, at random up to a quarter less
 
 
 class Reconciler:
@@ -39,11 +42,11 @@ class Reconciler:
 
     def __init__(self, cluster: Cluster, address: str) -> None:
         self._cluster = cluster
-        self.seen = Seen(self._changed, self._relisted)
+        self.seen = ObjectCache(self._changed, self._relisted)
         self.agents = Agents(lambda: self._mark(REPORTS))
         self.synced, self.problem = False, ""
-        self._passes = Passes(cluster, self.seen, self.agents, address)
-        self._world = World()
+        self._passes = Applier(cluster, self.seen, self.agents, address)
+        self._world = DesiredState()
         self._due = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._gathering: asyncio.TimerHandle | None = None
@@ -52,7 +55,7 @@ class Reconciler:
         self._listed = 0.0
 
     async def start(self) -> None:
-        """Lists everything once. Raises ClusterAwayError or ClusterError."""
+        """Lists everything once. Raises ClusterUnavailableError or ClusterError."""
         for kind in WATCHED:
             await self._list(kind)
         self._listed = time.monotonic()
@@ -77,7 +80,10 @@ class Reconciler:
                 pause = FIRST_PAUSE
                 continue
             log.warning(
-                "not everything could be written; it is tried again", problems=len(failed), first=failed[0], seconds=pause
+                "not everything could be written; it is tried again",
+                problems=len(failed),
+                first=failed[0],
+                seconds=pause,
             )
             self._mark(pause * random.uniform(0.75, 1))
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -132,7 +138,7 @@ class Reconciler:
             try:
                 await self._list(kind)
                 self._stale.discard(kind)
-            except (ClusterAwayError, ClusterError) as error:
+            except (ClusterUnavailableError, ClusterError) as error:
                 failed.append(str(error))
         return failed
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from infrasight_operator.node_probes import NodeView
-from infrasight_operator.quantities import at_once
+from infrasight_operator.model.quantities import at_once
+from infrasight_operator.status.node_probes import NodeView
 
 PATIENCE = 60.0  # seconds for which an agent may be away before its pod is replaced without hearing from it
 
@@ -19,11 +19,17 @@ def needs_packages(view: NodeView) -> bool:
     if view.report is None:
         return bool(wanted)
     # A failure is of packages that were wanted then, or says that the pod could not ask.
-    return set(view.report.packages) != wanted or any(failure.is_package for failure in view.report.failures)
+    return set(view.report.packages) != wanted or any(
+        failure.is_package for failure in view.report.failures
+    )
 
 
 def to_restart(
-    views: Iterable[NodeView], max_unavailable: int | str, away: Mapping[str, float], restarted: Mapping[str, float], now: float
+    views: Iterable[NodeView],
+    max_unavailable: int | str,
+    away: Mapping[str, float],
+    restarted: Mapping[str, float],
+    now: float,
 ) -> list[str]:
     """The nodes whose pod is to be deleted now.
 
@@ -38,9 +44,15 @@ def to_restart(
     limit = at_once(max_unavailable, len(known))
     waiting = [view for view in known if needs_packages(view)]
     # An agent that does not come, perhaps because of its packages, is away anyway; but many can be away because of the network.
-    lost = sorted(v.name for v in waiting if not v.connected and now - max(away[v.name], restarted.get(v.name, 0)) >= PATIENCE)
-    under_way = sum(not v.connected and now - restarted.get(v.name, -PATIENCE) < PATIENCE for v in known)
-    chosen = lost[: max(0, limit - under_way)]
+    lost = sorted(
+        v.name
+        for v in waiting
+        if not v.connected and now - max(away[v.name], restarted.get(v.name, 0)) >= PATIENCE
+    )
+    in_progress = sum(
+        not v.connected and now - restarted.get(v.name, -PATIENCE) < PATIENCE for v in known
+    )
+    chosen = lost[: max(0, limit - in_progress)]
     unavailable = sum(not view.connected for view in known)
     there = sorted(view.name for view in waiting if view.connected)
     return chosen + there[: max(0, limit - unavailable)]

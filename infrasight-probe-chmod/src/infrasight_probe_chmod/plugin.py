@@ -27,7 +27,14 @@ _CALLS = {  # whether a kernel may be without it (no chmod on arm64, fchmodat2 s
     "fchmodat": (False, 306, 333),
     "fchmodat2": (True, 452, 452),
 }
-_FIELDS = ("dentry.d_inode", "file.f_inode", "fs_struct.pwd", "fs_struct.root", "inode.i_mode", "task_struct.fs")
+_FIELDS = (
+    "dentry.d_inode",
+    "file.f_inode",
+    "fs_struct.pwd",
+    "fs_struct.root",
+    "inode.i_mode",
+    "task_struct.fs",
+)
 _FUNCTION = KernelFunction(
     "path_chmod",
     "security_path_chmod",
@@ -48,9 +55,17 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit. It has no options."""
     if options:
-        raise ConfigError(f"options.chmod: {next(iter(options))!r} is not known; chmod has no options")
-    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more) for call, more in _CALLS.items()]
-    exits = [Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
+        raise ConfigError(
+            f"options.chmod: {next(iter(options))!r} is not known; chmod has no options"
+        )
+    entries = [
+        Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
+        for call, more in _CALLS.items()
+    ]
+    exits = [
+        Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *more)
+        for call, more in _CALLS.items()
+    ]
     return BpfProgram(
         _FILES / "chmod.bpf.c",
         attach=(_FUNCTION, *entries, *exits),

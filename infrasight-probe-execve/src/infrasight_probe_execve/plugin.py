@@ -5,7 +5,15 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EventSchema,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+)
 
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 
@@ -23,7 +31,9 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Successful calls at sched_process_exec, failed ones at their exit. It has no options."""
     if options:
-        raise ConfigError(f"options.execve: {next(iter(options))!r} is not known; execve has no options")
+        raise ConfigError(
+            f"options.execve: {next(iter(options))!r} is not known; execve has no options"
+        )
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(

@@ -24,7 +24,13 @@ from infrasight_probe_net.v1.accept_pb2 import AcceptEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
-_REQUEST = ("io_accept.file_slot", "io_accept.flags", "io_accept.iou_flags", "io_kiocb.cqe.fd", "io_kiocb.file")
+_REQUEST = (
+    "io_accept.file_slot",
+    "io_accept.flags",
+    "io_accept.iou_flags",
+    "io_kiocb.cqe.fd",
+    "io_kiocb.file",
+)
 _FLAGS = ((b"SOCK_NONBLOCK", 0o4000), (b"SOCK_CLOEXEC", 0o2000000))
 
 
@@ -38,16 +44,35 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion. It has no options."""
     if options:
-        raise ConfigError(f"options.accept: {next(iter(options))!r} is not known; accept has no options")
+        raise ConfigError(
+            f"options.accept: {next(iter(options))!r} is not known; accept has no options"
+        )
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(
             Tracepoint("enter_accept", "syscalls:sys_enter_accept", compat_arm=285),
             Tracepoint("enter_accept4", "syscalls:sys_enter_accept4", compat=364, compat_arm=366),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept", compat=socketcall(5), compat_arm=285),
-            Tracepoint("exit_accept", "syscalls:sys_exit_accept4", compat=(364, socketcall(18)), compat_arm=366),
-            Tracepoint("enter_socketcall_accept", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(5)),
-            Tracepoint("enter_socketcall_accept4", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(18)),
+            Tracepoint(
+                "exit_accept", "syscalls:sys_exit_accept", compat=socketcall(5), compat_arm=285
+            ),
+            Tracepoint(
+                "exit_accept",
+                "syscalls:sys_exit_accept4",
+                compat=(364, socketcall(18)),
+                compat_arm=366,
+            ),
+            Tracepoint(
+                "enter_socketcall_accept",
+                "syscalls:sys_enter_socketcall",
+                optional=True,
+                compat=socketcall(5),
+            ),
+            Tracepoint(
+                "enter_socketcall_accept4",
+                "syscalls:sys_enter_socketcall",
+                optional=True,
+                compat=socketcall(18),
+            ),
             *uring_points("submitted", "completed", "overflowed"),
         ),
         kernel_fields=("unix_sock.peer",),
@@ -59,7 +84,10 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """The names of numbers and flags."""
-    return {**names_of(columns), "flag_names": map_distinct_lists(columns.fixed["flags"], _flag_names, pa.binary())}
+    return {
+        **names_of(columns),
+        "flag_names": map_distinct_lists(columns.fixed["flags"], _flag_names, pa.binary()),
+    }
 
 
 def _flag_names(values: list[int]) -> list[list[bytes]]:

@@ -40,13 +40,25 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion, and each change of a TCP socket's state. It has no options."""
     if options:
-        raise ConfigError(f"options.connect: {next(iter(options))!r} is not known; connect has no options")
+        raise ConfigError(
+            f"options.connect: {next(iter(options))!r} is not known; connect has no options"
+        )
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(
             Tracepoint("enter_connect", "syscalls:sys_enter_connect", compat=362, compat_arm=283),
-            Tracepoint("enter_socketcall", "syscalls:sys_enter_socketcall", optional=True, compat=socketcall(3)),
-            Tracepoint("exit_connect", "syscalls:sys_exit_connect", compat=(362, socketcall(3)), compat_arm=283),
+            Tracepoint(
+                "enter_socketcall",
+                "syscalls:sys_enter_socketcall",
+                optional=True,
+                compat=socketcall(3),
+            ),
+            Tracepoint(
+                "exit_connect",
+                "syscalls:sys_exit_connect",
+                compat=(362, socketcall(3)),
+                compat_arm=283,
+            ),
             *uring_points("submitted", "completed", "overflowed"),
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
@@ -54,7 +66,9 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
         optional_fields=(*URING_FIELDS, *_REQUEST),
         defines={"BOOT_TIME": _boot_time()},
-        headers=tuple(_FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")),
+        headers=tuple(
+            _FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")
+        ),
     )
 
 
@@ -64,8 +78,12 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
     in_progress = np.packbits(columns.fixed["in_progress"], bitorder="little")
     return {
         **names_of(columns),
-        "stage": map_distinct(columns.fixed["stage"], lambda stages: [_STAGES[stage] for stage in stages], pa.binary()),
-        "in_progress": pa.Array.from_buffers(pa.bool_(), columns.rows, [None, pa.py_buffer(in_progress)]),
+        "stage": map_distinct(
+            columns.fixed["stage"], lambda stages: [_STAGES[stage] for stage in stages], pa.binary()
+        ),
+        "in_progress": pa.Array.from_buffers(
+            pa.bool_(), columns.rows, [None, pa.py_buffer(in_progress)]
+        ),
     }
 
 

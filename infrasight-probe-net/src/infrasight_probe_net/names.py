@@ -7,12 +7,64 @@ import pyarrow as pa
 from infrasight_core import Columns, map_distinct
 
 _FAMILIES = (
-    *("", "unix", "inet", "ax25", "ipx", "appletalk", "netrom", "bridge", "atmpvc", "x25", "inet6", "rose", "decnet"),
-    *("netbeui", "security", "key", "netlink", "packet", "ash", "econet", "atmsvc", "rds", "sna", "irda", "pppox", "wanpipe"),
-    *("llc", "ib", "mpls", "can", "tipc", "bluetooth", "iucv", "rxrpc", "isdn", "phonet", "ieee802154", "caif", "alg", "nfc"),
+    *(
+        "",
+        "unix",
+        "inet",
+        "ax25",
+        "ipx",
+        "appletalk",
+        "netrom",
+        "bridge",
+        "atmpvc",
+        "x25",
+        "inet6",
+        "rose",
+        "decnet",
+    ),
+    *(
+        "netbeui",
+        "security",
+        "key",
+        "netlink",
+        "packet",
+        "ash",
+        "econet",
+        "atmsvc",
+        "rds",
+        "sna",
+        "irda",
+        "pppox",
+        "wanpipe",
+    ),
+    *(
+        "llc",
+        "ib",
+        "mpls",
+        "can",
+        "tipc",
+        "bluetooth",
+        "iucv",
+        "rxrpc",
+        "isdn",
+        "phonet",
+        "ieee802154",
+        "caif",
+        "alg",
+        "nfc",
+    ),
     *("vsock", "kcm", "qipcrtr", "smc", "xdp", "mctp"),
 )
-_TYPES = {0: "", 1: "stream", 2: "dgram", 3: "raw", 4: "rdm", 5: "seqpacket", 6: "dccp", 10: "packet"}
+_TYPES = {
+    0: "",
+    1: "stream",
+    2: "dgram",
+    3: "raw",
+    4: "rdm",
+    5: "seqpacket",
+    6: "dccp",
+    10: "packet",
+}
 _PROTOCOLS = {
     0: "ip",
     1: "icmp",
@@ -41,9 +93,13 @@ def names_of(columns: Columns) -> Mapping[str, pa.Array]:
     protocol = family << np.uint32(16) | columns.fixed["protocol"]
     return {
         "family_name": map_distinct(family, lambda values: list(map(_family, values)), pa.binary()),
-        "type_name": map_distinct(columns.fixed["socket_type"], lambda values: list(map(_type, values)), pa.binary()),
+        "type_name": map_distinct(
+            columns.fixed["socket_type"], lambda values: list(map(_type, values)), pa.binary()
+        ),
         "protocol_name": map_distinct(
-            family << np.uint32(16) | protocol, lambda values: list(map(_protocol, values)), pa.binary()
+            family << np.uint32(16) | protocol,
+            lambda values: list(map(_protocol, values)),
+            pa.binary(),
         ),
     }
 

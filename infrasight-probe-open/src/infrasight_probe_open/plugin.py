@@ -43,9 +43,16 @@ def schema() -> EventSchema:
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion. It has no options."""
     if options:
-        raise ConfigError(f"options.open: {next(iter(options))!r} is not known; open has no options")
-    entries = [Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more) for call, more in _CALLS.items()]
-    exits = [Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()]
+        raise ConfigError(
+            f"options.open: {next(iter(options))!r} is not known; open has no options"
+        )
+    entries = [
+        Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
+        for call, more in _CALLS.items()
+    ]
+    exits = [
+        Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()
+    ]
     return BpfProgram(
         _FILES / "open.bpf.c",
         attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),

@@ -8,25 +8,25 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc.aio
 import structlog
 from infrasight.v1.stream_pb2_grpc import add_EventServiceServicer_to_server
-from infrasight_core.address import Address
 from infrasight_core.errors import ConfigError, StoreError
-from infrasight_core.plugins import PluginManager
-from infrasight_core.status import StatusServer
-from infrasight_core.transport.channel import server_options
+from infrasight_core.net.address import Address
+from infrasight_core.net.channel import server_options
+from infrasight_core.net.status_server import StatusServer
+from infrasight_core.plugin.manager import PluginManager
 
-from infrasight_server.accounts import SCHEMAS, Accounts, migrate_accounts
-from infrasight_server.budget import Budget
-from infrasight_server.config import ServerConfig
-from infrasight_server.connections import CONNECTIONS
-from infrasight_server.containers import Containers
-from infrasight_server.intake import Intake
-from infrasight_server.migrate import migrate
-from infrasight_server.queries import Queries
+from infrasight_server.ingest.budget import Budget
+from infrasight_server.ingest.intake import Intake
+from infrasight_server.query.queries import Queries
+from infrasight_server.query.watchers import Watchers
 from infrasight_server.service import EventService
-from infrasight_server.small_tables import SmallTables
-from infrasight_server.store import Store
-from infrasight_server.watchers import Watchers
-from infrasight_server.writer import TableWriter
+from infrasight_server.settings import ServerSettings
+from infrasight_server.store.accounts import SCHEMAS, Accounts, migrate_accounts
+from infrasight_server.store.connections import CONNECTIONS
+from infrasight_server.store.containers import Containers
+from infrasight_server.store.migration import migrate
+from infrasight_server.store.store import Store
+from infrasight_server.store.upsert_tables import UpsertTables
+from infrasight_server.store.writer import TableWriter
 
 log = structlog.get_logger(__name__)
 
@@ -40,11 +40,11 @@ class Server:
         store: An open store; `stop` closes it.
     """
 
-    def __init__(self, config: ServerConfig, plugins: PluginManager, store: Store) -> None:
+    def __init__(self, config: ServerSettings, plugins: PluginManager, store: Store) -> None:
         self._config, self._plugins, self._store = config, plugins, store
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
         self._watchers = Watchers()
-        self._refused: dict[str, str] = {}
+        self._rejected: dict[str, str] = {}
         self._writing: list[asyncio.Task[None]] = []
         self._status = StatusServer(config.status_listen, self._ready)
 
@@ -57,31 +57,46 @@ class Server:
         """
         config = self._config
         schemas = self._plugins.schemas()
-        self._refused = await asyncio.to_thread(migrate, self._store, schemas, config.ttl_days)
+        self._rejected = await asyncio.to_thread(migrate, self._store, schemas, config.ttl_days)
         self._writers = {
             probe: TableWriter(
-                probe, self._store, self._threads, config.linger_seconds, config.max_insert_rows, self._watchers.publish
+                probe,
+                self._store,
+                self._threads,
+                config.linger_seconds,
+                config.max_insert_rows,
+                self._watchers.publish,
             )
             for probe in schemas
-            if probe not in self._refused
+            if probe not in self._rejected
         }
         budget = Budget(config.max_pending_bytes)
-        containers = Containers(self._store, self._threads, config.linger_seconds, config.max_batch_bytes)
-        ledger = SmallTables(self._store, self._threads, config.linger_seconds, SCHEMAS)
+        containers = Containers(
+            self._store, self._threads, config.linger_seconds, config.max_batch_bytes
+        )
+        ledger = UpsertTables(self._store, self._threads, config.linger_seconds, SCHEMAS)
         self._news = (containers.tables, ledger)
-        intake = Intake(self._plugins, self._writers, self._refused, containers, budget, config.max_batch_bytes)
+        intake = Intake(
+            self._plugins, self._writers, self._rejected, containers, budget, config.max_batch_bytes
+        )
         if self._writers:
             await asyncio.to_thread(migrate_accounts, self._store, config.ttl_days)
         accounts = Accounts(ledger, self._writers.keys())
         self._queries = Queries(self._store, await asyncio.to_thread(self._store.table_functions))
-        self._service = EventService(intake, accounts, self._queries, self._watchers, frozenset(self._writers))
+        self._service = EventService(
+            intake, accounts, self._queries, self._watchers, frozenset(self._writers)
+        )
         self._grpc = self._listening()
         self._status.start()
         await self._grpc.start()
         self._writing = [asyncio.create_task(writer.run()) for writer in self._writers.values()]
         self._telling = [asyncio.create_task(tables.run()) for tables in self._news]
         log.info(
-            "listening", address=self.address, status=self.status_address, store=config.store, probes=sorted(self._writers)
+            "listening",
+            address=self.address,
+            status=self.status_address,
+            store=config.store,
+            probes=sorted(self._writers),
         )
 
     @property
@@ -106,12 +121,16 @@ class Server:
         self._service.stop()
         for writer in self._writers.values():
             writer.close()
-        unfinished = (await asyncio.wait(self._writing, timeout=seconds))[1] if self._writing else set()
+        unfinished = (
+            (await asyncio.wait(self._writing, timeout=seconds))[1] if self._writing else set()
+        )
         for tables in self._news:
             tables.close()
         unfinished |= (await asyncio.wait(self._telling, timeout=seconds))[1]
         for task in unfinished:
-            log.warning("the store did not take everything in time; the agents keep what is not acknowledged")
+            log.warning(
+                "the store did not take everything in time; the agents keep what is not acknowledged"
+            )
             task.cancel()
         await stopping
         self._queries.close()
@@ -130,10 +149,14 @@ class Server:
                 self._port = server.add_insecure_port(config.listen)
             else:
                 certificate, key, ca = config.tls.read()
-                credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+                credentials = grpc.ssl_server_credentials(
+                    [(key, certificate)], ca, require_client_auth=True
+                )
                 self._port = server.add_secure_port(config.listen, credentials)
         except RuntimeError as error:
-            raise ConfigError(f"listen: cannot listen on {config.listen}: in use, or not this machine's address") from error
+            raise ConfigError(
+                f"listen: cannot listen on {config.listen}: in use, or not this machine's address"
+            ) from error
         return server
 
     def _ready(self) -> tuple[bool, str]:
@@ -141,11 +164,15 @@ class Server:
             self._store.ping()
         except StoreError as error:
             return False, f"the store does not answer: {error}"
-        refused = "".join(f"; refused {probe}: {reason}" for probe, reason in sorted(self._refused.items()))
-        return True, f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}{refused}"
+        rejected = "".join(
+            f"; rejected {probe}: {reason}" for probe, reason in sorted(self._rejected.items())
+        )
+        return True, f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}{rejected}"
 
 
-async def serve(config: ServerConfig, started: Callable[[Server], None] = lambda server: None) -> None:
+async def serve(
+    config: ServerSettings, started: Callable[[Server], None] = lambda server: None
+) -> None:
     """Runs a server until SIGTERM or SIGINT.
 
     Args:
@@ -159,7 +186,9 @@ async def serve(config: ServerConfig, started: Callable[[Server], None] = lambda
     config.check()
     plugins = PluginManager.discover(enable=config.probes or None)
     if not plugins.schemas():
-        log.warning("no probe is installed: nothing can be stored; install infrasight-probe-… packages beside the server")
+        log.warning(
+            "no probe is installed: nothing can be stored; install infrasight-probe-… packages beside the server"
+        )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -5,22 +5,34 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from infrasight.v1.stream_pb2 import QueryRequest, QueryResponse, StreamRequest, StreamResponse, WatchRequest, WatchResponse
+from infrasight.v1.stream_pb2 import (
+    QueryRequest,
+    QueryResponse,
+    StreamRequest,
+    StreamResponse,
+    WatchRequest,
+    WatchResponse,
+)
 from infrasight.v1.stream_pb2_grpc import EventServiceServicer
-from infrasight_core import ipc
-from infrasight_core.errors import InfraSightError, QueryError, StoreAwayError, TransportError
+from infrasight_core.errors import (
+    InfraSightError,
+    QueryError,
+    StoreUnavailableError,
+    TransportError,
+)
+from infrasight_core.net import ipc
 
 from infrasight_server import metrics
-from infrasight_server.accounts import Accounts
-from infrasight_server.agent_stream import AgentStream
-from infrasight_server.intake import Intake
-from infrasight_server.queries import Queries
-from infrasight_server.watchers import Watchers
+from infrasight_server.ingest.agent_session import AgentSession
+from infrasight_server.ingest.intake import Intake
+from infrasight_server.query.queries import Queries
+from infrasight_server.query.watchers import Watchers
+from infrasight_server.store.accounts import Accounts
 
 _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
-    StoreAwayError: grpc.StatusCode.UNAVAILABLE,
+    StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,11 +41,16 @@ class EventService(EventServiceServicer):
     """`infrasight.v1.EventService`."""
 
     def __init__(
-        self, intake: Intake, accounts: Accounts, queries: Queries, watchers: Watchers, probes: frozenset[str]
+        self,
+        intake: Intake,
+        accounts: Accounts,
+        queries: Queries,
+        watchers: Watchers,
+        probes: frozenset[str],
     ) -> None:
         self._intake, self._accounts = intake, accounts
         self._queries, self._watchers, self._probes = queries, watchers, probes
-        self._streams: set[AgentStream] = set()
+        self._streams: set[AgentSession] = set()
 
     def stop(self) -> None:
         """Ends the calls that would last for ever, each after its last answer."""
@@ -45,7 +62,7 @@ class EventService(EventServiceServicer):
         self, request_iterator: AsyncIterator[StreamRequest], context: _Context
     ) -> AsyncIterator[StreamResponse]:
         """An agent's stream."""
-        stream = AgentStream(self._intake, self._accounts)
+        stream = AgentSession(self._intake, self._accounts)
         self._streams.add(stream)
         try:
             with metrics.STREAMS.track_inprogress():
@@ -68,13 +85,18 @@ class EventService(EventServiceServicer):
         """Events as they are stored."""
         if unknown := sorted(set(request.probes) - self._probes):
             known = ", ".join(sorted(self._probes)) or "none"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no probe {', '.join(unknown)} here; this server knows: {known}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"no probe {', '.join(unknown)} here; this server knows: {known}",
+            )
         with self._watchers.watching(request.probes) as watcher:
-            await context.send_initial_metadata(())  # now the watcher knows that nothing escapes it any more
+            await context.send_initial_metadata(
+                ()
+            )  # now the watcher knows that nothing escapes it any more
             while (found := await watcher.next()) is not None:
-                probe, rows, skipped = found
+                probe, rows, dropped = found
                 body = await asyncio.to_thread(ipc.to_bytes, *rows.to_batches())
-                yield WatchResponse(probe=probe, arrow=body, skipped=skipped)
+                yield WatchResponse(probe=probe, arrow=body, dropped=dropped)
 
 
 async def _abort(context: _Context, error: InfraSightError) -> None:

@@ -6,12 +6,22 @@ import struct
 
 def inet(host: str, port: int) -> bytes:
     """A `struct sockaddr_in`."""
-    return struct.pack("=H", socket.AF_INET) + struct.pack("!H", port) + socket.inet_aton(host) + bytes(8)
+    return (
+        struct.pack("=H", socket.AF_INET)
+        + struct.pack("!H", port)
+        + socket.inet_aton(host)
+        + bytes(8)
+    )
 
 
 def inet6(host: str, port: int) -> bytes:
     """A `struct sockaddr_in6`."""
-    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI", port, 0) + socket.inet_pton(socket.AF_INET6, host) + bytes(4)
+    return (
+        struct.pack("=H", socket.AF_INET6)
+        + struct.pack("!HI", port, 0)
+        + socket.inet_pton(socket.AF_INET6, host)
+        + bytes(4)
+    )
 
 
 def unix(path: bytes) -> bytes:
@@ -21,4 +31,6 @@ def unix(path: bytes) -> bytes:
 
 def column(host: str) -> bytes:
     """An address as columns hold it: IPv6, IPv4 as ::ffff:a.b.c.d; zeros for `::` and the empty one."""
-    return socket.inet_pton(socket.AF_INET6, host if ":" in host else f"::ffff:{host}" if host else "::")
+    return socket.inet_pton(
+        socket.AF_INET6, host if ":" in host else f"::ffff:{host}" if host else "::"
+    )

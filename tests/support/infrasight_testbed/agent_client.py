@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 import grpc
-from infrasight.v1.stream_pb2 import Batch, Hello, RefusalReason, StreamRequest, StreamResponse
+from infrasight.v1.stream_pb2 import Batch, Hello, RejectionReason, StreamRequest, StreamResponse
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 
 _ANSWER_SECONDS = 60.0
@@ -22,7 +22,9 @@ class AgentClient:
     def __init__(self, address: str, channel: grpc.Channel | None = None) -> None:
         self._channel = channel or grpc.insecure_channel(address)
         self._requests: queue.SimpleQueue[StreamRequest | None] = queue.SimpleQueue()
-        self._answers: Iterator[StreamResponse] = EventServiceStub(self._channel).Stream(self._sent(), timeout=_ANSWER_SECONDS)
+        self._answers: Iterator[StreamResponse] = EventServiceStub(self._channel).Stream(
+            self._sent(), timeout=_ANSWER_SECONDS
+        )
 
     def _sent(self) -> Iterator[StreamRequest]:
         while (request := self._requests.get()) is not None:
@@ -30,7 +32,11 @@ class AgentClient:
 
     def send(self, message: Hello | Batch) -> None:
         """Sends a hello or a batch."""
-        self._requests.put(StreamRequest(hello=message) if isinstance(message, Hello) else StreamRequest(batch=message))
+        self._requests.put(
+            StreamRequest(hello=message)
+            if isinstance(message, Hello)
+            else StreamRequest(batch=message)
+        )
 
     def answer(self) -> StreamResponse:
         """The next answer; raises grpc.RpcError when the stream fails, StopIteration when it ends."""
@@ -41,8 +47,10 @@ class AgentClient:
         found = {}
         for _ in range(number):
             answer = self.answer()
-            if answer.HasField("refusal"):
-                found[answer.refusal.batch_id] = RefusalReason.Name(answer.refusal.reason).removeprefix("REFUSAL_REASON_")
+            if answer.HasField("rejection"):
+                found[answer.rejection.batch_id] = RejectionReason.Name(
+                    answer.rejection.reason
+                ).removeprefix("REJECTION_REASON_")
             else:
                 found[answer.acknowledgement.batch_id] = "stored"
         return found
@@ -64,6 +72,11 @@ class AgentClient:
     def __enter__(self) -> "AgentClient":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.end()
         self._channel.close()

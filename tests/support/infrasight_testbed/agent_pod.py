@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infrasight_operator.daemonset import daemon_set
-from infrasight_operator.installation import Installation
+from infrasight_operator.manifests.daemonset import daemon_set
+from infrasight_operator.model.installation import Installation
 
 
 def agent_template(

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net.tls import TlsFiles
 
 
 class CertificateAuthority:
@@ -17,7 +17,17 @@ class CertificateAuthority:
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
         folder.mkdir(parents=True, exist_ok=True)
-        self._openssl("req", "-x509", *self._new_key("ca"), "-subj", f"/CN={name}", "-days", "2", "-out", folder / "ca.pem")
+        self._openssl(
+            "req",
+            "-x509",
+            *self._new_key("ca"),
+            "-subj",
+            f"/CN={name}",
+            "-days",
+            "2",
+            "-out",
+            folder / "ca.pem",
+        )
 
     def issue(self, subject: str, organization: str = "") -> TlsFiles:
         """A certificate for `localhost` and 127.0.0.1, with its key and this CA; the organization is Kubernetes' group."""
@@ -27,7 +37,19 @@ class CertificateAuthority:
         names = self._folder / "names"
         names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
         ca = ("-CA", self._folder / "ca.pem", "-CAkey", self._folder / "ca.key", "-CAcreateserial")
-        self._openssl("x509", "-req", "-in", request, *ca, "-days", "2", "-extfile", names, "-out", certificate)
+        self._openssl(
+            "x509",
+            "-req",
+            "-in",
+            request,
+            *ca,
+            "-days",
+            "2",
+            "-extfile",
+            names,
+            "-out",
+            certificate,
+        )
         return TlsFiles(certificate, self._folder / f"{subject}.key", self._folder / "ca.pem")
 
     def _new_key(self, subject: str) -> tuple[str | Path, ...]:

@@ -7,13 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from infrasight_core.containers.walk import Mount, running_mounts
+from infrasight_core.containers.cgroup_walk import Mount, running_mounts
 from infrasight_core.kernel.cgroups import ROOT, V1, running_v1_hierarchy
 
 
 def mount_of(mark: int) -> Mount:
     """Where the v2 hierarchy (0) or the v1 hierarchy that counts (`V1`) is mounted whole; skips the test where it is not."""
-    found = [mount for mount in running_mounts(running_v1_hierarchy()) if mount.mark == mark and mount.root == "/"]
+    found = [
+        mount
+        for mount in running_mounts(running_v1_hierarchy())
+        if mount.mark == mark and mount.root == "/"
+    ]
     if not found:
         pytest.skip(f"no cgroup {'v1' if mark else 'v2'} hierarchy is mounted here")
     return found[0]

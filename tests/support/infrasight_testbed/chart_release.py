@@ -30,7 +30,15 @@ class Release:
         """
         file = self._folder / "values.json"
         file.write_text(json.dumps(values))
-        return self._helm("upgrade", "--install", "infrasight", str(CHART), "--values", str(file), *(options or ("--wait",)))
+        return self._helm(
+            "upgrade",
+            "--install",
+            "infrasight",
+            str(CHART),
+            "--values",
+            str(file),
+            *(options or ("--wait",)),
+        )
 
     def run(self, *arguments: str) -> str:
         """`helm <first argument> infrasight …`, what it says.
@@ -41,12 +49,16 @@ class Release:
         return self._helm(arguments[0], "infrasight", *arguments[1:])
 
     def _helm(self, *arguments: str) -> str:
-        return self._control_plane.helm(*arguments, "--namespace", self.namespace, "--timeout", _SECONDS)
+        return self._control_plane.helm(
+            *arguments, "--namespace", self.namespace, "--timeout", _SECONDS
+        )
 
     def secrets(self) -> dict[str, dict[str, str]]:
         """The chart's secrets by name, without Helm's own."""
         found = self._control_plane.objects("secrets", self.namespace)
-        return {s["metadata"]["name"]: s["data"] for s in found if s["type"] != "helm.sh/release.v1"}
+        return {
+            s["metadata"]["name"]: s["data"] for s in found if s["type"] != "helm.sh/release.v1"
+        }
 
     def remains(self) -> set[tuple[str, str]]:
         """Everything in the namespace that is not there in every namespace, by kind and name."""

@@ -6,15 +6,23 @@ EMBEDDED: dict[str, Any] = {"store": {"type": "embedded"}}
 EXTERNAL: dict[str, Any] = {
     "store": {
         "type": "external",
-        "external": {"url": "https://writer@clickhouse.example:8443/", "passwordSecret": {"name": "mine"}},
+        "external": {
+            "url": "https://writer@clickhouse.example:8443/",
+            "passwordSecret": {"name": "mine"},
+        },
     }
 }
 PLAINTEXT: dict[str, Any] = {"certificates": {"mode": "plaintext"}}
 CERT_MANAGER: dict[str, Any] = {"certificates": {"mode": "certManager"}}
 EXISTING: dict[str, Any] = {
-    "certificates": {"mode": "existing", "existing": {role: f"my-{role}" for role in ("server", "operator", "agent", "client")}}
+    "certificates": {
+        "mode": "existing",
+        "existing": {role: f"my-{role}" for role in ("server", "operator", "agent", "client")},
+    }
 }
-AUTOSCALING: dict[str, Any] = {"server": {"autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9}}}
+AUTOSCALING: dict[str, Any] = {
+    "server": {"autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9}}
+}
 MONITORING: dict[str, Any] = {
     "monitoring": {
         "monitors": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -39,7 +47,9 @@ POLICIES: dict[str, Any] = {
                     "filters": {"excludeUid": [0], "includeComm": ["sh"]},
                 },
             ],
-            "packages": [{"name": "acme-probe", "version": "1.2.3", "hashes": ["sha256:" + "0" * 64]}],
+            "packages": [
+                {"name": "acme-probe", "version": "1.2.3", "hashes": ["sha256:" + "0" * 64]}
+            ],
         },
     }
 }
@@ -61,7 +71,9 @@ _PLACED: dict[str, Any] = {
 PLACED: dict[str, Any] = {
     "server": {
         **_PLACED,
-        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
     },
     "operator": {
         **_PLACED,
@@ -72,14 +84,25 @@ PLACED: dict[str, Any] = {
     "agent": {
         **_PLACED,
         "maxUnavailable": 3,
-        "settings": {"blockMemory": "32Mi", "outboxMemory": 1048576, "compat": False, "stopSeconds": 7, "logLevel": "debug"},
+        "settings": {
+            "blockMemory": "32Mi",
+            "outboxMemory": 1048576,
+            "compat": False,
+            "stopSeconds": 7,
+            "logLevel": "debug",
+        },
         "options": {"reverse_dns": {"enabled": True}},
         "security": {
             "capabilities": ["BPF", "PERFMON", "SYS_PTRACE"],
             "seccompProfile": {"type": "Localhost", "localhostProfile": "infrasight.json"},
             "appArmorProfile": {"type": "Unconfined"},
         },
-        "hostPaths": {"cgroup": "/sys/fs/cgroup", "tracing": "/sys/kernel/debug/tracing", "etc": "", "run": "/var/run"},
+        "hostPaths": {
+            "cgroup": "/sys/fs/cgroup",
+            "tracing": "/sys/kernel/debug/tracing",
+            "etc": "",
+            "run": "/var/run",
+        },
     },
 }
 IMAGES: dict[str, Any] = {
@@ -102,8 +125,17 @@ INDEX: dict[str, Any] = {
     },
 }
 OUTSIDE: dict[str, Any] = {
-    "server": {"service": {"type": "LoadBalancer", "annotations": {"a": "b"}, "loadBalancerSourceRanges": ["10.0.0.0/8"]}},
-    "certificates": {"serverNames": ["events.example", "*.example"], "serverAddresses": ["192.0.2.7", "2001:db8::1"]},
+    "server": {
+        "service": {
+            "type": "LoadBalancer",
+            "annotations": {"a": "b"},
+            "loadBalancerSourceRanges": ["10.0.0.0/8"],
+        }
+    },
+    "certificates": {
+        "serverNames": ["events.example", "*.example"],
+        "serverAddresses": ["192.0.2.7", "2001:db8::1"],
+    },
 }
 NOTHING: dict[str, Any] = {
     "probePolicies": {"default": None, "files": None},
@@ -118,7 +150,10 @@ NOTHING: dict[str, Any] = {
     "agent": {"resources": {}, "tolerations": [], "nodeSelector": {}},
 }
 NO_VOLUMES: dict[str, Any] = {
-    "store": {"clickhouse": {"persistence": {"enabled": False}}, "embedded": {"persistence": {"enabled": False}}}
+    "store": {
+        "clickhouse": {"persistence": {"enabled": False}},
+        "embedded": {"persistence": {"enabled": False}},
+    }
 }
 VOLUMES: dict[str, Any] = {
     "store": {
@@ -130,8 +165,14 @@ VOLUMES: dict[str, Any] = {
         "embedded": {"persistence": {"storageClass": "", "keep": False}},
     }
 }
-CLAIM: dict[str, Any] = {"store": {"type": "embedded", "embedded": {"persistence": {"existingClaim": "mine"}}}}
-NAMES: dict[str, Any] = {"fullnameOverride": "watcher", "commonLabels": {"team": "security"}, "bindAddress": "[::]"}
+CLAIM: dict[str, Any] = {
+    "store": {"type": "embedded", "embedded": {"persistence": {"existingClaim": "mine"}}}
+}
+NAMES: dict[str, Any] = {
+    "fullnameOverride": "watcher",
+    "commonLabels": {"team": "security"},
+    "bindAddress": "[::]",
+}
 
 
 def merged(*values: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +180,11 @@ def merged(*values: dict[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for value in values:
         for key, item in value.items():
-            made[key] = merged(made[key], item) if isinstance(item, dict) and isinstance(made.get(key), dict) else item
+            made[key] = (
+                merged(made[key], item)
+                if isinstance(item, dict) and isinstance(made.get(key), dict)
+                else item
+            )
     return made
 
 
@@ -152,11 +197,16 @@ TOGETHER = {
     "defaults": {},
     "small": merged(EMBEDDED, PLAINTEXT, NO_VOLUMES, {"server": {"replicas": 1}}),
     "embedded-outside": merged(EMBEDDED, OUTSIDE, VOLUMES, MONITORING),
-    "large": merged(EXTERNAL, AUTOSCALING, MONITORING, PLACED, IMAGES, INDEX, POLICIES, CERT_MANAGER),
+    "large": merged(
+        EXTERNAL, AUTOSCALING, MONITORING, PLACED, IMAGES, INDEX, POLICIES, CERT_MANAGER
+    ),
     "own": merged(EXISTING, VOLUMES, NAMES, PLACED, INDEX, OUTSIDE),
     "bare": merged(NOTHING, NO_VOLUMES, PLAINTEXT, NAMES),
     "external-plain": merged(EXTERNAL, PLAINTEXT, NOTHING),
-    "issuer": merged(CERT_MANAGER, {"certificates": {"certManager": {"issuerRef": {"name": "corp", "kind": "ClusterIssuer"}}}}),
+    "issuer": merged(
+        CERT_MANAGER,
+        {"certificates": {"certManager": {"issuerRef": {"name": "corp", "kind": "ClusterIssuer"}}}},
+    ),
     "scaled": merged(AUTOSCALING, MONITORING, OUTSIDE, CERT_MANAGER),
 }
 ALL: dict[str, dict[str, Any]] = {**ALONE, **TOGETHER}

@@ -58,11 +58,15 @@ class ClickHouseServer:
             *self._arguments,
         ]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
+            )
         until = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"ClickHouse did not start:\n{(self._folder / 'log').read_text(errors='replace')[-2000:]}")
+                raise RuntimeError(
+                    f"ClickHouse did not start:\n{(self._folder / 'log').read_text(errors='replace')[-2000:]}"
+                )
             time.sleep(0.05)
         return self
 

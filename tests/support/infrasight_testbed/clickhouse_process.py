@@ -26,7 +26,9 @@ class _Result(ctypes.Structure):
 
 def main(library_path: str, arguments: list[str]) -> int:
     """Hands the arguments to the library; returns an exit status."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it must not outlive a test run that is killed
+    ctypes.CDLL(None).prctl(
+        _PR_SET_PDEATHSIG, signal.SIGKILL
+    )  # it must not outlive a test run that is killed
     library = ctypes.CDLL(library_path)
     library.query_stable_v2.restype = ctypes.POINTER(_Result)
     library.query_stable_v2.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]

@@ -28,16 +28,29 @@ class ClusterBuild:
 
     def start(self) -> bool:
         """Starts it at the lowest priority unless the tools are there; whether there is something to wait for."""
-        where = subprocess.run([sys.executable, _SCRIPT, "--where"], capture_output=True, text=True, check=True).stdout.strip()
+        where = subprocess.run(
+            [sys.executable, _SCRIPT, "--where"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         if Path(where).exists():
             self.folder = Path(where)
             return False
-        command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "19", sys.executable, str(_SCRIPT)]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "nice",
+            "-n",
+            "19",
+            sys.executable,
+            str(_SCRIPT),
+        ]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, process_group=0
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="cluster-build")
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process,), name="cluster-build"
+        )
         self._reader.start()
         return True
 

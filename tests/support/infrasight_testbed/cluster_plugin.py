@@ -25,7 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the tools are missing, their build begins at once, and the tests that need them come last."""
-    if any(map(_needs_tools, items)) and not config.option.collectonly and config.stash[_BUILD].start():
+    if (
+        any(map(_needs_tools, items))
+        and not config.option.collectonly
+        and config.stash[_BUILD].start()
+    ):
         items.sort(key=_needs_tools)
 
 

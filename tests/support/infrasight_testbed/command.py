@@ -8,7 +8,11 @@ import sys
 
 from infrasight_testbed.event_server import EventServer
 
-COMMAND = [sys.executable, "-c", "from infrasight_core.cli import main; main(prog_name='infrasight')"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "from infrasight_core.cli import main; main(prog_name='infrasight')",
+]
 
 
 def environment(server: EventServer | None = None, **more: str) -> dict[str, str]:
@@ -17,7 +21,9 @@ def environment(server: EventServer | None = None, **more: str) -> dict[str, str
     return kept | ({"INFRASIGHT_SERVER": server.address} if server else {}) | more
 
 
-def run(*arguments: str, server: EventServer | None = None, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, server: EventServer | None = None, text: str = "", **more: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, its output in a pipe."""
     return subprocess.run(
         [*COMMAND, *arguments],
@@ -35,7 +41,11 @@ def on_terminal(*arguments: str, server: EventServer, width: int = 100) -> str:
     ours, theirs = pty.openpty()
     sized = environment(server, COLUMNS=str(width), LINES="30", TERM="xterm", NO_COLOR="1")
     with subprocess.Popen(
-        [*COMMAND, *arguments], stdout=theirs, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=sized
+        [*COMMAND, *arguments],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=sized,
     ) as process:
         os.close(theirs)
         output = b""

@@ -33,20 +33,32 @@ def opened(call: Call, row: Row) -> Row:
     """open, creat, openat, openat2: what was asked for; the new descriptor's link in /proc is the resolved path."""
     at = call.name in ("openat", "openat2")
     directory, path, *rest = call.arguments if at else [Number(AT_FDCWD), *call.arguments]
-    wanted: Row = {"dirfd": number(directory), "return_code": call.result, "fd": max(call.result or 0, -1), "resolve": 0}
+    wanted: Row = {
+        "dirfd": number(directory),
+        "return_code": call.result,
+        "fd": max(call.result or 0, -1),
+        "resolve": 0,
+    }
     quality = string(wanted, "path", path)
     if call.name == "openat2" and isinstance(rest[0], dict):
         wanted |= {name: number(value) for name, value in rest[0].items()}
     elif call.name == "openat2":
         del wanted["resolve"]
-        quality += ["flags_missing"] if call.result == -errno.EFAULT else []  # else strace shows an address for a wrong size
+        quality += (
+            ["flags_missing"] if call.result == -errno.EFAULT else []
+        )  # else strace shows an address for a wrong size
     else:
-        flags, *mode = [CREAT_FLAGS, *map(number, rest)] if call.name == "creat" else map(number, rest)
+        flags, *mode = (
+            [CREAT_FLAGS, *map(number, rest)] if call.name == "creat" else map(number, rest)
+        )
         wanted |= {"flags": flags, "mode": mode[0] if mode else 0}
     if call.result is not None and call.result < 0:
         wanted |= {"resolved_path": b"", "deleted": False, "fd": -1}
     elif call.link.startswith(b"/"):
-        wanted |= {"resolved_path": call.link, "deleted": call.deleted and not call.link.startswith(b"/memfd:")}
+        wanted |= {
+            "resolved_path": call.link,
+            "deleted": call.deleted and not call.link.startswith(b"/memfd:"),
+        }
     elif call.result is not None:  # a pipe, a namespace
         assert call.link, call
         wanted |= {"resolved_path": b""}
@@ -67,11 +79,15 @@ def changed(call: Call, row: Row) -> Row:
         assert isinstance(file, Number)
         wanted |= {"fd": file.value, "path": b"", "mode": number(call.arguments[1])}
         has_path = file.link.startswith(b"/")
-        quality = ["resolved_path_missing"] if file.link and not has_path and call.result == 0 else []
+        quality = (
+            ["resolved_path_missing"] if file.link and not has_path and call.result == 0 else []
+        )
         wanted |= {"resolved_path": file.link if has_path else b""}
         wanted["quality"] = quality if file.link else ["old_mode_missing"]
         return wanted
-    directory, path, mode = call.arguments if call.name == "fchmodat" else [Number(AT_FDCWD), *call.arguments]
+    directory, path, mode = (
+        call.arguments if call.name == "fchmodat" else [Number(AT_FDCWD), *call.arguments]
+    )
     assert isinstance(directory, Number)
     quality = string(wanted, "path", path)
     wanted |= {"dirfd": directory.value, "mode": number(mode)}
@@ -83,7 +99,11 @@ def changed(call: Call, row: Row) -> Row:
     elif known:
         wanted["resolved_path"] = os.path.join(directory.link, wanted["path"])  # noqa: PTH118, a Path would tidy it up
     wanted["quality"] = [*quality, "old_mode_missing"]
-    if row and wanted["path"] and not {"old_mode_missing", "resolved_path_user_memory"} & set(row["quality"]):
+    if (
+        row
+        and wanted["path"]
+        and not {"old_mode_missing", "resolved_path_user_memory"} & set(row["quality"])
+    ):
         wanted.pop("resolved_path", None)
         wanted["quality"] = [said for said in quality if said == "path_cut"]
     uncut(wanted, row, "path")
@@ -92,22 +112,38 @@ def changed(call: Call, row: Row) -> Row:
 
 def executed(call: Call, row: Row) -> Row:
     """execve, execveat: the arguments as passed; of a script's, what the kernel makes of them."""
-    directory, filename, argv, *rest = call.arguments if call.name == "execveat" else [Number(AT_FDCWD), *call.arguments]
-    wanted: Row = {"dirfd": number(directory), "return_code": call.result, "at_flags": number(rest[1]) if rest[1:] else 0}
+    directory, filename, argv, *rest = (
+        call.arguments if call.name == "execveat" else [Number(AT_FDCWD), *call.arguments]
+    )
+    wanted: Row = {
+        "dirfd": number(directory),
+        "return_code": call.result,
+        "at_flags": number(rest[1]) if rest[1:] else 0,
+    }
     quality = string(wanted, "filename", filename)
-    given = [part.value for part in argv if isinstance(part, Text)] if isinstance(argv, list) else []
+    given = (
+        [part.value for part in argv if isinstance(part, Text)] if isinstance(argv, list) else []
+    )
     if call.result == 0:
         given = given or [b""]  # the kernel passes no program an empty list
         if number(directory) != AT_FDCWD and not wanted["filename"].startswith(b"/"):
-            wanted["filename"] = (b"/dev/fd/%d/%s" % (number(directory), wanted["filename"])).removesuffix(b"/")
+            wanted["filename"] = (
+                b"/dev/fd/%d/%s" % (number(directory), wanted["filename"])
+            ).removesuffix(b"/")
         given = script(given, wanted["filename"], row)
-    elif (isinstance(argv, list) and len(given) < len(argv)) or (isinstance(argv, Number) and argv.value):
+    elif (isinstance(argv, list) and len(given) < len(argv)) or (
+        isinstance(argv, Number) and argv.value
+    ):
         quality += ["argv_missing"]
     whole = b"".join(argument + b"\0" for argument in given)
     if len(whole) > ARGV_BYTES:
         quality += ["argv_cut"]
     shown = whole[:ARGV_BYTES].removesuffix(b"\0")
-    wanted |= {"argv": shown.split(b"\0") if whole else [], "argv_length": len(whole), "quality": quality}
+    wanted |= {
+        "argv": shown.split(b"\0") if whole else [],
+        "argv_length": len(whole),
+        "quality": quality,
+    }
     return wanted
 
 

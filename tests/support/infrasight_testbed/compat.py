@@ -47,7 +47,16 @@ class Made:
 def build(folder: Path, bits: int) -> Path:
     """Compiles the program that makes calls, as one of 32 or of 64 bits. It needs no 32-bit libraries."""
     program = folder / f"compat_calls_{bits}"
-    flags = ["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-pie", "-no-pie", "-fno-stack-protector", "-fno-builtin"]
+    flags = [
+        "-O1",
+        "-static",
+        "-nostdlib",
+        "-ffreestanding",
+        "-fno-pie",
+        "-no-pie",
+        "-fno-stack-protector",
+        "-fno-builtin",
+    ]
     subprocess.run(["cc", f"-m{bits}", *flags, "-o", program, _SOURCE], check=True)
     program.chmod(0o755)
     return program
@@ -62,7 +71,12 @@ def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) 
         given: Descriptors that the program is to have.
     """
     process = subprocess.Popen(
-        [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=given, env={}
+        [program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=given,
+        env={},
     )
     said, _ = process.communicate(_packed(calls))
     assert process.returncode == 0
@@ -89,5 +103,11 @@ def _packed(calls: Sequence[Call]) -> bytes:
                 items = [item if isinstance(item, int) else put(item + b"\0") for item in argument]
                 words.append(put(struct.pack(f"<{len(items) + 1}I", *items, 0)))
         words += [0] * (5 - len(words))
-        struct.pack_into("<6I", memory, 4 + _RECORD * index, NUMBERS[name], *(word & 0xFFFFFFFF for word in words))
+        struct.pack_into(
+            "<6I",
+            memory,
+            4 + _RECORD * index,
+            NUMBERS[name],
+            *(word & 0xFFFFFFFF for word in words),
+        )
     return bytes(memory)

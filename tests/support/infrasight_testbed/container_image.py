@@ -28,7 +28,9 @@ def save_image(archive: Path, name: str, *command: str) -> None:
     files = {
         "layer.tar": layer,
         "config.json": json.dumps(config).encode(),
-        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode(),
+        "manifest.json": json.dumps(
+            [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        ).encode(),
     }
     with tarfile.open(archive, "w") as tar:
         for path, content in files.items():

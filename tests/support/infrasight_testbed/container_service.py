@@ -33,7 +33,9 @@ class Service:
         environment: Of the process.
     """
 
-    def __init__(self, command: list[str], socket: Path, log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], socket: Path, log: Path, environment: dict[str, str]
+    ) -> None:
         self._command = ["setpriv", "--pdeathsig", "KILL", *command]
         self._socket, self._log, self._environment = socket, log, environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +43,9 @@ class Service:
     def start(self, answers: Callable[[], bool]) -> None:
         """Starts it and waits until it answers."""
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment
+            )
         deadline = time.monotonic() + 60
         while not (self._socket.exists() and answers()):
             assert self._process.poll() is None, self._log.read_text(errors="replace")
@@ -67,7 +71,11 @@ def remove_cgroups(name: str) -> None:
     deadline = time.monotonic() + 60
     for root in [_CGROUPS, *(folder for folder in _CGROUPS.iterdir() if folder.is_dir())]:
         for folder, _, _ in os.walk(root / name, topdown=False):
-            while [line for file in Path(folder).glob("cgroup.procs") for line in file.read_text().split()]:
+            while [
+                line
+                for file in Path(folder).glob("cgroup.procs")
+                for line in file.read_text().split()
+            ]:
                 assert time.monotonic() < deadline, f"processes remain in {folder}"
                 time.sleep(0.02)
             Path(folder).rmdir()

@@ -56,7 +56,10 @@ class Containerd:
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
         self._folder = folder
-        self.socket, self.cgroup = folder / "containerd/containerd.sock", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.socket, self.cgroup = (
+            folder / "containerd/containerd.sock",
+            f"infrasight-{uuid.uuid4().hex[:12]}",
+        )
         self.socket.parent.mkdir()
         settings = folder / "config.toml"
         settings.write_text(_SETTINGS.format(folder=folder, pause=PAUSE, snapshotter=_SNAPSHOTTER))
@@ -64,7 +67,9 @@ class Containerd:
         if shared:
             command = ["unshare", "--mount", "--propagation", "shared", *command]
         self.service = Service(command, self.socket, folder / "containerd.log", dict(os.environ))
-        self._channel = grpc.insecure_channel(f"unix://{self.socket}", [("grpc.enable_http_proxy", 0)])
+        self._channel = grpc.insecure_channel(
+            f"unix://{self.socket}", [("grpc.enable_http_proxy", 0)]
+        )
         self._pods: dict[str, pods.PodSandboxConfig] = {}
 
     def start(self) -> None:
@@ -73,38 +78,73 @@ class Containerd:
 
     def load_images(self) -> None:
         """Gives it the images."""
-        for name, seconds in ((IMAGE, "1000000"), (PAUSE, "1000001")):  # images that differ in nothing are one
+        for name, seconds in (
+            (IMAGE, "1000000"),
+            (PAUSE, "1000001"),
+        ):  # images that differ in nothing are one
             save_image(archive := self._folder / "image.tar", name, "sleep", seconds)
             self.load_image(archive)
 
     def load_image(self, archive: Path) -> None:
         """Gives it an image of an archive as `docker save` writes it."""
-        command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "import"]
-        subprocess.run([*command, "--snapshotter", _SNAPSHOTTER, str(archive)], check=True, capture_output=True)
+        command = [
+            "ctr",
+            "--address",
+            str(self.socket),
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+        ]
+        subprocess.run(
+            [*command, "--snapshotter", _SNAPSHOTTER, str(archive)], check=True, capture_output=True
+        )
 
-    def run_pod(self, name: str, namespace: str = "default", labels: Mapping[str, str] | None = None) -> str:
+    def run_pod(
+        self, name: str, namespace: str = "default", labels: Mapping[str, str] | None = None
+    ) -> str:
         """Runs a pod with nothing in it but its own container; the id of both."""
         uid = str(uuid.uuid4())
-        told = {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": namespace, "io.kubernetes.pod.uid": uid}
+        told = {
+            "io.kubernetes.pod.name": name,
+            "io.kubernetes.pod.namespace": namespace,
+            "io.kubernetes.pod.uid": uid,
+        }
         config = pods.PodSandboxConfig(
-            metadata=cri.PodSandboxMetadata(name=_bytes(name), uid=uid.encode(), namespace=namespace.encode()),
+            metadata=cri.PodSandboxMetadata(
+                name=_bytes(name), uid=uid.encode(), namespace=namespace.encode()
+            ),
             log_directory=str(self._folder / "logs"),
             labels=_labels({**told, **(labels or {})}),
             linux=pods.LinuxPodSandboxConfig(cgroup_parent=f"/{self.cgroup}/besteffort/pod{uid}"),
         )
         config.linux.security_context.namespace_options.network = _HOST
-        answer = self.call("RunPodSandbox", pods.RunPodSandboxRequest(config=config), pods.RunPodSandboxResponse)
+        answer = self.call(
+            "RunPodSandbox", pods.RunPodSandboxRequest(config=config), pods.RunPodSandboxResponse
+        )
         self._pods[answer.pod_sandbox_id] = config
         return answer.pod_sandbox_id
 
-    def run(self, pod: str, name: str, *command: str, image: str = IMAGE, labels: Mapping[str, str] | None = None) -> str:
+    def run(
+        self,
+        pod: str,
+        name: str,
+        *command: str,
+        image: str = IMAGE,
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
         """Runs a container in a pod, as long as its command takes; its id."""
         config = pods.ContainerConfig(command=command or ("sleep", "1000"))
         config.linux.security_context.namespace_options.network = _HOST
         return self.run_config(pod, name, config, image, labels)
 
     def run_config(
-        self, pod: str, name: str, config: pods.ContainerConfig, image: str, labels: Mapping[str, str] | None = None
+        self,
+        pod: str,
+        name: str,
+        config: pods.ContainerConfig,
+        image: str,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
         """Runs a container of which all but names and labels is given; its id."""
         sandbox = self._pods[pod]
@@ -115,14 +155,24 @@ class Containerd:
         config.image.image = image.encode()
         config.labels.extend(_labels({**told, **(labels or {})}))
         config.log_path = config.log_path or "log"
-        request = pods.CreateContainerRequest(pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
-        container_id = self.call("CreateContainer", request, pods.CreateContainerResponse).container_id
-        self.call("StartContainer", pods.StartContainerRequest(container_id=container_id), pods.Done)
+        request = pods.CreateContainerRequest(
+            pod_sandbox_id=pod, config=config, sandbox_config=sandbox
+        )
+        container_id = self.call(
+            "CreateContainer", request, pods.CreateContainerResponse
+        ).container_id
+        self.call(
+            "StartContainer", pods.StartContainerRequest(container_id=container_id), pods.Done
+        )
         return container_id
 
     def stop(self, container_id: str, seconds: int) -> int:
         """Ends a container, with SIGKILL only if it takes longer; its exit code."""
-        self.call("StopContainer", pods.StopContainerRequest(container_id=container_id, timeout=seconds), pods.Done)
+        self.call(
+            "StopContainer",
+            pods.StopContainerRequest(container_id=container_id, timeout=seconds),
+            pods.Done,
+        )
         asked = cri.ContainerStatusRequest(container_id=container_id)
         ended = self.call("ContainerStatus", asked, pods.ContainerExitResponse).status
         assert ended.state == _EXITED, ended
@@ -131,9 +181,13 @@ class Containerd:
     def image_id(self) -> str:
         """The image's id, by which a kubelet asks for it."""
         command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "ls"]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        lines = subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
         digest = {line.split()[0]: line.split()[2] for line in lines[1:]}
-        return next(name for name in digest if name.startswith("sha256:") and digest[name] == digest[IMAGE])
+        return next(
+            name for name in digest if name.startswith("sha256:") and digest[name] == digest[IMAGE]
+        )
 
     def call(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         """Calls the CRI."""
@@ -146,9 +200,15 @@ class Containerd:
 
     def clean(self) -> None:
         """Ends and removes every pod with what is in it."""
-        for pod in self.call("ListPodSandbox", cri.ListPodSandboxRequest(), cri.ListPodSandboxResponse).items:
-            self.call("StopPodSandbox", pods.StopPodSandboxRequest(pod_sandbox_id=pod.id), pods.Done)
-            self.call("RemovePodSandbox", pods.RemovePodSandboxRequest(pod_sandbox_id=pod.id), pods.Done)
+        for pod in self.call(
+            "ListPodSandbox", cri.ListPodSandboxRequest(), cri.ListPodSandboxResponse
+        ).items:
+            self.call(
+                "StopPodSandbox", pods.StopPodSandboxRequest(pod_sandbox_id=pod.id), pods.Done
+            )
+            self.call(
+                "RemovePodSandbox", pods.RemovePodSandboxRequest(pod_sandbox_id=pod.id), pods.Done
+            )
 
     def close(self) -> None:
         """Hangs up."""

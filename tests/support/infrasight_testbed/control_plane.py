@@ -57,12 +57,20 @@ class ControlPlane:
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         for part in (Part.CONTROLLERS, Part.SCHEDULER, Part.KWOK):
             self._parts.start(part)
-        until(lambda: self._works("get", "serviceaccount", "default"), f"controllers work\n{self.logs()}", 60)
+        until(
+            lambda: self._works("get", "serviceaccount", "default"),
+            f"controllers work\n{self.logs()}",
+            60,
+        )
 
     def start_api_server(self) -> None:
         """Starts the API server and waits until it is ready."""
         self._parts.start(Part.API_SERVER)
-        until(lambda: self._works("get", "--raw", "/readyz"), f"the API server is ready\n{self.logs()}", 60)
+        until(
+            lambda: self._works("get", "--raw", "/readyz"),
+            f"the API server is ready\n{self.logs()}",
+            60,
+        )
 
     def kill_api_server(self) -> None:
         """SIGKILL; what it had stored stays, its clients find nobody."""
@@ -78,7 +86,11 @@ class ControlPlane:
 
     def _works(self, *arguments: str) -> bool:
         self._parts.fail_if_ended()
-        command: list[str | Path] = [self._tools / "kubectl", f"--kubeconfig={self.admin}", *arguments]
+        command: list[str | Path] = [
+            self._tools / "kubectl",
+            f"--kubeconfig={self.admin}",
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def kubectl(self, *arguments: str, text: str | None = None, config: Path | None = None) -> str:
@@ -103,10 +115,15 @@ class ControlPlane:
         return self._tool("helm", arguments, None, config or self.admin)
 
     def _tool(self, name: str, arguments: Sequence[str], text: str | None, config: Path) -> str:
-        home = {f"HELM_{kind}_HOME": str(self._folder / "helm" / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        home = {
+            f"HELM_{kind}_HOME": str(self._folder / "helm" / kind.lower())
+            for kind in ("CACHE", "CONFIG", "DATA")
+        }
         command: list[str | Path] = [self._tools / name, f"--kubeconfig={config}", *arguments]
         env = {**os.environ, **home}
-        done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, timeout=120, check=False)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, env=env, timeout=120, check=False
+        )
         if done.returncode != 0:
             raise ToolError(f"{name} {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done.stdout
@@ -117,12 +134,16 @@ class ControlPlane:
         Raises:
             ToolError: There is none.
         """
-        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        found: dict[str, Any] = json.loads(
+            self.kubectl("get", kind, name, "-n", namespace, "-o", "json")
+        )
         return found
 
     def objects(self, kind: str, namespace: str = "default", *options: str) -> list[dict[str, Any]]:
         """The objects of a kind."""
-        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *options))["items"]
+        found: list[dict[str, Any]] = json.loads(
+            self.kubectl("get", kind, "-n", namespace, "-o", "json", *options)
+        )["items"]
         return found
 
     def apply(self, *objects: dict[str, Any], namespace: str = "default") -> None:
@@ -136,7 +157,11 @@ class ControlPlane:
     def add_node(self, name: str, **labels: str) -> None:
         """Adds a node and waits until it is Ready."""
         own = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "type": "kwok"}
-        metadata = {"name": name, "labels": own | labels, "annotations": {"kwok.x-k8s.io/node": "fake"}}
+        metadata = {
+            "name": name,
+            "labels": own | labels,
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+        }
         self.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=60s")
 
@@ -147,7 +172,9 @@ class ControlPlane:
     def account(self, name: str, namespace: str) -> Path:
         """A kubeconfig with a new token of a ServiceAccount, as its pods would have it."""
         token = self.kubectl("create", "token", name, "-n", namespace, "--duration=24h").strip()
-        return kubeconfig.with_token(self._folder / f"{namespace}-{name}.kubeconfig", self.url, self.ca, token, namespace)
+        return kubeconfig.with_token(
+            self._folder / f"{namespace}-{name}.kubeconfig", self.url, self.ca, token, namespace
+        )
 
 
 @contextmanager

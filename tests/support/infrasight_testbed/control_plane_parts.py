@@ -40,7 +40,11 @@ class Parts:
         self.url = f"https://127.0.0.1:{self._ports[Part.API_SERVER]}"
         self.admin = self._client("admin", "system:masters")
         self._signing_key = folder / "pki" / "accounts.key"
-        subprocess.run(["openssl", "genrsa", "-out", self._signing_key, "2048"], check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", "genrsa", "-out", self._signing_key, "2048"],
+            check=True,
+            capture_output=True,
+        )
         self._commands = {
             Part.ETCD: self._etcd(),
             Part.API_SERVER: self._api_server(),
@@ -52,11 +56,15 @@ class Parts:
 
     def _client(self, name: str, group: str = "") -> Path:
         return kubeconfig.with_certificate(
-            self._folder / f"{name.rpartition(':')[2]}.kubeconfig", self.url, self._authority.issue(name, group)
+            self._folder / f"{name.rpartition(':')[2]}.kubeconfig",
+            self.url,
+            self._authority.issue(name, group),
         )
 
     def _etcd(self) -> list[str]:
-        client, peer = (f"http://127.0.0.1:{port}" for port in (self._ports[Part.ETCD], free_port()))
+        client, peer = (
+            f"http://127.0.0.1:{port}" for port in (self._ports[Part.ETCD], free_port())
+        )
         return [
             f"--data-dir={self._folder / 'etcd'}",
             f"--listen-client-urls={client}",
@@ -121,9 +129,17 @@ class Parts:
 
     def start(self, part: Part) -> None:
         """Starts a part, which does not outlive the tests."""
-        command: list[str | Path] = ["setpriv", "--pdeathsig", "KILL", self._tools / part.value, *self._commands[part]]
+        command: list[str | Path] = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            self._tools / part.value,
+            *self._commands[part],
+        ]
         with self._log(part).open("ab") as log:
-            self._running[part] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder)
+            self._running[part] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder
+            )
 
     def kill(self, part: Part) -> None:
         """SIGKILL; does nothing where it does not run."""
@@ -139,7 +155,9 @@ class Parts:
     def fail_if_ended(self) -> None:
         """A part that ended by itself fails the test, with its last words."""
         for part, process in self._running.items():
-            assert process.poll() is None, f"{part.value} ended with status {process.returncode}:\n{self._last(part)}"
+            assert process.poll() is None, (
+                f"{part.value} ended with status {process.returncode}:\n{self._last(part)}"
+            )
 
     def logs(self) -> str:
         """The last words of each part."""
@@ -149,4 +167,8 @@ class Parts:
         return self._folder / f"{part.value}.log"
 
     def _last(self, part: Part) -> str:
-        return self._log(part).read_text(errors="replace")[-_LOG_BYTES:] if self._log(part).exists() else ""
+        return (
+            self._log(part).read_text(errors="replace")[-_LOG_BYTES:]
+            if self._log(part).exists()
+            else ""
+        )

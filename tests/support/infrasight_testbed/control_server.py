@@ -14,8 +14,11 @@ from infrasight.v1.control_pb2 import (
     GetConfigurationResponse,
     Report,
 )
-from infrasight.v1.control_pb2_grpc import ControlServiceServicer, add_ControlServiceServicer_to_server
-from infrasight_core.tls import TlsFiles
+from infrasight.v1.control_pb2_grpc import (
+    ControlServiceServicer,
+    add_ControlServiceServicer_to_server,
+)
+from infrasight_core.net.tls import TlsFiles
 
 from infrasight_testbed.system import until
 
@@ -55,7 +58,9 @@ class ControlServer(ControlServiceServicer):
             self._port = self._server.add_insecure_port(self.address)
         else:
             certificate, key, ca = self._tls.read()
-            credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+            credentials = grpc.ssl_server_credentials(
+                [(key, certificate)], ca, require_client_auth=True
+            )
             self._port = self._server.add_secure_port(self.address, credentials)
         self._server.start()
 
@@ -74,10 +79,15 @@ class ControlServer(ControlServiceServicer):
 
     def wait(self, fits: Callable[[Report], bool], what: str) -> Report:
         """Waits until the newest report fits, and returns it."""
-        until(lambda: bool(self.reports) and fits(self.reports[-1]), f"{what}; reported: {self.reports[-1:]}")
+        until(
+            lambda: bool(self.reports) and fits(self.reports[-1]),
+            f"{what}; reported: {self.reports[-1:]}",
+        )
         return self.reports[-1]
 
-    def Follow(self, requests: Iterator[FollowRequest], context: grpc.ServicerContext) -> Iterator[FollowResponse]:
+    def Follow(
+        self, requests: Iterator[FollowRequest], context: grpc.ServicerContext
+    ) -> Iterator[FollowResponse]:
         """Takes reports and sends configurations."""
         threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
         streams, sent = self._streams, None
@@ -90,7 +100,9 @@ class ControlServer(ControlServiceServicer):
                 sent = newest
                 yield FollowResponse(configuration=newest)
 
-    def GetConfiguration(self, request: GetConfigurationRequest, context: grpc.ServicerContext) -> GetConfigurationResponse:
+    def GetConfiguration(
+        self, request: GetConfigurationRequest, context: grpc.ServicerContext
+    ) -> GetConfigurationResponse:
         """Answers with the configuration as it stands."""
         self.asked.append(request.node)
         if self._configuration is None:
@@ -106,5 +118,10 @@ class ControlServer(ControlServiceServicer):
     def __enter__(self) -> "ControlServer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.stop()

@@ -8,8 +8,8 @@ import grpc
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import QueryRequest, QueryResponse, WatchRequest, WatchResponse
 from infrasight.v1.stream_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-from infrasight_core import ipc
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net import ipc
+from infrasight_core.net.tls import TlsFiles
 
 
 class RefusedError(Exception):
@@ -25,7 +25,7 @@ class EventServer(EventServiceServicer):
 
     Attributes:
         answer: What Query answers to a statement, table by table; it may raise RefusedError.
-        events: What Watch sends: probe, rows, skipped; None ends the stream.
+        events: What Watch sends: probe, rows, dropped; None ends the stream.
         asked: The statements and lists of probes that came, in order.
 
     Args:
@@ -54,7 +54,9 @@ class EventServer(EventServiceServicer):
             self._port = self._server.add_insecure_port(address)
         else:
             certificate, key, ca = self._tls.read()
-            credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
+            credentials = grpc.ssl_server_credentials(
+                [(key, certificate)], ca, require_client_auth=True
+            )
             self._port = self._server.add_secure_port(address, credentials)
         self._server.start()
 
@@ -63,7 +65,9 @@ class EventServer(EventServiceServicer):
         self.events.put(None)
         self._server.stop(0).wait()
 
-    def Query(self, request: QueryRequest, context: grpc.ServicerContext) -> Iterator[QueryResponse]:
+    def Query(
+        self, request: QueryRequest, context: grpc.ServicerContext
+    ) -> Iterator[QueryResponse]:
         """Answers with `answer`."""
         self.asked.append(request.sql)
         try:
@@ -72,15 +76,19 @@ class EventServer(EventServiceServicer):
         except RefusedError as refused:
             context.abort(refused.code, str(refused))
 
-    def Watch(self, request: WatchRequest, context: grpc.ServicerContext) -> Iterator[WatchResponse]:
+    def Watch(
+        self, request: WatchRequest, context: grpc.ServicerContext
+    ) -> Iterator[WatchResponse]:
         """Sends `events`."""
         self.asked.append(list(request.probes))
         if "unknown" in request.probes:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no probe unknown here; this server knows: execve")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, "no probe unknown here; this server knows: execve"
+            )
         context.send_initial_metadata(())
         while (event := self.events.get()) is not None:
-            probe, rows, skipped = event
-            yield WatchResponse(probe=probe, arrow=_bytes(rows), skipped=skipped)
+            probe, rows, dropped = event
+            yield WatchResponse(probe=probe, arrow=_bytes(rows), dropped=dropped)
 
     def __enter__(self) -> "EventServer":
         return self

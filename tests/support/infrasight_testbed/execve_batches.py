@@ -9,8 +9,9 @@ import infrasight_probe_execve
 import numpy as np
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Batch, Hello, ProbeSchema
-from infrasight_core import API_VERSION, EventSchema, constant, hookimpl, ipc
-from infrasight_core.plugins import PluginManager
+from infrasight_core import API_VERSION, EventSchema, constant, hookimpl
+from infrasight_core.net import ipc
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 
 SCHEMA = EventSchema(ExecveEvent, resources.files(infrasight_probe_execve) / "execve_events.sql")
@@ -19,7 +20,9 @@ TIME = 1_790_000_000_123_456_789
 """When the first event of `table` happened, in nanoseconds since the epoch; each next one happens a microsecond later."""
 
 
-def plugins(schemas: Mapping[str, EventSchema] | None = None, enrich: Callable[..., Any] | None = None) -> PluginManager:
+def plugins(
+    schemas: Mapping[str, EventSchema] | None = None, enrich: Callable[..., Any] | None = None
+) -> PluginManager:
     """A manager of plugins that have a schema each, execve's when none is given; and of an enricher."""
     manager = PluginManager()
     for name, schema in (schemas or {"execve": SCHEMA}).items():
@@ -48,10 +51,14 @@ def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
             columns[field.name] = pa.array(numbers).cast(field.type)
         elif pa.types.is_dictionary(field.type):
             columns[field.name] = constant(
-                "sh" if pa.types.is_string(field.type.value_type) else b"sh", rows, field.type.value_type
+                "sh" if pa.types.is_string(field.type.value_type) else b"sh",
+                rows,
+                field.type.value_type,
             )
         elif pa.types.is_map(field.type):
-            columns[field.name] = pa.array([[("owner", f"team {n}")] * (n % 2) for n in numbers.tolist()], field.type)
+            columns[field.name] = pa.array(
+                [[("owner", f"team {n}")] * (n % 2) for n in numbers.tolist()], field.type
+            )
         elif pa.types.is_list(field.type):
             item = "argv_cut" if pa.types.is_string(field.type.value_type) else b"-c"
             items = pa.repeat(pa.scalar(item, field.type.value_type), 2 * rows)
@@ -65,7 +72,11 @@ def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
 
 def batch(batch_id: str, content: pa.Table, *, probe: str = "execve", **fields: Any) -> Batch:
     """The batch of some agent columns; further fields replace what belongs to them."""
-    body = {} if "arrow" in fields or "messages" in fields else {"arrow": ipc.to_bytes(*content.combine_chunks().to_batches())}
+    body = (
+        {}
+        if "arrow" in fields or "messages" in fields
+        else {"arrow": ipc.to_bytes(*content.combine_chunks().to_batches())}
+    )
     sent = {
         "batch_id": batch_id,
         "probe": probe,
@@ -79,5 +90,8 @@ def batch(batch_id: str, content: pa.Table, *, probe: str = "execve", **fields: 
 def hello(*probes: str, node: str = NODE, fingerprint: str = SCHEMA.fingerprint) -> Hello:
     """The hello of an agent with these probes, all with execve's schema; execve alone when none is named."""
     named = probes or ("execve",)
-    schemas = [ProbeSchema(probe=p, message_type=SCHEMA.message_type, fingerprint=fingerprint) for p in named]
+    schemas = [
+        ProbeSchema(probe=p, message_type=SCHEMA.message_type, fingerprint=fingerprint)
+        for p in named
+    ]
     return Hello(node=node, boot_id="boot", agent_version="test", probes=schemas)

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from infrasight.v1 import control_pb2
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
-from infrasight_core.tls import TlsFiles
-from infrasight_core.transport.channel import sync_channel
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.tls import TlsFiles
 
 PATIENCE = 60.0
 
@@ -30,7 +30,9 @@ class Follower:
         said: What it reports first, beside node and pod.
     """
 
-    def __init__(self, address: str, node: str, pod: str = "pod", tls: TlsFiles | None = None, **said: Any) -> None:
+    def __init__(
+        self, address: str, node: str, pod: str = "pod", tls: TlsFiles | None = None, **said: Any
+    ) -> None:
         self.node, self.pod = node, pod
         self._channel = sync_channel(address, tls, plaintext=False)
         self._reports: queue.Queue[control_pb2.FollowRequest | None] = queue.Queue()
@@ -42,10 +44,20 @@ class Follower:
 
     def report(self, **said: Any) -> None:
         """Sends a report; `packages` as pairs, `failures` as name, reason and whether it is a package."""
-        packages = [control_pb2.Package(name=name, version=version) for name, version in said.pop("packages", ())]
-        failures = [control_pb2.Failure(name=n, reason=r, is_package=p) for n, r, p in said.pop("failures", ())]
+        packages = [
+            control_pb2.Package(name=name, version=version)
+            for name, version in said.pop("packages", ())
+        ]
+        failures = [
+            control_pb2.Failure(name=n, reason=r, is_package=p)
+            for n, r, p in said.pop("failures", ())
+        ]
         whole = {"node": self.node, "pod": self.pod, "agent_version": "1.0", **said}
-        self._reports.put(control_pb2.FollowRequest(report=control_pb2.Report(**whole, packages=packages, failures=failures)))
+        self._reports.put(
+            control_pb2.FollowRequest(
+                report=control_pb2.Report(**whole, packages=packages, failures=failures)
+            )
+        )
 
     def send(self, report: control_pb2.Report) -> None:
         """Sends a report as it is."""
@@ -63,7 +75,9 @@ class Follower:
     def obey(self, **said: Any) -> control_pb2.Configuration:
         """Takes the next configuration and reports that all of it runs, but for what is said."""
         came = self.next()
-        self.report(**{"digest": came.digest, "running": json.loads(came.settings)["probes"], **said})
+        self.report(
+            **{"digest": came.digest, "running": json.loads(came.settings)["probes"], **said}
+        )
         return came
 
     def close(self) -> None:
@@ -86,9 +100,13 @@ class Follower:
             self._came.put(error)
 
 
-def configuration_of(address: str, node: str, tls: TlsFiles | None = None) -> control_pb2.Configuration:
+def configuration_of(
+    address: str, node: str, tls: TlsFiles | None = None
+) -> control_pb2.Configuration:
     """What GetConfiguration answers. Raises grpc.RpcError."""
     with sync_channel(address, tls, plaintext=False) as channel:
         request = control_pb2.GetConfigurationRequest(node=node)
-        answer: control_pb2.GetConfigurationResponse = ControlServiceStub(channel).GetConfiguration(request, timeout=20)
+        answer: control_pb2.GetConfigurationResponse = ControlServiceStub(channel).GetConfiguration(
+            request, timeout=20
+        )
         return answer.configuration

@@ -7,11 +7,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools" / "images"
+CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools" / "images"
+)
 STORE = CACHE / "store"  # kept, so that what has not changed is not built again
 PREFIX, TAG = "localhost/infrasight-", f"test-{ROOT.name}"
 _MANY = 12  # images without a name that are kept, as steps of a build; each may be a gigabyte
-PODMAN: tuple[str, ...] = ("podman", "--root", str(STORE), "--runroot", str(CACHE / "run"), "--tmpdir", str(CACHE / "tmp"))
+PODMAN: tuple[str, ...] = (
+    "podman",
+    "--root",
+    str(STORE),
+    "--runroot",
+    str(CACHE / "run"),
+    "--tmpdir",
+    str(CACHE / "tmp"),
+)
 PODMAN += ("--storage-driver", "overlay")
 
 
@@ -31,7 +41,17 @@ def build(*names: str) -> str:
     """Builds images; returns what was said of each."""
     if len(podman("images", "--filter", "dangling=true", "--quiet").split()) > _MANY:
         podman("image", "prune", "--force")
-    command = [sys.executable, str(ROOT / "tools" / "images.py"), *names, "--base", "own", "--tag", TAG]
-    done = subprocess.run([*command, "--podman", shlex.join(PODMAN)], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "images.py"),
+        *names,
+        "--base",
+        "own",
+        "--tag",
+        TAG,
+    ]
+    done = subprocess.run(
+        [*command, "--podman", shlex.join(PODMAN)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

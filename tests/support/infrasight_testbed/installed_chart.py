@@ -54,7 +54,16 @@ class InstalledChart:
         """`helm install`."""
         file = self._folder / "values.yaml"
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        self._control_plane.helm("install", "infrasight", str(CHART), "-n", NAMESPACE, "--create-namespace", "-f", str(file))
+        self._control_plane.helm(
+            "install",
+            "infrasight",
+            str(CHART),
+            "-n",
+            NAMESPACE,
+            "--create-namespace",
+            "-f",
+            str(file),
+        )
         self._certificate.mkdir()
         for name, text in self.get("secret", "infrasight-client-tls")["data"].items():
             (self._certificate / name).touch(mode=0o600)
@@ -77,7 +86,14 @@ class InstalledChart:
         """The JSON lines of `infrasight NAME`, asked with the certificate that the chart made for people."""
         tls = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
         options = [f"--tls-{option}={self._certificate / file}" for option, file in tls.items()]
-        command: list[str | Path] = [BIN / "infrasight", name, "--server", self._server, *options, *arguments]
+        command: list[str | Path] = [
+            BIN / "infrasight",
+            name,
+            "--server",
+            self._server,
+            *options,
+            *arguments,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         return [json.loads(line) for line in done.stdout.splitlines()]

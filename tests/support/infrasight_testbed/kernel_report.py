@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.kernel.attach_points import functions_of, has_tracepoint, tracepoints_of
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, running_kernel
-from infrasight_core.kernel.points import functions_of, has_tracepoint, tracepoints_of
 from infrasight_core.logs import configure
-from infrasight_core.plugins import PluginManager
-from infrasight_core.program import BpfProgram
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.program import BpfProgram
 from infrasight_recording import Recording
 
 from infrasight_testbed.command import COMMAND
@@ -51,28 +51,44 @@ def main() -> None:
     if recorder.failure:
         raise recorder.failure
     for probe, said in probes.items():
-        rows = [row for each in kept.deliveries if each.probe == probe for row in each.batch.to_pylist()]
-        said |= compared([each for each in expected if each.probe == probe], rows) | {"dropped": counts[probe].dropped}
-    report = {"release": platform.release(), "work_seconds": round(took, 1), "unseen": recorder.unseen(), "probes": probes}
+        rows = [
+            row for each in kept.deliveries if each.probe == probe for row in each.batch.to_pylist()
+        ]
+        said |= compared([each for each in expected if each.probe == probe], rows) | {
+            "dropped": counts[probe].dropped
+        }
+    report = {
+        "release": platform.release(),
+        "work_seconds": round(took, 1),
+        "untraced": recorder.untraced(),
+        "probes": probes,
+    }
     report |= {"untracked": untracked}
     print(json.dumps(report | {"doctor": doctor()}, default=repr), flush=True)
 
 
 def doctor() -> Row:
     """What `infrasight doctor` says, by check."""
-    done = subprocess.run([*COMMAND, "doctor", "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*COMMAND, "doctor", "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
     return {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
 
 
 def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
     """Where a probe's functions hang and, of the optional ones, why they do not; what the verifier went through."""
-    said = {point.event: "in use" if has_tracepoint(point.event) else "not in this kernel" for point in tracepoints_of(program)}
+    said = {
+        point.event: "in use" if has_tracepoint(point.event) else "not in this kernel"
+        for point in tracepoints_of(program)
+    }
     for function in functions_of(program):
         said[function.kernel_function] = loaded.refused.get(function.function, "in use")
     verified = {}
     for name, descriptor in loaded.programs.items():
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
-        verified[name] = next((int(line.split()[1]) for line in lines if line.startswith("verified_insns:")), 0)
+        verified[name] = next(
+            (int(line.split()[1]) for line in lines if line.startswith("verified_insns:")), 0
+        )
     return {"points": said, "verified_instructions": verified}
 
 
@@ -90,10 +106,19 @@ def compared(expected: Sequence[Expected], rows: Sequence[Row]) -> Row:
             continue
         row = left.pop(0)
         found += 1
-        differs = {name: (row[name], wanted) for name, wanted in each.fields.items() if row[name] != wanted}
-        wrong += [f"{each.kind}: {name} is {was!r}, not {wanted!r}" for name, (was, wanted) in differs.items()]
+        differs = {
+            name: (row[name], wanted) for name, wanted in each.fields.items() if row[name] != wanted
+        }
+        wrong += [
+            f"{each.kind}: {name} is {was!r}, not {wanted!r}"
+            for name, (was, wanted) in differs.items()
+        ]
         lacks[each.kind] = sorted(row["quality"])
-    wrong += [f"one row too many: {row}" for each in {(e.pid, e.via) for e in expected} for row in of[each]]
+    wrong += [
+        f"one row too many: {row}"
+        for each in {(e.pid, e.via) for e in expected}
+        for row in of[each]
+    ]
     return {"expected": len(expected), "found": found, "wrong": wrong, "lacks": lacks}
 
 

@@ -26,8 +26,14 @@ def cells(report: Report) -> dict[Cell, str]:
     """What the document is to say of a kernel."""
     said: dict[Cell, str] = {}
     for name, probe in report["probes"].items():
-        said |= {("attach point", name, point): state.partition(",")[0] for point, state in probe["points"].items()}
-        said |= {("operation", name, kind): ", ".join(lacks) or WHOLE for kind, lacks in probe["lacks"].items()}
+        said |= {
+            ("attach point", name, point): state.partition(",")[0]
+            for point, state in probe["points"].items()
+        }
+        said |= {
+            ("operation", name, kind): ", ".join(lacks) or WHOLE
+            for kind, lacks in probe["lacks"].items()
+        }
     for check in CHECKS:
         found = report["doctor"][check]
         said["check", "doctor", check] = f"{found['status']}: {found['found']}"
@@ -44,7 +50,11 @@ def documented(text: str, heading: str) -> dict[Cell, str]:
             headings = []
         elif not headings:
             headings = row
-        elif heading in headings and not row[0].startswith("-") and (cell := row[headings.index(heading)]) != NOTHING:
+        elif (
+            heading in headings
+            and not row[0].startswith("-")
+            and (cell := row[headings.index(heading)]) != NOTHING
+        ):
             said[headings[1], row[0], row[1]] = cell
     return said
 
@@ -54,8 +64,14 @@ def tables(reports: Mapping[str, Report]) -> str:
     columns = {heading: cells(report) for heading, report in reports.items()}
     lines: list[str] = []
     for table, first in ("attach point", "probe"), ("operation", "probe"), ("check", "command"):
-        keys = dict.fromkeys(key for said in reversed(columns.values()) for key in said if key[0] == table)
-        lines += ["", f"| {first} | {table} | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+        keys = dict.fromkeys(
+            key for said in reversed(columns.values()) for key in said if key[0] == table
+        )
+        lines += [
+            "",
+            f"| {first} | {table} | {' | '.join(columns)} |",
+            "|---" * (2 + len(columns)) + "|",
+        ]
         for key in sorted(keys, key=lambda key: key[1]):
             found = [said.get(key, NOTHING) for said in columns.values()]
             lines.append(f"| {key[1]} | {key[2]} | {' | '.join(found)} |")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from infrasight_core.kernel.points import has_tracepoint
+from infrasight_core.kernel.attach_points import has_tracepoint
 
 from infrasight_testbed import compat, uring
 from infrasight_testbed.addresses import column, inet, unix
@@ -61,7 +61,9 @@ def everything(folder: Path) -> Iterator[Expected]:
         made = [each for each in calls if each.name in NUMBERS and _is_recorded(each.name)]
         yield from _native(probe, made)
         if program:
-            yield from _compat(probe, program, [each for each in calls if each.name in compat.NUMBERS])
+            yield from _compat(
+                probe, program, [each for each in calls if each.name in compat.NUMBERS]
+            )
     yield from _executions(folder, program)
     yield from _requests(folder)
     yield from _connects(folder)
@@ -71,7 +73,13 @@ def everything(folder: Path) -> Iterator[Expected]:
 def _opens(folder: Path) -> list[_Call]:
     given, missing, new = (bytes(folder / name) for name in ("file", "missing", "new"))
     there = {"path": given, "resolved_path": given, "error": ""}
-    absent = {"path": missing, "resolved_path": b"", "error": "ENOENT", "return_code": ENOENT, "fd": -1}
+    absent = {
+        "path": missing,
+        "resolved_path": b"",
+        "error": "ENOENT",
+        "return_code": ENOENT,
+        "fd": -1,
+    }
     return [
         _Call("open", [given, os.O_RDONLY, 0], "open", there),
         _Call("open", [missing, os.O_RDONLY, 0], "open, failed", absent),
@@ -79,7 +87,12 @@ def _opens(folder: Path) -> list[_Call]:
         _Call("openat", [AT_FDCWD, missing, os.O_RDONLY, 0], "openat, failed", absent),
         _Call("openat2", [AT_FDCWD, given, _HOW, len(_HOW)], "openat2", there),
         _Call("openat2", [AT_FDCWD, missing, _HOW, len(_HOW)], "openat2, failed", absent),
-        _Call("creat", [new, 0o640], "creat", {"path": new, "resolved_path": new, "mode": 0o640, "flags": CREATE}),
+        _Call(
+            "creat",
+            [new, 0o640],
+            "creat",
+            {"path": new, "resolved_path": new, "mode": 0o640, "flags": CREATE},
+        ),
     ]
 
 
@@ -94,9 +107,19 @@ def _chmods(folder: Path) -> list[_Call]:
     return [
         _Call("chmod", [given, 0o600], "chmod", there | {"mode": 0o600, "mode_text": b"0600"}),
         _Call("chmod", [missing, 0o600], "chmod, failed", absent),
-        _Call("fchmod", [descriptor, 0o644], "fchmod", opened | {"mode": 0o644, "old_mode": 0o600, "fd": descriptor}),
+        _Call(
+            "fchmod",
+            [descriptor, 0o644],
+            "fchmod",
+            opened | {"mode": 0o644, "old_mode": 0o600, "fd": descriptor},
+        ),
         _Call("fchmodat", [AT_FDCWD, given, 0o755], "fchmodat", there | {"mode": 0o755}),
-        _Call("fchmodat2", empty, "fchmodat2", opened | {"mode": 0o640, "old_mode": 0o755, "at_flags": AT_EMPTY_PATH}),
+        _Call(
+            "fchmodat2",
+            empty,
+            "fchmodat2",
+            opened | {"mode": 0o640, "old_mode": 0o755, "at_flags": AT_EMPTY_PATH},
+        ),
     ]
 
 
@@ -115,7 +138,9 @@ def _compat(probe: str, program: Path, calls: Sequence[_Call]) -> Iterator[Expec
     made = compat.make_calls(program, [(each.name, each.arguments) for each in calls], given)
     for each, result in zip(calls, made.results, strict=True):
         wanted = each.fields | {"error": "ENOSYS"} if result == ENOSYS else each.fields
-        yield Expected(probe, f"{each.kind} (32-bit)", made.pid, "compat", {"return_code": result} | wanted)
+        yield Expected(
+            probe, f"{each.kind} (32-bit)", made.pid, "compat", {"return_code": result} | wanted
+        )
 
 
 def _executions(folder: Path, program: Path | None) -> Iterator[Expected]:
@@ -132,15 +157,28 @@ def _executions(folder: Path, program: Path | None) -> Iterator[Expected]:
                 continue
         os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
-    yield Expected("execve", "execveat, failed", pid, "syscall", absent | {"argv": [], "dirfd": AT_FDCWD})
-    yield Expected("execve", "execve, failed", pid, "syscall", absent | {"argv": [b"true", b"it is"], "cwd": here})
+    yield Expected(
+        "execve", "execveat, failed", pid, "syscall", absent | {"argv": [], "dirfd": AT_FDCWD}
+    )
+    yield Expected(
+        "execve",
+        "execve, failed",
+        pid,
+        "syscall",
+        absent | {"argv": [b"true", b"it is"], "cwd": here},
+    )
     done = {"filename": true, "argv": [b"true", b"it is"], "error": "", "return_code": 0}
     yield Expected("execve", "execve", pid, "syscall", done | {"cwd": here})
     if program:
-        calls: list[compat.Call] = [("execve", [missing, [b"no"], 0]), ("execveat", [AT_FDCWD, missing, [b"no"], 0, 0])]
+        calls: list[compat.Call] = [
+            ("execve", [missing, [b"no"], 0]),
+            ("execveat", [AT_FDCWD, missing, [b"no"], 0, 0]),
+        ]
         made = compat.make_calls(program, [*calls, ("execve", [true, [b"true", b"it is"], 0])])
         for name, _ in calls:
-            yield Expected("execve", f"{name}, failed (32-bit)", made.pid, "compat", absent | {"argv": [b"no"]})
+            yield Expected(
+                "execve", f"{name}, failed (32-bit)", made.pid, "compat", absent | {"argv": [b"no"]}
+            )
         yield Expected("execve", "execve (32-bit)", made.pid, "compat", done)
 
 
@@ -154,13 +192,22 @@ def _requests(folder: Path) -> Iterator[Expected]:
         return
     there = {"path": given, "resolved_path": given, "error": ""}
     absent = {"path": missing, "error": "ENOENT", "return_code": ENOENT}
-    kinds: tuple[tuple[str, dict[str, Any]], ...] = (("openat", there), ("openat, failed", absent), ("openat2", there))
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("openat", there),
+        ("openat, failed", absent),
+        ("openat2", there),
+    )
     for (kind, fields), result in zip(kinds, made.results, strict=True):
-        yield Expected("open", f"{kind} (io_uring)", made.pid, "io_uring", {"return_code": result} | fields)
+        yield Expected(
+            "open", f"{kind} (io_uring)", made.pid, "io_uring", {"return_code": result} | fields
+        )
 
 
 def _connects(folder: Path) -> Iterator[Expected]:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as gone:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as gone,
+    ):
         port, closed = server.getsockname()[1], gone.getsockname()[1]
         gone.close()
         nowhere = bytes(folder / "none.socket")
@@ -178,14 +225,31 @@ def _connects(folder: Path) -> Iterator[Expected]:
 
         pid, results = in_child(work)
     assert results == [0, ECONNREFUSED, EINPROGRESS, ENOENT]
-    to = {"remote_address": column("127.0.0.1"), "remote_port": port, "protocol_name": b"tcp", "stage": b"call"}
+    to = {
+        "remote_address": column("127.0.0.1"),
+        "remote_port": port,
+        "protocol_name": b"tcp",
+        "stage": b"call",
+    }
     late = {"error": "EINPROGRESS", "return_code": EINPROGRESS, "in_progress": True}
     absent = {"unix_path": nowhere, "error": "ENOENT", "return_code": ENOENT, "stage": b"call"}
     refused = {"remote_port": closed, "error": "ECONNREFUSED", "return_code": ECONNREFUSED}
-    yield Expected("connect", "connect", pid, "syscall", to | {"error": "", "return_code": 0, "in_progress": False})
+    yield Expected(
+        "connect",
+        "connect",
+        pid,
+        "syscall",
+        to | {"error": "", "return_code": 0, "in_progress": False},
+    )
     yield Expected("connect", "connect, failed", pid, "syscall", to | refused)
     yield Expected("connect", "connect, not waited for", pid, "syscall", to | late)
-    yield Expected("connect", "outcome of that", pid, "syscall", to | {"stage": b"outcome", "error": "", "return_code": 0})
+    yield Expected(
+        "connect",
+        "outcome of that",
+        pid,
+        "syscall",
+        to | {"stage": b"outcome", "error": "", "return_code": 0},
+    )
     yield Expected("connect", "connect by a Unix socket, failed", pid, "syscall", absent)
 
 
@@ -197,7 +261,10 @@ def _accepts() -> Iterator[Expected]:
         ports = [client.getsockname()[1] for client in clients]
 
         def work() -> list[int]:
-            first, second = call("accept", listening, 0, 0), call("accept4", listening, 0, 0, socket.SOCK_CLOEXEC)
+            first, second = (
+                call("accept", listening, 0, 0),
+                call("accept4", listening, 0, 0, socket.SOCK_CLOEXEC),
+            )
             return [first, second, call("accept4", listening, 0, 0, 0)]
 
         pid, results = in_child(work)
@@ -206,5 +273,13 @@ def _accepts() -> Iterator[Expected]:
     assert results[2] == EAGAIN
     at = {"local_address": column("127.0.0.1"), "local_port": port, "listen_fd": listening}
     for kind, peer, result in zip(("accept", "accept4"), ports, results, strict=False):
-        yield Expected("accept", kind, pid, "syscall", at | {"remote_port": peer, "fd": result, "error": ""})
-    yield Expected("accept", "accept4, failed", pid, "syscall", at | {"fd": -1, "error": "EAGAIN", "return_code": EAGAIN})
+        yield Expected(
+            "accept", kind, pid, "syscall", at | {"remote_port": peer, "fd": result, "error": ""}
+        )
+    yield Expected(
+        "accept",
+        "accept4, failed",
+        pid,
+        "syscall",
+        at | {"fd": -1, "error": "EAGAIN", "return_code": EAGAIN},
+    )

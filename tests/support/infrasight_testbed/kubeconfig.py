@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net.tls import TlsFiles
 
 
 def with_certificate(file: Path, url: str, identity: TlsFiles) -> Path:
@@ -22,9 +22,16 @@ def _write(file: Path, url: str, ca: Path | None, user: dict[str, str], namespac
     config: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "tests", "cluster": {"server": url, "certificate-authority": str(ca)}}],
+        "clusters": [
+            {"name": "tests", "cluster": {"server": url, "certificate-authority": str(ca)}}
+        ],
         "users": [{"name": "client", "user": user}],
-        "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "client", "namespace": namespace}}],
+        "contexts": [
+            {
+                "name": "tests",
+                "context": {"cluster": "tests", "user": "client", "namespace": namespace},
+            }
+        ],
         "current-context": "tests",
     }
     file.touch(mode=0o600)

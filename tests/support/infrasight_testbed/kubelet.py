@@ -16,7 +16,12 @@ from typing import Any
 from infrasight_testbed.control_plane import ControlPlane, ToolError
 from infrasight_testbed.system import BIN, Process
 
-_PROGRAMS = {"operator": "infrasight-operator", "server": "infrasight-server", "agent": "infrasight", "packages": "infrasight"}
+_PROGRAMS = {
+    "operator": "infrasight-operator",
+    "server": "infrasight-server",
+    "agent": "infrasight",
+    "packages": "infrasight",
+}
 
 
 class Pod:
@@ -34,15 +39,30 @@ class Pod:
         told: Variables that hold instead of the pod's.
     """
 
-    def __init__(self, control_plane: ControlPlane, body: Mapping[str, Any], folder: Path, told: Mapping[str, str]) -> None:
-        self._control_plane, self._body, self._folder, self._told = control_plane, body, folder, told
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        body: Mapping[str, Any],
+        folder: Path,
+        told: Mapping[str, str],
+    ) -> None:
+        self._control_plane, self._body, self._folder, self._told = (
+            control_plane,
+            body,
+            folder,
+            told,
+        )
         self._spec: Mapping[str, Any] = body["spec"]
         self.component: str = self._spec["containers"][0]["name"]
         self.node: str = self._spec["nodeName"]
         folder.mkdir(parents=True)
-        self._volumes = {volume["name"]: self._volume(volume) for volume in self._spec.get("volumes", [])}
+        self._volumes = {
+            volume["name"]: self._volume(volume) for volume in self._spec.get("volumes", [])
+        }
         self._initialised = False
-        self._account: Path | None = None  # as its service account; the token outlives a restart of the container
+        self._account: Path | None = (
+            None  # as its service account; the token outlives a restart of the container
+        )
         self.process = self.start()
 
     def _volume(self, volume: Mapping[str, Any]) -> str:
@@ -52,7 +72,9 @@ class Pod:
         folder.mkdir()
         if "secret" in volume:
             namespace = self._body["metadata"]["namespace"]
-            data = self._control_plane.get("secret", volume["secret"]["secretName"], namespace)["data"]
+            data = self._control_plane.get("secret", volume["secret"]["secretName"], namespace)[
+                "data"
+            ]
             for name, text in data.items():
                 (folder / name).touch(mode=0o600)
                 (folder / name).write_bytes(base64.b64decode(text))
@@ -63,12 +85,24 @@ class Pod:
         for container in self._spec.get("initContainers", []) if not self._initialised else []:
             with (self._folder / f"{container['name']}.log").open("ab") as log:
                 command, env = self._command(container), self._environment(container)
-                subprocess.run(command, env={**os.environ, **env}, stdout=log, stderr=log, timeout=120, check=True)
+                subprocess.run(
+                    command,
+                    env={**os.environ, **env},
+                    stdout=log,
+                    stderr=log,
+                    timeout=120,
+                    check=True,
+                )
         self._initialised = True
         main = self._spec["containers"][0]
         env = self._environment(main)
         status = env[next(name for name in env if name.endswith("_STATUS_LISTEN"))]
-        self.process = Process(["setpriv", "--pdeathsig", "KILL", *self._command(main)], self._folder / "log", status, env)
+        self.process = Process(
+            ["setpriv", "--pdeathsig", "KILL", *self._command(main)],
+            self._folder / "log",
+            status,
+            env,
+        )
         return self.process
 
     def _command(self, container: Mapping[str, Any]) -> list[str | Path]:
@@ -101,7 +135,9 @@ class Pod:
 
     def log(self) -> str:
         """What its containers have said."""
-        return "\n".join(file.read_text(errors="replace") for file in sorted(self._folder.glob("*log")))
+        return "\n".join(
+            file.read_text(errors="replace") for file in sorted(self._folder.glob("*log"))
+        )
 
 
 class Kubelet:
@@ -124,28 +160,48 @@ class Kubelet:
         folder: Path,
         told: Callable[[Mapping[str, Any]], Mapping[str, str]],
     ) -> None:
-        self._control_plane, self._namespace, self._folder, self._told = control_plane, namespace, folder, told
+        self._control_plane, self._namespace, self._folder, self._told = (
+            control_plane,
+            namespace,
+            folder,
+            told,
+        )
         self.pods: dict[str, Pod] = {}
 
     def sync(self) -> None:
         """Starts what has come and stops what has gone; does nothing while the API server is away."""
         try:
-            bodies = self._control_plane.objects("pods", self._namespace, "--field-selector=status.phase=Running")
+            bodies = self._control_plane.objects(
+                "pods", self._namespace, "--field-selector=status.phase=Running"
+            )
         except ToolError as error:
             if "refused" not in str(error):
                 raise
             return
-        there = {body["metadata"]["name"]: body for body in bodies if "deletionTimestamp" not in body["metadata"]}
-        for name in sorted(self.pods.keys() - there.keys(), key=lambda name: self.pods[name].component != "agent"):
+        there = {
+            body["metadata"]["name"]: body
+            for body in bodies
+            if "deletionTimestamp" not in body["metadata"]
+        }
+        for name in sorted(
+            self.pods.keys() - there.keys(), key=lambda name: self.pods[name].component != "agent"
+        ):
             self._remove(name)
         for name in sorted(
-            there.keys() - self.pods.keys(), key=lambda name: there[name]["spec"]["containers"][0]["name"] == "agent"
+            there.keys() - self.pods.keys(),
+            key=lambda name: there[name]["spec"]["containers"][0]["name"] == "agent",
         ):
-            self.pods[name] = Pod(self._control_plane, there[name], self._folder / name, self._told(there[name]))
+            self.pods[name] = Pod(
+                self._control_plane, there[name], self._folder / name, self._told(there[name])
+            )
 
     def one(self, component: str, node: str = "") -> Pod:
         """The one pod of a component, on a node where that is named."""
-        (found,) = (pod for pod in self.pods.values() if pod.component == component and node in ("", pod.node))
+        (found,) = (
+            pod
+            for pod in self.pods.values()
+            if pod.component == component and node in ("", pod.node)
+        )
         return found
 
     def stop(self) -> None:

@@ -9,7 +9,13 @@ import kubernetes_validate
 import yaml
 
 _KUBERNETES = "1.37.0"
-_OTHERS = ("Certificate", "Issuer", "ServiceMonitor", "PodMonitor", "PrometheusRule")  # of whose kinds no schema is at hand
+_OTHERS = (
+    "Certificate",
+    "Issuer",
+    "ServiceMonitor",
+    "PodMonitor",
+    "PrometheusRule",
+)  # of whose kinds no schema is at hand
 
 
 def write_schemas(folder: Path, definitions: Path) -> None:
@@ -19,9 +25,15 @@ def write_schemas(folder: Path, definitions: Path) -> None:
         folder: Where they go.
         definitions: The folder of CustomResourceDefinitions.
     """
-    source = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{_KUBERNETES}-local-strict"
+    source = (
+        Path(kubernetes_validate.__file__).parent
+        / "kubernetes-json-schema"
+        / f"v{_KUBERNETES}-local-strict"
+    )
     for file in source.glob("*.json"):
-        schema = json.loads(file.read_text().replace('"/api/_definitions.json#', '"_definitions.json#'))
+        schema = json.loads(
+            file.read_text().replace('"/api/_definitions.json#', '"_definitions.json#')
+        )
         schema.pop("$id", None)
         (folder / file.name).write_text(json.dumps(schema))
     for file in definitions.glob("*.yaml"):
@@ -40,7 +52,9 @@ def _strict(schema: Any) -> Any:
         return schema
     made = {key: _strict(value) for key, value in schema.items()}
     # `metadata` has no properties here; the API server knows them.
-    if isinstance(made.get("properties"), dict) and not made.get("x-kubernetes-preserve-unknown-fields"):
+    if isinstance(made.get("properties"), dict) and not made.get(
+        "x-kubernetes-preserve-unknown-fields"
+    ):
         made.setdefault("additionalProperties", False)
     if made.pop("x-kubernetes-int-or-string", False):
         made.pop("type", None)
@@ -49,10 +63,25 @@ def _strict(schema: Any) -> Any:
 
 def judge(tools: Path, schemas: Path, manifests: str) -> list[str]:
     """What is wrong with manifests; empty when nothing is."""
-    command: list[str | Path] = [tools / "kubeconform", "-strict", "-output", "json", "-skip", ",".join(_OTHERS)]
-    command += ["-schema-location", f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", "-"]
+    command: list[str | Path] = [
+        tools / "kubeconform",
+        "-strict",
+        "-output",
+        "json",
+        "-skip",
+        ",".join(_OTHERS),
+    ]
+    command += [
+        "-schema-location",
+        f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json",
+        "-",
+    ]
     done = subprocess.run(command, input=manifests, capture_output=True, text=True, check=False)
     found = json.loads(done.stdout).get("resources") or []
-    wrong = [f"{r['kind']} {r['name']}: {r['msg']}" for r in found if r["status"] not in ("statusValid", "statusSkipped")]
+    wrong = [
+        f"{r['kind']} {r['name']}: {r['msg']}"
+        for r in found
+        if r["status"] not in ("statusValid", "statusSkipped")
+    ]
     assert done.returncode == 0 or wrong, done.stderr
     return wrong

@@ -22,8 +22,17 @@ def name_server(names: Mapping[str, str]) -> Iterator[int]:
         "--pid-file",
         "--user=root",
     ]
-    command += [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--log-facility=/dev/null"]
-    command += ["--bogus-priv", "--local=//", *(f"--host-record={name},{address}" for address, name in names.items())]
+    command += [
+        f"--port={port}",
+        "--listen-address=127.0.0.1",
+        "--bind-interfaces",
+        "--log-facility=/dev/null",
+    ]
+    command += [
+        "--bogus-priv",
+        "--local=//",
+        *(f"--host-record={name},{address}" for address, name in names.items()),
+    ]
     with subprocess.Popen(command) as process:
         try:
             until(lambda: _answers(port), "dnsmasq answers")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 from infrasight_core import EnrichContext, constant, hookimpl
-from infrasight_core.containers.names import NAMES
+from infrasight_core.containers.columns import NAMES
 
 infrasight_api = 1
 
@@ -13,4 +13,7 @@ infrasight_api = 1
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
     """The container's columns, empty."""
     nothing = constant(b"", batch.num_rows, pa.binary())
-    return {"container_id": constant("", batch.num_rows, pa.string()), **dict.fromkeys(NAMES, nothing)}
+    return {
+        "container_id": constant("", batch.num_rows, pa.string()),
+        **dict.fromkeys(NAMES, nothing),
+    }

@@ -17,7 +17,9 @@ def pool() -> str:
 
 
 @pytest.fixture
-def installed(control_plane: ControlPlane, namespace: str, tmp_path: Path, pool: str) -> Iterator[Installed]:
+def installed(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, pool: str
+) -> Iterator[Installed]:
     """A namespace with the operator's rights; nothing runs yet."""
     made = Installed(control_plane, namespace, tmp_path, pool)
     yield made

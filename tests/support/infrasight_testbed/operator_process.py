@@ -34,8 +34,15 @@ class Installed:
         pool: Nodes with this value of the label `pool` are the installation's.
     """
 
-    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path, pool: str) -> None:
-        self.cluster, self.namespace, self._folder, self._pool = control_plane, namespace, folder, pool
+    def __init__(
+        self, control_plane: ControlPlane, namespace: str, folder: Path, pool: str
+    ) -> None:
+        self.cluster, self.namespace, self._folder, self._pool = (
+            control_plane,
+            namespace,
+            folder,
+            pool,
+        )
         self.address = f"127.0.0.1:{free_port()}"
         self._status = f"127.0.0.1:{free_port()}"
         self._processes: list[Process] = []
@@ -45,7 +52,12 @@ class Installed:
         self._cluster_wide = f"operator-{namespace}"
         control_plane.apply(
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}},
-            {"apiVersion": f"{rights}/v1", "kind": "Role", "metadata": {"name": "operator"}, "rules": role},
+            {
+                "apiVersion": f"{rights}/v1",
+                "kind": "Role",
+                "metadata": {"name": "operator"},
+                "rules": role,
+            },
             {
                 "apiVersion": f"{rights}/v1",
                 "kind": "RoleBinding",
@@ -78,10 +90,19 @@ class Installed:
 
     def start_another(self) -> Process:
         """Starts one beside the first, which agents do not know."""
-        return self._start(f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", "--address", self.address)
+        return self._start(
+            f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}", "--address", self.address
+        )
 
     def _start(self, listen: str, status: str, *options: str, ready: bool = True) -> Process:
-        command: list[str | Path] = [BIN / "infrasight-operator", "run", "--namespace", self.namespace, "--listen", listen]
+        command: list[str | Path] = [
+            BIN / "infrasight-operator",
+            "run",
+            "--namespace",
+            self.namespace,
+            "--listen",
+            listen,
+        ]
         command += ["--status-listen", status, *options]
         log = self._folder / f"operator-{len(self._processes)}.log"
         process = Process(command, log, status, {"KUBECONFIG": str(self._kubeconfig)})
@@ -92,7 +113,10 @@ class Installed:
 
     def token_in_a_file(self) -> Path:
         """Has the token lie in a file, as in a pod, for operators that are started later."""
-        token, config = self._folder / "token", yaml.safe_load(self._kubeconfig.read_text(encoding="utf-8"))
+        token, config = (
+            self._folder / "token",
+            yaml.safe_load(self._kubeconfig.read_text(encoding="utf-8")),
+        )
         token.write_text(config["users"][0]["user"].pop("token"), encoding="utf-8")
         config["users"][0]["user"]["tokenFile"] = str(token)
         self._kubeconfig = self._folder / "kubeconfig"
@@ -101,7 +125,11 @@ class Installed:
 
     def install(self, **spec: Any) -> None:
         """Makes the InfraSight object, of the test's own nodes."""
-        agent = {"image": "example.invalid/agent", "nodeSelector": {"pool": self._pool}, **spec.pop("agent", {})}
+        agent = {
+            "image": "example.invalid/agent",
+            "nodeSelector": {"pool": self._pool},
+            **spec.pop("agent", {}),
+        }
         whole = {"agent": agent, "server": {"address": "server:7443", "plaintext": True}, **spec}
         self.apply("InfraSight", "infrasight", whole)
 
@@ -125,11 +153,17 @@ class Installed:
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """The NodeProbes, by node."""
-        return {body["metadata"]["name"]: body for body in self.cluster.objects("nodeprobes", self.namespace)}
+        return {
+            body["metadata"]["name"]: body
+            for body in self.cluster.objects("nodeprobes", self.namespace)
+        }
 
     def probes(self) -> dict[str, list[str]]:
         """Which probes each node is to run."""
-        return {name: [probe["name"] for probe in body["spec"].get("probes", [])] for name, body in self.nodes().items()}
+        return {
+            name: [probe["name"] for probe in body["spec"].get("probes", [])]
+            for name, body in self.nodes().items()
+        }
 
     def until_probes(self, **wanted: list[str]) -> None:
         """Waits until the nodes are to run these probes, and there are no others."""

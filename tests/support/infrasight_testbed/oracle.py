@@ -16,7 +16,7 @@ from attrs import define, evolve, field, frozen
 from infrasight_core import BpfProgram, Kernel
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 
 from infrasight_testbed.strace import Call, Traced
@@ -88,7 +88,9 @@ class Verdict:
     def text(self) -> str:
         """For people: the first of each kind."""
         parts = [f"compared {dict(self.compared)}, outcomes {dict(self.outcomes)}, "]
-        parts[0] += f"unended {len(self.unended)}, unbegun {len(self.unbegun)}, later {len(self.later)}"
+        parts[0] += (
+            f"unended {len(self.unended)}, unbegun {len(self.unbegun)}, later {len(self.later)}"
+        )
         for name in FAULTS:
             found = getattr(self, name)
             parts += [f"{len(found)} {name}"] + [f"  {item}" for item in found[:5]]
@@ -115,7 +117,10 @@ class Oracle:
     def rows(self, traced: Traced) -> dict[str, list[Row]]:
         """What was recorded since of the threads that strace saw, by probe, once everything until now has come."""
         submitted = {probe: counts.submitted for probe, counts in self.recorder.counts().items()}
-        until(lambda: all(self._came()[probe] >= number for probe, number in submitted.items()), "all events have come")
+        until(
+            lambda: all(self._came()[probe] >= number for probe, number in submitted.items()),
+            "all events have come",
+        )
         rows: dict[str, list[Row]] = {probe: [] for probe in submitted}
         threads = pa.array(sorted(traced.threads), pa.uint32())
         for delivery in self.kept.deliveries[self._first :]:
@@ -155,11 +160,18 @@ def oracle() -> Iterator[Oracle]:
         assert recorder.failure is None
 
 
-def compare(traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapping[str, Comparison]) -> Verdict:
+def compare(
+    traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapping[str, Comparison]
+) -> Verdict:
     """Each thread's rows of all probes, in the order in which their calls began, against strace's calls."""
     verdict = Verdict()
-    probe_of = {call: probe for probe, comparison in comparisons.items() for call in comparison.calls}
-    calls, recorded = defaultdict[int, list[Call]](list), defaultdict[int, list[tuple[str, Row]]](list)
+    probe_of = {
+        call: probe for probe, comparison in comparisons.items() for call in comparison.calls
+    }
+    calls, recorded = (
+        defaultdict[int, list[Call]](list),
+        defaultdict[int, list[tuple[str, Row]]](list),
+    )
     for seen in traced.calls:
         if seen.name in probe_of:
             calls[seen.tid].append(seen)
@@ -179,7 +191,11 @@ def compare(traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapp
             elif call:
                 (verdict.missing if call.result is not None else verdict.unended).append(call)
             elif pair:
-                (verdict.unbegun if tid in traced.killed and _is_end_alone(pair[1]) else verdict.surplus).append(pair)
+                (
+                    verdict.unbegun
+                    if tid in traced.killed and _is_end_alone(pair[1])
+                    else verdict.surplus
+                ).append(pair)
     verdict.surplus += [(probe, row) for (probe, _), left in outcomes.items() for row in left]
     return verdict
 
@@ -188,8 +204,12 @@ def _is_end_alone(row: Row) -> bool:
     return "entry_missing" in row["quality"] and row["return_code"] == -errno.ENOSYS
 
 
-def _check(verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapping[str, Comparison]) -> None:
-    if call.result is None:  # killed before it began, the kernel may announce its end alone: such a row has no more than that
+def _check(
+    verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapping[str, Comparison]
+) -> None:
+    if (
+        call.result is None
+    ):  # killed before it began, the kernel may announce its end alone: such a row has no more than that
         verdict.unended.append(call)
         return
     quality = [said for said in row["quality"] if not said.endswith("_user_memory")]
@@ -198,7 +218,9 @@ def _check(verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapp
     if wanted.get("deleted") and not found["deleted"]:
         verdict.later.append(call)
         del wanted["deleted"]
-    verdict.wrong += [(call, name, value, found[name]) for name, value in wanted.items() if found[name] != value]
+    verdict.wrong += [
+        (call, name, value, found[name]) for name, value in wanted.items() if found[name] != value
+    ]
     verdict.compared[probe] += 1
     verdict.said.update((probe, said) for said in quality)
 
@@ -221,23 +243,33 @@ def _check_outcome(
         return
     outcome = found.pop(0)
     wanted = comparisons[probe].outcome(call, row, traced)
-    verdict.wrong += [(call, name, value, outcome[name]) for name, value in wanted.items() if outcome[name] != value]
+    verdict.wrong += [
+        (call, name, value, outcome[name])
+        for name, value in wanted.items()
+        if outcome[name] != value
+    ]
     verdict.outcomes[probe] += 1
 
 
 def _aligned(
-    calls: list[Call], rows: list[tuple[str, Row]], probe_of: Mapping[str, str], comparisons: Mapping[str, Comparison]
+    calls: list[Call],
+    rows: list[tuple[str, Row]],
+    probe_of: Mapping[str, str],
+    comparisons: Mapping[str, Comparison],
 ) -> Iterator[tuple[Call | None, tuple[str, Row] | None]]:
     """Pairs in order; where the two differ in what was called, the longest runs that agree keep the rest in step."""
     compared = [(probe_of[call.name], comparisons[probe_of[call.name]]) for call in calls]
     theirs = [
-        (probe, comparison.key(comparison.wanted(call, {}))) for call, (probe, comparison) in zip(calls, compared, strict=True)
+        (probe, comparison.key(comparison.wanted(call, {})))
+        for call, (probe, comparison) in zip(calls, compared, strict=True)
     ]
     ours = [(probe, comparisons[probe].key(row)) for probe, row in rows]
     if theirs == ours:
         yield from zip(calls, rows, strict=True)
         return
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_opcodes():
+    for kind, i, j, k, m in difflib.SequenceMatcher(
+        None, theirs, ours, autojunk=False
+    ).get_opcodes():
         both = min(j - i, m - k) if kind in ("equal", "replace") else 0
         yield from zip(calls[i : i + both], rows[k : k + both], strict=True)
         yield from ((left, None) for left in calls[i + both : j])

@@ -29,10 +29,21 @@ class PackageIndex:
     def environment(self) -> Mapping[str, str]:
         """What tells pip to ask here, and nowhere else."""
         url = f"http://127.0.0.1:{self._server.server_port}/"
-        return {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": url, "PIP_FIND_LINKS": "", "PIP_RETRIES": "1"}
+        return {
+            "PIP_CONFIG_FILE": "/dev/null",
+            "PIP_INDEX_URL": url,
+            "PIP_FIND_LINKS": "",
+            "PIP_RETRIES": "1",
+        }
 
     def add(
-        self, name: str, version: str, needs: tuple[str, ...] = (), code: Path | str = "", files: str = "", plugin: str = ""
+        self,
+        name: str,
+        version: str,
+        needs: tuple[str, ...] = (),
+        code: Path | str = "",
+        files: str = "",
+        plugin: str = "",
     ) -> str:
         """Builds a wheel, and returns its hash.
 
@@ -47,7 +58,12 @@ class PackageIndex:
         source = self._sources / f"{name}-{version}"
         source.mkdir(parents=True)
         module = files or name.replace("-", "_")
-        lines = ["[build-system]", 'requires = ["hatchling"]', 'build-backend = "hatchling.build"', "[project]"]
+        lines = [
+            "[build-system]",
+            'requires = ["hatchling"]',
+            'build-backend = "hatchling.build"',
+            "[project]",
+        ]
         lines += [f'name = "{name}"', f'version = "{version}"', f"dependencies = {list(needs)}"]
         lines += ['[project.entry-points."infrasight"]', plugin] if plugin else []
         if isinstance(code, Path):
@@ -58,7 +74,16 @@ class PackageIndex:
             lines += ["[tool.hatch.build.targets.wheel]", f'only-include = ["{module}.py"]']
         (source / "pyproject.toml").write_text("\n".join(lines) + "\n")
         place = self._served / name
-        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(place)]
+        command = [
+            sys.executable,
+            "-m",
+            "hatchling",
+            "build",
+            "--target",
+            "wheel",
+            "--directory",
+            str(place),
+        ]
         subprocess.run(command, cwd=source, check=True, capture_output=True)
         (wheel,) = place.glob(f"*-{version}-*.whl")
         return f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"

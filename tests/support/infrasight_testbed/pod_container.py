@@ -56,7 +56,12 @@ class PodContainer:
 
     @classmethod
     def of(
-        cls, template: Mapping[str, Any], name: str, folder: Path, fields: Mapping[str, str], told: Mapping[str, str | None]
+        cls,
+        template: Mapping[str, Any],
+        name: str,
+        folder: Path,
+        fields: Mapping[str, str],
+        told: Mapping[str, str | None],
     ) -> "PodContainer":
         """From the template of a pod.
 
@@ -68,18 +73,39 @@ class PodContainer:
             told: Variables that the test sets in place of the manifest's; None leaves one out.
         """
         pod = template["spec"]
-        (container,) = (c for c in (*pod.get("initContainers", ()), *pod["containers"]) if c["name"] == name)
+        (container,) = (
+            c for c in (*pod.get("initContainers", ()), *pod["containers"]) if c["name"] == name
+        )
         annotations = template.get("metadata", {}).get("annotations", {})
-        fields = {**{f"metadata.annotations['{key}']": value for key, value in annotations.items()}, **fields}
+        fields = {
+            **{f"metadata.annotations['{key}']": value for key, value in annotations.items()},
+            **fields,
+        }
         environment = {entry["name"]: _value(entry, fields) for entry in container.get("env", ())}
-        environment = {key: value for key, value in (environment | dict(told)).items() if value is not None}
-        sources = {volume["name"]: _made(volume, folder / volume["name"], fields) for volume in pod["volumes"]}
-        mounts = tuple(_mount(entry, sources[entry["name"]]) for entry in container.get("volumeMounts", ()))
+        environment = {
+            key: value for key, value in (environment | dict(told)).items() if value is not None
+        }
+        sources = {
+            volume["name"]: _made(volume, folder / volume["name"], fields)
+            for volume in pod["volumes"]
+        }
+        mounts = tuple(
+            _mount(entry, sources[entry["name"]]) for entry in container.get("volumeMounts", ())
+        )
         security = container.get("securityContext", {})
         seccomp = (
-            security.get("seccompProfile") or pod.get("securityContext", {}).get("seccompProfile") or {"type": "Unconfined"}
+            security.get("seccompProfile")
+            or pod.get("securityContext", {}).get("seccompProfile")
+            or {"type": "Unconfined"}
         )
-        return cls(tuple(container.get("args", ())), environment, mounts, security, seccomp, bool(pod.get("hostPID")))
+        return cls(
+            tuple(container.get("args", ())),
+            environment,
+            mounts,
+            security,
+            seccomp,
+            bool(pod.get("hostPID")),
+        )
 
     def podman_options(self, folder: Path) -> list[str]:
         """The flags of `podman run`.
@@ -103,24 +129,35 @@ class PodContainer:
         if "runAsUser" in security:
             options.append(f"--user={security['runAsUser']}:{security['runAsGroup']}")
         options.append(f"--pid={'host' if self.host_pid else 'private'}")
-        return [*options, f"--security-opt=seccomp={self._podman_profile(folder)}", "--cgroupns=private"]
+        return [
+            *options,
+            f"--security-opt=seccomp={self._podman_profile(folder)}",
+            "--cgroupns=private",
+        ]
 
     def cri_config(self) -> pods.ContainerConfig:
         """What a runtime is told by the CRI; the network is the host's, as there is no other here."""
         security, capabilities = self.security, self.security.get("capabilities", {})
         context = pods.LinuxContainerSecurityContext(
             capabilities=pods.Capability(
-                add_capabilities=capabilities.get("add", ()), drop_capabilities=capabilities.get("drop", ())
+                add_capabilities=capabilities.get("add", ()),
+                drop_capabilities=capabilities.get("drop", ()),
             ),
             privileged=bool(security.get("privileged")),
             namespace_options=pods.NamespaceOption(network=2, pid=2 if self.host_pid else 1),
-            run_as_user=pods.Int64Value(value=security["runAsUser"]) if "runAsUser" in security else None,
-            run_as_group=pods.Int64Value(value=security["runAsGroup"]) if "runAsGroup" in security else None,
+            run_as_user=pods.Int64Value(value=security["runAsUser"])
+            if "runAsUser" in security
+            else None,
+            run_as_group=pods.Int64Value(value=security["runAsGroup"])
+            if "runAsGroup" in security
+            else None,
             readonly_rootfs=bool(security.get("readOnlyRootFilesystem")),
             no_new_privs=security.get("allowPrivilegeEscalation") is False,
             seccomp=pods.SecurityProfile(profile_type=_PROFILES[self.seccomp["type"]]),
         )
-        config = pods.ContainerConfig(args=self.args, linux=pods.LinuxContainerConfig(security_context=context))
+        config = pods.ContainerConfig(
+            args=self.args, linux=pods.LinuxContainerConfig(security_context=context)
+        )
         for name, value in self.environment.items():
             config.envs.add(key=name.encode(), value=value.encode())
         for mount in self.mounts:
@@ -142,7 +179,9 @@ class PodContainer:
         for rule in profile["syscalls"]:
             rule["names"] = [name for name in rule["names"] if name not in allowed]
         if allowed:
-            profile["syscalls"].append({"names": allowed, "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {}})
+            profile["syscalls"].append(
+                {"names": allowed, "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {}}
+            )
         (file := folder / "seccomp.json").write_text(json.dumps(profile))
         return str(file)
 
@@ -170,4 +209,6 @@ def _made(volume: Mapping[str, Any], folder: Path, fields: Mapping[str, str]) ->
 
 def _mount(entry: Mapping[str, Any], source: Path) -> Mount:
     follows = entry.get("mountPropagation") == "HostToContainer"
-    return Mount(source / entry.get("subPath", ""), entry["mountPath"], bool(entry.get("readOnly")), follows)
+    return Mount(
+        source / entry.get("subPath", ""), entry["mountPath"], bool(entry.get("readOnly")), follows
+    )

@@ -40,7 +40,12 @@ class Podman:
         settings.write_text(_SETTINGS)
         self._environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
         self._command = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        self._command += ["--tmpdir", str(folder / "tmp"), "--storage-driver", "overlay" if images else "vfs"]
+        self._command += [
+            "--tmpdir",
+            str(folder / "tmp"),
+            "--storage-driver",
+            "overlay" if images else "vfs",
+        ]
         self._command += ["--storage-opt", f"overlay.imagestore={images}"] if images else []
         self.run_folder, self.cgroup = folder / "host", f"infrasight-{uuid.uuid4().hex[:12]}"
         self.socket = self.run_folder / "podman" / "podman.sock"
@@ -61,7 +66,13 @@ class Podman:
         return done.stdout + done.stderr
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([*self._command, *arguments], capture_output=True, text=True, env=self._environment, check=False)
+        done = subprocess.run(
+            [*self._command, *arguments],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            check=False,
+        )
         assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
         return done
 
@@ -88,5 +99,7 @@ def running_podman(images: Path | None = None) -> Iterator[Podman]:
             podman.service.stop()
             podman("rm", "--all", "--force", "--time", "0")
             remove_cgroups(podman.cgroup)
-            if (overlay := folder / "root" / "overlay").is_mount():  # podman mounts the folder over itself, and leaves it so
+            if (
+                overlay := folder / "root" / "overlay"
+            ).is_mount():  # podman mounts the folder over itself, and leaves it so
                 subprocess.run(["umount", overlay], check=True)

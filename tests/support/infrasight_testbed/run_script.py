@@ -14,7 +14,11 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PORTS = ("INFRASIGHT_RUN_PORT", "INFRASIGHT_RUN_SERVER_STATUS_PORT", "INFRASIGHT_RUN_AGENT_STATUS_PORT")
+PORTS = (
+    "INFRASIGHT_RUN_PORT",
+    "INFRASIGHT_RUN_SERVER_STATUS_PORT",
+    "INFRASIGHT_RUN_AGENT_STATUS_PORT",
+)
 SECONDS = 90
 
 
@@ -32,7 +36,13 @@ class RunScript:
         self.mark, self.data, self._errors = uuid.uuid4().hex, folder / "data", folder / "stderr"
         settings = dict(zip(PORTS, map(str, free_ports()), strict=True))
         self.port = int(settings[PORTS[0]])
-        env = {**os.environ, **settings, "INFRASIGHT_RUN_DATA": str(self.data), "MARK": self.mark, "PYTHON": sys.executable}
+        env = {
+            **os.environ,
+            **settings,
+            "INFRASIGHT_RUN_DATA": str(self.data),
+            "MARK": self.mark,
+            "PYTHON": sys.executable,
+        }
         self.output = b""
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
         with self._errors.open("wb") as errors:
@@ -78,13 +88,19 @@ class RunScript:
 
     def part(self, name: str) -> int:
         """The process that has this word on its command line."""
-        return next(pid for pid in self.left_over() if f"\0{name}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return next(
+            pid
+            for pid in self.left_over()
+            if f"\0{name}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
 
     def left_over(self, seconds: float = 0) -> list[int]:
         """Its processes that still run, after waiting for them to end for at most so long."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._is_ours(folder)]
+            found = [
+                int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._is_ours(folder)
+            ]
             if not found or time.monotonic() >= deadline:
                 return found
             time.sleep(0.1)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
 
-from infrasight_core.plugins import PluginManager
-from infrasight_server.config import ServerConfig
+from infrasight_core.plugin.manager import PluginManager
 from infrasight_server.server import Server
+from infrasight_server.settings import ServerSettings
 
 
 @contextmanager
-def running_server(config: ServerConfig, plugins: PluginManager) -> Iterator[Server]:
+def running_server(config: ServerSettings, plugins: PluginManager) -> Iterator[Server]:
     """A server that listens while the context lasts, then stops cleanly. The config's ports should be 0."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="server")

@@ -17,10 +17,26 @@ LOOPBACK = {4: column("127.0.0.1"), 6: column("::1")}
 BROKEN_OFF = {-errno.EINPROGRESS, -errno.EINTR, -ERESTARTSYS}
 CONNECTED = {-errno.EISCONN, -errno.EALREADY}
 _KINDS: dict[bytes, Row] = {  # the kernel's names; one of Unix sockets does not tell the type
-    b"TCP": {"family": socket.AF_INET, "socket_type": socket.SOCK_STREAM, "protocol": socket.IPPROTO_TCP},
-    b"TCPv6": {"family": socket.AF_INET6, "socket_type": socket.SOCK_STREAM, "protocol": socket.IPPROTO_TCP},
-    b"UDP": {"family": socket.AF_INET, "socket_type": socket.SOCK_DGRAM, "protocol": socket.IPPROTO_UDP},
-    b"UDPv6": {"family": socket.AF_INET6, "socket_type": socket.SOCK_DGRAM, "protocol": socket.IPPROTO_UDP},
+    b"TCP": {
+        "family": socket.AF_INET,
+        "socket_type": socket.SOCK_STREAM,
+        "protocol": socket.IPPROTO_TCP,
+    },
+    b"TCPv6": {
+        "family": socket.AF_INET6,
+        "socket_type": socket.SOCK_STREAM,
+        "protocol": socket.IPPROTO_TCP,
+    },
+    b"UDP": {
+        "family": socket.AF_INET,
+        "socket_type": socket.SOCK_DGRAM,
+        "protocol": socket.IPPROTO_UDP,
+    },
+    b"UDPv6": {
+        "family": socket.AF_INET6,
+        "socket_type": socket.SOCK_DGRAM,
+        "protocol": socket.IPPROTO_UDP,
+    },
     b"UNIX-STREAM": {"family": socket.AF_UNIX, "socket_type": socket.SOCK_STREAM},
     b"UNIX": {"family": socket.AF_UNIX},
     b"NETLINK": {"family": socket.AF_NETLINK},
@@ -83,7 +99,10 @@ def given(value: Value, length: int = 110) -> Row | None:
         path = value.get("sun_path", Text(b""))
         assert isinstance(path, Text)
         return {"unix_path": path.value}
-    host, port = value.get("sin_addr", value.get("sin6_addr")), value.get("sin_port", value.get("sin6_port"))
+    host, port = (
+        value.get("sin_addr", value.get("sin6_addr")),
+        value.get("sin_port", value.get("sin6_port")),
+    )
     if length < 8 or not isinstance(host, Text) or not isinstance(port, Text):
         return None
     address = column(str(ip_address(host.value))) if any(host.value) else bytes(16)
@@ -101,13 +120,25 @@ def connected(call: Call, row: Row) -> Row:
     nowhere = {"remote_address": bytes(16), "remote_port": 0, "unix_path": b""}
     there = given(address, number(length))
     if result in CONNECTED:
-        there = dict(zip(("remote_address", "remote_port"), here.remote, strict=True)) if here.remote else {}
+        there = (
+            dict(zip(("remote_address", "remote_port"), here.remote, strict=True))
+            if here.remote
+            else {}
+        )
     elif there is None:
         there = nowhere
         if result != 0:  # else the socket is connected to nothing any more
-            quality.append("unix_path_missing" if here.kind.get("family") == socket.AF_UNIX else "remote_address_missing")
+            quality.append(
+                "unix_path_missing"
+                if here.kind.get("family") == socket.AF_UNIX
+                else "remote_address_missing"
+            )
             del there["remote_port"]  # stands in front of what cannot be read
-    elif there.get("remote_address") == bytes(16) and row and "remote_address_user_memory" not in row["quality"]:
+    elif (
+        there.get("remote_address") == bytes(16)
+        and row
+        and "remote_address_user_memory" not in row["quality"]
+    ):
         there["remote_address"] = LOOPBACK[
             6 if isinstance(address, dict) and "sin6_addr" in address else 4
         ]  # what the kernel takes it to mean
@@ -118,17 +149,26 @@ def connected(call: Call, row: Row) -> Row:
 
 def ended(call: Call, row: Row, traced: Traced) -> Row:
     """How an attempt ended, if the program asked: SO_ERROR, and both ends if strace knows them by then."""
-    wanted = {name: row[name] for name in ("pid", "tid", "comm", "fd", "remote_address", "remote_port", "local_address")}
+    wanted = {
+        name: row[name]
+        for name in ("pid", "tid", "comm", "fd", "remote_address", "remote_port", "local_address")
+    }
     descriptor = call.arguments[0]
     for later in traced.calls:
-        if later.place > call.end and later.tid == call.tid and later.name in ("connect", "getsockopt"):
+        if (
+            later.place > call.end
+            and later.tid == call.tid
+            and later.name in ("connect", "getsockopt")
+        ):
             asked = later.arguments
             assert isinstance(asked[0], Number)
             if number(asked[0]) != number(descriptor):
                 continue
             if later.name == "connect" or later.result != 0:
                 break
-            if (number(asked[1]), number(asked[2])) == (SOL_SOCKET, SO_ERROR) and isinstance(asked[3], list):
+            if (number(asked[1]), number(asked[2])) == (SOL_SOCKET, SO_ERROR) and isinstance(
+                asked[3], list
+            ):
                 wanted["return_code"] = -number(asked[3][0])
                 here = socket_of(asked[0].link)
                 if here.local and here.remote:
@@ -146,7 +186,12 @@ def accepted(call: Call, row: Row) -> Row:
         return {"listen_fd": descriptor.value}
     address, *rest = rest
     listening, result = socket_of(descriptor.link), call.result
-    wanted: Row = {"listen_fd": descriptor.value, "return_code": result, "fd": max(result, -1), "flags": 0}
+    wanted: Row = {
+        "listen_fd": descriptor.value,
+        "return_code": result,
+        "fd": max(result, -1),
+        "flags": 0,
+    }
     if call.name == "accept4":
         wanted["flags"] = number(rest[1]) & 0xFFFFFFFF
     if result < 0:

@@ -40,9 +40,22 @@ def has(row: Row, wanted: Row) -> None:
 
 def rows_of(kept: Recording, pid: int, uid: int = 0) -> list[Row]:
     """A child's rows in order, each with the header that the child must have."""
-    found = [row for delivery in list(kept.deliveries) for row in delivery.batch.to_pylist() if row["pid"] == pid]
+    found = [
+        row
+        for delivery in list(kept.deliveries)
+        for row in delivery.batch.to_pylist()
+        if row["pid"] == pid
+    ]
     for row in found:
-        has(row, {"uid": uid, "gid": uid, "ppid": os.getpid(), "comm": Path("/proc/self/comm").read_bytes().rstrip()})
+        has(
+            row,
+            {
+                "uid": uid,
+                "gid": uid,
+                "ppid": os.getpid(),
+                "comm": Path("/proc/self/comm").read_bytes().rstrip(),
+            },
+        )
         assert row["exe"] == bytes(Path("/proc/self/exe").resolve())
         assert row["duration_ns"] > 0
     return sorted(found, key=lambda row: row["time"])

@@ -10,14 +10,21 @@ from attrs import define, field, frozen
 
 # Numbers as numbers, every byte of every string; what is behind a descriptor, of a socket both its ends.
 OPTIONS = ("-f", "--decode-fds=path,socket", "-xx", "-X", "raw", "-s", "65536")
-_RESTARTS = {"ERESTARTSYS": 512, "ERESTARTNOINTR": 513, "ERESTARTNOHAND": 514, "ERESTART_RESTARTBLOCK": 516}
+_RESTARTS = {
+    "ERESTARTSYS": 512,
+    "ERESTARTNOINTR": 513,
+    "ERESTARTNOHAND": 514,
+    "ERESTART_RESTARTBLOCK": 516,
+}
 _LINE = re.compile(rb"(\d+) +(.*)")
 _CALL = re.compile(rb"(\w+)\((.*)")
 _RESUMED = re.compile(rb"<\.\.\. \w+ resumed>(.*)")
 _CUT_OFF = re.compile(rb"(.*) <(?:unfinished|pid changed to \d+) \.\.\.>")
 _DIED = b" <unfinished ...>) = ?"
 _SUPERSEDED = re.compile(rb"\+\+\+ superseded by execve in pid (\d+) \+\+\+")
-_RESULT = re.compile(rb" *= (?:(-?(?:0x[0-9a-f]+|\d+))(?:<((?:->|[^>])*)>(\(deleted\))?)?|\?)(?: (E\w+))?")
+_RESULT = re.compile(
+    rb" *= (?:(-?(?:0x[0-9a-f]+|\d+))(?:<((?:->|[^>])*)>(\(deleted\))?)?|\?)(?: (E\w+))?"
+)
 _TOKEN = re.compile(
     rb'\s*(?:/\*.*?\*/\s*)*(?:(?P<abstract>@)?"(?P<text>[^"]*)"(?P<cut>\.\.\.)?'
     rb"|(?P<number>-?(?:0x[0-9a-f]+|\d+))(?:<(?P<link>(?:->|[^>])*)>(?P<deleted>\(deleted\))?)?"
@@ -97,12 +104,17 @@ class Traced:
     killed: set[int] = field(factory=set)
 
 
-def strace(command: Sequence[str | Path], calls: Iterable[str], log: Path, *options: str, cwd: Path) -> Traced:
+def strace(
+    command: Sequence[str | Path], calls: Iterable[str], log: Path, *options: str, cwd: Path
+) -> Traced:
     """Runs a command to its end under strace; of the calls, those that this strace does not know stand as numbers."""
     trace = f"--trace={','.join(f'?{call}' for call in sorted(calls))}"
     log.touch()
     done = subprocess.run(
-        ["strace", *OPTIONS, *options, trace, "-o", log, "--", *command], cwd=cwd, capture_output=True, check=False
+        ["strace", *OPTIONS, *options, trace, "-o", log, "--", *command],
+        cwd=cwd,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     return parse(log.read_bytes())
@@ -131,7 +143,9 @@ def parse(output: bytes) -> Traced:
             if resumed := _RESUMED.fullmatch(said):
                 place, before = begun.pop(tid)
                 said = before + resumed[1]
-            if said.endswith(_DIED):  # before strace wrote the arguments that are known at a call's end
+            if said.endswith(
+                _DIED
+            ):  # before strace wrote the arguments that are known at a call's end
                 said = said.removesuffix(_DIED) + b") = ?"
             if unfinished := _CUT_OFF.fullmatch(said):
                 begun[tid] = place, unfinished[1]
@@ -169,9 +183,13 @@ def _values(text: bytes, end: bytes) -> tuple[list[Value], bytes]:
         if mark == end:
             break
         if match["text"] is not None:
-            values.append(Text(b"\0" * bool(match["abstract"]) + _bytes(match["text"]), bool(match["cut"])))
+            values.append(
+                Text(b"\0" * bool(match["abstract"]) + _bytes(match["text"]), bool(match["cut"]))
+            )
         elif match["number"]:
-            values.append(Number(_number(match["number"]), _bytes(match["link"]), bool(match["deleted"])))
+            values.append(
+                Number(_number(match["number"]), _bytes(match["link"]), bool(match["deleted"]))
+            )
         elif match["null"]:
             values.append(Number(0))
         elif match["opens"] == b"(":  # htons(80): the value without its wrapper
@@ -183,7 +201,9 @@ def _values(text: bytes, end: bytes) -> tuple[list[Value], bytes]:
         elif mark in (b"[", b"{"):
             inner, text = _values(text, b"]" if mark == b"[" else b"}")
             values.append(
-                inner if mark == b"[" else {k: v for part in inner if isinstance(part, dict) for k, v in part.items()}
+                inner
+                if mark == b"["
+                else {k: v for part in inner if isinstance(part, dict) for k, v in part.items()}
             )
     return values, text
 
@@ -195,7 +215,9 @@ def _member(text: bytes) -> tuple[list[Value], bytes]:
         mark = match["mark"]
         if depth == 0 and mark in (b",", b"}"):
             return _values(text[: match.start()], b"")[0], text[match.start() :]
-        depth += (mark in (b"[", b"{", b"(") or match["opens"] == b"(") - (mark in (b"]", b"}", b")"))
+        depth += (mark in (b"[", b"{", b"(") or match["opens"] == b"(") - (
+            mark in (b"]", b"}", b")")
+        )
     return _values(text, b"")[0], b""
 
 

@@ -53,7 +53,10 @@ def call(name: str, *arguments: int | bytes) -> int:
 
 def own_mounts() -> None:
     """Gives this process mounts of its own, which end with it."""
-    for result in (call("unshare", CLONE_NEWNS), call("mount", b"none", b"/", 0, MS_REC | MS_PRIVATE, 0)):
+    for result in (
+        call("unshare", CLONE_NEWNS),
+        call("mount", b"none", b"/", 0, MS_REC | MS_PRIVATE, 0),
+    ):
         assert result == 0, os.strerror(-result)
 
 

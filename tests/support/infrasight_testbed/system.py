@@ -37,11 +37,19 @@ class Process:
         environment: Further variables.
     """
 
-    def __init__(self, command: list[str | Path], log: Path, status: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str | Path],
+        log: Path,
+        status: str,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._log, self._status = log, status
         with log.open("ab") as stderr:
             environ = {**os.environ, **(environment or {})}
-            self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ)
+            self._process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
+            )
 
     @property
     def pid(self) -> int:
@@ -65,7 +73,11 @@ class Process:
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples, whose line begins with `name`; 0 while there is none."""
-        return sum(float(line.rsplit(" ", 1)[1]) for line in self.get("metrics").splitlines() if line.startswith(name))
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in self.get("metrics").splitlines()
+            if line.startswith(name)
+        )
 
     def ready(self) -> bool:
         """Whether it says that it does its work."""
@@ -112,13 +124,25 @@ class System:
             "--status-listen",
             self._server_status,
         ]
-        command += ["--data", self._folder, "--store", self._store, "--database", self._database, *options]
+        command += [
+            "--data",
+            self._folder,
+            "--store",
+            self._store,
+            "--database",
+            self._database,
+            *options,
+        ]
         server = self._start(command, "server.log", self._server_status, environment)
         until(server.ready, "the server is ready")
         return server
 
     def start_agent(
-        self, *options: str, ready: bool = True, every_probe: bool = False, environment: dict[str, str] | None = None
+        self,
+        *options: str,
+        ready: bool = True,
+        every_probe: bool = False,
+        environment: dict[str, str] | None = None,
     ) -> Process:
         """Starts an agent and, unless told not to, waits until it records and streams. It runs the probe execve, unless the
         options name others or a file."""
@@ -130,21 +154,36 @@ class System:
         until(agent.ready if ready else lambda: "recording" in agent.log(), "the agent is ready")
         return agent
 
-    def _start(self, command: list[str | Path], log: str, status: str, environment: dict[str, str] | None = None) -> Process:
+    def _start(
+        self,
+        command: list[str | Path],
+        log: str,
+        status: str,
+        environment: dict[str, str] | None = None,
+    ) -> Process:
         process = Process(command, self._folder / log, status, environment)
         self._started.append(process)
         return process
 
     def query(self, sql: str, *options: str) -> list[dict[str, Any]]:
         """The rows of `infrasight query`."""
-        command: list[str | Path] = [BIN / "infrasight", "query", "--server", self.address, *options, sql]
+        command: list[str | Path] = [
+            BIN / "infrasight",
+            "query",
+            "--server",
+            self.address,
+            *options,
+            sql,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def rows(self, marker: str, columns: str = "*") -> list[dict[str, Any]]:
         """The execve events with the marker as second argument, in order of time."""
-        return self.query(f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' ORDER BY time, sequence")
+        return self.query(
+            f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' ORDER BY time, sequence"
+        )
 
     def stop(self) -> None:
         """Ends what still runs, agents first."""
@@ -153,7 +192,9 @@ class System:
 
 
 @contextmanager
-def running_system(folder: Path, store: str = "embedded", database: str = "infrasight") -> Iterator[System]:
+def running_system(
+    folder: Path, store: str = "embedded", database: str = "infrasight"
+) -> Iterator[System]:
     """A system that leaves nothing running."""
     system = System(folder, store, database)
     try:

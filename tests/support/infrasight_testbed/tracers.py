@@ -23,7 +23,12 @@ def tracepoint_programs() -> frozenset[int]:
         if _bpf(_PROG_GET_NEXT_ID, attributes) < 0:
             return frozenset(found)
         number = struct.unpack_from("=I", attributes.raw, 4)[0]
-        if (fd := _bpf(_PROG_GET_FD_BY_ID, ctypes.create_string_buffer(struct.pack("=IIII", number, 0, 0, 0), 16))) < 0:
+        if (
+            fd := _bpf(
+                _PROG_GET_FD_BY_ID,
+                ctypes.create_string_buffer(struct.pack("=IIII", number, 0, 0, 0), 16),
+            )
+        ) < 0:
             continue  # gone meanwhile
         information = ctypes.create_string_buffer(8)
         asked = struct.pack("=IIQ", fd, len(information), ctypes.addressof(information))

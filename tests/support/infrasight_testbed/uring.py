@@ -11,7 +11,7 @@ from attrs import field, frozen
 FIXED, ASYNC, SILENT = 1 << 0, 1 << 4, 1 << 6  # IOSQE_*
 MULTISHOT = 1  # IORING_ACCEPT_*
 SQPOLL, NEVER_TAKE = 1 << 1, 1 << 31
-UNTOLD = 0x7FFFFFFF
+DROPPED_UPDATES = 0x7FFFFFFF
 _ACCEPT, _CONNECT, _OPENAT, _OPENAT2 = 13, 16, 18, 28
 _Put = Callable[[bytes], int]  # puts bytes into the program's memory; their address
 _AREA, _SQE = 0x20000000, 64
@@ -50,9 +50,13 @@ class Request:
     def packed(self, put: _Put) -> bytes:
         """Its `struct io_uring_sqe`."""
         path = put(self.path + b"\0") if isinstance(self.path, bytes) else self.path
-        opcode, off, length = (_OPENAT2, put(self.how), len(self.how)) if self.how else (_OPENAT, 0, self.mode)
+        opcode, off, length = (
+            (_OPENAT2, put(self.how), len(self.how)) if self.how else (_OPENAT, 0, self.mode)
+        )
         flags = 0 if self.how else self.flags
-        sqe = struct.pack("<BBHiQQII", opcode, self.sqe_flags, 0, self.dirfd, off, path, length, flags)
+        sqe = struct.pack(
+            "<BBHiQQII", opcode, self.sqe_flags, 0, self.dirfd, off, path, length, flags
+        )
         return sqe + struct.pack("<QHHI", 0, 0, 0, self.slot)
 
 
@@ -76,7 +80,9 @@ class Accept:
 
     def packed(self, put: _Put) -> bytes:
         """Its `struct io_uring_sqe`."""
-        sqe = struct.pack("<BBHiQQII", _ACCEPT, self.sqe_flags, self.how, self.fd, 0, 0, 0, self.flags)
+        sqe = struct.pack(
+            "<BBHiQQII", _ACCEPT, self.sqe_flags, self.how, self.fd, 0, 0, 0, self.flags
+        )
         return sqe + struct.pack("<QHHI", 0, 0, 0, self.slot)
 
 
@@ -98,7 +104,11 @@ class Connect:
 
     def packed(self, put: _Put) -> bytes:
         """Its `struct io_uring_sqe`."""
-        address, length = (self.address, 0) if isinstance(self.address, int) else (put(self.address), len(self.address))
+        address, length = (
+            (self.address, 0)
+            if isinstance(self.address, int)
+            else (put(self.address), len(self.address))
+        )
         length = length if self.length is None else self.length
         return struct.pack("<BBHiQQ", _CONNECT, self.sqe_flags, 0, self.fd, length, address)
 
@@ -109,7 +119,7 @@ class Made:
 
     Attributes:
         pid: Its process.
-        results: What each request returned, UNTOLD where nobody heard.
+        results: What each request returned, DROPPED_UPDATES where nobody heard.
     """
 
     pid: int
@@ -124,7 +134,12 @@ def build(folder: Path) -> Path:
 
 
 def make_requests(
-    program: Path, uid: int, requests: Sequence[AnyRequest], setup: int = 0, completions: int = 0, given: Sequence[int] = ()
+    program: Path,
+    uid: int,
+    requests: Sequence[AnyRequest],
+    setup: int = 0,
+    completions: int = 0,
+    given: Sequence[int] = (),
 ) -> Made:
     """Makes the requests.
 
@@ -137,7 +152,16 @@ def make_requests(
         given: Descriptors that the program is to have.
     """
     command, pipe = [str(program), hex(setup), str(completions)], subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, pass_fds=given, env={}, user=uid, group=uid, extra_groups=())
+    process = subprocess.Popen(
+        command,
+        stdin=pipe,
+        stdout=pipe,
+        pass_fds=given,
+        env={},
+        user=uid,
+        group=uid,
+        extra_groups=(),
+    )
     said, _ = process.communicate(_packed(requests))
     assert process.returncode == 0
     return Made(process.pid, list(struct.unpack(f"<{len(requests)}i", said)))

@@ -5,7 +5,16 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, ConfigError, EnrichContext, Kernel, Tracepoint, hookimpl, map_distinct
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    ConfigError,
+    EnrichContext,
+    Kernel,
+    Tracepoint,
+    hookimpl,
+    map_distinct,
+)
 
 infrasight_api = 1
 known: dict[int, bytes] = {}  # by pid; a real one would be bounded
@@ -28,12 +37,16 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """Remembers."""
     calls.append(columns.rows)
-    known.update(zip(columns.fixed["pid"].tolist(), columns.array("filename").to_pylist(), strict=True))
+    known.update(
+        zip(columns.fixed["pid"].tolist(), columns.array("filename").to_pylist(), strict=True)
+    )
     return {}
 
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
     """Adds `exe`, null where the process executed before the tracker began."""
-    names = map_distinct(batch.column("pid"), lambda pids: [known.get(pid) for pid in pids], pa.binary())
+    names = map_distinct(
+        batch.column("pid"), lambda pids: [known.get(pid) for pid in pids], pa.binary()
+    )
     return {"exe": names.dictionary_decode()}

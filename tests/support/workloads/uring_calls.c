@@ -1,7 +1,7 @@
 /* uring_calls SETUP_FLAGS CQ_ENTRIES < REQUESTS > RESULTS: submits requests to an io_uring, 32 at a time, and waits for each.
  *
  * REQUESTS goes to the address AREA: how many there are, in 64 bytes, then their `struct io_uring_sqe`, then what these point at.
- * RESULTS is what each returned, UNTOLD where no completion came: of those that ask for none, and of a ring whose completions are
+ * RESULTS is what each returned, DROPPED_UPDATES where no completion came: of those that ask for none, and of a ring whose completions are
  * never taken because SETUP_FLAGS has NEVER_TAKE. */
 #include <linux/io_uring.h>
 #include <stdint.h>
@@ -15,7 +15,7 @@
 #define AREA_BYTES (16 << 20)
 #define BATCH 32
 #define NEVER_TAKE (1U << 31)
-#define UNTOLD 0x7fffffff
+#define DROPPED_UPDATES 0x7fffffff
 #define AT(memory, offset) ((unsigned *)((char *)(memory) + (offset)))
 
 static void *map(int ring, size_t size, off_t what) {
@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
       sqes[tail + i & mask] = given[done + i];
       sqes[tail + i & mask].user_data = done + i;
       AT(sq, p.sq_off.array)[tail + i & mask] = tail + i & mask;
-      results[done + i] = UNTOLD;
+      results[done + i] = DROPPED_UPDATES;
       wait += !(given[done + i].flags & IOSQE_CQE_SKIP_SUCCESS);
     }
     __atomic_store_n(AT(sq, p.sq_off.tail), tail + batch, __ATOMIC_SEQ_CST);

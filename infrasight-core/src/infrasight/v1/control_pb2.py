@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binfrasight/v1/control.proto\x12\rinfrasight.v1\"6\n\rFollowRequest\x12%\n\x06report\x18\x01 \x01(\x0b\x32\x15.infrasight.v1.Report\"E\n\x0e\x46ollowResponse\x12\x33\n\rconfiguration\x18\x01 \x01(\x0b\x32\x1c.infrasight.v1.Configuration\"\'\n\x17GetConfigurationRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"O\n\x18GetConfigurationResponse\x12\x33\n\rconfiguration\x18\x01 \x01(\x0b\x32\x1c.infrasight.v1.Configuration\"[\n\rConfiguration\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08settings\x18\x02 \x01(\t\x12(\n\x08packages\x18\x03 \x03(\x0b\x32\x16.infrasight.v1.Package\"8\n\x07Package\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06hashes\x18\x03 \x03(\t\"\xea\x01\n\x06Report\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x0f\n\x07refused\x18\x05 \x01(\t\x12\x0f\n\x07running\x18\x06 \x03(\t\x12(\n\x08\x66\x61ilures\x18\x07 \x03(\x0b\x32\x16.infrasight.v1.Failure\x12\x11\n\tinstalled\x18\x08 \x03(\t\x12\x15\n\rnot_streaming\x18\t \x01(\t\x12(\n\x08packages\x18\n \x03(\x0b\x32\x16.infrasight.v1.Package\";\n\x07\x46\x61ilure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nis_package\x18\x03 \x01(\x08\x32\xc0\x01\n\x0e\x43ontrolService\x12I\n\x06\x46ollow\x12\x1c.infrasight.v1.FollowRequest\x1a\x1d.infrasight.v1.FollowResponse(\x01\x30\x01\x12\x63\n\x10GetConfiguration\x12&.infrasight.v1.GetConfigurationRequest\x1a\'.infrasight.v1.GetConfigurationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1binfrasight/v1/control.proto\x12\rinfrasight.v1\"6\n\rFollowRequest\x12%\n\x06report\x18\x01 \x01(\x0b\x32\x15.infrasight.v1.Report\"E\n\x0e\x46ollowResponse\x12\x33\n\rconfiguration\x18\x01 \x01(\x0b\x32\x1c.infrasight.v1.Configuration\"\'\n\x17GetConfigurationRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"O\n\x18GetConfigurationResponse\x12\x33\n\rconfiguration\x18\x01 \x01(\x0b\x32\x1c.infrasight.v1.Configuration\"[\n\rConfiguration\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08settings\x18\x02 \x01(\t\x12(\n\x08packages\x18\x03 \x03(\x0b\x32\x16.infrasight.v1.Package\"8\n\x07Package\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06hashes\x18\x03 \x03(\t\"\xeb\x01\n\x06Report\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pod\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x10\n\x08rejected\x18\x05 \x01(\t\x12\x0f\n\x07running\x18\x06 \x03(\t\x12(\n\x08\x66\x61ilures\x18\x07 \x03(\x0b\x32\x16.infrasight.v1.Failure\x12\x11\n\tinstalled\x18\x08 \x03(\t\x12\x15\n\rnot_streaming\x18\t \x01(\t\x12(\n\x08packages\x18\n \x03(\x0b\x32\x16.infrasight.v1.Package\";\n\x07\x46\x61ilure\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nis_package\x18\x03 \x01(\x08\x32\xc0\x01\n\x0e\x43ontrolService\x12I\n\x06\x46ollow\x12\x1c.infrasight.v1.FollowRequest\x1a\x1d.infrasight.v1.FollowResponse(\x01\x30\x01\x12\x63\n\x10GetConfiguration\x12&.infrasight.v1.GetConfigurationRequest\x1a\'.infrasight.v1.GetConfigurationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,9 +44,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PACKAGE']._serialized_start=388
   _globals['_PACKAGE']._serialized_end=444
   _globals['_REPORT']._serialized_start=447
-  _globals['_REPORT']._serialized_end=681
-  _globals['_FAILURE']._serialized_start=683
-  _globals['_FAILURE']._serialized_end=742
-  _globals['_CONTROLSERVICE']._serialized_start=745
-  _globals['_CONTROLSERVICE']._serialized_end=937
+  _globals['_REPORT']._serialized_end=682
+  _globals['_FAILURE']._serialized_start=684
+  _globals['_FAILURE']._serialized_end=743
+  _globals['_CONTROLSERVICE']._serialized_start=746
+  _globals['_CONTROLSERVICE']._serialized_end=938
 # @@protoc_insertion_point(module_scope)

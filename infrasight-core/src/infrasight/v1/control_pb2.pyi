@@ -51,12 +51,12 @@ class Package(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., hashes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("node", "pod", "agent_version", "digest", "refused", "running", "failures", "installed", "not_streaming", "packages")
+    __slots__ = ("node", "pod", "agent_version", "digest", "rejected", "running", "failures", "installed", "not_streaming", "packages")
     NODE_FIELD_NUMBER: _ClassVar[int]
     POD_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
-    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     INSTALLED_FIELD_NUMBER: _ClassVar[int]
@@ -66,13 +66,13 @@ class Report(_message.Message):
     pod: str
     agent_version: str
     digest: str
-    refused: str
+    rejected: str
     running: _containers.RepeatedScalarFieldContainer[str]
     failures: _containers.RepeatedCompositeFieldContainer[Failure]
     installed: _containers.RepeatedScalarFieldContainer[str]
     not_streaming: str
     packages: _containers.RepeatedCompositeFieldContainer[Package]
-    def __init__(self, node: _Optional[str] = ..., pod: _Optional[str] = ..., agent_version: _Optional[str] = ..., digest: _Optional[str] = ..., refused: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., installed: _Optional[_Iterable[str]] = ..., not_streaming: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
+    def __init__(self, node: _Optional[str] = ..., pod: _Optional[str] = ..., agent_version: _Optional[str] = ..., digest: _Optional[str] = ..., rejected: _Optional[str] = ..., running: _Optional[_Iterable[str]] = ..., failures: _Optional[_Iterable[_Union[Failure, _Mapping]]] = ..., installed: _Optional[_Iterable[str]] = ..., not_streaming: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("name", "reason", "is_package")

@@ -10,20 +10,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class RejectionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    REFUSAL_REASON_UNSPECIFIED: _ClassVar[RefusalReason]
-    REFUSAL_REASON_UNKNOWN_PROBE: _ClassVar[RefusalReason]
-    REFUSAL_REASON_SCHEMA_MISMATCH: _ClassVar[RefusalReason]
-    REFUSAL_REASON_MALFORMED: _ClassVar[RefusalReason]
-    REFUSAL_REASON_TOO_LARGE: _ClassVar[RefusalReason]
-    REFUSAL_REASON_REJECTED_BY_STORE: _ClassVar[RefusalReason]
-REFUSAL_REASON_UNSPECIFIED: RefusalReason
-REFUSAL_REASON_UNKNOWN_PROBE: RefusalReason
-REFUSAL_REASON_SCHEMA_MISMATCH: RefusalReason
-REFUSAL_REASON_MALFORMED: RefusalReason
-REFUSAL_REASON_TOO_LARGE: RefusalReason
-REFUSAL_REASON_REJECTED_BY_STORE: RefusalReason
+    REJECTION_REASON_UNSPECIFIED: _ClassVar[RejectionReason]
+    REJECTION_REASON_UNKNOWN_PROBE: _ClassVar[RejectionReason]
+    REJECTION_REASON_SCHEMA_MISMATCH: _ClassVar[RejectionReason]
+    REJECTION_REASON_MALFORMED: _ClassVar[RejectionReason]
+    REJECTION_REASON_TOO_LARGE: _ClassVar[RejectionReason]
+    REJECTION_REASON_STORE_ERROR: _ClassVar[RejectionReason]
+REJECTION_REASON_UNSPECIFIED: RejectionReason
+REJECTION_REASON_UNKNOWN_PROBE: RejectionReason
+REJECTION_REASON_SCHEMA_MISMATCH: RejectionReason
+REJECTION_REASON_MALFORMED: RejectionReason
+REJECTION_REASON_TOO_LARGE: RejectionReason
+REJECTION_REASON_STORE_ERROR: RejectionReason
 
 class StreamRequest(_message.Message):
     __slots__ = ("hello", "batch")
@@ -34,14 +34,14 @@ class StreamRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("welcome", "acknowledgement", "refusal")
+    __slots__ = ("welcome", "acknowledgement", "rejection")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGEMENT_FIELD_NUMBER: _ClassVar[int]
-    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     acknowledgement: Acknowledgement
-    refusal: Refusal
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+    rejection: Rejection
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., acknowledgement: _Optional[_Union[Acknowledgement, _Mapping]] = ..., rejection: _Optional[_Union[Rejection, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("node", "boot_id", "agent_version", "probes")
@@ -141,7 +141,7 @@ class Container(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., name: _Optional[bytes] = ..., image: _Optional[bytes] = ..., pod_name: _Optional[bytes] = ..., pod_namespace: _Optional[bytes] = ..., pod_container: _Optional[bytes] = ..., labels: _Optional[_Mapping[str, str]] = ..., labels_cut: _Optional[bool] = ..., runtime: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Account(_message.Message):
-    __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "under_way", "decode_failed", "outbox_full", "entries_full", "missed", "unseen")
+    __slots__ = ("run", "window", "number", "ended", "seen", "filtered", "block_full", "heap_full", "submitted", "read", "waiting", "in_progress", "decode_failed", "outbox_full", "entries_full", "skipped", "untraced")
     RUN_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -153,12 +153,12 @@ class Account(_message.Message):
     SUBMITTED_FIELD_NUMBER: _ClassVar[int]
     READ_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
-    UNDER_WAY_FIELD_NUMBER: _ClassVar[int]
+    IN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     DECODE_FAILED_FIELD_NUMBER: _ClassVar[int]
     OUTBOX_FULL_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FULL_FIELD_NUMBER: _ClassVar[int]
-    MISSED_FIELD_NUMBER: _ClassVar[int]
-    UNSEEN_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    UNTRACED_FIELD_NUMBER: _ClassVar[int]
     run: str
     window: int
     number: int
@@ -170,13 +170,13 @@ class Account(_message.Message):
     submitted: int
     read: int
     waiting: int
-    under_way: int
+    in_progress: int
     decode_failed: int
     outbox_full: int
     entries_full: int
-    missed: int
-    unseen: int
-    def __init__(self, run: _Optional[str] = ..., window: _Optional[int] = ..., number: _Optional[int] = ..., ended: _Optional[bool] = ..., seen: _Optional[int] = ..., filtered: _Optional[int] = ..., block_full: _Optional[int] = ..., heap_full: _Optional[int] = ..., submitted: _Optional[int] = ..., read: _Optional[int] = ..., waiting: _Optional[int] = ..., under_way: _Optional[int] = ..., decode_failed: _Optional[int] = ..., outbox_full: _Optional[int] = ..., entries_full: _Optional[int] = ..., missed: _Optional[int] = ..., unseen: _Optional[int] = ...) -> None: ...
+    skipped: int
+    untraced: int
+    def __init__(self, run: _Optional[str] = ..., window: _Optional[int] = ..., number: _Optional[int] = ..., ended: _Optional[bool] = ..., seen: _Optional[int] = ..., filtered: _Optional[int] = ..., block_full: _Optional[int] = ..., heap_full: _Optional[int] = ..., submitted: _Optional[int] = ..., read: _Optional[int] = ..., waiting: _Optional[int] = ..., in_progress: _Optional[int] = ..., decode_failed: _Optional[int] = ..., outbox_full: _Optional[int] = ..., entries_full: _Optional[int] = ..., skipped: _Optional[int] = ..., untraced: _Optional[int] = ...) -> None: ...
 
 class Messages(_message.Message):
     __slots__ = ("messages",)
@@ -190,15 +190,15 @@ class Acknowledgement(_message.Message):
     batch_id: str
     def __init__(self, batch_id: _Optional[str] = ...) -> None: ...
 
-class Refusal(_message.Message):
+class Rejection(_message.Message):
     __slots__ = ("batch_id", "reason", "detail")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
-    reason: RefusalReason
+    reason: RejectionReason
     detail: str
-    def __init__(self, batch_id: _Optional[str] = ..., reason: _Optional[_Union[RefusalReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
+    def __init__(self, batch_id: _Optional[str] = ..., reason: _Optional[_Union[RejectionReason, str]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("sql",)
@@ -219,11 +219,11 @@ class WatchRequest(_message.Message):
     def __init__(self, probes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("probe", "arrow", "skipped")
+    __slots__ = ("probe", "arrow", "dropped")
     PROBE_FIELD_NUMBER: _ClassVar[int]
     ARROW_FIELD_NUMBER: _ClassVar[int]
-    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     probe: str
     arrow: bytes
-    skipped: int
-    def __init__(self, probe: _Optional[str] = ..., arrow: _Optional[bytes] = ..., skipped: _Optional[int] = ...) -> None: ...
+    dropped: int
+    def __init__(self, probe: _Optional[str] = ..., arrow: _Optional[bytes] = ..., dropped: _Optional[int] = ...) -> None: ...

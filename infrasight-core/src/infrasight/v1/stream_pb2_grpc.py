@@ -55,7 +55,7 @@ class EventServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stream(self, request_iterator, context):
-        """An agent's stream: hello first, then batches; down come a welcome, then one acknowledgement or refusal per batch.
+        """An agent's stream: hello first, then batches; down come a welcome, then one acknowledgement or rejection per batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -10,7 +10,11 @@ from infrasight.v1.stream_pb2 import Account
 from infrasight_core.kernel.block import Counts
 
 WINDOW_SECONDS = 60
-COUNTED = tuple(name for name in Account.DESCRIPTOR.fields_by_name if name not in ("run", "window", "number", "ended"))
+COUNTED = tuple(
+    name
+    for name in Account.DESCRIPTOR.fields_by_name
+    if name not in ("run", "window", "number", "ended")
+)
 
 
 def window_at(seconds: float) -> int:
@@ -38,16 +42,20 @@ class RunAccount:
         self._begin = self._told = dict.fromkeys(COUNTED, 0)
         self._number = 0
 
-    def tell(self, counts: Counts, missed: int, ended: bool = False) -> Account | None:
+    def tell(self, counts: Counts, skipped: int, ended: bool = False) -> Account | None:
         """The account as it stands; None where it says nothing new.
 
         Args:
             counts: Of the run's blocks.
-            missed: Runs of its programs that the kernel skipped.
+            skipped: Runs of its programs that the kernel skipped.
             ended: Whether it is the last one.
         """
         now = {name: value for name, value in asdict(counts).items() if name in COUNTED}
-        now |= {"waiting": counts.submitted - counts.read, "under_way": counts.under_way, "missed": missed}
+        now |= {
+            "waiting": counts.submitted - counts.read,
+            "in_progress": counts.in_progress,
+            "skipped": skipped,
+        }
         now |= {"decode_failed": self.decode_failed, "outbox_full": self.outbox_full}
         if now == self._told and not ended:
             return None

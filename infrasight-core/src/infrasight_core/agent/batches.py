@@ -10,18 +10,31 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import frozen
 
-from infrasight_core.arrays import constant, numbers, quality_bits, quality_names, strings, view, without_nulls
-from infrasight_core.columns import Columns
 from infrasight_core.errors import SchemaError
-from infrasight_core.schema import TIMESTAMP, is_optional
-from infrasight_core.tags import entries_kept
+from infrasight_core.plugin.arrays import (
+    constant,
+    numbers,
+    quality_bits,
+    quality_names,
+    strings,
+    view,
+    without_nulls,
+)
+from infrasight_core.plugin.columns import Columns
+from infrasight_core.plugin.schema import TIMESTAMP, is_optional
+from infrasight_core.plugin.tags import entries_kept
 
-KEY_TIME_SHIFT = 20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
+KEY_TIME_SHIFT = (
+    20  # a process key counts time in units of 2^20 ns, above 22 bits of pid; see infrasight.bpf.h
+)
 KEY_PID_BITS = 22
 PROCESS_KEYS = ("process_key", "parent_process_key", "grandparent_process_key")
 QUALITY_BITS = 64
 BOOT = time.CLOCK_BOOTTIME
-SURE, TRIES = 1000, 20  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
+SURE, TRIES = (
+    1000,
+    20,
+)  # nanoseconds that reading the clocks may take, and how often it is tried to be as fast
 VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
 
 
@@ -39,7 +52,9 @@ class Clock:
     def of_this_boot(cls) -> "Clock":
         """The boot's whole second as the kernel states it, the same for every agent of this boot."""
         stat = Path("/proc/stat").read_text()
-        seconds = next(int(line.split()[1]) for line in stat.splitlines() if line.startswith("btime "))
+        seconds = next(
+            int(line.split()[1]) for line in stat.splitlines() if line.startswith("btime ")
+        )
         return cls(np.uint64((seconds * 10**9 >> KEY_TIME_SHIFT) << KEY_PID_BITS))
 
     @staticmethod
@@ -51,12 +66,18 @@ class Clock:
         """
         tries: list[tuple[int, int]] = []
         while not tries or (len(tries) < TRIES and tries[-1][0] > SURE):
-            before, wall, after = time.clock_gettime_ns(BOOT), time.time_ns(), time.clock_gettime_ns(BOOT)
+            before, wall, after = (
+                time.clock_gettime_ns(BOOT),
+                time.time_ns(),
+                time.clock_gettime_ns(BOOT),
+            )
             tries.append((after - before, wall - (before + after) // 2))
         return np.uint64(min(tries)[1])
 
 
-def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schema, clock: Clock) -> pa.RecordBatch:
+def assemble(
+    columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schema, clock: Clock
+) -> pa.RecordBatch:
     """Makes a batch of what the block, the probe's decode and the clock give.
 
     Args:
@@ -91,7 +112,11 @@ def assemble(columns: Columns, decoded: Mapping[str, pa.Array], schema: pa.Schem
 
 
 def conform(
-    batch: pa.RecordBatch, extra: Mapping[str, pa.Array], schema: pa.Schema, texts: Sequence[str], flags: Sequence[str] = ()
+    batch: pa.RecordBatch,
+    extra: Mapping[str, pa.Array],
+    schema: pa.Schema,
+    texts: Sequence[str],
+    flags: Sequence[str] = (),
 ) -> pa.RecordBatch:
     """The batch with the enrichers' columns, in the schema's order and types.
 
@@ -113,7 +138,9 @@ def conform(
     given = {name: batch.column(name) for name in batch.schema.names} | dict(extra)
     masks, bits = view(given["quality"]), tuple(quality_bits(texts, flags))
     for name in extra:
-        if given[name].null_count or f"{name}_missing" in bits:  # what the kernel lacked an enricher may know
+        if (
+            given[name].null_count or f"{name}_missing" in bits
+        ):  # what the kernel lacked an enricher may know
             array = given[name]
             given[name], absent = without_nulls(array)
             if pa.types.is_map(array.type):
@@ -126,7 +153,9 @@ def conform(
     given["quality"] = quality_names(masks, bits, lacking)
     for field in schema:
         if given[field.name].type != field.type:
-            raise SchemaError(f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}")
+            raise SchemaError(
+                f"column {field.name!r} is {given[field.name].type}, and the schema wants {field.type}"
+            )
     return pa.RecordBatch.from_arrays([given[name] for name in schema.names], schema=schema)
 
 
@@ -136,7 +165,9 @@ def _flagged(
     """The masks with the bit of a name set for some rows and for no others, and the names of the bits."""
     bits = bits if name in bits else (*bits, name)
     if len(bits) > QUALITY_BITS:
-        raise SchemaError(f"no bit of quality is left for {name!r}: the probe has too many TEXT columns and flags")
+        raise SchemaError(
+            f"no bit of quality is left for {name!r}: the probe has too many TEXT columns and flags"
+        )
     bit = np.uint64(1 << bits.index(name))
     return np.where(rows, masks | bit, masks & ~bit), bits
 
@@ -152,7 +183,11 @@ def _empty(kind: pa.DataType, rows: int) -> pa.Array:
         pairs = (_empty(kind.key_type, 0), _empty(kind.item_type, 0))
         return pa.MapArray.from_arrays(numbers(np.zeros(rows + 1, np.int32)), *pairs, type=kind)
     if pa.types.is_binary(kind) or pa.types.is_string(kind):
-        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(np.zeros(rows + 1, np.int32)), pa.py_buffer(b"")])
+        return pa.Array.from_buffers(
+            kind, rows, [None, pa.py_buffer(np.zeros(rows + 1, np.int32)), pa.py_buffer(b"")]
+        )
     if pa.types.is_fixed_size_binary(kind):
-        return pa.Array.from_buffers(kind, rows, [None, pa.py_buffer(bytes(rows * kind.byte_width))])
+        return pa.Array.from_buffers(
+            kind, rows, [None, pa.py_buffer(bytes(rows * kind.byte_width))]
+        )
     return numbers(np.zeros(rows, np.int64)).cast(kind)

@@ -7,10 +7,10 @@ from typing import Any
 from attrs import Factory, evolve, frozen
 from infrasight.v1.control_pb2 import Configuration
 
-from infrasight_core import config
 from infrasight_core.agent.settings import AgentSettings
-from infrasight_core.errors import ConfigError, ProbeError
+from infrasight_core.errors import ConfigError, PluginError
 from infrasight_core.kernel.filters import Filters
+from infrasight_core.settings import load
 
 _SOURCE = "the operator's configuration"
 
@@ -36,7 +36,7 @@ class NodeConfiguration:
     probes: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = Factory(dict)
     filters: Mapping[str, Filters] = Factory(dict)
-    wrong: Mapping[str, ProbeError] = Factory(dict)
+    wrong: Mapping[str, PluginError] = Factory(dict)
 
     @classmethod
     def read(cls, message: Configuration) -> "NodeConfiguration":
@@ -49,22 +49,24 @@ class NodeConfiguration:
             table = json.loads(message.settings)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{_SOURCE}: its settings are not JSON: {error}") from None
-        settings = config.read(_Settings, table, (), _SOURCE)
+        settings = load.read(_Settings, table, (), _SOURCE)
         options: dict[str, Mapping[str, Any]] = {}
         filters: dict[str, Filters] = {}
-        wrong: dict[str, ProbeError] = {}
+        wrong: dict[str, PluginError] = {}
         for name, given in settings.options.items():
             if isinstance(given, Mapping):
                 options[name] = given
             else:
-                wrong[name] = ProbeError(name, "options", f"options.{name} ({_SOURCE}): expected a table")
+                wrong[name] = PluginError(
+                    name, "options", f"options.{name} ({_SOURCE}): expected a table"
+                )
         for name, given in settings.filters.items():
             try:
-                filters[name] = config.read(Filters, given, ("filters", name), _SOURCE)
+                filters[name] = load.read(Filters, given, ("filters", name), _SOURCE)
             except ConfigError as error:
                 if name == "all":  # no probe can be recorded as wanted
                     raise
-                wrong[name] = ProbeError(name, "filters", str(error))
+                wrong[name] = PluginError(name, "filters", str(error))
         return cls(tuple(dict.fromkeys(settings.probes)), options, filters, wrong)
 
     def over(self, settings: AgentSettings) -> AgentSettings:

@@ -13,17 +13,25 @@ import structlog
 from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
-from infrasight_core import ipc
-from infrasight_core.agent.delivery import Delivery
-from infrasight_core.agent.news import ContainerNews
+from infrasight_core.agent.container_updates import ContainerUpdates
+from infrasight_core.agent.sink import Delivery
 from infrasight_core.containers.bounds import fault
+from infrasight_core.net import ipc
 
 log = structlog.get_logger(__name__)
 DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])
 WAITING = Gauge("infrasight_outbox_bytes", "Bytes of batches that no server has acknowledged.")
-ACKNOWLEDGED = Counter("infrasight_events_acknowledged", "Events that the server has stored.", ["probe"])
-UNTOLD = Counter("infrasight_outbox_containers_lost", "News of containers that no server will have.", ["reason"])
-REFUSED = Counter("infrasight_events_refused", "Events that the server will never store.", ["probe", "reason"])
+ACKNOWLEDGED = Counter(
+    "infrasight_events_acknowledged", "Events that the server has stored.", ["probe"]
+)
+DROPPED_UPDATES = Counter(
+    "infrasight_container_updates_dropped",
+    "News of containers that no server will have.",
+    ["reason"],
+)
+REJECTED = Counter(
+    "infrasight_events_rejected", "Events that the server will never store.", ["probe", "reason"]
+)
 
 
 class Outbox:
@@ -39,7 +47,7 @@ class Outbox:
         self._unsent: OrderedDict[str, Batch] = OrderedDict()
         self._sent: OrderedDict[str, Batch] = OrderedDict()
         self._bytes = 0
-        self._news = ContainerNews()
+        self._news = ContainerUpdates()
         self._accounts: dict[str, Batch] = {}  # by probe: the last one that went in by itself
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
@@ -68,15 +76,27 @@ class Outbox:
             self._wake()
         else:
             self.dropped(batch.probe, "outbox_full", batch.rows)
-            log.warning("outbox full, batch dropped", probe=batch.probe, events=batch.rows, limit=self._limit)
+            log.warning(
+                "outbox full, batch dropped",
+                probe=batch.probe,
+                events=batch.rows,
+                limit=self._limit,
+            )
         return fits
 
     def account(self, probe: str, account: Account) -> None:
         """Takes an account that no batch carries; it takes the place of one of the same window that has not left yet."""
-        batch = Batch(batch_id=f"{account.run}-{account.window}-account-{account.number}", probe=probe, account=account)
+        batch = Batch(
+            batch_id=f"{account.run}-{account.window}-account-{account.number}",
+            probe=probe,
+            account=account,
+        )
         with self._lock:
             before = self._accounts.get(probe)
-            if before and (before.account.run, before.account.window) == (account.run, account.window):
+            if before and (before.account.run, before.account.window) == (
+                account.run,
+                account.window,
+            ):
                 self._unsent.pop(before.batch_id, None)
             self._unsent[batch.batch_id] = self._accounts[probe] = batch
         self._wake()
@@ -92,7 +112,7 @@ class Outbox:
         """
         for news in found:
             if wrong := fault(news):
-                UNTOLD.labels("malformed").inc()
+                DROPPED_UPDATES.labels("malformed").inc()
                 log.error("news of a container not taken", reason=wrong)
                 continue
             with self._lock:
@@ -101,12 +121,16 @@ class Outbox:
                 self._bytes += self._news.bytes - before
                 WAITING.set(self._bytes)
             if not fits:
-                UNTOLD.labels("outbox_full").inc()
-                log.warning("outbox full, news of a container dropped", container=news.container_id, limit=self._limit)
+                DROPPED_UPDATES.labels("outbox_full").inc()
+                log.warning(
+                    "outbox full, news of a container dropped",
+                    container=news.container_id,
+                    limit=self._limit,
+                )
         self._wake()
 
     async def next(self) -> Batch:
-        """The next batch to send: news of containers, then the oldest; it stays here until it is acknowledged or refused."""
+        """The next batch to send: news of containers, then the oldest; it stays here until it is acknowledged or rejected."""
         while True:
             with self._lock:
                 if (news := self._news.take()) is not None:
@@ -125,15 +149,26 @@ class Outbox:
         if batch is not None and batch.rows:
             ACKNOWLEDGED.labels(batch.probe).inc(batch.rows)
 
-    def refused(self, batch_id: str, reason: str, detail: str) -> None:
+    def rejected(self, batch_id: str, reason: str, detail: str) -> None:
         """The store will never have the batch: it is let go, counted and logged."""
         batch = self._take(batch_id)
         if batch is not None and batch.containers:
-            UNTOLD.labels("refused").inc(len(batch.containers))
-            log.error("news of containers refused", containers=len(batch.containers), reason=reason, detail=detail)
+            DROPPED_UPDATES.labels("rejected").inc(len(batch.containers))
+            log.error(
+                "news of containers rejected",
+                containers=len(batch.containers),
+                reason=reason,
+                detail=detail,
+            )
         elif batch is not None:
-            REFUSED.labels(batch.probe, reason).inc(batch.rows)
-            log.error("batch refused by the server", probe=batch.probe, events=batch.rows, reason=reason, detail=detail)
+            REJECTED.labels(batch.probe, reason).inc(batch.rows)
+            log.error(
+                "batch rejected by the server",
+                probe=batch.probe,
+                events=batch.rows,
+                reason=reason,
+                detail=detail,
+            )
 
     def disconnected(self) -> None:
         """What was sent and not acknowledged is to be sent again, marked as such, before the rest.
@@ -143,7 +178,9 @@ class Outbox:
         with self._lock:
             news = [batch for batch in self._sent.values() if batch.containers]
             self._bytes -= self._news.put_back(said for batch in news for said in batch.containers)
-            again = {batch_id: batch for batch_id, batch in self._sent.items() if not batch.containers}
+            again = {
+                batch_id: batch for batch_id, batch in self._sent.items() if not batch.containers
+            }
             for batch in again.values():
                 batch.retry = True
             self._unsent = OrderedDict([*again.items(), *self._unsent.items()])

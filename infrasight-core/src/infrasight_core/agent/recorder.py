@@ -12,19 +12,25 @@ from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import Clock, assemble, conform
-from infrasight_core.agent.delivery import Delivery, Sink
-from infrasight_core.agent.missing import count_missing
+from infrasight_core.agent.quality_metrics import count_missing
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.agent.trackers import Trackers
-from infrasight_core.arrays import recycle_memory
-from infrasight_core.context import EnrichContext
-from infrasight_core.errors import KernelError, ProbeError, SchemaError
+from infrasight_core.errors import KernelError, PluginError, SchemaError
+from infrasight_core.kernel.attach_points import tracepoints_of
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.guard import Guard
-from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load, running_kernel
-from infrasight_core.kernel.points import tracepoints_of
-from infrasight_core.plugins import PluginManager
-from infrasight_core.schema import EventSchema
+from infrasight_core.kernel.load import (
+    LoadedProbe,
+    LoadSettings,
+    check_program,
+    load,
+    running_kernel,
+)
+from infrasight_core.plugin.arrays import recycle_memory
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.schema import EventSchema
 
 log = structlog.get_logger(__name__)
 SOONEST, LATEST = 0.005, 0.05  # seconds between two looks at the blocks
@@ -33,9 +39,22 @@ FILL = 0.25  # the share of a block that is worth a batch
 TELL = 5.0  # seconds after which an account goes by itself
 
 READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
-FILTERED = Counter("infrasight_events_filtered", "Events that the filters, or being the agent's own, kept out.", ["probe"])
-UNSEEN = Counter("infrasight_operations_unseen", "Operations that a probe wanted and could not see, by how they came.", ["way"])
-BATCHES = Histogram("infrasight_batch_rows", "Rows of a delivered batch.", ["probe"], buckets=(1, 10, 100, 1000, 10000, 100000))
+FILTERED = Counter(
+    "infrasight_events_filtered",
+    "Events that the filters, or being the agent's own, kept out.",
+    ["probe"],
+)
+OPERATIONS_DROPPED = Counter(
+    "infrasight_operations_dropped",
+    "Operations that a probe wanted and could not see, by how they came.",
+    ["way"],
+)
+BATCHES = Histogram(
+    "infrasight_batch_rows",
+    "Rows of a delivered batch.",
+    ["probe"],
+    buckets=(1, 10, 100, 1000, 10000, 100000),
+)
 
 
 @define
@@ -59,13 +78,15 @@ class Recorder:
         sink: Gets the batches.
     """
 
-    def __init__(self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink) -> None:
+    def __init__(
+        self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink
+    ) -> None:
         self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
         self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
         self._guard = Guard(self._kernel, settings)
         self.trackers = Trackers(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
-        self._unseen: dict[str, int] = {}  # as last counted
+        self._untraced: dict[str, int] = {}  # as last counted
         self._guard_account, self._guard_told = RunAccount(f"{time.time_ns():x}", time.time()), 0.0
         self._gone = 0  # requests that probes, detached since, had not seen
         self._lock = threading.Lock()
@@ -78,16 +99,18 @@ class Recorder:
         with self._lock:
             self._plugins = plugins
 
-    def check(self, plugins: PluginManager, probe: str, options: Mapping[str, Any], filters: Filters) -> None:
-        """Raises ProbeError for what is known to be wrong before anything is loaded."""
+    def check(
+        self, plugins: PluginManager, probe: str, options: Mapping[str, Any], filters: Filters
+    ) -> None:
+        """Raises PluginError for what is known to be wrong before anything is loaded."""
         program = plugins.load_bpf(probe, self._kernel, options)
         try:
             check_program(program, filters)
         except KernelError as error:
-            raise ProbeError(probe, "load_bpf", str(error)) from error
+            raise PluginError(probe, "load_bpf", str(error)) from error
 
     def attach(self, probe: str, options: Mapping[str, Any], filters: Filters = EVERYTHING) -> None:
-        """Loads a probe and begins to record it; the others go on. Raises ProbeError."""
+        """Loads a probe and begins to record it; the others go on. Raises PluginError."""
         program = self._plugins.load_bpf(probe, self._kernel, options)
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self._kernel, self._settings, filters)
@@ -105,7 +128,9 @@ class Recorder:
     def detach(self, probe: str) -> Counts:
         """Ends a probe; what it has recorded is delivered first. Returns its last counts."""
         with self._lock:
-            recording = self._recordings.pop(probe)  # from here on it is this thread's alone; the others are read on
+            recording = self._recordings.pop(
+                probe
+            )  # from here on it is this thread's alone; the others are read on
         self._guard.remove(probe)
         recording.loaded.detach()
         self._at_rest(recording)
@@ -115,7 +140,7 @@ class Recorder:
         self._tell(recording, ended=True)
         recording.loaded.close()
         with self._lock:
-            self._gone += counts.unseen
+            self._gone += counts.untraced
         return counts
 
     def filter(self, probe: str, filters: Filters) -> None:
@@ -138,15 +163,17 @@ class Recorder:
         with self._lock:
             return {name: r.loaded.blocks.counts() for name, r in self._recordings.items()}
 
-    def unseen(self) -> Mapping[str, int]:
+    def untraced(self) -> Mapping[str, int]:
         """How many operations a probe wanted and could not see, since the recorder began, by the way they came.
 
         `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were;
         `io_uring`: requests that were submitted and whose end nothing told of.
         """
         with self._lock:
-            requests = self._gone + sum(r.loaded.blocks.counts().unseen for r in self._recordings.values())
-        return {**self._guard.unseen(), "io_uring": requests}
+            requests = self._gone + sum(
+                r.loaded.blocks.counts().untraced for r in self._recordings.values()
+            )
+        return {**self._guard.untraced(), "io_uring": requests}
 
     def start(self) -> None:
         """Begins to read."""
@@ -164,7 +191,7 @@ class Recorder:
             self._thread.join()
         counts = {probe: self.detach(probe) for probe in self.probes()}
         self.trackers.close()
-        self._count_unseen(time.monotonic(), ended=True)
+        self._count_untraced(time.monotonic(), ended=True)
         return counts
 
     def _run(self) -> None:
@@ -173,9 +200,15 @@ class Recorder:
             while not self._stop.wait(pause):
                 now, before = time.monotonic(), looked
                 with self._lock:
-                    due = min((self._look(r, now, now - before) for r in self._recordings.values()), default=LATEST)
-                self._count_unseen(now)
-                pause, looked = SOONEST if self.trackers.drain() else min(max(due, SOONEST), LATEST), now
+                    due = min(
+                        (self._look(r, now, now - before) for r in self._recordings.values()),
+                        default=LATEST,
+                    )
+                self._count_untraced(now)
+                pause, looked = (
+                    SOONEST if self.trackers.drain() else min(max(due, SOONEST), LATEST),
+                    now,
+                )
         except BaseException as error:
             self.failure = error
             log.exception("the recorder failed")
@@ -190,7 +223,9 @@ class Recorder:
         growth, recording.left = fill - recording.left, fill
         if fill and recording.waiting_since is None:
             recording.waiting_since = now
-        if fill >= FILL or (recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST):
+        if fill >= FILL or (
+            recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST
+        ):
             self._take(recording)
             recording.waiting_since, recording.left = None, 0.0
         elif now - recording.told >= TELL:
@@ -201,7 +236,11 @@ class Recorder:
 
     def _take(self, recording: _Recording) -> None:
         """Takes what waits, makes a conforming batch of it and delivers that."""
-        probe, schema, blocks = recording.loaded.name, recording.schema.agent, recording.loaded.blocks
+        probe, schema, blocks = (
+            recording.loaded.name,
+            recording.schema.agent,
+            recording.loaded.blocks,
+        )
         columns = blocks.take()
         if not columns.rows:
             return
@@ -210,45 +249,49 @@ class Recorder:
         BATCHES.labels(probe).observe(columns.rows)
         try:
             batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
-            extra = self._plugins.enrich(batch, EnrichContext("agent", probe, self._node, tell=self._sink.containers))
-            batch = conform(batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags)
-        except (ProbeError, SchemaError, pa.ArrowException) as error:
+            extra = self._plugins.enrich(
+                batch, EnrichContext("agent", probe, self._node, tell=self._sink.containers)
+            )
+            batch = conform(
+                batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags
+            )
+        except (PluginError, SchemaError, pa.ArrowException) as error:
             self._lost(probe, "decode_failed", columns.rows, error)
             recording.account.decode_failed += columns.rows
             return
         count_missing(probe, batch.column("quality"))
         account = recording.account
         batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
-        told = account.tell(blocks.counts(), recording.loaded.missed())
+        told = account.tell(blocks.counts(), recording.loaded.skipped_runs())
         if not self._sink.put(Delivery(batch_id, probe, recording.schema, batch, told)):
             account.outbox_full += columns.rows
 
     def _tell(self, recording: _Recording, ended: bool = False) -> None:
         """Sends the account by itself, if it says anything new."""
         loaded = recording.loaded
-        if account := recording.account.tell(loaded.blocks.counts(), loaded.missed(), ended):
+        if account := recording.account.tell(loaded.blocks.counts(), loaded.skipped_runs(), ended):
             self._sink.account(loaded.name, account)
 
     def _at_rest(self, recording: _Recording) -> None:
         """Waits until the last program that was at work when the probe was detached has ended: some microseconds."""
         deadline = time.monotonic() + LATEST
-        while recording.loaded.blocks.counts().under_way and time.monotonic() < deadline:
+        while recording.loaded.blocks.counts().in_progress and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
         self._sink.dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
 
-    def _count_unseen(self, now: float, ended: bool = False) -> None:
+    def _count_untraced(self, now: float, ended: bool = False) -> None:
         """Counts what no probe saw, and tells of the guard's share in an account of its own."""
-        unseen = self.unseen()
-        for way, total in unseen.items():
-            if new := total - self._unseen.get(way, 0):
-                UNSEEN.labels(way).inc(new)
-            self._unseen[way] = total
+        untraced = self.untraced()
+        for way, total in untraced.items():
+            if new := total - self._untraced.get(way, 0):
+                OPERATIONS_DROPPED.labels(way).inc(new)
+            self._untraced[way] = total
         window, account = window_at(time.time()), self._guard_account
         if window != account.window or now - self._guard_told >= TELL or ended:
-            counts = Counts(0, 0, 0, 0, 0, 0, 0, unseen["compat"] + unseen["x32"])
+            counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced["compat"] + untraced["x32"])
             if told := account.tell(counts, 0, ended):
                 self._sink.account("guard", told)
             account.open(window)

@@ -8,19 +8,19 @@ from typing import Any
 import structlog
 from attrs import evolve, fields, frozen
 
-from infrasight_core import config
-from infrasight_core.agent.alone import without_absent, wrong_ones
 from infrasight_core.agent.attach import attach_all, attach_each, check_names
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.settings import AgentSettings
-from infrasight_core.errors import ConfigError, KernelError, ProbeError
+from infrasight_core.agent.validation import without_absent, wrong_ones
+from infrasight_core.errors import ConfigError, KernelError, PluginError
 from infrasight_core.kernel.filters import Filters
-from infrasight_core.plugins import PluginManager
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.settings import load
 
 log = structlog.get_logger(__name__)
 ENV_PREFIX = "INFRASIGHT_AGENT_"
 CHANGEABLE = ("probes", "disable", "options", "filters")
-NOTHING: Mapping[str, ProbeError] = MappingProxyType({})
+NOTHING: Mapping[str, PluginError] = MappingProxyType({})
 
 
 @frozen
@@ -37,11 +37,11 @@ class Source:
 
     def read(self) -> AgentSettings:
         """The settings as they stand there now. Raises ConfigError."""
-        return config.load(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
+        return load.load(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
 
     def signature(self) -> tuple[int, ...]:
         """Changes whenever the file does; empty while there is none."""
-        path = self.file or config.named_file(ENV_PREFIX)
+        path = self.file or load.named_file(ENV_PREFIX)
         try:
             stat = path.stat() if path else None
         except OSError:  # it is being replaced, or gone: `read` will say so
@@ -67,15 +67,21 @@ class RunningProbes:
     def __init__(self, recorder: Recorder, plugins: PluginManager, settings: AgentSettings) -> None:
         self._recorder, self._settings = recorder, settings
         self._plugins = plugins
-        self._told: dict[str, tuple[Mapping[str, Any], Filters]] = {}  # options and filters of each running probe
-        self.failures: Mapping[str, ProbeError] = {}
+        self._told: dict[
+            str, tuple[Mapping[str, Any], Filters]
+        ] = {}  # options and filters of each running probe
+        self.failures: Mapping[str, PluginError] = {}
 
     def start(self) -> None:
-        """Attaches them. Raises ConfigError or ProbeError when there is none."""
-        self.failures = attach_all(self._plugins, self._recorder, self._settings.options, self._settings.filters_of)
+        """Attaches them. Raises ConfigError or PluginError when there is none."""
+        self.failures = attach_all(
+            self._plugins, self._recorder, self._settings.options, self._settings.filters_of
+        )
         self._told = {probe: _told(self._settings, probe) for probe in self._recorder.probes()}
 
-    def change(self, settings: AgentSettings, wrong: Mapping[str, ProbeError] = NOTHING) -> PluginManager:
+    def change(
+        self, settings: AgentSettings, wrong: Mapping[str, PluginError] = NOTHING
+    ) -> PluginManager:
         """Makes the running probes what the settings say; a probe that they say nothing new of records on, untouched.
 
         Args:
@@ -88,7 +94,7 @@ class RunningProbes:
         Raises:
             InfraSightError: The settings are wrong; nothing has been changed.
         """
-        failures: dict[str, ProbeError] = {}
+        failures: dict[str, PluginError] = {}
         if settings.operator:
             settings, failures = without_absent(settings)
         plugins = PluginManager.discover(settings.enabled(), settings.disable)
@@ -110,17 +116,32 @@ class RunningProbes:
         for probe in sorted(set(wanted) & set(running) - broken.keys()):
             try:
                 self._reconfigure(probe, settings)
-            except ProbeError as error:
+            except PluginError as error:
                 failures[probe] = error
-        new = {probe: _told(settings, probe) for probe in wanted if probe not in running and probe not in broken}
+        new = {
+            probe: _told(settings, probe)
+            for probe in wanted
+            if probe not in running and probe not in broken
+        }
         failures |= attach_each(self._recorder, new)
-        self._told = {probe: self._told.get(probe) or new[probe] for probe in self._recorder.probes()}
+        self._told = {
+            probe: self._told.get(probe) or new[probe] for probe in self._recorder.probes()
+        }
         for name, failure in failures.items():
             if name in self._told:
-                failures[name] = ProbeError(name, failure.hook, f"{failure.reason}; it records on as before")
-            log.error("plugin not changed as wanted", plugin=name, hook=failure.hook, reason=failure.reason)
+                failures[name] = PluginError(
+                    name, failure.hook, f"{failure.reason}; it records on as before"
+                )
+            log.error(
+                "plugin not changed as wanted",
+                plugin=name,
+                hook=failure.hook,
+                reason=failure.reason,
+            )
         self._say_fixed(settings)
-        self._settings = evolve(self._settings, **{name: getattr(settings, name) for name in CHANGEABLE})
+        self._settings = evolve(
+            self._settings, **{name: getattr(settings, name) for name in CHANGEABLE}
+        )
         self._plugins, self.failures = plugins, failures
         log.info("settings changed", probes=self._recorder.probes())
         return plugins
@@ -132,17 +153,17 @@ class RunningProbes:
             try:
                 self._recorder.filter(probe, now[1])
             except KernelError as error:
-                raise ProbeError(probe, "filters", str(error)) from error
+                raise PluginError(probe, "filters", str(error)) from error
         else:
             self._recorder.detach(probe)
             try:
                 self._recorder.attach(probe, *now)
-            except ProbeError:
+            except PluginError:
                 self._recorder.attach(probe, *before)
                 raise
         self._told[probe] = now
 
-    def _check(self, plugins: PluginManager, settings: AgentSettings) -> dict[str, ProbeError]:
+    def _check(self, plugins: PluginManager, settings: AgentSettings) -> dict[str, PluginError]:
         """Raises what is wrong with the settings, before anything is changed; returns what fails through no fault of theirs."""
         if not plugins.probes():
             raise ConfigError("probes, disable: they leave no probe to run")
@@ -151,21 +172,27 @@ class RunningProbes:
         for probe in plugins.probes():
             try:
                 self._recorder.check(plugins, probe, *_told(settings, probe))
-            except ProbeError as error:
-                if probe in self._recorder.probes() or probe in settings.options or settings.filters_of(probe).has_paths:
+            except PluginError as error:
+                if (
+                    probe in self._recorder.probes()
+                    or probe in settings.options
+                    or settings.filters_of(probe).has_paths
+                ):
                     raise
                 broken[probe] = error
         for name in plugins.trackers():
             try:
                 self._recorder.trackers.check(plugins, name)
-            except ProbeError:
+            except PluginError:
                 if name in settings.options or name in self._recorder.trackers.names():
                     raise
         return broken
 
     def _say_fixed(self, settings: AgentSettings) -> None:
         names = [a.name for a in fields(AgentSettings) if a.name not in CHANGEABLE]
-        if fixed := [name for name in names if getattr(settings, name) != getattr(self._settings, name)]:
+        if fixed := [
+            name for name in names if getattr(settings, name) != getattr(self._settings, name)
+        ]:
             log.warning("settings that take effect at the next start of the agent", keys=fixed)
 
 

@@ -9,7 +9,7 @@ from attrs import Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net.tls import TlsFiles
 
 
 @frozen
@@ -61,7 +61,9 @@ class AgentSettings:
 
     def load_settings(self) -> LoadSettings:
         """How the probes are to be loaded."""
-        return LoadSettings(self.loader_python, self.block_memory, own_work=False, compat=self.compat)
+        return LoadSettings(
+            self.loader_python, self.block_memory, own_work=False, compat=self.compat
+        )
 
     def enabled(self) -> tuple[str, ...] | None:
         """Which probes to load; None for all that are installed."""

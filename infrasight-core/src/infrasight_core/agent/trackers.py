@@ -8,16 +8,20 @@ import structlog
 from attrs import asdict, define, evolve, field
 from prometheus_client import Counter
 
-from infrasight_core.errors import KernelError, ProbeError
+from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel.filters import EVERYTHING
 from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load
-from infrasight_core.plugins import PluginManager
-from infrasight_core.program import Kernel
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.program import Kernel
 
 log = structlog.get_logger(__name__)
-TAKEN = Counter("infrasight_tracker_rows", "Rows that trackers have taken from their blocks.", ["tracker"])
+TAKEN = Counter(
+    "infrasight_tracker_rows", "Rows that trackers have taken from their blocks.", ["tracker"]
+)
 DROPPED = Counter(
-    "infrasight_tracker_dropped", "What happened in the kernel and its tracker never heard of.", ["tracker", "reason"]
+    "infrasight_tracker_dropped",
+    "What happened in the kernel and its tracker never heard of.",
+    ["tracker", "reason"],
 )
 
 
@@ -40,27 +44,29 @@ class Trackers:
         self._kernel, self._settings = kernel, evolve(settings, own_work=True)
         self._plugins = PluginManager()
         self._running: dict[str, _Tracker] = {}
-        self._lock = threading.Lock()  # taken and decoded in one: who comes second finds the plugin knowing what was there
+        self._lock = (
+            threading.Lock()
+        )  # taken and decoded in one: who comes second finds the plugin knowing what was there
 
     def names(self) -> list[str]:
         """Those that run."""
         return sorted(self._running)
 
     def check(self, plugins: PluginManager, name: str) -> None:
-        """Raises ProbeError for what is known to be wrong before anything is loaded."""
+        """Raises PluginError for what is known to be wrong before anything is loaded."""
         program = plugins.load_bpf(name, self._kernel, plugins.options.get(name, {}))
         try:
             check_program(program, EVERYTHING)
         except KernelError as error:
-            raise ProbeError(name, "load_bpf", str(error)) from error
+            raise PluginError(name, "load_bpf", str(error)) from error
 
-    def use(self, plugins: PluginManager) -> dict[str, ProbeError]:
+    def use(self, plugins: PluginManager) -> dict[str, PluginError]:
         """Runs the trackers of these plugins from now on, and no others; one whose options are new is loaded anew.
 
         Returns:
             Why others could not be loaded; their enrichers go without.
         """
-        failures: dict[str, ProbeError] = {}
+        failures: dict[str, PluginError] = {}
         with self._lock:
             for name in self._running.keys() - set(plugins.trackers()):
                 self._end(name, self._running.pop(name))
@@ -70,7 +76,7 @@ class Trackers:
             if name not in self._running or self._running[name].options != options:
                 try:
                     self._begin(name, options)
-                except ProbeError as error:
+                except PluginError as error:
                     failures[name] = error
         return failures
 
@@ -97,7 +103,9 @@ class Trackers:
             self._running[name] = tracker
             if before:
                 self._end(name, before)
-            self._drain(name, tracker)  # once, whether there are rows or not: from here on the plugin misses nothing
+            self._drain(
+                name, tracker
+            )  # once, whether there are rows or not: from here on the plugin misses nothing
         log.info("tracker attached", tracker=name, slots=tracker.loaded.blocks.layout.slots)
 
     def _end(self, name: str, tracker: _Tracker) -> None:
@@ -110,16 +118,18 @@ class Trackers:
         TAKEN.labels(name).inc(columns.rows)
         try:
             if self._plugins.decode(name, columns):
-                raise ProbeError(name, "decode", "the rows of a tracker are no events: it must return nothing")
-        except ProbeError as error:
+                raise PluginError(
+                    name, "decode", "the rows of a tracker are no events: it must return nothing"
+                )
+        except PluginError as error:
             DROPPED.labels(name, "decode_failed").inc(columns.rows)
             log.error("tracker failed", tracker=name, rows=columns.rows, reason=error.reason)
         self._count(name, tracker)
 
     def _count(self, name: str, tracker: _Tracker) -> None:
-        counts = asdict(tracker.loaded.blocks.counts()) | {"missed": tracker.loaded.missed()}
-        for reason in ("block_full", "heap_full", "missed"):
+        counts = asdict(tracker.loaded.blocks.counts()) | {"skipped": tracker.loaded.skipped_runs()}
+        for reason in ("block_full", "heap_full", "skipped"):
             if new := counts[reason] - tracker.counted.get(reason, 0):
                 DROPPED.labels(name, reason).inc(new)
-                log.error("a tracker has missed something", tracker=name, reason=reason, times=new)
+                log.error("a tracker has skipped something", tracker=name, reason=reason, times=new)
             tracker.counted[reason] = counts[reason]

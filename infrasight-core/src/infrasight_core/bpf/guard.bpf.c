@@ -10,16 +10,16 @@
 #define X32_BIT 30
 #define ENOSYS 38
 
-enum unseen_way { UNSEEN_COMPAT, UNSEEN_X32, UNSEEN_WAYS };
+enum untraced_way { UNTRACED_COMPAT, UNTRACED_X32, UNTRACED_WAYS };
 
 BPF_PROG_ARRAY(compat_enter, SLOTS);
 BPF_PROG_ARRAY(compat_exit, SLOTS);
 BPF_ARRAY(wanted, u8, SLOTS); /* the slots that a probe wants to have */
-BPF_F_TABLE("array", int, u64, unseen, UNSEEN_WAYS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", int, u64, untraced, UNTRACED_WAYS, BPF_F_MMAPABLE);
 BPF_HASH(socketcalls, u32, u32, ENTRIES);
 
-static inline void missed(int way) {
-  u64 *count = unseen.lookup(&way);
+static inline void count_untraced(int way) {
+  u64 *count = untraced.lookup(&way);
   if (count) __sync_fetch_and_add(count, 1);
 }
 
@@ -30,7 +30,7 @@ static inline u32 slot_on_enter(struct sys_enter *call) {
   if (inner >= SLOTS - CALLS) return SLOTS;
   u8 *is_wanted = wanted.lookup(&slot);
   if (!is_wanted || !*is_wanted) return SLOTS;
-  if (socketcalls.update(&tid, &inner)) missed(UNSEEN_COMPAT); /* at its exit nobody will know which it is */
+  if (socketcalls.update(&tid, &inner)) count_untraced(UNTRACED_COMPAT); /* at its exit nobody will know which it is */
   return slot;
 }
 
@@ -50,7 +50,7 @@ int guard_enter(struct sys_enter *call) {
   u32 slot = slot_on_enter(call);
   compat_enter.call(call, slot); /* does not come back */
   u8 *is_wanted = wanted.lookup(&slot);
-  if (is_wanted && *is_wanted) missed(UNSEEN_COMPAT);
+  if (is_wanted && *is_wanted) count_untraced(UNTRACED_COMPAT);
   return 0;
 }
 
@@ -60,6 +60,6 @@ int guard_exit(struct sys_exit *call) {
     compat_exit.call(call, slot);
     return 0;
   }
-  if (call->number >> X32_BIT == 1 && call->ret != -ENOSYS) missed(UNSEEN_X32); /* the x32 ABI: 64-bit calls, other numbers */
+  if (call->number >> X32_BIT == 1 && call->ret != -ENOSYS) count_untraced(UNTRACED_X32); /* the x32 ABI: 64-bit calls, other numbers */
   return 0;
 }

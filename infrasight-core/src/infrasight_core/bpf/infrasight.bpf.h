@@ -94,7 +94,7 @@ _Static_assert(sizeof(struct walk) == WALK_BYTES, "a block holds a walk");
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _unseen, _counters[9]; /* read at once */
+  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _untraced, _counters[9]; /* read at once */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33];                /* what filter.bpf.h keeps of the event */
   char _walk[WALK_BYTES];                   /* a `struct walk` */

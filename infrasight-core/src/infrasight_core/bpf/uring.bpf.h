@@ -104,7 +104,7 @@ static inline void give_up(struct block *b, char *req, struct request *request) 
   if (named && named->told)
     __sync_fetch_and_add(&named->told, -1);
   else
-    b->_unseen++;
+    b->_untraced++;
   forget_request(req);
 }
 

@@ -46,16 +46,24 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"infrasight_core.cli.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             close = difflib.get_close_matches(name, COMMANDS, 2, 0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(COMMANDS)}"
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"there are {', '.join(COMMANDS)}"
+            )
             ctx.fail(f"no command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):  # from the list above, so that nothing is imported for --help
+        with formatter.section(
+            "Commands"
+        ):  # from the list above, so that nothing is imported for --help
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -84,7 +92,11 @@ def close_stdout() -> None:
     os.close(nowhere)
 
 
-@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(version(), message="%(prog)s %(version)s")
 def main() -> None:
     """Kernel-level observability: what this machine's processes do, as rows that SQL can ask."""

@@ -11,20 +11,49 @@ from infrasight_core.agent.reload import Source
 
 
 @click.command()
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file of settings.")
-@click.option("--server", metavar="HOST:PORT", help="Where to send the events; 127.0.0.1:7443 by default.")
 @click.option(
-    "--probe", "probes", multiple=True, metavar="PROBE", help="Run this one; may be repeated. All installed ones by default."
+    "--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file of settings."
 )
-@click.option("--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin; may be repeated.")
-@click.option("--operator", metavar="HOST:PORT", help="A cluster's operator, which says what to record; none by default.")
-@click.option("--state", metavar="FOLDER", help="Where the operator's configuration is kept; /var/lib/infrasight by default.")
+@click.option(
+    "--server", metavar="HOST:PORT", help="Where to send the events; 127.0.0.1:7443 by default."
+)
+@click.option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="PROBE",
+    help="Run this one; may be repeated. All installed ones by default.",
+)
+@click.option(
+    "--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin; may be repeated."
+)
+@click.option(
+    "--operator",
+    metavar="HOST:PORT",
+    help="A cluster's operator, which says what to record; none by default.",
+)
+@click.option(
+    "--state",
+    metavar="FOLDER",
+    help="Where the operator's configuration is kept; /var/lib/infrasight by default.",
+)
 @click.option("--node", help="The name that the events carry; the host's by default.")
 @click.option("--tls-certificate", metavar="FILE", help="Our certificate, PEM.")
 @click.option("--tls-key", metavar="FILE", help="Its key, PEM.")
-@click.option("--tls-ca", metavar="FILE", help="What the server's certificate must be signed by, PEM.")
-@click.option("--plaintext", is_flag=True, default=None, help="Send over the network without TLS all the same.")
-@click.option("--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz; 127.0.0.1:7445 by default.")
+@click.option(
+    "--tls-ca", metavar="FILE", help="What the server's certificate must be signed by, PEM."
+)
+@click.option(
+    "--plaintext",
+    is_flag=True,
+    default=None,
+    help="Send over the network without TLS all the same.",
+)
+@click.option(
+    "--status-listen",
+    metavar="HOST:PORT",
+    help="/metrics, /healthz, /readyz; 127.0.0.1:7445 by default.",
+)
 @click.option("--log-level", help="debug, info, warning or error; info by default.")
 def command(file: Path | None, **options: object) -> None:
     """Record this machine's events and stream them to a server.

@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infrasight_core import checks
-from infrasight_core.checks import Check
+from infrasight_core.cli import doctor_checks
+from infrasight_core.cli.doctor_checks import Check
+from infrasight_core.cli.format import printable
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.containers.runtimes import answers
-from infrasight_core.errors import InfraSightError, KernelError, ProbeError
+from infrasight_core.errors import InfraSightError, KernelError, PluginError
+from infrasight_core.kernel.attach_points import functions_of, lacking, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.load import refused_functions, running_kernel
-from infrasight_core.kernel.points import functions_of, lacking, tracepoints_of
-from infrasight_core.plugins import PluginManager
-from infrasight_core.show import printable
+from infrasight_core.plugin.manager import PluginManager
 
 if TYPE_CHECKING:
-    from infrasight_core.transport.client import ServerClient
+    from infrasight_core.net.server_client import ServerClient
 
 EPILOG = """\b
 Examples:
@@ -51,7 +51,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     help="The Python that has bcc.",
 )
 @server_options
-def command(as_json: bool, loader_python: Path, connect: Callable[[], "ServerClient"], server: str | None) -> None:
+def command(
+    as_json: bool, loader_python: Path, connect: Callable[[], "ServerClient"], server: str | None
+) -> None:
     """Check whether this machine can record events, and say for each refusal what to do.
 
     With --server it is also seen whether that server answers.
@@ -70,18 +72,18 @@ def command(as_json: bool, loader_python: Path, connect: Callable[[], "ServerCli
 
 
 def _machine(loader_python: Path) -> Iterator[Check]:
-    yield checks.kernel(platform.release())
-    yield checks.architecture(platform.machine())
-    yield checks.btf(_ROOT)
-    yield checks.tracefs(_ROOT)
-    yield checks.bpffs(_ROOT)
-    yield checks.capabilities(_ROOT)
-    yield checks.lockdown(_ROOT)
-    yield checks.unprivileged(_ROOT)
-    yield checks.bcc(loader_python)
-    yield checks.libbpf()
+    yield doctor_checks.kernel(platform.release())
+    yield doctor_checks.architecture(platform.machine())
+    yield doctor_checks.btf(_ROOT)
+    yield doctor_checks.tracefs(_ROOT)
+    yield doctor_checks.bpffs(_ROOT)
+    yield doctor_checks.capabilities(_ROOT)
+    yield doctor_checks.lockdown(_ROOT)
+    yield doctor_checks.unprivileged(_ROOT)
+    yield doctor_checks.bcc(loader_python)
+    yield doctor_checks.libbpf()
     found = answers(ContainerOptions().places())
-    yield checks.container_runtimes((str(a.path), a.version, a.reason) for a in found)
+    yield doctor_checks.container_runtimes((str(a.path), a.version, a.reason) for a in found)
 
 
 def _plugins(loader_python: Path) -> Iterator[Check]:
@@ -97,22 +99,30 @@ def _plugins(loader_python: Path) -> Iterator[Check]:
             program = manager.load_bpf(probe, kernel, {})
             wanted += [point.event for point in tracepoints_of(program) if not point.optional]
             absent += [(probe, event) for event in lacking(program)]
-            compat += [probe for point in tracepoints_of(program) if compat_numbers(point, kernel.machine)]
-            uring += [probe for point in tracepoints_of(program) if point.event.startswith("io_uring:")]
+            compat += [
+                probe for point in tracepoints_of(program) if compat_numbers(point, kernel.machine)
+            ]
+            uring += [
+                probe for point in tracepoints_of(program) if point.event.startswith("io_uring:")
+            ]
             for point in functions_of(program):
-                functions.setdefault(point.kernel_function, []).append(f"({probe}) {point.lack or 'its events lack something'}")
-        except ProbeError as error:
+                functions.setdefault(point.kernel_function, []).append(
+                    f"({probe}) {point.lack or 'its events lack something'}"
+                )
+        except PluginError as error:
             broken.append(error)
     for failure in broken:
-        yield Check("plugin", "warn", str(failure), "see `infrasight probes`; mend, upgrade or uninstall it")
+        yield Check(
+            "plugin", "warn", str(failure), "see `infrasight probes`; mend, upgrade or uninstall it"
+        )
     if not manager.probes():
         yield Check("probes", "fail", "none is installed", "pip install infrasight-probe-execve")
     else:
         yield Check("probes", "ok", ", ".join(manager.probes()))
-        yield checks.tracepoints(_ROOT, wanted)
-        yield checks.optional_tracepoints(absent)
-        yield checks.compat(_ROOT, platform.machine(), compat)
-        yield checks.io_uring(_ROOT, uring)
+        yield doctor_checks.tracepoints(_ROOT, wanted)
+        yield doctor_checks.optional_tracepoints(absent)
+        yield doctor_checks.compat(_ROOT, platform.machine(), compat)
+        yield doctor_checks.io_uring(_ROOT, uring)
         yield from _functions(functions, loader_python)
 
 
@@ -123,7 +133,7 @@ def _functions(wanted: dict[str, list[str]], loader_python: Path) -> Iterator[Ch
     except KernelError as error:
         refused = dict.fromkeys(wanted, f"cannot be tried: {error}")
     for name, lacks in sorted(wanted.items()):
-        yield checks.function(name, refused.get(name, ""), "; ".join(lacks))
+        yield doctor_checks.function(name, refused.get(name, ""), "; ".join(lacks))
 
 
 def _server(connect: Callable[[], "ServerClient"], address: str) -> Check:
@@ -142,5 +152,10 @@ def _table(results: list[Check]) -> Table:
         table.add_column(name, overflow="fold")
     for check in results:
         colour = _COLOURS[check.status]
-        table.add_row(check.name, Text(check.status, colour), Text(printable(check.found)), Text(printable(check.remedy)))
+        table.add_row(
+            check.name,
+            Text(check.status, colour),
+            Text(printable(check.found)),
+            Text(printable(check.remedy)),
+        )
     return table

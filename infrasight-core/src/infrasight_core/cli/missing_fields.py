@@ -27,7 +27,9 @@ def add_missing_fields(rows: Sequence[dict[str, Any]], found: Sequence[Mapping[s
         pairs = sorted(zip(names, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
         row["lacking"] = said["lacking"]
         row["lacking_share"] = said["lacking"] / said["rows"] if said["rows"] else 0.0
-        row["missing_fields"] = {name.decode("utf-8", "backslashreplace"): count for name, count in pairs}
+        row["missing_fields"] = {
+            name.decode("utf-8", "backslashreplace"): count for name, count in pairs
+        }
 
 
 def in_short(row: Mapping[str, Any]) -> str:

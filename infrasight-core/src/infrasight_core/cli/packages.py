@@ -22,7 +22,13 @@ report.json in the folder:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--operator", envvar="INFRASIGHT_AGENT_OPERATOR", metavar="HOST:PORT", required=True, help="Whom to ask.")
+@click.option(
+    "--operator",
+    envvar="INFRASIGHT_AGENT_OPERATOR",
+    metavar="HOST:PORT",
+    required=True,
+    help="Whom to ask.",
+)
 @click.option("--node", envvar="INFRASIGHT_AGENT_NODE", required=True, help="Whose packages.")
 @click.option(
     "--target",
@@ -38,10 +44,24 @@ report.json in the folder:
     type=click.FloatRange(1, 86400),
     help="How many seconds to wait for the operator, and as long again for pip.",
 )
-@click.option("--tls-certificate", envvar="INFRASIGHT_AGENT_TLS__CERTIFICATE", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--tls-key", envvar="INFRASIGHT_AGENT_TLS__KEY", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--tls-ca", envvar="INFRASIGHT_AGENT_TLS__CA", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--plaintext", envvar="INFRASIGHT_AGENT_PLAINTEXT", is_flag=True, help="No TLS, even to another machine.")
+@click.option(
+    "--tls-certificate",
+    envvar="INFRASIGHT_AGENT_TLS__CERTIFICATE",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@click.option(
+    "--tls-key", envvar="INFRASIGHT_AGENT_TLS__KEY", type=click.Path(path_type=Path), metavar="FILE"
+)
+@click.option(
+    "--tls-ca", envvar="INFRASIGHT_AGENT_TLS__CA", type=click.Path(path_type=Path), metavar="FILE"
+)
+@click.option(
+    "--plaintext",
+    envvar="INFRASIGHT_AGENT_PLAINTEXT",
+    is_flag=True,
+    help="No TLS, even to another machine.",
+)
 def command(
     operator: str,
     node: str,
@@ -63,18 +83,20 @@ def command(
     (INFRASIGHT_AGENT_OPERATOR, INFRASIGHT_AGENT_NODE, INFRASIGHT_AGENT_PACKAGES, INFRASIGHT_AGENT_TLS__KEY …).
     """
     logs.configure("info")
+    from infrasight_core.net.operator_client import configuration_of
+    from infrasight_core.net.reconnecting_stream import Peer
     from infrasight_core.packages.install import Installation
     from infrasight_core.packages.report import PackageFailure, PackagesReport
     from infrasight_core.packages.target import emptied
-    from infrasight_core.transport.configuration import configuration_of
-    from infrasight_core.transport.reconnecting import Peer
 
     emptied(target)
     try:
         peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), plaintext)
         wanted = configuration_of(node, peer, timeout).packages
         if wanted and importlib.util.find_spec("pip") is None:
-            raise ConfigError("packages cannot be installed: this Python has no pip; build the image with it")
+            raise ConfigError(
+                "packages cannot be installed: this Python has no pip; build the image with it"
+            )
     except InfraSightError as error:
         report = PackagesReport(failures=(PackageFailure("packages", str(error)),))
     else:

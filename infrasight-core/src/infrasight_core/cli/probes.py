@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from infrasight_core import ddl, logs
-from infrasight_core.errors import ProbeError, SchemaError
-from infrasight_core.hookspecs import ENTRY_POINT_GROUP
+from infrasight_core import logs
+from infrasight_core.cli.format import printable
+from infrasight_core.errors import PluginError, SchemaError
 from infrasight_core.kernel.load import running_kernel
-from infrasight_core.plugins import PluginManager
-from infrasight_core.show import printable
+from infrasight_core.plugin import ddl
+from infrasight_core.plugin.hookspecs import ENTRY_POINT_GROUP
+from infrasight_core.plugin.manager import PluginManager
 
 EPILOG = """\b
 Examples:
@@ -75,29 +76,48 @@ def command(as_json: bool) -> None:
     for row in rows:
         failed = printable(f"{row.failed_hook}: {row.reason}")
         status = Text("loaded", "green") if row.status == "loaded" else Text(failed, "red")
-        cells = (row.name, f"{row.distribution} {row.version}", ", ".join(row.hooks), row.message_type, row.table)
+        cells = (
+            row.name,
+            f"{row.distribution} {row.version}",
+            ", ".join(row.hooks),
+            row.message_type,
+            row.table,
+        )
         table.add_row(*(Text(printable(cell)) for cell in cells), status)
     console.print(table)
-    console.print(Text("Run only some: INFRASIGHT_AGENT_PROBES=NAME,…; leave some out: INFRASIGHT_AGENT_DISABLE=NAME,…", "dim"))
+    console.print(
+        Text(
+            "Run only some: INFRASIGHT_AGENT_PROBES=NAME,…; leave some out: INFRASIGHT_AGENT_DISABLE=NAME,…",
+            "dim",
+        )
+    )
 
 
 def _rows() -> Iterator[Row]:
     manager = PluginManager.discover()
     for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-        row = Row(point.name, point.dist.name if point.dist else "unknown", point.dist.version if point.dist else "")
+        row = Row(
+            point.name,
+            point.dist.name if point.dist else "unknown",
+            point.dist.version if point.dist else "",
+        )
         failure = manager.failures.get(point.name)
         plugin = manager.plugins.get(point.name)
         if plugin is not None:
             failure = _failure(manager, point.name)
             row = attrs.evolve(row, hooks=tuple(sorted(plugin.hooks)))
             if plugin.schema is not None:
-                row = attrs.evolve(row, message_type=plugin.schema.message_type, table=f"{point.name}_events")
+                row = attrs.evolve(
+                    row, message_type=plugin.schema.message_type, table=f"{point.name}_events"
+                )
         if failure is not None:
-            row = attrs.evolve(row, status="failed", failed_hook=failure.hook, reason=failure.reason)
+            row = attrs.evolve(
+                row, status="failed", failed_hook=failure.hook, reason=failure.reason
+            )
         yield row
 
 
-def _failure(manager: PluginManager, name: str) -> ProbeError | None:
+def _failure(manager: PluginManager, name: str) -> PluginError | None:
     """What goes wrong in a plugin that could be imported, as far as it shows without touching the kernel."""
     plugin = manager.plugins[name]
     try:
@@ -106,7 +126,7 @@ def _failure(manager: PluginManager, name: str) -> ProbeError | None:
         if plugin.is_probe or plugin.is_tracker:
             manager.load_bpf(name, running_kernel(), {})
     except SchemaError as error:
-        return ProbeError(name, "schema", str(error))
-    except ProbeError as error:
+        return PluginError(name, "schema", str(error))
+    except PluginError as error:
         return error
     return None

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from infrasight_core.cli.format import json_lines, printable, rows_of, unique_names
 from infrasight_core.cli.server_options import server_options
-from infrasight_core.show import json_lines, printable, rows_of, unique_names
 
 if TYPE_CHECKING:
-    from infrasight_core.transport.client import ServerClient
+    from infrasight_core.net.server_client import ServerClient
 
 EPILOG = """\b
 Examples:
@@ -43,7 +43,9 @@ _LEAST_WIDTH = 6  # of a column; rows with more columns than fit are shown one b
     help="arrow is an Arrow IPC stream.  [table on a terminal, json in a pipe]",
 )
 @server_options
-def command(sql: str, form: str | None, connect: Callable[[], "ServerClient"], server: str | None) -> None:
+def command(
+    sql: str, form: str | None, connect: Callable[[], "ServerClient"], server: str | None
+) -> None:
     """Ask a server with one SQL statement; - reads it from standard input."""
     if sql == "-":
         sql = sys.stdin.buffer.read().decode("utf-8", "backslashreplace")
@@ -116,7 +118,9 @@ def _print(console: Console, piece: pa.Table, before: int) -> None:
             before += 1
             console.print(Text(f"── row {before} ──", "bold"))
             for name, cell in zip(names, cells, strict=True):
-                console.print(Text(f"{name:<{max(map(len, names))}}  ").append(cell), soft_wrap=True)
+                console.print(
+                    Text(f"{name:<{max(map(len, names))}}  ").append(cell), soft_wrap=True
+                )
     if not upright:
         console.print(table)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infrasight_core.errors import ConfigError
-from infrasight_core.tls import TlsFiles
+from infrasight_core.net.tls import TlsFiles
 
 if TYPE_CHECKING:
-    from infrasight_core.transport.client import ServerClient
+    from infrasight_core.net.server_client import ServerClient
 
 DEFAULT_SERVER = "127.0.0.1:7443"
 _HELP = {
@@ -35,19 +35,30 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         **rest: Any,
     ) -> None:
         def connect() -> "ServerClient":
-            from infrasight_core.transport.client import ServerClient  # gRPC takes a while, and --help needs none
+            from infrasight_core.net.server_client import (
+                ServerClient,  # gRPC takes a while, and --help needs none
+            )
 
-            return ServerClient(server or DEFAULT_SERVER, tls_files(tls_certificate, tls_key, tls_ca), plaintext)
+            return ServerClient(
+                server or DEFAULT_SERVER, tls_files(tls_certificate, tls_key, tls_ca), plaintext
+            )
 
         command(connect=connect, server=server, **rest)
 
-    flag = click.option("--plaintext", envvar="INFRASIGHT_PLAINTEXT", is_flag=True, help="No TLS, even to another machine.")
+    flag = click.option(
+        "--plaintext",
+        envvar="INFRASIGHT_PLAINTEXT",
+        is_flag=True,
+        help="No TLS, even to another machine.",
+    )
     wrapped = flag(wrapped)
     for name, text in reversed(_HELP.items()):
         variable = f"INFRASIGHT_{name.replace('-', '_').upper()}"
         kind = str if name == "server" else click.Path(path_type=Path)
         metavar = "HOST:PORT" if name == "server" else "FILE"
-        wrapped = click.option(f"--{name}", envvar=variable, show_envvar=True, metavar=metavar, type=kind, help=text)(wrapped)
+        wrapped = click.option(
+            f"--{name}", envvar=variable, show_envvar=True, metavar=metavar, type=kind, help=text
+        )(wrapped)
     return wrapped
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from infrasight_core.cli.ending import until_stopped
+from infrasight_core.cli.live_view import event_view
 from infrasight_core.cli.server_options import server_options
+from infrasight_core.cli.shutdown import until_stopped
+from infrasight_core.cli.where import Where
 from infrasight_core.errors import TransportError
-from infrasight_core.live import event_view
-from infrasight_core.where import Where
 
 if TYPE_CHECKING:
-    from infrasight_core.transport.client import ServerClient
+    from infrasight_core.net.server_client import ServerClient
 
 EPILOG = """\b
 Examples:
@@ -29,8 +29,19 @@ in the meantime is in the tables: ask with `infrasight query`.
 
 @click.command("tail", epilog=EPILOG)
 @click.argument("probes", metavar="[PROBE]...", nargs=-1)
-@click.option("--where", "conditions", metavar="COLUMN=VALUE", multiple=True, help="uid=…, pid=… or comm=…; all must hold.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), help="[table on a terminal, json in a pipe]")
+@click.option(
+    "--where",
+    "conditions",
+    metavar="COLUMN=VALUE",
+    multiple=True,
+    help="uid=…, pid=… or comm=…; all must hold.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    help="[table on a terminal, json in a pipe]",
+)
 @server_options
 def command(
     probes: tuple[str, ...],
@@ -47,5 +58,5 @@ def command(
         def away(reason: TransportError, seconds: float) -> None:
             view.say(f"{reason}; trying again in {math.ceil(seconds)} s")
 
-        for probe, rows, skipped in client.watch(probes, away):
-            view.add(probe, where.apply(rows), skipped)
+        for probe, rows, dropped in client.watch(probes, away):
+            view.add(probe, where.apply(rows), dropped)

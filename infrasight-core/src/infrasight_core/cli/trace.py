@@ -12,15 +12,15 @@ import pyarrow as pa
 from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.attach import attach_all
-from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.cli.ending import stop_event
+from infrasight_core.agent.sink import Delivery
+from infrasight_core.cli.live_view import event_view
+from infrasight_core.cli.shutdown import stop_event
+from infrasight_core.cli.where import Where
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.load import LoadSettings
-from infrasight_core.live import event_view
-from infrasight_core.plugins import PluginManager
-from infrasight_core.where import Where
+from infrasight_core.plugin.manager import PluginManager
 
 _WAITING_BATCHES = 256
 
@@ -55,11 +55,30 @@ class _Screen:
 @click.command()
 @click.argument("probes", nargs=-1, metavar="[PROBE]…")
 @click.option(
-    "--where", "conditions", multiple=True, metavar="COLUMN=VALUE", help="uid=, pid= or comm= (with * ?); all must hold."
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="uid=, pid= or comm= (with * ?); all must hold.",
 )
-@click.option("--include", multiple=True, metavar="KIND=VALUE", help="Record only these: pid=, uid=, comm=, cgroup= or path=.")
-@click.option("--exclude", multiple=True, metavar="KIND=VALUE", help="Do not record these; goes before --include.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), help="Default: table on a terminal, json in a pipe.")
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="Record only these: pid=, uid=, comm=, cgroup= or path=.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="KIND=VALUE",
+    help="Do not record these; goes before --include.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    help="Default: table on a terminal, json in a pipe.",
+)
 @click.option(
     "--memory",
     type=click.IntRange(min=1),
@@ -69,7 +88,11 @@ class _Screen:
     help="For the blocks of one probe, over all CPUs.",
 )
 @click.option(
-    "--python", default="/usr/bin/python3", show_default=True, help="A Python that has bcc.", envvar="INFRASIGHT_LOADER_PYTHON"
+    "--python",
+    default="/usr/bin/python3",
+    show_default=True,
+    help="A Python that has bcc.",
+    envvar="INFRASIGHT_LOADER_PYTHON",
 )
 def command(
     probes: tuple[str, ...],
@@ -96,7 +119,9 @@ def command(
     """
     screen, where, filters = _Screen(), Where.parse(conditions), Filters.parse(include, exclude)
     plugins = PluginManager.discover(probes or None)
-    recorder = Recorder(plugins, LoadSettings(Path(python), memory << 20, own_work=False), platform.node(), screen)
+    recorder = Recorder(
+        plugins, LoadSettings(Path(python), memory << 20, own_work=False), platform.node(), screen
+    )
     attach_all(plugins, recorder, {}, lambda probe: filters)
     recorder.start()
     click.echo(f"recording {', '.join(recorder.probes())}; Ctrl-C ends", err=True)
@@ -112,7 +137,9 @@ def command(
         raise InfraSightError(f"the recorder failed: {recorder.failure!r}")
 
 
-def _show(screen: _Screen, where: Where, add: Callable[[str, pa.Table], None], seconds: float) -> None:
+def _show(
+    screen: _Screen, where: Where, add: Callable[[str, pa.Table], None], seconds: float
+) -> None:
     with contextlib.suppress(queue.Empty):
         delivery = screen.batches.get(timeout=seconds) if seconds else screen.batches.get_nowait()
         screen.events += delivery.batch.num_rows

@@ -18,7 +18,10 @@ def fault(container: Container) -> str:
             return f"{who}: its {name} is longer than {NAME_BYTES} bytes"
     if len(container.runtime) > ID_BYTES:
         return f"{who}: its runtime is longer than {ID_BYTES} letters"
-    if sum(len(name.encode()) + len(value.encode()) for name, value in container.labels.items()) > LABEL_BYTES:
+    if (
+        sum(len(name.encode()) + len(value.encode()) for name, value in container.labels.items())
+        > LABEL_BYTES
+    ):
         return f"{who}: its labels are longer than {LABEL_BYTES} bytes in all; leave some out and set labels_cut"
     if not (0 < container.time.seconds < _LAST_SECOND and 0 <= container.time.nanos < 10**9):
         return f"{who}: its time is not one between 1970 and 2262"

@@ -14,14 +14,17 @@ from google.protobuf.message import Message
 from infrasight.cri.v1 import cri_pb2 as cri
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.describe import Pod, describe
+from infrasight_core.containers.description import Pod, describe
 from infrasight_core.containers.runtimes import TIMEOUT
-from infrasight_core.errors import RuntimeAwayError, RuntimeRefusedError
+from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
 _OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 64 << 20),
-    ("grpc.default_authority", "localhost"),  # else it is the path, which servers not written in Go refuse
+    (
+        "grpc.default_authority",
+        "localhost",
+    ),  # else it is the path, which servers not written in Go refuse
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -32,7 +35,7 @@ class Cri:
     """A `Runtime`; see there.
 
     Raises:
-        RuntimeAwayError: Nobody answers at the socket, or somebody who does not speak the CRI.
+        RuntimeUnavailableError: Nobody answers at the socket, or somebody who does not speak the CRI.
     """
 
     name = "cri"
@@ -42,7 +45,7 @@ class Cri:
         self._channel = grpc.insecure_channel(f"unix://{path.absolute()}", _OPTIONS)
         try:
             said = self._ask("Version", cri.VersionRequest(), cri.VersionResponse)
-        except (RuntimeRefusedError, RuntimeAwayError):
+        except (RuntimeAnswerError, RuntimeUnavailableError):
             self._channel.close()
             raise
         self.version = f"{_text(said.runtime_name)} {_text(said.runtime_version)} (CRI)"
@@ -52,7 +55,9 @@ class Cri:
         pods = {pod.id: pod for pod in self._pods()}
         for pod in pods.values():
             yield self._pause(pod)
-        for container in self._ask("ListContainers", cri.ListContainersRequest(), cri.ListContainersResponse).containers:
+        for container in self._ask(
+            "ListContainers", cri.ListContainersRequest(), cri.ListContainersResponse
+        ).containers:
             yield self._described(container, pods.get(container.pod_sandbox_id))
 
     def one(self, container_id: str) -> Container | None:
@@ -63,7 +68,9 @@ class Cri:
             if container.id == container_id:
                 pods = {pod.id: pod for pod in self._pods(container.pod_sandbox_id)}
                 return self._described(container, pods.get(container.pod_sandbox_id))
-        return next((self._pause(pod) for pod in self._pods(container_id) if pod.id == container_id), None)
+        return next(
+            (self._pause(pod) for pod in self._pods(container_id) if pod.id == container_id), None
+        )
 
     def follow(self, since: float) -> Iterator[Container | str]:
         """Ids of containers of which something is new; containerd has no such events before 1.7."""
@@ -80,8 +87,8 @@ class Cri:
                 return
             self._refused("GetContainerEvents", error)
         except ValueError as error:  # the channel was closed before it was asked
-            raise RuntimeAwayError(f"{self._path}: {error}") from error
-        raise RuntimeAwayError(f"{self._path}: its events ended")
+            raise RuntimeUnavailableError(f"{self._path}: {error}") from error
+        raise RuntimeUnavailableError(f"{self._path}: its events ended")
 
     def ping(self) -> None:
         """The cheapest question."""
@@ -92,7 +99,9 @@ class Cri:
         self._channel.close()
 
     def _pods(self, pod_id: str = "") -> Iterable[cri.PodSandbox]:
-        request = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(id=pod_id) if pod_id else None)
+        request = cri.ListPodSandboxRequest(
+            filter=cri.PodSandboxFilter(id=pod_id) if pod_id else None
+        )
         return self._ask("ListPodSandbox", request, cri.ListPodSandboxResponse).items
 
     def _described(self, container: cri.Container, pod: cri.PodSandbox | None) -> Container:
@@ -108,9 +117,12 @@ class Cri:
         try:
             request = cri.ContainerStatusRequest(container_id=container.id)
             status = self._ask("ContainerStatus", request, cri.ContainerStatusResponse).status
-        except RuntimeRefusedError:  # removed in the meantime
+        except RuntimeAnswerError:  # removed in the meantime
             return container.image_ref
-        return next((name for name in (status.image.image, status.image_ref) if not _is_digest(name)), status.image.image)
+        return next(
+            (name for name in (status.image.image, status.image_ref) if not _is_digest(name)),
+            status.image.image,
+        )
 
     def _pause(self, pod: cri.PodSandbox) -> Container:
         """The container that holds a pod together; only the runtime's verbose words tell its image."""
@@ -118,10 +130,12 @@ class Cri:
         try:
             info = self._ask("PodSandboxStatus", request, cri.PodSandboxStatusResponse).info
             image = json.loads(_words(info)).get("image") or ""
-        except (RuntimeRefusedError, ValueError):
+        except (RuntimeAnswerError, ValueError):
             image = ""
         belongs = Pod(pod.metadata.name, pod.metadata.namespace, b"")
-        return describe(pod.id, self.name, pod.metadata.name, image.encode(), _labels(pod.labels), belongs)
+        return describe(
+            pod.id, self.name, pod.metadata.name, image.encode(), _labels(pod.labels), belongs
+        )
 
     def _ask(self, method: str, request: Message, answer: type[Answer]) -> Answer:
         call: Callable[..., Any] = self._channel.unary_unary(
@@ -134,10 +148,10 @@ class Cri:
         except grpc.RpcError as error:
             self._refused(method, error)
         except ValueError as error:  # the channel is closed
-            raise RuntimeAwayError(f"{self._path}: {error}") from error
+            raise RuntimeUnavailableError(f"{self._path}: {error}") from error
 
     def _refused(self, method: str, error: grpc.RpcError) -> NoReturn:
-        kind = RuntimeAwayError if error.code() in _AWAY else RuntimeRefusedError
+        kind = RuntimeUnavailableError if error.code() in _AWAY else RuntimeAnswerError
         raise kind(f"{self._path}: {method}: {error.code().name}: {error.details()}") from error
 
 

@@ -15,20 +15,23 @@ from typing import Any
 
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.describe import describe, to_bytes
+from infrasight_core.containers.description import describe, to_bytes
 from infrasight_core.containers.runtimes import TIMEOUT
-from infrasight_core.errors import RuntimeAwayError, RuntimeRefusedError
+from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
 _ANSWER_BYTES, _EVENT_BYTES = 64 << 20, 4 << 20
 _EVENTS = json.dumps({"type": ["container"], "event": ["create", "rename"]})
-_NOT_LABELS = {"docker": {"name", "image"}, "podman": {"name", "image", "podId", "containerExitCode"}}  # in events' attributes
+_NOT_LABELS = {
+    "docker": {"name", "image"},
+    "podman": {"name", "image", "podId", "containerExitCode"},
+}  # in events' attributes
 
 
 class DockerApi:
     """A `Runtime`; see there.
 
     Raises:
-        RuntimeAwayError: Nobody answers at the socket.
+        RuntimeUnavailableError: Nobody answers at the socket.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +50,18 @@ class DockerApi:
             if _is_digest(image) and (found := self.one(entry["Id"])):
                 yield found
             else:
-                yield self._described(entry["Id"], next(iter(entry.get("Names") or ()), ""), image, entry.get("Labels"))
+                yield self._described(
+                    entry["Id"],
+                    next(iter(entry.get("Names") or ()), ""),
+                    image,
+                    entry.get("Labels"),
+                )
 
     def one(self, container_id: str) -> Container | None:
         """By its whole id: the API takes the beginning of one, and a name, for another container's too."""
-        entry = self._get(f"/containers/{urllib.parse.quote(container_id, safe='')}/json", absent=True)
+        entry = self._get(
+            f"/containers/{urllib.parse.quote(container_id, safe='')}/json", absent=True
+        )
         if entry is None or entry.get("Id") != container_id:
             return None
         config = entry.get("Config") or {}
@@ -66,21 +76,25 @@ class DockerApi:
             connection.connect()
             self._following = connection.sock
             if self._closed:
-                raise RuntimeAwayError(f"{self._path}: closed")
+                raise RuntimeUnavailableError(f"{self._path}: closed")
             connection.request("GET", f"/events?{question}")
             answer = connection.getresponse()
             if answer.status != http.HTTPStatus.OK:
-                raise RuntimeRefusedError(f"{self._path}: no events: status {answer.status}")
+                raise RuntimeAnswerError(f"{self._path}: no events: status {answer.status}")
             while line := answer.readline(_EVENT_BYTES):
                 if not line.endswith(b"\n"):
-                    raise RuntimeRefusedError(f"{self._path}: an event of more than {len(line)} bytes")
+                    raise RuntimeAnswerError(
+                        f"{self._path}: an event of more than {len(line)} bytes"
+                    )
                 if line.strip():
                     yield from self._event(json.loads(line))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RuntimeAwayError(f"{self._path}: events: {error or type(error).__name__}") from error
+            raise RuntimeUnavailableError(
+                f"{self._path}: events: {error or type(error).__name__}"
+            ) from error
         finally:
             connection.close()
-        raise RuntimeAwayError(f"{self._path}: its events ended")
+        raise RuntimeUnavailableError(f"{self._path}: its events ended")
 
     def ping(self) -> None:
         """The cheapest question."""
@@ -99,7 +113,9 @@ class DockerApi:
     def _event(self, event: dict[str, Any]) -> Iterator[Container | str]:
         actor = event.get("Actor") or {}
         container_id, said = actor.get("ID") or "", actor.get("Attributes") or {}
-        if event.get("Action", event.get("status")) != "create" or _is_digest(said.get("image") or ""):
+        if event.get("Action", event.get("status")) != "create" or _is_digest(
+            said.get("image") or ""
+        ):
             yield container_id
             return
         labels = {key: value for key, value in said.items() if key not in _NOT_LABELS[self.name]}
@@ -112,9 +128,13 @@ class DockerApi:
         entry = self._get(f"/images/{urllib.parse.quote(image, safe='')}/json", absent=True) or {}
         return next(iter(entry.get("RepoTags") or ()), image)
 
-    def _described(self, container_id: str, name: str, image: str, labels: dict[str, str] | None) -> Container:
+    def _described(
+        self, container_id: str, name: str, image: str, labels: dict[str, str] | None
+    ) -> Container:
         texts = {key: str(value) for key, value in (labels or {}).items()}
-        return describe(container_id, self.name, to_bytes(name.removeprefix("/")), to_bytes(image), texts)
+        return describe(
+            container_id, self.name, to_bytes(name.removeprefix("/")), to_bytes(image), texts
+        )
 
     def _get(self, question: str, absent: bool = False, plain: bool = False) -> Any:
         connection = _Connection(self._path, TIMEOUT)
@@ -125,10 +145,14 @@ class DockerApi:
             if absent and answer.status == http.HTTPStatus.NOT_FOUND:
                 return None
             if answer.status != http.HTTPStatus.OK:
-                raise RuntimeRefusedError(f"{self._path}: {question}: status {answer.status}: {body[:200]!r}")
+                raise RuntimeAnswerError(
+                    f"{self._path}: {question}: status {answer.status}: {body[:200]!r}"
+                )
             return body if plain else json.loads(body)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RuntimeAwayError(f"{self._path}: {error or type(error).__name__}") from error
+            raise RuntimeUnavailableError(
+                f"{self._path}: {error or type(error).__name__}"
+            ) from error
         finally:
             connection.close()
 
@@ -139,7 +163,9 @@ class DockerApi:
             pieces.append(piece)
             size += len(piece)
             if size > _ANSWER_BYTES:
-                raise RuntimeRefusedError(f"{self._path}: an answer of more than {_ANSWER_BYTES} bytes")
+                raise RuntimeAnswerError(
+                    f"{self._path}: an answer of more than {_ANSWER_BYTES} bytes"
+                )
             if time.monotonic() > deadline:
                 raise TimeoutError("the answer takes too long")
         return b"".join(pieces)

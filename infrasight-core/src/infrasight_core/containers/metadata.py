@@ -10,15 +10,21 @@ import structlog
 from infrasight.v1.stream_pb2 import Container
 from prometheus_client import Counter
 
-from infrasight_core.containers.link import Link
-from infrasight_core.containers.memory import Entry, Memory
-from infrasight_core.containers.news import News
+from infrasight_core.containers.metadata_cache import Entry, MetadataCache
 from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.containers.runtime_link import RuntimeLink
 from infrasight_core.containers.runtimes import TIMEOUT, is_there
+from infrasight_core.containers.update_queue import UpdateQueue
 
 log = structlog.get_logger(__name__)
-ASKED = Counter("infrasight_containers_asked", "Containers of batches, by whether they were known at once.", ["outcome"])
-WAITED = Counter("infrasight_containers_waited_seconds", "How long batches waited for what runtimes say.")
+ASKED = Counter(
+    "infrasight_container_cache_requests",
+    "Containers of batches, by whether they were known at once.",
+    ["outcome"],
+)
+WAITED = Counter(
+    "infrasight_container_wait_seconds", "How long batches waited for what runtimes say."
+)
 _HIT, _MISS = ASKED.labels("hit"), ASKED.labels("miss")
 
 ENTRIES, BYTES = 10_000, 16 << 20
@@ -36,11 +42,13 @@ class ContainerMetadata:
         tell: Gets what was learned of containers that had events; called by a thread of this object.
     """
 
-    def __init__(self, options: ContainerOptions, tell: Callable[[Sequence[Container]], None]) -> None:
-        self._options, self._news = options, News(tell)
+    def __init__(
+        self, options: ContainerOptions, tell: Callable[[Sequence[Container]], None]
+    ) -> None:
+        self._options, self._news = options, UpdateQueue(tell)
         self._changed = threading.Condition()
-        self._memory = Memory(ENTRIES, BYTES)
-        self._links: dict[Path, Link] = {}
+        self._memory = MetadataCache(ENTRIES, BYTES)
+        self._links: dict[Path, RuntimeLink] = {}
         self._sockets: dict[Path, Path] = {}  # a socket found under two names is one
         self._open: dict[str, set[Path]] = {}  # who has not answered yet
         self._due: list[tuple[float, str]] = []  # when to ask again
@@ -54,7 +62,9 @@ class ContainerMetadata:
         with self._changed:
             return len(self._memory)
 
-    def known(self, container_ids: Sequence[str], wait: float | None = None) -> list[Container | None]:
+    def known(
+        self, container_ids: Sequence[str], wait: float | None = None
+    ) -> list[Container | None]:
         """What is known of each container, without labels; None where it is nothing, for now.
 
         It waits only for ids that were never asked before, for all of them together no longer than `wait`, and only while a
@@ -145,15 +155,21 @@ class ContainerMetadata:
 
     def _pending(self, container_ids: Sequence[str]) -> list[str]:
         """Those that were asked for the first time, of which somebody may yet tell something soon."""
-        return [i for i in container_ids if self._is_new(i) and any(not self._links[p].slow for p in self._open.get(i, ()))]
+        return [
+            i
+            for i in container_ids
+            if self._is_new(i) and any(not self._links[p].slow for p in self._open.get(i, ()))
+        ]
 
     def _is_new(self, container_id: str) -> bool:
         entry = self._memory.get(container_id)
-        return entry is not None and entry.container is None and entry.refusals == 0
+        return entry is not None and entry.container is None and entry.rejections == 0
 
     def _wait(self, container_ids: Sequence[str], deadline: float) -> None:
         began = time.monotonic()
-        if not self._changed.wait_for(lambda: self._closed or not self._pending(container_ids), deadline - began):
+        if not self._changed.wait_for(
+            lambda: self._closed or not self._pending(container_ids), deadline - began
+        ):
             for container_id in self._pending(container_ids):
                 for path in self._open[container_id]:
                     self._links[path].slow = True
@@ -167,8 +183,8 @@ class ContainerMetadata:
         self._open.pop(container_id, None)
         entry = self._memory.get(container_id)
         if entry is not None and entry.container is None:
-            pause = _AGAIN[entry.refusals] if entry.refusals < len(_AGAIN) else None
-            entry.refusals += 1
+            pause = _AGAIN[entry.rejections] if entry.rejections < len(_AGAIN) else None
+            entry.rejections += 1
             if pause is not None:
                 heapq.heappush(self._due, (time.monotonic() + pause, container_id))
         self._changed.notify_all()
@@ -199,8 +215,12 @@ class ContainerMetadata:
     def _scout(self) -> None:
         """Links every socket that is there and not linked yet."""
         for path in self._options.places():
-            if path not in self._links and is_there(path) and self._sockets.setdefault(path.resolve(), path) == path:
-                link = Link(path, self)
+            if (
+                path not in self._links
+                and is_there(path)
+                and self._sockets.setdefault(path.resolve(), path) == path
+            ):
+                link = RuntimeLink(path, self)
                 with self._changed:
                     if self._closed:
                         return

@@ -7,8 +7,8 @@ from typing import Any
 from attrs import field, frozen
 from attrs.validators import ge, le
 
-from infrasight_core.config import options_of
 from infrasight_core.errors import ConfigError
+from infrasight_core.settings.load import options_of
 
 # What only root can put there. A user's own socket (rootless podman or Docker) is never found by itself: whoever owns it could
 # say anything of anyone's containers. It can be named in `sockets`.
@@ -49,7 +49,9 @@ class ContainerOptions:
         read = options_of("containers", cls, options)
         for path in read.sockets:
             if not path.startswith("/"):
-                raise ConfigError(f"options.containers.sockets: {path!r}: expected the absolute path of a Unix socket")
+                raise ConfigError(
+                    f"options.containers.sockets: {path!r}: expected the absolute path of a Unix socket"
+                )
         return read
 
     def places(self) -> tuple[Path, ...]:

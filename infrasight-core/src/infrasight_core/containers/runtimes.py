@@ -10,7 +10,7 @@ from typing import Protocol
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.errors import RuntimeAwayError, RuntimeRefusedError
+from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
 TIMEOUT = 5.0  # seconds in which a runtime that lives answers; on a machine with too much to do it takes some
 
@@ -48,7 +48,7 @@ class Runtime(Protocol):
         """Hangs up; who follows or waits for an answer is refused."""
 
 
-# Each of them may raise RuntimeAwayError, when the runtime is gone or silent, or RuntimeRefusedError, which concerns the one
+# Each of them may raise RuntimeUnavailableError, when the runtime is gone or silent, or RuntimeAnswerError, which concerns the one
 # question only.
 
 
@@ -58,7 +58,7 @@ def connect(path: Path) -> Runtime:
     What only one of them needs is imported here and not before: an agent without runtimes does not carry it.
 
     Raises:
-        RuntimeAwayError: Nobody answers there, or no runtime that is known.
+        RuntimeUnavailableError: Nobody answers there, or no runtime that is known.
     """
     try:
         if _speaks_http(path):
@@ -68,8 +68,8 @@ def connect(path: Path) -> Runtime:
         from infrasight_core.containers.cri import Cri
 
         return Cri(path)
-    except RuntimeRefusedError as error:
-        raise RuntimeAwayError(str(error)) from error
+    except RuntimeAnswerError as error:
+        raise RuntimeUnavailableError(str(error)) from error
 
 
 def is_there(path: Path) -> bool:
@@ -108,7 +108,7 @@ def _answer(path: Path) -> Answer:
     try:
         with closing(connect(path)) as runtime:
             return Answer(path, runtime.version)
-    except RuntimeAwayError as error:
+    except RuntimeUnavailableError as error:
         return Answer(path, reason=str(error))
 
 
@@ -126,4 +126,4 @@ def _speaks_http(path: Path) -> bool:
     except ConnectionResetError:
         return False
     except OSError as error:
-        raise RuntimeAwayError(f"{path}: {error}") from error
+        raise RuntimeUnavailableError(f"{path}: {error}") from error

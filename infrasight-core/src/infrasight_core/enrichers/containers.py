@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from infrasight_core.arrays import constant, map_distinct
-from infrasight_core.columns import Columns
-from infrasight_core.containers.known import KnownCgroups
-from infrasight_core.containers.names import NAMES, ContainerNames
+from infrasight_core.containers.cgroup_index import CgroupIndex
+from infrasight_core.containers.cgroup_paths import container_of
+from infrasight_core.containers.cgroup_walk import running_mounts, walk
+from infrasight_core.containers.columns import NAMES, ContainerColumns
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.containers.paths import container_of
-from infrasight_core.containers.walk import running_mounts, walk
-from infrasight_core.context import EnrichContext
-from infrasight_core.hookspecs import hookimpl
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
-from infrasight_core.program import BpfProgram, Kernel, Tracepoint
+from infrasight_core.plugin.arrays import constant, map_distinct
+from infrasight_core.plugin.columns import Columns
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.hookspecs import hookimpl
+from infrasight_core.plugin.program import BpfProgram, Kernel, Tracepoint
 
 infrasight_api = 1
 log = structlog.get_logger(__name__)
@@ -32,20 +32,22 @@ _PATH_BYTES = 1023  # of which the kernel gives no more: a path this long may be
 def _walk() -> Iterator[tuple[int, str]]:
     mounts = running_mounts(running_v1_hierarchy())
     if not mounts:
-        log.warning("no cgroup file system is mounted here: containers that were there before are not known")
+        log.warning(
+            "no cgroup file system is mounted here: containers that were there before are not known"
+        )
     for mount in mounts:
         yield from walk(mount)
 
 
-cgroups = KnownCgroups(_walk)
-_names: tuple[EnrichContext, ContainerNames] | None = None
+cgroups = CgroupIndex(_walk)
+_names: tuple[EnrichContext, ContainerColumns] | None = None
 
 
-def _names_for(context: EnrichContext) -> ContainerNames:
+def _names_for(context: EnrichContext) -> ContainerColumns:
     """What the runtimes say, by these options, told to this receiver."""
     global _names
     if _names is None or (_names[0].options, _names[0].tell) != (context.options, context.tell):
-        begun = ContainerNames(context.options, context.tell)
+        begun = ContainerColumns(context.options, context.tell)
         if _names is not None:  # not here: it waits for its threads, and the recorder must not
             threading.Thread(target=_names[1].close, name="containers-close", daemon=True).start()
         _names = context, begun
@@ -70,7 +72,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """Remembers what has come and gone; the first time, when nothing can be missed any more, also what was there."""
+    """Remembers what has come and gone; the first time, when nothing can be skipped any more, also what was there."""
     paths = [path.decode("utf-8", "surrogateescape") for path in columns.array("path").to_pylist()]
     made: list[str] = []
     complete = (columns.fixed["quality"] & np.uint64(_PATH_INCOMPLETE)) == 0
@@ -95,8 +97,13 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     says of the container, null where it does not, for now."""
     if context.side != "agent":
         return {}
-    names = _names_for(context)  # from the first event on: a container that is removed at once has its name in time
+    names = _names_for(
+        context
+    )  # from the first event on: a container that is removed at once has its name in time
     found = map_distinct(batch.column("cgroup_id"), cgroups.containers, pa.string())
     if not found.null_count and not any(found.dictionary.to_pylist()):
-        return {"container_id": found, **dict.fromkeys(NAMES, constant(b"", batch.num_rows, pa.binary()))}
+        return {
+            "container_id": found,
+            **dict.fromkeys(NAMES, constant(b"", batch.num_rows, pa.binary())),
+        }
     return {"container_id": found, **names.columns(found)}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from infrasight_core.arrays import map_distinct
-from infrasight_core.context import EnrichContext
-from infrasight_core.hookspecs import hookimpl
+from infrasight_core.plugin.arrays import map_distinct
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.hookspecs import hookimpl
 
 infrasight_api = 1
 
@@ -17,7 +17,11 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     """Adds `error`; source: errno(3), and 512 and up, which only tracers see (include/linux/errno.h)."""
     if context.side != "agent":
         return {}
-    return {"error": map_distinct(batch.column("return_code"), lambda codes: [name_of(c) for c in codes], pa.string())}
+    return {
+        "error": map_distinct(
+            batch.column("return_code"), lambda codes: [name_of(c) for c in codes], pa.string()
+        )
+    }
 
 
 def name_of(return_code: int) -> str:
@@ -27,4 +31,9 @@ def name_of(return_code: int) -> str:
     return _KERNEL_ONLY.get(-return_code) or errno.errorcode.get(-return_code) or str(-return_code)
 
 
-_KERNEL_ONLY = {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND", 516: "ERESTART_RESTARTBLOCK"}
+_KERNEL_ONLY = {
+    512: "ERESTARTSYS",
+    513: "ERESTARTNOINTR",
+    514: "ERESTARTNOHAND",
+    516: "ERESTART_RESTARTBLOCK",
+}

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from attrs import field, frozen, validators
 
-from infrasight_core.arrays import map_distinct
-from infrasight_core.context import EnrichContext
-from infrasight_core.enrichers.kept import Kept
-from infrasight_core.enrichers.later import Bounds, Later, NoAnswer
-from infrasight_core.hookspecs import hookimpl
+from infrasight_core.enrichers.async_lookup import AsyncLookup, Bounds, NoAnswer
+from infrasight_core.enrichers.option_state import OptionState
+from infrasight_core.plugin.arrays import map_distinct
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.hookspecs import hookimpl
 
 infrasight_api = 1
 LONGEST = 255  # bytes of a name, as RFC 1035 has it
@@ -73,8 +73,10 @@ class ReverseNames:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        bounds = Bounds(options.threads, options.waiting, options.kept, options.seconds, options.absent_seconds)
-        self._later = Later("reverse_dns", self._ask, bounds)
+        bounds = Bounds(
+            options.threads, options.waiting, options.kept, options.seconds, options.absent_seconds
+        )
+        self._later = AsyncLookup("reverse_dns", self._ask, bounds)
 
     def of(self, addresses: list[bytes]) -> list[bytes | None]:
         """The names; empty where there is none or no address, None where it is not known, or not yet."""
@@ -100,28 +102,38 @@ class ReverseNames:
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return b""
         except (dns.exception.DNSException, OSError) as error:
-            raise NoAnswer(type(error).__name__) from error  # the text has how long it took: each would be logged
+            raise NoAnswer(
+                type(error).__name__
+            ) from error  # the text has how long it took: each would be logged
         return name[:LONGEST]
 
 
-_kept = Kept("reverse_dns", Options, ReverseNames)
+_kept = OptionState("reverse_dns", Options, ReverseNames)
 
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
     """Adds `remote_name` where it is on; null where the address's name is not known, or not yet."""
-    if context.side != "agent" or not context.options.get("enabled") or "remote_address" not in batch.schema.names:
+    if (
+        context.side != "agent"
+        or not context.options.get("enabled")
+        or "remote_address" not in batch.schema.names
+    ):
         return {}
     names = _kept.of(context.options)
     return {
         "remote_name": map_distinct(
-            _whole(batch.column("remote_address")), lambda values: names.of(_padded(values)), pa.binary()
+            _whole(batch.column("remote_address")),
+            lambda values: names.of(_padded(values)),
+            pa.binary(),
         )
     }
 
 
 def _whole(addresses: pa.Array) -> npt.NDArray[np.bytes_]:
-    return np.frombuffer(addresses.buffers()[1], "S16")[addresses.offset : addresses.offset + len(addresses)]
+    return np.frombuffer(addresses.buffers()[1], "S16")[
+        addresses.offset : addresses.offset + len(addresses)
+    ]
 
 
 def _padded(values: list[bytes]) -> list[bytes]:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 from attrs import frozen
 
-from infrasight_core.arrays import map_distinct
-from infrasight_core.context import EnrichContext
-from infrasight_core.enrichers.database import Database
-from infrasight_core.enrichers.kept import Kept
-from infrasight_core.enrichers.later import Bounds, Later
-from infrasight_core.hookspecs import hookimpl
+from infrasight_core.enrichers.async_lookup import AsyncLookup, Bounds
+from infrasight_core.enrichers.option_state import OptionState
+from infrasight_core.enrichers.user_database import Database
+from infrasight_core.plugin.arrays import map_distinct
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.hookspecs import hookimpl
 
 infrasight_api = 1
 OWN = Path("/etc")
@@ -47,8 +47,11 @@ class Users:
     """
 
     def __init__(self, options: Options) -> None:
-        self._users, self._groups = Database(options.etc / "passwd"), Database(options.etc / "group")
-        self._service = Later("users", asked, Bounds()) if options.etc == OWN else None
+        self._users, self._groups = (
+            Database(options.etc / "passwd"),
+            Database(options.etc / "group"),
+        )
+        self._service = AsyncLookup("users", asked, Bounds()) if options.etc == OWN else None
 
     def user_names(self, ids: list[int]) -> list[bytes | None]:
         """The users' names; None where one is not known."""
@@ -68,7 +71,9 @@ class Users:
         found = {number: names.of(number) if names else None for number in ids}
         if self._service and names:
             unknown = [(kind, number) for number in ids if found[number] is None]
-            found |= {number: answer or None for (_, number), answer in self._service.get(unknown).items()}
+            found |= {
+                number: answer or None for (_, number), answer in self._service.get(unknown).items()
+            }
         return [found[number] for number in ids]
 
 
@@ -76,12 +81,14 @@ def asked(question: tuple[str, int]) -> bytes:
     """What the system's name service says: the name of a user or a group; empty where there is none."""
     kind, number = question
     try:
-        return os.fsencode(pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name)
+        return os.fsencode(
+            pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
+        )
     except (KeyError, OverflowError):  # nobody has it; -1, which nobody can have
         return b""
 
 
-_kept = Kept("users", Options, Users)
+_kept = OptionState("users", Options, Users)
 
 
 @hookimpl

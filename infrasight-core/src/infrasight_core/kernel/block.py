@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from infrasight_core.columns import Columns
 from infrasight_core.kernel.layout import Layout
+from infrasight_core.plugin.columns import Columns
 
 COUNTERS = 7  # from `seen` on, in the order of Counts but `read`
 READINGS = 64
@@ -21,7 +21,7 @@ READINGS = 64
 class Counts:
     """What a probe's blocks have counted since they were loaded, over all CPUs.
 
-    `seen = filtered + block_full + heap_full + submitted + under_way`, exactly.
+    `seen = filtered + block_full + heap_full + submitted + in_progress`, exactly.
 
     Attributes:
         seen: Events that came to a program's `begin`.
@@ -32,7 +32,7 @@ class Counts:
         entries_full: Calls of which something could not be kept from entry to exit; their events come all the same, and say
             what is missing: `entry_missing`, or less.
         read: Events that the agent has taken.
-        unseen: Requests of io_uring whose completion was never seen; no event tells of them.
+        untraced: Requests of io_uring whose completion was never seen; no event tells of them.
     """
 
     seen: int
@@ -42,7 +42,7 @@ class Counts:
     submitted: int
     entries_full: int
     read: int
-    unseen: int = 0
+    untraced: int = 0
 
     @property
     def dropped(self) -> int:
@@ -50,7 +50,7 @@ class Counts:
         return self.block_full + self.heap_full
 
     @property
-    def under_way(self) -> int:
+    def in_progress(self) -> int:
         """Events whose program was just at work; 0 in nearly every reading, as one at work on a CPU is waited for."""
         return self.seen - self.filtered - self.dropped - self.submitted
 
@@ -83,7 +83,8 @@ class _Block:
         self._counters = view(layout.scalars["seen"], "<u8", COUNTERS)
         self._fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}
         self._texts = [
-            (t, view(t.ends_offset, "<u4", layout.slots), view(t.heap_offset, "u1", t.heap_bytes)) for t in layout.texts
+            (t, view(t.ends_offset, "<u4", layout.slots), view(t.heap_offset, "u1", t.heap_bytes))
+            for t in layout.texts
         ]
 
     def counters(self) -> npt.NDArray[np.uint64]:
@@ -102,18 +103,30 @@ class _Block:
         while tail < head:
             at = tail & (slots - 1)
             rows = min(head - tail, slots - at)
-            starts = [position & (text.heap_size - 1) for (text, _, _), position in zip(self._texts, heap_tails, strict=True)]
+            starts = [
+                position & (text.heap_size - 1)
+                for (text, _, _), position in zip(self._texts, heap_tails, strict=True)
+            ]
             lengths = []
-            for (text, ends, _), position, start in zip(self._texts, heap_tails, starts, strict=True):
-                so_far = ends[at : at + rows] - np.uint32(position & 0xFFFFFFFF)  # wraps as the kernel's does
-                if start + int(so_far[-1]) > text.heap_size:  # the text that runs into the guard is the piece's last
+            for (text, ends, _), position, start in zip(
+                self._texts, heap_tails, starts, strict=True
+            ):
+                so_far = ends[at : at + rows] - np.uint32(
+                    position & 0xFFFFFFFF
+                )  # wraps as the kernel's does
+                if (
+                    start + int(so_far[-1]) > text.heap_size
+                ):  # the text that runs into the guard is the piece's last
                     rows = min(rows, int(np.searchsorted(so_far, text.heap_size - start)) + 1)
                 lengths.append(so_far)
             texts = {
                 text.name: (so_far[:rows], heap[start : start + int(so_far[rows - 1])])
                 for (text, _, heap), so_far, start in zip(self._texts, lengths, starts, strict=True)
             }
-            heap_tails = [position + len(data) for position, (_, data) in zip(heap_tails, texts.values(), strict=True)]
+            heap_tails = [
+                position + len(data)
+                for position, (_, data) in zip(heap_tails, texts.values(), strict=True)
+            ]
             fixed = {name: column[at : at + rows] for name, column in self._fixed.items()}
             yield _Piece(self.cpu, tail, rows, fixed, texts, heap_tails)
             tail += rows
@@ -159,11 +172,13 @@ class Blocks:
 
     def counts(self) -> Counts:
         """The counters of all CPUs, each CPU's read at once and where possible between two events."""
-        seen, filtered, block_full, heap_full, submitted, entries_full, unseen = np.sum(
+        seen, filtered, block_full, heap_full, submitted, entries_full, untraced = np.sum(
             [block.counters() for block in self._blocks], axis=0
         ).tolist()
         read = sum(int(block.tail[0]) for block in self._blocks)
-        return Counts(seen, filtered, block_full, heap_full, submitted, entries_full, read, unseen)
+        return Counts(
+            seen, filtered, block_full, heap_full, submitted, entries_full, read, untraced
+        )
 
     def take(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""
@@ -172,11 +187,15 @@ class Blocks:
             pieces += block.pieces(self.layout.slots)
         if not pieces:
             return self._nothing()
-        fixed = {c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed}
+        fixed = {
+            c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed
+        }
         texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts}
         rows = sum(piece.rows for piece in pieces)
         cpu = np.repeat(np.array([p.cpu for p in pieces], np.uint32), [p.rows for p in pieces])
-        sequence = np.concatenate([np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces])
+        sequence = np.concatenate(
+            [np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces]
+        )
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
@@ -186,7 +205,9 @@ class Blocks:
         """Every column, without a row."""
         fixed = {c.name: np.zeros(0, c.dtype) for c in self.layout.fixed}
         texts = {t.name: (np.zeros(1, np.int32), np.zeros(0, np.uint8)) for t in self.layout.texts}
-        return Columns(0, np.zeros(0, np.uint32), np.zeros(0, np.uint64), fixed, texts, self.layout.flags)
+        return Columns(
+            0, np.zeros(0, np.uint32), np.zeros(0, np.uint64), fixed, texts, self.layout.flags
+        )
 
 
 def _joined(
@@ -194,7 +215,9 @@ def _joined(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
     """One text column from the lengths so far and the bytes of each piece."""
     starts = accumulate((len(data) for _, data in parts), initial=0)
-    offsets = np.concatenate([[0], *(ends + np.uint32(start) for (ends, _), start in zip(parts, starts, strict=False))])
+    offsets = np.concatenate(
+        [[0], *(ends + np.uint32(start) for (ends, _), start in zip(parts, starts, strict=False))]
+    )
     return offsets.astype(np.int32), np.concatenate([data for _, data in parts])
 
 

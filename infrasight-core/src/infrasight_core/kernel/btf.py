@@ -55,7 +55,9 @@ class _Btf:
         try:
             self._lib = lib = ctypes.CDLL("libbpf.so.1")
         except OSError as error:
-            raise KernelError(f"libbpf.so.1 cannot be loaded ({error}): apt-get install libbpf1") from error
+            raise KernelError(
+                f"libbpf.so.1 cannot be loaded ({error}): apt-get install libbpf1"
+            ) from error
         lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
         lib.btf__free.argtypes = [ctypes.c_void_p]
         lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
@@ -83,7 +85,9 @@ class _Btf:
         for part in path:
             found = self._find(self._resolve(kind_id), part)
             if found is None:
-                raise KernelError(f"kernel field {name!r}: this kernel has no member {part!r} there")
+                raise KernelError(
+                    f"kernel field {name!r}: this kernel has no member {part!r} there"
+                )
             bits, kind_id = bits + found[0], found[1]
         return bits // 8
 
@@ -94,7 +98,9 @@ class _Btf:
             raise KernelError(f"kernel enum {name!r}: this kernel has none of that name")
         address, kind = self._type(kind_id)
         for i in range(kind.info & 0xFFFF):
-            item = _Enumerator.from_address(address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Enumerator))
+            item = _Enumerator.from_address(
+                address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Enumerator)
+            )
             yield self._lib.btf__name_by_offset(self._btf, item.name).decode(), item.value
 
     def _type(self, type_id: int) -> tuple[int, _Type]:
@@ -112,7 +118,9 @@ class _Btf:
             return
         has_bitfields = kind.info >> 31
         for i in range(kind.info & 0xFFFF):
-            member = _Member.from_address(address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Member))
+            member = _Member.from_address(
+                address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Member)
+            )
             name = self._lib.btf__name_by_offset(self._btf, member.name).decode()
             yield name, member.offset & 0xFFFFFF if has_bitfields else member.offset, member.type
 

@@ -48,7 +48,9 @@ def v1_hierarchy(listed: str) -> V1Hierarchy | None:
 
 def running_v1_hierarchy() -> V1Hierarchy | None:
     """That of the running kernel."""
-    return v1_hierarchy(Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape"))
+    return v1_hierarchy(
+        Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+    )
 
 
 def cgroup_defines() -> dict[str, int]:

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.program import Tracepoint
+from infrasight_core.plugin.program import Tracepoint
 
 # By `uname -m`: where the mark stands, and its bit. TS_COMPAT: arch/x86/include/asm/thread_info.h; TIF_32BIT: arch/arm64's.
-MARKS = {"x86_64": ("task_struct.thread_info.status", 2), "aarch64": ("task_struct.thread_info.flags", 1 << 22)}
+MARKS = {
+    "x86_64": ("task_struct.thread_info.status", 2),
+    "aarch64": ("task_struct.thread_info.flags", 1 << 22),
+}
 SOCKETCALL = {"x86_64": 102}  # elsewhere each of its calls has a number of its own
 NO_NUMBER = -2
 

@@ -11,7 +11,10 @@ from attrs import Attribute, evolve, field, fields, frozen
 
 from infrasight_core.errors import ConfigError, KernelError
 
-VALUES, PREFIXES = 8192, 1024  # the most that a probe's filters may name, and paths among them; the maps hold two such banks
+VALUES, PREFIXES = (
+    8192,
+    1024,
+)  # the most that a probe's filters may name, and paths among them; the maps hold two such banks
 NOBODY = 0xFFFFFFFF  # no process has this number
 MAPS = ("filter_state", "filter_values", "filter_prefixes")
 _EXCLUDE, _INCLUDE = 1, 2
@@ -27,7 +30,9 @@ def _numbers(least: int, most: int) -> Any:
     def check(_: object, attribute: "Attribute[Any]", values: Iterable[int]) -> None:
         for value in values:
             if not least <= value <= most:
-                raise ValueError(f"'{attribute.name}' {value} is not a number from {least} to {most}")
+                raise ValueError(
+                    f"'{attribute.name}' {value} is not a number from {least} to {most}"
+                )
 
     return check
 
@@ -36,14 +41,28 @@ def _texts(least: bytes, most: int, what: str) -> Any:
     def check(_: object, attribute: "Attribute[Any]", values: Iterable[str]) -> None:
         for value in values:
             encoded = _bytes(value)
-            if not encoded or not encoded.startswith(least) or len(encoded) > most or b"\0" in encoded:
-                raise ValueError(f"'{attribute.name}' {value[:100]!r} is not {what} of 1 to {most} bytes")
+            if (
+                not encoded
+                or not encoded.startswith(least)
+                or len(encoded) > most
+                or b"\0" in encoded
+            ):
+                raise ValueError(
+                    f"'{attribute.name}' {value[:100]!r} is not {what} of 1 to {most} bytes"
+                )
 
     return check
 
 
-_PIDS, _UIDS, _CGROUPS = _numbers(1, (1 << 22) - 1), _numbers(0, (1 << 32) - 1), _numbers(1, (1 << 64) - 1)
-_COMMS, _PATHS = _texts(b"", _COMM_BYTES, "a name"), _texts(b"/", _PATH_BYTES, "the beginning of an absolute path,")
+_PIDS, _UIDS, _CGROUPS = (
+    _numbers(1, (1 << 22) - 1),
+    _numbers(0, (1 << 32) - 1),
+    _numbers(1, (1 << 64) - 1),
+)
+_COMMS, _PATHS = (
+    _texts(b"", _COMM_BYTES, "a name"),
+    _texts(b"/", _PATH_BYTES, "the beginning of an absolute path,"),
+)
 
 
 @frozen
@@ -75,7 +94,9 @@ class Filters:
     def __attrs_post_init__(self) -> None:
         paths, values = len(self._fits("path")), sum(len(self._fits(kind)) for kind in _KINDS[:-1])
         if paths > PREFIXES or values > VALUES:
-            raise ValueError(f"{paths} paths and {values} other values: at most {PREFIXES} and {VALUES}")
+            raise ValueError(
+                f"{paths} paths and {values} other values: at most {PREFIXES} and {VALUES}"
+            )
 
     @classmethod
     def parse(cls, include: Iterable[str], exclude: Iterable[str]) -> "Filters":
@@ -114,15 +135,26 @@ class Filters:
         """
         word = ours << 32 | bank << 16
         for number, kind in enumerate(_KINDS):
-            word |= (_EXCLUDE * bool(self._of("exclude", kind)) | _INCLUDE * bool(self._of("include", kind))) << 2 * number
+            word |= (
+                _EXCLUDE * bool(self._of("exclude", kind))
+                | _INCLUDE * bool(self._of("include", kind))
+            ) << 2 * number
         return struct.pack("<Q", word)
 
     def writes(self, bank: int) -> Iterator[Write]:
         """What a bank holds."""
         for number, kind in enumerate(_KINDS[:-1]):
             for value, fits in self._fits(kind).items():
-                words = value.ljust(16, b"\0") if isinstance(value, bytes) else struct.pack("<QQ", value, 0)
-                yield "filter_values", struct.pack("<Q", bank << 8 | number) + words, struct.pack("<Q", fits)
+                words = (
+                    value.ljust(16, b"\0")
+                    if isinstance(value, bytes)
+                    else struct.pack("<QQ", value, 0)
+                )
+                yield (
+                    "filter_values",
+                    struct.pack("<Q", bank << 8 | number) + words,
+                    struct.pack("<Q", fits),
+                )
         prefixes = self._fits("path")
         for prefix in prefixes:
             fits = 0  # the kernel finds the longest prefix alone, so that it tells of all the shorter ones too
@@ -191,13 +223,17 @@ class FilterMaps:
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
         if self._lib.bpf_map_update_elem(self._maps[name], key, value, ctypes.c_ulonglong(0)):
-            raise KernelError(f"filters: {name} cannot be written: {os.strerror(ctypes.get_errno())}")
+            raise KernelError(
+                f"filters: {name} cannot be written: {os.strerror(ctypes.get_errno())}"
+            )
 
     def _wait_for_programs(self) -> None:
         """Until every program that runs now has ended: MEMBARRIER_CMD_GLOBAL waits for a grace period of RCU."""
         number = _SYSCALL_MEMBARRIER.get(os.uname().machine)
         if number is None or ctypes.CDLL(None).syscall(number, 1, 0, 0):
-            time.sleep(0.1)  # a kernel with nohz_full has no such barrier; a program runs for microseconds
+            time.sleep(
+                0.1
+            )  # a kernel with nohz_full has no such barrier; a program runs for microseconds
 
 
 def _bytes(text: str) -> bytes:

@@ -81,7 +81,9 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
     for name, kind, *count in description[1]:
         length = count[0][0] if count else 1
         if kind not in _SIZES:
-            raise KernelError(f"column {name!r}: type {kind!r} is not one of {', '.join(sorted(_SIZES))}")
+            raise KernelError(
+                f"column {name!r}: type {kind!r} is not one of {', '.join(sorted(_SIZES))}"
+            )
         members[name] = (offset, kind, length)
         offset += _SIZES[kind] * length
     if (offset + 7) // 8 * 8 != (size + 7) // 8 * 8:
@@ -100,7 +102,9 @@ def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
             continue
         if part == "end":
             heap_at, _, heap = members[f"{column}__heap"]
-            texts.append(TextColumn(column, len(texts), at, heap_at, 1 << (heap.bit_length() - 1), heap))
+            texts.append(
+                TextColumn(column, len(texts), at, heap_at, 1 << (heap.bit_length() - 1), heap)
+            )
         elif kind := members.get(f"{name}__type"):
             fixed.append(FixedColumn(name, at, np.dtype(_DTYPES[kind[1]])))
         else:

@@ -16,23 +16,39 @@ from typing import Any
 import structlog
 from attrs import define, evolve, field, frozen
 
-from infrasight_core.errors import KernelError, ProbeError
-from infrasight_core.kernel import loader
+from infrasight_core.errors import KernelError, PluginError
+from infrasight_core.kernel import loader_process
+from infrasight_core.kernel.attach_points import (
+    TRACEFS,
+    functions_of,
+    has_tracepoint,
+    present,
+    tracepoints_of,
+)
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.cgroups import cgroup_defines
 from infrasight_core.kernel.compat import compat_defines
-from infrasight_core.kernel.filters import EVERYTHING, MAPS, NOBODY, PREFIXES, VALUES, FilterMaps, Filters
+from infrasight_core.kernel.filters import (
+    EVERYTHING,
+    MAPS,
+    NOBODY,
+    PREFIXES,
+    VALUES,
+    FilterMaps,
+    Filters,
+)
 from infrasight_core.kernel.layout import layout_of
-from infrasight_core.kernel.points import TRACEFS, functions_of, has_tracepoint, present, tracepoints_of
-from infrasight_core.kernel.programs import missed_runs
-from infrasight_core.program import BpfProgram, Kernel
+from infrasight_core.kernel.prog_info import skipped_runs
+from infrasight_core.plugin.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
 _INCLUDE = re.compile(r'#include "(\w+\.bpf\.h)"')
-LOAD_SECONDS = 600  # an emulated machine's verifier takes minutes over what a real one takes a second for
+LOAD_SECONDS = (
+    600  # an emulated machine's verifier takes minutes over what a real one takes a second for
+)
 HEADER_FIELDS = (
     "cgroup.kn",
     "cgroup_subsys_state.cgroup",
@@ -125,9 +141,9 @@ class LoadedProbe:
     functions: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(factory=dict)
 
-    def missed(self) -> int:
+    def skipped_runs(self) -> int:
         """Runs of its programs that the kernel has skipped; what they would have seen is not known."""
-        return missed_runs(self.programs.values())
+        return skipped_runs(self.programs.values())
 
     def detach(self) -> None:
         """Stops recording; what is in the blocks can still be read."""
@@ -149,17 +165,25 @@ def running_kernel() -> Kernel:
     return Kernel(platform.release(), platform.machine(), int(re.split("[,-]", possible)[-1]) + 1)
 
 
-def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> LoadedProbe:
+def load(
+    probe: str,
+    program: BpfProgram,
+    kernel: Kernel,
+    settings: LoadSettings,
+    filters: Filters = EVERYTHING,
+) -> LoadedProbe:
     """Compiles, loads and attaches a program, its filters in force from the first event; takes about a second.
 
     Raises:
-        ProbeError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
+        PluginError: Of the hook `load_bpf`, with the compiler's, the verifier's or the kernel's own first words.
     """
     try:
-        request = _request(evolve(program, attach=present(probe, program, kernel)), kernel, settings, filters)
+        request = _request(
+            evolve(program, attach=present(probe, program, kernel)), kernel, settings, filters
+        )
         answer, descriptors = ask_loader(request, settings.python)
     except KernelError as error:
-        raise ProbeError(probe, "load_bpf", str(error)) from error
+        raise PluginError(probe, "load_bpf", str(error)) from error
     map_fd, *kept = descriptors
     filter_maps = FilterMaps(kept[: len(MAPS)], answer["ours"], filters)
     try:
@@ -168,7 +192,12 @@ def load(probe: str, program: BpfProgram, kernel: Kernel, settings: LoadSettings
     finally:
         os.close(map_fd)
     if answer["slots"] < program.slots:
-        log.info("blocks made smaller to fit the memory", probe=probe, slots=answer["slots"], wanted=program.slots)
+        log.info(
+            "blocks made smaller to fit the memory",
+            probe=probe,
+            slots=answer["slots"],
+            wanted=program.slots,
+        )
     programs = dict(zip(answer["programs"], kept[len(MAPS) :], strict=False))
     functions, refused = tuple(answer["functions"]), answer["refused"]
     for point in functions_of(program):
@@ -186,14 +215,24 @@ def refused_functions(names: Iterable[str], python: Path) -> dict[str, str]:
         KernelError: The loader cannot be run.
     """
     headers = str(resources.files("infrasight_core") / "bpf")
-    refused: dict[str, str] = ask_loader({"try": list(names), "headers": headers}, python)[0]["refused"]
+    refused: dict[str, str] = ask_loader({"try": list(names), "headers": headers}, python)[0][
+        "refused"
+    ]
     return refused
 
 
-def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING) -> dict[str, Any]:
+def _request(
+    program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING
+) -> dict[str, Any]:
     check_program(program, filters)
-    sockets = SOCKET_FIELDS if '#include "socket.bpf.h"' in program.source.read_text(encoding="utf-8") else ()
-    offsets = kernel_offsets((*HEADER_FIELDS, *sockets, *program.kernel_fields), program.optional_fields)
+    sockets = (
+        SOCKET_FIELDS
+        if '#include "socket.bpf.h"' in program.source.read_text(encoding="utf-8")
+        else ()
+    )
+    offsets = kernel_offsets(
+        (*HEADER_FIELDS, *sockets, *program.kernel_fields), program.optional_fields
+    )
     defines = {f"OFFSET_{name.replace('.', '__')}": at for name, at in offsets.items()}
     defines |= {
         "CPUS": kernel.cpus,
@@ -206,13 +245,21 @@ def _request(program: BpfProgram, kernel: Kernel, settings: LoadSettings, filter
     defines |= {"FILTER_VALUES": 2 * VALUES, "FILTER_PREFIXES": 2 * PREFIXES}
     bpf = resources.files("infrasight_core") / "bpf"
     return {
-        "source": inlined(program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}),
+        "source": inlined(
+            program.source, {header.name: header for header in (*bpf.iterdir(), *program.headers)}
+        ),
         "cflags": [*(f"-D{name}={value}" for name, value in defines.items()), "-Wno-everything"],
         "attach": [
-            [point.function, "" if point.optional and not has_tracepoint(point.event) else point.event]
+            [
+                point.function,
+                "" if point.optional and not has_tracepoint(point.event) else point.event,
+            ]
             for point in tracepoints_of(program)
         ],
-        "functions": [[point.function, point.kernel_function, point.optional] for point in functions_of(program)],
+        "functions": [
+            [point.function, point.kernel_function, point.optional]
+            for point in functions_of(program)
+        ],
         "headers": str(bpf),
         "slots": program.slots,
         "cpus": kernel.cpus,
@@ -232,7 +279,9 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
     if f'#include "{HEADER}"' not in source:
         raise KernelError(f"{program.source.name} does not include {HEADER}")
     if filters.has_paths and not _FILTER_PATH.search(source):
-        raise KernelError("include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)")
+        raise KernelError(
+            "include_path, exclude_path: its events have no path to filter by (no FILTER_PATH in its C)"
+        )
 
 
 def inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable]) -> str:
@@ -241,7 +290,9 @@ def inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable
     for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
         if match := _INCLUDE.fullmatch(line):
             if match[1] not in headers:
-                raise KernelError(f"{source.name}:{number}: {match[1]} is neither the core's nor among the program's headers")
+                raise KernelError(
+                    f"{source.name}:{number}: {match[1]} is neither the core's nor among the program's headers"
+                )
             lines += [inlined(headers[match[1]], headers), f'#line {number + 1} "{source.name}"']
         else:
             lines.append(line)
@@ -249,10 +300,10 @@ def inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable
 
 
 def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
-    """Has the loader do what is asked (see loader.py); returns its answer and the descriptors. Raises KernelError."""
+    """Has the loader do what is asked (see loader_process.py); returns its answer and the descriptors. Raises KernelError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        command = [str(python), "-E", "-s", loader.__file__, str(theirs.fileno())]
+        command = [str(python), "-E", "-s", loader_process.__file__, str(theirs.fileno())]
         try:
             done = subprocess.run(
                 command,
@@ -264,11 +315,15 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
                 check=False,
             )
         except FileNotFoundError as error:
-            raise KernelError(f"there is no {python}: set `loader_python` to a Python that has bcc") from error
+            raise KernelError(
+                f"there is no {python}: set `loader_python` to a Python that has bcc"
+            ) from error
         except subprocess.TimeoutExpired as error:
             raise KernelError(f"the loader took more than {LOAD_SECONDS} s") from error
         theirs.close()
-        message, ancillary, *_ = ours.recvmsg(loader.MESSAGE_BYTES, socket.CMSG_SPACE(253 * array.array("i").itemsize))
+        message, ancillary, *_ = ours.recvmsg(
+            loader_process.MESSAGE_BYTES, socket.CMSG_SPACE(253 * array.array("i").itemsize)
+        )
     descriptors = array.array("i")
     for _, _, data in ancillary:
         descriptors.frombytes(data)
@@ -277,12 +332,18 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
         raise KernelError(f"the loader ended with status {done.returncode}: {_first_words(said)}")
     answer: dict[str, Any] = json.loads(message)
     if "error" in answer:
-        raise KernelError(_explained(f"{answer['error']}; {said}" if (said := _first_words(said)) else str(answer["error"])))
+        raise KernelError(
+            _explained(
+                f"{answer['error']}; {said}"
+                if (said := _first_words(said))
+                else str(answer["error"])
+            )
+        )
     return answer, list(descriptors)
 
 
 def _explained(error: str) -> str:
-    """What to do about the commonest refusals."""
+    """What to do about the commonest rejections."""
     if not any(Path(folder, "events").is_dir() for folder in TRACEFS):
         return "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; see `infrasight doctor`"
     if "Operation not permitted" in error:
@@ -295,6 +356,8 @@ def _explained(error: str) -> str:
 
 def _first_words(output: str) -> str:
     """The lines that tell: compiler errors, else the last lines, in one."""
-    lines = [line.strip() for line in output.splitlines() if line.strip() and "modprobe" not in line]
+    lines = [
+        line.strip() for line in output.splitlines() if line.strip() and "modprobe" not in line
+    ]
     errors = [line for line in lines if "error:" in line]
     return "; ".join((errors or lines[-3:])[:3])

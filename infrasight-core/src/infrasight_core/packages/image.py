@@ -32,13 +32,23 @@ def hides(files: Sequence[Path], paths: list[str]) -> str:
         files: As they lie below a folder of the path.
         paths: The folders.
     """
-    packages = {file.parts[0] for file in files if len(file.parts) == 2 and file.name == "__init__.py"}
-    modules = {file.name.partition(".")[0] for file in files if len(file.parts) == 1 and file.suffix in (".py", ".so")}
+    packages = {
+        file.parts[0] for file in files if len(file.parts) == 2 and file.name == "__init__.py"
+    }
+    modules = {
+        file.name.partition(".")[0]
+        for file in files
+        if len(file.parts) == 1 and file.suffix in (".py", ".so")
+    }
     for name in sorted(packages | modules):
         if PathFinder.find_spec(name, paths) is not None:
             return name
-    shared = (file for file in files if file.suffix in (".py", ".so") and file.parts[0] not in packages)
-    return next((str(file) for file in shared if any((Path(path) / file).exists() for path in paths)), "")
+    shared = (
+        file for file in files if file.suffix in (".py", ".so") and file.parts[0] not in packages
+    )
+    return next(
+        (str(file) for file in shared if any((Path(path) / file).exists() for path in paths)), ""
+    )
 
 
 def lacking(target: Path, name: str, there: Mapping[str, str]) -> Iterator[str]:
@@ -49,7 +59,9 @@ def lacking(target: Path, name: str, there: Mapping[str, str]) -> Iterator[str]:
         name: The distribution's name.
         there: All versions, by normalized name.
     """
-    for requirement in _requirements(next(iter(distributions(path=[str(target)], name=name)), None)):
+    for requirement in _requirements(
+        next(iter(distributions(path=[str(target)], name=name)), None)
+    ):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = there.get(canonicalize_name(requirement.name))

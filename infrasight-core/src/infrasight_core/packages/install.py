@@ -55,12 +55,21 @@ class Installation:
                     failures[package.name] = str(error)
         there = self._image | versions_in([str(self._target)])
         for package in self._packages:
-            if package.name not in failures and (lacks := list(lacking(self._target, package.name, there))):
-                failures[package.name] = f"it is installed, and needs {'; '.join(lacks)}: name it with the packages, too"
+            if package.name not in failures and (
+                lacks := list(lacking(self._target, package.name, there))
+            ):
+                failures[package.name] = (
+                    f"it is installed, and needs {'; '.join(lacks)}: name it with the packages, too"
+                )
         for name, reason in failures.items():
             log.error("package not installed", package=name, reason=reason)
-        installed = [InstalledPackage(p.name, p.version) for p in self._packages if p.name not in failures]
-        return PackagesReport(tuple(installed), tuple(PackageFailure(name, reason) for name, reason in failures.items()))
+        installed = [
+            InstalledPackage(p.name, p.version) for p in self._packages if p.name not in failures
+        ]
+        return PackagesReport(
+            tuple(installed),
+            tuple(PackageFailure(name, reason) for name, reason in failures.items()),
+        )
 
     def _install(self, package: Package, work: Path) -> None:
         name, wanted = canonicalize_name(package.name), Version(package.version)
@@ -73,31 +82,52 @@ class Installation:
             return
         work.mkdir()
         if package.hashes:
-            lines = [f"{package.name}=={package.version} " + " ".join(f"--hash={h}" for h in package.hashes)]
+            lines = [
+                f"{package.name}=={package.version} "
+                + " ".join(f"--hash={h}" for h in package.hashes)
+            ]
         else:
             lines = self._resolved(package, work)
         if lines:
             listed = work / "requirements.txt"
             listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self._pip(work, "--no-deps", "--no-compile", "--target", str(work / "new"), "--requirement", str(listed))
+            self._pip(
+                work,
+                "--no-deps",
+                "--no-compile",
+                "--target",
+                str(work / "new"),
+                "--requirement",
+                str(listed),
+            )
             self._merge(work / "new")
         log.info("package installed", package=package.name, version=package.version)
 
     def _resolved(self, package: Package, work: Path) -> list[str]:
         """The requirements that a package brings, itself among them: what neither the image nor the folder has."""
         held = self._image | versions_in([str(self._target)])
-        pinned = {canonicalize_name(p.name): p.version for p in self._packages if p is not package and not _wrong(p)}
+        pinned = {
+            canonicalize_name(p.name): p.version
+            for p in self._packages
+            if p is not package and not _wrong(p)
+        }
         constraints, report = work / "constraints.txt", work / "resolved.json"
-        constraints.write_text("".join(f"{n}=={v}\n" for n, v in (pinned | held).items()), encoding="utf-8")
+        constraints.write_text(
+            "".join(f"{n}=={v}\n" for n, v in (pinned | held).items()), encoding="utf-8"
+        )
         asked = f"{package.name}=={package.version}"
-        self._pip(work, "--dry-run", "--report", str(report), "--constraint", str(constraints), asked)
+        self._pip(
+            work, "--dry-run", "--report", str(report), "--constraint", str(constraints), asked
+        )
         found = json.loads(report.read_text(encoding="utf-8"))["install"]
         return [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in found]
 
     def _pip(self, work: Path, *arguments: str) -> None:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise InstallError("the time for installing packages was over before its turn came; see --timeout")
+            raise InstallError(
+                "the time for installing packages was over before its turn came; see --timeout"
+            )
         # pip sees what is in the folder, as the agent will; its cache spares it to fetch twice what it has resolved.
         paths = {"PYTHONPATH": str(self._target), "PIP_CACHE_DIR": str(work.parent / "cache")}
         run_pip(arguments, paths, left)
@@ -106,7 +136,9 @@ class Installation:
         """Moves what was installed into the folder. Packages may share folders, but no file, and hide none of the image's."""
         files = [path.relative_to(new) for path in sorted(new.rglob("*")) if not path.is_dir()]
         if taken := [file for file in files if (self._target / file).exists()]:
-            raise InstallError(f"another package has brought {taken[0]}, and {len(taken) - 1} more of its files, already")
+            raise InstallError(
+                f"another package has brought {taken[0]}, and {len(taken) - 1} more of its files, already"
+            )
         if hidden := hides(files, image_paths(self._target)):
             raise InstallError(f"it would hide {hidden}, which the agent's image holds")
         for file in files:

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from infrasight_core.errors import InstallError
 
-_OPTIONS = ("--no-input", "--disable-pip-version-check", "--no-color", "--root-user-action", "ignore")
+_OPTIONS = (
+    "--no-input",
+    "--disable-pip-version-check",
+    "--no-color",
+    "--root-user-action",
+    "ignore",
+)
 _URL_USER = re.compile(r"(?<=://)[^/\s@]*@")
 _BROKEN = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': ")
 _MISSING = re.compile(r"ERROR: Could not find a version .*")
@@ -60,7 +66,10 @@ def reason_in(said: str) -> str:
     elif missing := _MISSING.search(said):
         errors = [missing[0].removeprefix("ERROR: ")]
     elif errors and "DO NOT MATCH THE HASHES" in errors[-1]:
-        errors = ["it does not match the hashes that are given", *lines[lines.index(f"ERROR: {errors[-1]}") + 1 :]]
+        errors = [
+            "it does not match the hashes that are given",
+            *lines[lines.index(f"ERROR: {errors[-1]}") + 1 :],
+        ]
     if broken := _BROKEN.findall(said):
         errors.append(f"the index does not answer: {broken[-1].rsplit('>: ', 1)[-1]}")
     words = " ".join("; ".join(errors or lines[-1:] or ["pip said nothing"]).split())

@@ -7,8 +7,8 @@ from typing import Any
 from attrs import asdict, frozen
 from infrasight.v1.control_pb2 import Failure, Package
 
-from infrasight_core import config
 from infrasight_core.errors import ConfigError
+from infrasight_core.settings import load
 
 REPORT = "report.json"
 
@@ -54,7 +54,9 @@ class PackagesReport:
     def write(self, folder: Path) -> None:
         """Writes the file. Raises ConfigError where it cannot be written."""
         try:
-            (folder / REPORT).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            (folder / REPORT).write_text(
+                json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8"
+            )
         except OSError as error:
             raise ConfigError(f"{folder / REPORT} cannot be written: {error.strerror}") from error
 
@@ -77,10 +79,17 @@ def read_report(folder: Path) -> Installed:
     file = folder / REPORT
     try:
         table: Any = json.loads(file.read_text(encoding="utf-8"))
-        report = config.read(PackagesReport, table, (), str(file))
+        report = load.read(PackagesReport, table, (), str(file))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
-        return Installed(failures=(Failure(name=REPORT, reason=f"{file} cannot be read: {error}", is_package=True),))
+        return Installed(
+            failures=(
+                Failure(name=REPORT, reason=f"{file} cannot be read: {error}", is_package=True),
+            )
+        )
     return Installed(
         tuple(Package(name=package.name, version=package.version) for package in report.installed),
-        tuple(Failure(name=package.name, reason=package.reason, is_package=True) for package in report.failures),
+        tuple(
+            Failure(name=package.name, reason=package.reason, is_package=True)
+            for package in report.failures
+        ),
     )

@@ -15,12 +15,16 @@ def emptied(folder: Path) -> None:
     Raises:
         ConfigError: It holds what was not installed by this, or cannot be written.
     """
-    begun = PackagesReport(failures=(PackageFailure(REPORT, "the installation of packages has not come to its end"),))
+    begun = PackagesReport(
+        failures=(PackageFailure(REPORT, "the installation of packages has not come to its end"),)
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         found = list(folder.iterdir())
         if found and not (folder / REPORT).is_file():
-            raise ConfigError(f"{folder} holds files that no `infrasight packages` has put there: name an empty folder")
+            raise ConfigError(
+                f"{folder} holds files that no `infrasight packages` has put there: name an empty folder"
+            )
         begun.write(folder)
         for path in found:
             if path.is_dir() and not path.is_symlink():

@@ -6,16 +6,25 @@ from typing import Any, ClassVar
 import pytest
 from infrasight.v1.stream_pb2 import Account, Container
 
-from infrasight_core import ddl
-from infrasight_core.agent.delivery import Delivery
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.sink import Delivery
 from infrasight_core.kernel.load import LoadSettings, load, running_kernel
-from infrasight_core.plugins import PluginManager
-from infrasight_core.program import BpfProgram
-from infrasight_core.schema import EventSchema, is_optional
+from infrasight_core.plugin import ddl
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.program import BpfProgram
+from infrasight_core.plugin.schema import EventSchema, is_optional
 
-CONTAINER = {"container_id", "container_name", "container_image", "pod_name", "pod_namespace", "pod_container"}
-BY_CORE = frozenset({"cpu", "sequence", "user", "group_name", "error", *CONTAINER})  # in no block; no probe has to fill them
+CONTAINER = {
+    "container_id",
+    "container_name",
+    "container_image",
+    "pod_name",
+    "pod_namespace",
+    "pod_container",
+}
+BY_CORE = frozenset(
+    {"cpu", "sequence", "user", "group_name", "error", *CONTAINER}
+)  # in no block; no probe has to fill them
 
 
 class _Nowhere:
@@ -80,10 +89,16 @@ class ProbeContract:
 
     def test_its_functions_are_in_its_source(self, program: BpfProgram) -> None:
         """Every function that is attached stands in the C source, or in a header of the probe's own."""
-        source = "".join(file.read_text(encoding="utf-8") for file in (program.source, *program.headers))
-        assert [point.function for point in program.attach if f"int {point.function}(" not in source] == []
+        source = "".join(
+            file.read_text(encoding="utf-8") for file in (program.source, *program.headers)
+        )
+        assert [
+            point.function for point in program.attach if f"int {point.function}(" not in source
+        ] == []
 
-    def test_it_loads_and_its_columns_are_those_of_its_message(self, schema: EventSchema, program: BpfProgram) -> None:
+    def test_it_loads_and_its_columns_are_those_of_its_message(
+        self, schema: EventSchema, program: BpfProgram
+    ) -> None:
         """The kernel takes it; each column of its block is one of the message's, and each of the message's is filled."""
         loaded = load(self.probe, program, running_kernel(), LoadSettings())
         layout = loaded.blocks.layout

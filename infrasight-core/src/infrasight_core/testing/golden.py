@@ -14,12 +14,12 @@ import numpy as np
 from attrs import frozen
 
 from infrasight_core.agent.batches import Clock, assemble, conform
-from infrasight_core.columns import Columns
+from infrasight_core.cli.format import address, is_address
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.layout import layout_of
 from infrasight_core.kernel.load import LoadedProbe
-from infrasight_core.plugins import PluginManager
-from infrasight_core.show import address, is_address
+from infrasight_core.plugin.columns import Columns
+from infrasight_core.plugin.manager import PluginManager
 
 # A boot at the epoch: process keys and times come out as the block holds them.
 _CLOCK = Clock(np.uint64(0))
@@ -69,11 +69,18 @@ def save_golden(folder: Path, loaded: LoadedProbe, plugins: PluginManager) -> Go
     folder.mkdir(parents=True, exist_ok=True)
     layout = loaded.blocks.layout
     memory = loaded.blocks.memory()
-    said = {"description": layout.description, "slots": layout.slots, "size": layout.size, "cpus": loaded.blocks.cpus}
+    said = {
+        "description": layout.description,
+        "slots": layout.slots,
+        "size": layout.size,
+        "cpus": loaded.blocks.cpus,
+    }
     (folder / "blocks.gz").write_bytes(gzip.compress(memory, mtime=0))
     (folder / "layout.json").write_text(json.dumps(said))
     golden = Golden(folder)
-    (folder / "rows.json").write_text(json.dumps(golden.rows(plugins, loaded.name), indent=1) + "\n")
+    (folder / "rows.json").write_text(
+        json.dumps(golden.rows(plugins, loaded.name), indent=1) + "\n"
+    )
     return golden
 
 

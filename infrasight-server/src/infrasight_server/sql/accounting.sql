@@ -13,35 +13,35 @@ SELECT
     sum(a.block_full)                              AS block_full,
     sum(a.heap_full)                               AS heap_full,
     sum(a.submitted)                               AS submitted,
-    sum(a.under_way)                               AS under_way,
+    sum(a.in_progress)                               AS in_progress,
     sum(a.waiting)                                 AS waiting,
     sum(a.read)                                    AS read,
     sum(a.decode_failed)                           AS decode_failed,
     toInt64(read) - decode_failed                  AS decoded,
     sum(a.outbox_full)                             AS outbox_full,
     decoded - outbox_full                          AS sent,
-    sum(a.refused)                                 AS refused,
+    sum(a.rejected)                                 AS rejected,
     sum(a.stored)                                  AS stored,
     sum(a.entries_full)                            AS entries_full,
-    sum(a.missed)                                  AS missed,
-    sum(a.unseen)                                  AS unseen,
+    sum(a.skipped)                                  AS skipped,
+    sum(a.untraced)                                  AS untraced,
     max(a.accounted)                               AS accounted,
-    toInt64(seen) - filtered - block_full - heap_full - under_way - waiting - decode_failed - outbox_full - refused - stored
+    toInt64(seen) - filtered - block_full - heap_full - in_progress - waiting - decode_failed - outbox_full - rejected - stored
                                                    AS difference
 FROM
 (
     SELECT
-        node, probe, run, window, ended, seen, filtered, block_full, heap_full, submitted, under_way, waiting, read,
-        decode_failed, outbox_full, entries_full, missed, unseen, 0 AS refused, 0 AS stored, true AS accounted
+        node, probe, run, window, ended, seen, filtered, block_full, heap_full, submitted, in_progress, waiting, read,
+        decode_failed, outbox_full, entries_full, skipped, untraced, 0 AS rejected, 0 AS stored, true AS accounted
     FROM accounts FINAL
     UNION ALL
     SELECT node, probe, run, window, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, rows, 0, false
-    FROM refusals FINAL
+    FROM rejections FINAL
     -- Not the one that another server took later, or this one with more plugins: its rows are stored.
     WHERE probe != '' AND (node, probe, batch_id) NOT IN
     (
         SELECT node, left(_table, length(_table) - 7), batch_id
-        FROM merge({database}, '^[a-z0-9_]+_events$') WHERE batch_id IN (SELECT batch_id FROM refusals)
+        FROM merge({database}, '^[a-z0-9_]+_events$') WHERE batch_id IN (SELECT batch_id FROM rejections)
     )
     UNION ALL
     SELECT

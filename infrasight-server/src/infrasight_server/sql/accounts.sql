@@ -16,12 +16,12 @@ CREATE TABLE IF NOT EXISTS accounts
     submitted     UInt64 CODEC(T64, ZSTD(1)),
     read          UInt64 CODEC(T64, ZSTD(1)),
     waiting       Int64 CODEC(T64, ZSTD(1)),
-    under_way     Int64 CODEC(T64, ZSTD(1)),
+    in_progress     Int64 CODEC(T64, ZSTD(1)),
     decode_failed UInt64 CODEC(T64, ZSTD(1)),
     outbox_full   UInt64 CODEC(T64, ZSTD(1)),
     entries_full  UInt64 CODEC(T64, ZSTD(1)),
-    missed        UInt64 CODEC(T64, ZSTD(1)),
-    unseen        UInt64 CODEC(T64, ZSTD(1))
+    skipped        UInt64 CODEC(T64, ZSTD(1)),
+    untraced        UInt64 CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree(number)
 PARTITION BY toYYYYMM(time)

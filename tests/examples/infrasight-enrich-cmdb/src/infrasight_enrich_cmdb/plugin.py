@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pyarrow as pa
 from attrs import frozen
-from infrasight_core import TAGS, ConfigError, EnrichContext, constant, hookimpl, map_distinct, options_of
+from infrasight_core import (
+    TAGS,
+    ConfigError,
+    EnrichContext,
+    constant,
+    hookimpl,
+    map_distinct,
+    options_of,
+)
 
 from infrasight_enrich_cmdb.table import Cmdb, Tags, read
 
@@ -36,7 +44,10 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     of_node = cmdb.nodes.get(context.node, ())
 
     def tags_of(images: list[bytes | None]) -> list[Tags]:
-        return [_both(of_node, cmdb.images.get((image or b"").decode("utf-8", "replace"), ())) for image in images]
+        return [
+            _both(of_node, cmdb.images.get((image or b"").decode("utf-8", "replace"), ()))
+            for image in images
+        ]
 
     if "container_image" not in batch.schema.names:  # this agent asks no container runtime
         return {"tags": constant(of_node, batch.num_rows, TAGS)}

@@ -44,10 +44,14 @@ def read(path: Path) -> Cmdb:
             for row in filter(None, rows):
                 if len(row) != len(HEAD) or row[0] not in KINDS or not row[1] or not row[2]:
                     wanted = f"{' or '.join(KINDS)},name,tag,value"
-                    raise ConfigError(f"{path}:{rows.line_num}: {','.join(row)[:80]!r} is not {wanted}")
+                    raise ConfigError(
+                        f"{path}:{rows.line_num}: {','.join(row)[:80]!r} is not {wanted}"
+                    )
                 kind, name, tag, value = row
                 found[kind].setdefault(name, {})[f"cmdb.{tag}"] = value
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    nodes, images = ({name: tuple(tags.items()) for name, tags in found[kind].items()} for kind in KINDS)
+    nodes, images = (
+        {name: tuple(tags.items()) for name, tags in found[kind].items()} for kind in KINDS
+    )
     return Cmdb(nodes, images)

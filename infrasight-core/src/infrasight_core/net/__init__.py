@@ -1,0 +1,1 @@
+"""Addresses, TLS, gRPC channels and clients, and the status server."""

@@ -1,1 +1,0 @@
-"""The wire: the only part of the core that knows gRPC."""

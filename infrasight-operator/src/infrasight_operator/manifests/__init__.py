@@ -1,0 +1,1 @@
+"""Builds the agents' Kubernetes objects from the installation; pure."""

@@ -1,0 +1,1 @@
+"""The custom resources as values, and the rules that combine them; pure."""

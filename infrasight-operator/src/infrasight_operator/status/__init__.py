@@ -1,0 +1,1 @@
+"""Builds the status of each custom resource; pure."""

@@ -1,0 +1,1 @@
+"""Receives batches from agents: validates, enriches, acknowledges or rejects them."""

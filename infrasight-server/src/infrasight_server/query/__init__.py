@@ -1,0 +1,1 @@
+"""Answers readers: SQL queries and live events."""

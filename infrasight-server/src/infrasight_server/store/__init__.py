@@ -1,0 +1,1 @@
+"""Stores rows: the connection to ClickHouse, migrations, and the tables' writers."""

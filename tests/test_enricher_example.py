@@ -155,4 +155,4 @@ def test_a_mistake_in_the_options_stops_the_start(environment: Path, tmp_path: P
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
-    assert "options.cmdb.fiel is not known; cmdb has file" in done.stderr
+    assert "unknown key options.cmdb.fiel (the agent's settings): did you mean file?" in done.stderr

@@ -81,7 +81,7 @@ def test_batches_without_containers() -> None:
             {"socket": ["/x"]},
             "unknown key options.containers.socket (the agent's settings): did you mean sockets?",
         ),
-        ({"colour": 1}, "there are sockets, wait, host"),
+        ({"colour": 1}, "allowed are sockets, wait, host"),
         (
             {"sockets": "/x"},
             "options.containers.sockets = '/x' (the agent's settings): expected a list, each item text",

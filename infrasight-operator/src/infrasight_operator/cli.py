@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from infrasight_core import logs
 from infrasight_core.errors import InfraSightError
-from infrasight_core.settings import load as settings
+from infrasight_core.settings.reader import read_settings
 
 from infrasight_operator import __version__
 
@@ -97,7 +97,7 @@ def _run(file: Path | None, options: dict[str, object]) -> None:
     )
 
     flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    config = settings.load(
+    config = read_settings(
         OperatorSettings, file=file, env_prefix="INFRASIGHT_OPERATOR_", flags=flags
     )
     logs.configure(config.log_level)

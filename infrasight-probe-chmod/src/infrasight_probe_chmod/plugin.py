@@ -8,13 +8,14 @@ import pyarrow as pa
 from infrasight_core import (
     BpfProgram,
     Columns,
-    ConfigError,
     EventSchema,
     Kernel,
     KernelFunction,
+    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct,
+    options_of,
 )
 
 from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
@@ -54,10 +55,7 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit. It has no options."""
-    if options:
-        raise ConfigError(
-            f"options.chmod: {next(iter(options))!r} is not known; chmod has no options"
-        )
+    options_of("chmod", options, NoOptions)
     entries = [
         Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
         for call, more in _CALLS.items()

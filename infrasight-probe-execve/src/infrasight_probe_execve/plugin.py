@@ -8,11 +8,12 @@ import pyarrow as pa
 from infrasight_core import (
     BpfProgram,
     Columns,
-    ConfigError,
     EventSchema,
     Kernel,
+    NoOptions,
     Tracepoint,
     hookimpl,
+    options_of,
 )
 
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
@@ -30,10 +31,7 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Successful calls at sched_process_exec, failed ones at their exit. It has no options."""
-    if options:
-        raise ConfigError(
-            f"options.execve: {next(iter(options))!r} is not known; execve has no options"
-        )
+    options_of("execve", options, NoOptions)
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(

@@ -9,12 +9,13 @@ from infrasight_core import (
     URING_FIELDS,
     BpfProgram,
     Columns,
-    ConfigError,
     EventSchema,
     Kernel,
+    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct_lists,
+    options_of,
     socketcall,
     uring_points,
 )
@@ -43,10 +44,7 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion. It has no options."""
-    if options:
-        raise ConfigError(
-            f"options.accept: {next(iter(options))!r} is not known; accept has no options"
-        )
+    options_of("accept", options, NoOptions)
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(

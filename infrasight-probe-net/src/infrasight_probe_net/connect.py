@@ -11,12 +11,13 @@ from infrasight_core import (
     URING_FIELDS,
     BpfProgram,
     Columns,
-    ConfigError,
     EventSchema,
     Kernel,
+    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct,
+    options_of,
     socketcall,
     uring_points,
 )
@@ -39,10 +40,7 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion, and each change of a TCP socket's state. It has no options."""
-    if options:
-        raise ConfigError(
-            f"options.connect: {next(iter(options))!r} is not known; connect has no options"
-        )
+    options_of("connect", options, NoOptions)
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(

@@ -10,12 +10,13 @@ from infrasight_core import (
     URING_FIELDS,
     BpfProgram,
     Columns,
-    ConfigError,
     EventSchema,
     Kernel,
+    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct_lists,
+    options_of,
     uring_points,
 )
 
@@ -42,10 +43,7 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Every call at its exit, every request at its completion. It has no options."""
-    if options:
-        raise ConfigError(
-            f"options.open: {next(iter(options))!r} is not known; open has no options"
-        )
+    options_of("open", options, NoOptions)
     entries = [
         Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
         for call, more in _CALLS.items()

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from infrasight_core import logs
 from infrasight_core.errors import InfraSightError
-from infrasight_core.settings import load as settings
+from infrasight_core.settings.reader import read_settings
 
 from infrasight_server import __version__
 
@@ -129,6 +129,6 @@ def _run(file: Path | None, options: dict[str, object]) -> None:
     )
 
     flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    config = settings.load(ServerSettings, file=file, env_prefix="INFRASIGHT_SERVER_", flags=flags)
+    config = read_settings(ServerSettings, file=file, env_prefix="INFRASIGHT_SERVER_", flags=flags)
     logs.configure(config.log_level)
     asyncio.run(serve(config))

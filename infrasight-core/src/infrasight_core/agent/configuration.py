@@ -10,7 +10,7 @@ from infrasight.v1.control_pb2 import Configuration
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, PluginError
 from infrasight_core.kernel.filters import Filters
-from infrasight_core.settings import load
+from infrasight_core.settings.reader import parse_table
 
 _SOURCE = "the operator's configuration"
 
@@ -49,7 +49,7 @@ class NodeConfiguration:
             table = json.loads(message.settings)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{_SOURCE}: its settings are not JSON: {error}") from None
-        settings = load.read(_Settings, table, (), _SOURCE)
+        settings = parse_table(_Settings, table, (), _SOURCE)
         options: dict[str, Mapping[str, Any]] = {}
         filters: dict[str, Filters] = {}
         wrong: dict[str, PluginError] = {}
@@ -62,7 +62,7 @@ class NodeConfiguration:
                 )
         for name, given in settings.filters.items():
             try:
-                filters[name] = load.read(Filters, given, ("filters", name), _SOURCE)
+                filters[name] = parse_table(Filters, given, ("filters", name), _SOURCE)
             except ConfigError as error:
                 if name == "all":  # no probe can be recorded as wanted
                     raise

@@ -15,7 +15,7 @@ from infrasight_core.agent.validation import without_absent, wrong_ones
 from infrasight_core.errors import ConfigError, KernelError, PluginError
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.settings import load
+from infrasight_core.settings.reader import file_from_environment, read_settings
 
 log = structlog.get_logger(__name__)
 ENV_PREFIX = "INFRASIGHT_AGENT_"
@@ -37,11 +37,11 @@ class Source:
 
     def read(self) -> AgentSettings:
         """The settings as they stand there now. Raises ConfigError."""
-        return load.load(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
+        return read_settings(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
 
     def signature(self) -> tuple[int, ...]:
         """Changes whenever the file does; empty while there is none."""
-        path = self.file or load.named_file(ENV_PREFIX)
+        path = self.file or file_from_environment(ENV_PREFIX)
         try:
             stat = path.stat() if path else None
         except OSError:  # it is being replaced, or gone: `read` will say so

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from attrs.validators import ge, le
 
 from infrasight_core.errors import ConfigError
-from infrasight_core.settings.load import options_of
+from infrasight_core.plugin.options import options_of
 
 # What only root can put there. A user's own socket (rootless podman or Docker) is never found by itself: whoever owns it could
 # say anything of anyone's containers. It can be named in `sockets`.
@@ -46,7 +46,7 @@ class ContainerOptions:
         Raises:
             ConfigError: A key is unknown, or a value is not allowed.
         """
-        read = options_of("containers", cls, options)
+        read = options_of("containers", options, cls)
         for path in read.sockets:
             if not path.startswith("/"):
                 raise ConfigError(

@@ -8,7 +8,7 @@ from attrs import asdict, frozen
 from infrasight.v1.control_pb2 import Failure, Package
 
 from infrasight_core.errors import ConfigError
-from infrasight_core.settings import load
+from infrasight_core.settings.reader import parse_table
 
 REPORT = "report.json"
 
@@ -79,7 +79,7 @@ def read_report(folder: Path) -> Installed:
     file = folder / REPORT
     try:
         table: Any = json.loads(file.read_text(encoding="utf-8"))
-        report = load.read(PackagesReport, table, (), str(file))
+        report = parse_table(PackagesReport, table, (), str(file))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         return Installed(
             failures=(

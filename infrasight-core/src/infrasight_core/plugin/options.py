@@ -1,45 +1,33 @@
-"""A plugin's own table of the settings, `options.<plugin>`, as a frozen class."""
+"""Parses a plugin's own table of the settings, `options.<plugin>`, into a frozen class."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import attrs
-from cattrs.errors import BaseValidationError
+from attrs import frozen
 
-from infrasight_core.errors import ConfigError
-from infrasight_core.settings.values import allowed, make_converter
+from infrasight_core.settings.reader import parse_table
 
 T = TypeVar("T")
 
 
-def options_of(plugin: str, options: Mapping[str, Any], kind: type[T]) -> T:
-    """The options as what the plugin takes.
+@frozen
+class NoOptions:
+    """The options of a plugin that has none: `options_of` rejects every key."""
 
-    A plugin that names the class as `infrasight_options` has its options checked when the agent starts and before it takes new
-    settings.
+
+def options_of(plugin: str, options: Mapping[str, Any], options_class: type[T]) -> T:
+    """Parses a plugin's options.
+
+    A plugin that publishes the class as `infrasight_options` has its options checked when the agent
+    starts, and before the agent accepts new settings.
 
     Args:
-        plugin: Its name.
-        options: As the settings have them.
-        kind: A frozen attrs class; each attribute is an option and has a default.
+        plugin: The plugin's entry-point name.
+        options: The table `options.<plugin>` of the settings.
+        options_class: A frozen attrs class; each attribute is an option and has a default.
 
     Raises:
-        ConfigError: An option is unknown or has a value that is not allowed; the message names what is.
+        ConfigError: An option is unknown or has a value that is not allowed. The message names the
+            option, its value and what is allowed.
     """
-    fields = {field.name: field for field in attrs.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(options.keys() - fields.keys()):
-        raise ConfigError(
-            f"options.{plugin}.{unknown[0]} is not known; {plugin} has {', '.join(fields) or 'no options'}"
-        )
-    converter, values = make_converter(), {}
-    for name, value in options.items():
-        try:
-            values[name] = converter.structure(value, fields[name].type)
-        except (BaseValidationError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"options.{plugin}.{name} = {value!r}: expected {allowed(fields[name].type)}"
-            ) from error
-    try:
-        return kind(**values)
-    except ValueError as error:  # a validator of the class
-        raise ConfigError(f"options.{plugin}: {error.args[0]}") from error
+    return parse_table(options_class, dict(options), ("options", plugin), "the agent's settings")

@@ -1,1 +1,1 @@
-"""Settings read from a file, the environment and the command line."""
+"""Settings: read from a file, the environment and the command line, and checked strictly."""

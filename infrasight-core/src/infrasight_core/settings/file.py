@@ -1,4 +1,4 @@
-"""A configuration file as a table: TOML or YAML, by its name's ending."""
+"""Reads a settings file, TOML or YAML by its file name, into a table."""
 
 import tomllib
 from collections.abc import Hashable, Mapping
@@ -11,56 +11,58 @@ from infrasight_core.errors import ConfigError
 
 
 def read_file(file: Path) -> Mapping[str, Any]:
-    """The file's table; empty for an empty file.
+    """Reads the table that a settings file holds; an empty file is an empty table.
+
+    Error messages never quote the file's text, which may hold a secret.
 
     Raises:
-        ConfigError: It cannot be read, is malformed, or is no table; its text, which may be a secret, is not in the message.
+        ConfigError: The file cannot be read, is malformed, or does not hold a table.
     """
+    place = f"settings file {file}"
     if file.suffix not in (".toml", ".yaml", ".yml"):
-        raise ConfigError(f"configuration file {file}: its name must end in .toml, .yaml or .yml")
+        raise ConfigError(f"{place}: its name must end in .toml, .yaml or .yml")
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"configuration file {file}: cannot read it: {error.strerror}") from error
+        raise ConfigError(f"{place}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"configuration file {file}: byte {error.start} is not UTF-8") from error
+        raise ConfigError(f"{place}: byte {error.start} is not UTF-8") from error
     try:
-        table = (
-            tomllib.loads(text) if file.suffix == ".toml" else yaml.load(text, _Loader)
-        )  # a SafeLoader
+        if file.suffix == ".toml":
+            table = tomllib.loads(text)
+        else:
+            table = yaml.load(text, _Loader)  # a SafeLoader
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"configuration file {file}: not TOML: {error}") from None
+        raise ConfigError(f"{place}: not TOML: {error}") from None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(f"configuration file {file}: not YAML: {_what(error)}") from None
+        raise ConfigError(f"{place}: not YAML: {_describe_problem(error)}") from None
     except yaml.YAMLError:
-        raise ConfigError(
-            f"configuration file {file}: not YAML: it holds characters that YAML forbids"
-        ) from None
+        raise ConfigError(f"{place}: not YAML: it contains forbidden characters") from None
     if not isinstance(table, Mapping | None):
-        raise ConfigError(
-            f"configuration file {file}: expected keys and values at the top, not {type(table).__name__}"
-        )
+        found = type(table).__name__
+        raise ConfigError(f"{place}: expected keys and values at the top level, not {found}")
     return table or {}
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what plain YAML lets pass silently: the same key twice, of which only the last would count."""
+    """Rejects duplicate keys; plain YAML silently uses the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and key.value != "<<":
                 raise yaml.constructor.ConstructorError(
-                    problem="the same key twice", problem_mark=key.start_mark
+                    problem="duplicate key", problem_mark=key.start_mark
                 )
             seen.add(key.value if isinstance(key.value, Hashable) else id(key))
         return super().construct_mapping(node, deep)
 
 
-def _what(error: yaml.MarkedYAMLError) -> str:
+def _describe_problem(error: yaml.MarkedYAMLError) -> str:
+    """Returns the problem and its position, without the part that PyYAML quotes from the file."""
+    unquoted = (error.problem or error.context or "malformed").split("'")[0]
+    problem = unquoted.strip().removesuffix(", but found")
     mark = error.problem_mark or error.context_mark
-    said = (error.problem or error.context or "malformed").split("'")[
-        0
-    ]  # what is quoted is the file's text
-    problem = said.strip().removesuffix(", but found")
-    return f"{problem} (at line {mark.line + 1}, column {mark.column + 1})" if mark else problem
+    if mark is None:
+        return problem
+    return f"{problem} (at line {mark.line + 1}, column {mark.column + 1})"

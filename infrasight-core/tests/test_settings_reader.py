@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from attrs import Factory, field, frozen, validators
 from infrasight_core.errors import ConfigError
-from infrasight_core.settings.load import load
+from infrasight_core.settings.reader import read_settings
 
 
 @frozen
@@ -36,7 +36,7 @@ class Settings:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
-    """Writes a configuration file and gives its path."""
+    """Writes a settings file and returns its path."""
 
     def written(text: str, name: str = "a.toml") -> Path:
         (tmp_path / name).write_text(text)
@@ -47,7 +47,7 @@ def write(tmp_path: Path) -> Any:
 
 def settings(file: Path | None = None, **flags: object) -> Settings:
     """Loads with the prefix of these tests."""
-    return load(Settings, file=file, env_prefix="SIGHT_", flags=flags)
+    return read_settings(Settings, file=file, env_prefix="SIGHT_", flags=flags)
 
 
 def refused(file: Path | None = None, **flags: object) -> str:
@@ -132,7 +132,7 @@ def test_unknown_key_suggests_a_close_one(write: Any) -> None:
     file = write('servr = "x"\n[tls]\nkey = "k"\nca = "c"\nzzz = 1')
     message = refused(file)
     assert f"unknown key servr ({file}): did you mean server?" in message
-    assert f"unknown key tls.zzz ({file}): there are key, ca" in message
+    assert f"unknown key tls.zzz ({file}): allowed are key, ca" in message
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
             "not TOML: Cannot overwrite a value (at line 2, column 9)",
         ),
         ("a.yaml", "a: [", "not YAML: expected the node content (at line 1, column 5)"),
-        ("a.yaml", "rows: 1\nrows: 2", "not YAML: the same key twice (at line 2, column 1)"),
-        ("a.yaml", "- rows", "expected keys and values at the top, not list"),
+        ("a.yaml", "rows: 1\nrows: 2", "not YAML: duplicate key (at line 2, column 1)"),
+        ("a.yaml", "- rows", "expected keys and values at the top level, not list"),
         (
             "a.yaml",
             "a: !!python/name:x 1",
@@ -202,7 +202,7 @@ def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
 def test_malformed_files(write: Any, name: str, text: str, said: str) -> None:
     """A file that is not TOML or YAML is refused with the place; a key twice is, too."""
     file = write(text, name)
-    assert refused(file) == f"configuration file {file}: {said}"
+    assert refused(file) == f"settings file {file}: {said}"
 
 
 def test_empty_files_change_nothing(write: Any) -> None:

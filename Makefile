@@ -46,7 +46,7 @@ lint: ## Check style, types, import contracts, protobuf, C, and that generated c
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/python tools/proto.py --check
 	@echo "/usr/bin/python3 compiles the loader, which imports nothing but the standard library and bcc"
-	@/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' infrasight-core/src/infrasight_core/kernel/loader_process.py
+	@/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' infrasight-core/src/infrasight_core/kernel/bcc_process.py
 
 images: ## Build the images with podman; ARGS="--base own" where no registry of images can be reached
 	@$(PYTHON) tools/setup.py lint

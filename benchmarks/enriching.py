@@ -17,7 +17,7 @@ import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
 import infrasight_probe_sample.plugin
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 from infrasight_testbed.cgroups import made, run_in

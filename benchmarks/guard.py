@@ -11,7 +11,7 @@ from pathlib import Path
 from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.sink import Delivery
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
 LOOP = Path(__file__).parent.parent / "tests/support/workloads/getppid_loop.c"

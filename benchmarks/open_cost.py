@@ -19,7 +19,7 @@ from pathlib import Path
 import infrasight_probe_open.plugin
 from attrs import define
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_recording import Recording, plugins_with
 from infrasight_testbed.system import until
 from infrasight_testbed.tracers import tracepoint_programs

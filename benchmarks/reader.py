@@ -18,7 +18,7 @@ import infrasight_probe_execve.plugin
 import infrasight_probe_sample.plugin
 from attrs import frozen
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_recording import Recording, plugins_with
 from rich.console import Console
 from rich.table import Table

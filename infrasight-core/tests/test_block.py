@@ -88,7 +88,7 @@ def test_every_event_comes_out_once_and_whole(blocks: Blocks, seed: int) -> None
         if writers[cpu].write(number, text):
             written[cpu].append((number, text))
         if chance.random() < 0.05:
-            columns = blocks.take()
+            columns = blocks.drain()
             texts = columns.array("text").to_pylist()
             rows = zip(
                 columns.cpu.tolist(),
@@ -103,7 +103,7 @@ def test_every_event_comes_out_once_and_whole(blocks: Blocks, seed: int) -> None
             for where, sequence, got, got_text in rows:
                 taken[where].append((got, got_text))
                 sequences[where].append(sequence)
-    rest = blocks.take()
+    rest = blocks.drain()
     for where, sequence, got, got_text in zip(
         rest.cpu, rest.sequence, rest.fixed["number"], rest.array("text").to_pylist(), strict=True
     ):
@@ -118,8 +118,8 @@ def test_every_event_comes_out_once_and_whole(blocks: Blocks, seed: int) -> None
 
 def test_nothing_waits_in_empty_blocks(blocks: Blocks) -> None:
     """Taking from empty blocks gives no rows, and their fill is 0."""
-    assert blocks.take().rows == 0
-    assert blocks.fill() == 0
+    assert blocks.drain().rows == 0
+    assert blocks.fill_level() == 0
 
 
 def test_a_layout_that_does_not_add_up_is_refused() -> None:

@@ -14,7 +14,7 @@ from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError
 from infrasight_core.errors import PluginError
 from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_recording import Recording, recording
 from infrasight_testbed.cgroups import cgroup_of
 

@@ -14,7 +14,7 @@ from infrasight_core import Tracepoint, hookimpl, socketcall
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.attach_points import tracepoints_of
 from infrasight_core.kernel.guard import Guard
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 from infrasight_testbed.compat import Call, build, make_calls, only_x86

@@ -9,9 +9,9 @@ import pytest
 from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
 from infrasight_core.errors import PluginError
-from infrasight_core.kernel import load as loading
+from infrasight_core.kernel import loader
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.load import (
+from infrasight_core.kernel.loader import (
     LoadSettings,
     _explained,
     load,
@@ -35,7 +35,7 @@ print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["att
 def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
     """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, `forget` to BPF_CMPXCHG: every architecture's JIT makes both
     fully ordered."""
-    request = loading._request(PROGRAM, running_kernel(), LoadSettings())
+    request = loader._request(PROGRAM, running_kernel(), LoadSettings())
     run = subprocess.run(
         ["/usr/bin/python3", "-c", _DUMP],
         input=json.dumps(request),
@@ -205,7 +205,7 @@ def test_a_container_without_tracefs_is_told_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Where tracefs is not mounted, that is said, though bcc then tries a way that the kernel does not permit."""
-    monkeypatch.setattr("infrasight_core.kernel.load.TRACEFS", (str(tmp_path),))
+    monkeypatch.setattr("infrasight_core.kernel.loader.TRACEFS", (str(tmp_path),))
     assert "tracefs is not mounted" in _explained("OSError: Operation not permitted")
     (tmp_path / "events").mkdir()
     assert "seccomp" in _explained("OSError: Operation not permitted")

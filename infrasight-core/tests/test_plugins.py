@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from infrasight_core import TAGS, Columns, EnrichContext, PluginError, hookimpl, numbers
 from infrasight_core.errors import UnknownProbeError
-from infrasight_core.kernel.load import running_kernel
+from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.tags import entries_kept
 

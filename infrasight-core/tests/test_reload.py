@@ -16,7 +16,7 @@ from infrasight_core.agent.reload import RunningProbes
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 

@@ -20,7 +20,7 @@ from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.agent.trackers import DROPPED, Trackers
 from infrasight_core.errors import ConfigError, PluginError
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.load import LoadSettings, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording, plugins_with, recording
 from infrasight_testbed.system import until

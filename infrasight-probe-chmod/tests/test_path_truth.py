@@ -11,7 +11,7 @@ from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_recording import recording
 from infrasight_testbed import chmod_rows
 from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts

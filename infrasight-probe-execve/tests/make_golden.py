@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from attrs import evolve
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import save_golden
 

@@ -7,7 +7,7 @@ import time
 import infrasight_probe_net.connect
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.enrichers import reverse_dns
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_recording import Recording, plugins_with
 from infrasight_testbed.name_server import name_server
 

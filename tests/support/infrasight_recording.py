@@ -17,7 +17,7 @@ from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.sink import Delivery
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
 CONTAINERS = {"containers": infrasight_core.enrichers.containers}

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from infrasight_core.kernel.load import LoadSettings, refused_functions
+from infrasight_core.kernel.loader import LoadSettings, refused_functions
 
 NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.kernel.attach_points import functions_of, has_tracepoint, tracepoints_of
-from infrasight_core.kernel.load import LoadedProbe, LoadSettings, running_kernel
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, running_kernel
 from infrasight_core.logs import configure
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import BpfProgram

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from attrs import define, evolve, field, frozen
 from infrasight_core import BpfProgram, Kernel
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
 

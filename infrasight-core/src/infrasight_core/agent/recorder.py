@@ -20,7 +20,7 @@ from infrasight_core.kernel.attach_points import tracepoints_of
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.guard import Guard
-from infrasight_core.kernel.load import (
+from infrasight_core.kernel.loader import (
     LoadedProbe,
     LoadSettings,
     check_program,
@@ -219,7 +219,7 @@ class Recorder:
         if recording.account.window != (window := window_at(time.time())):
             self._tell(recording)
             recording.account.open(window)
-        fill = recording.loaded.blocks.fill()
+        fill = recording.loaded.blocks.fill_level()
         growth, recording.left = fill - recording.left, fill
         if fill and recording.waiting_since is None:
             recording.waiting_since = now
@@ -241,7 +241,7 @@ class Recorder:
             recording.schema.agent,
             recording.loaded.blocks,
         )
-        columns = blocks.take()
+        columns = blocks.drain()
         if not columns.rows:
             return
         self.trackers.drain()  # what happened before these events is known when they are enriched

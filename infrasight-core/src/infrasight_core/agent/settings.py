@@ -8,7 +8,7 @@ from typing import Any
 from attrs import Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.net.tls import TlsFiles
 
 

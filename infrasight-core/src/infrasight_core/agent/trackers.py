@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel.filters import EVERYTHING
-from infrasight_core.kernel.load import LoadedProbe, LoadSettings, check_program, load
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, check_program, load
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import Kernel
 
@@ -83,7 +83,9 @@ class Trackers:
     def drain(self) -> bool:
         """Lets every plugin know what has happened until now; returns whether it was so much that it is to be done again."""
         with self._lock:
-            fills = {name: tracker.loaded.blocks.fill() for name, tracker in self._running.items()}
+            fills = {
+                name: tracker.loaded.blocks.fill_level() for name, tracker in self._running.items()
+            }
             for name, fill in fills.items():
                 if fill:
                     self._drain(name, self._running[name])
@@ -114,7 +116,7 @@ class Trackers:
         tracker.loaded.close()
 
     def _drain(self, name: str, tracker: _Tracker) -> None:
-        columns = tracker.loaded.blocks.take()
+        columns = tracker.loaded.blocks.drain()
         TAKEN.labels(name).inc(columns.rows)
         try:
             if self._plugins.decode(name, columns):

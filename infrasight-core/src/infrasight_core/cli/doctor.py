@@ -21,7 +21,7 @@ from infrasight_core.containers.runtimes import answers
 from infrasight_core.errors import InfraSightError, KernelError, PluginError
 from infrasight_core.kernel.attach_points import functions_of, lacking, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
-from infrasight_core.kernel.load import refused_functions, running_kernel
+from infrasight_core.kernel.loader import refused_functions, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 
 if TYPE_CHECKING:

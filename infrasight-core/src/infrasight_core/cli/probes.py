@@ -14,7 +14,7 @@ from rich.text import Text
 from infrasight_core import logs
 from infrasight_core.cli.format import printable
 from infrasight_core.errors import PluginError, SchemaError
-from infrasight_core.kernel.load import running_kernel
+from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin import ddl
 from infrasight_core.plugin.hookspecs import ENTRY_POINT_GROUP
 from infrasight_core.plugin.manager import PluginManager

@@ -19,7 +19,7 @@ from infrasight_core.cli.shutdown import stop_event
 from infrasight_core.cli.where import Where
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters
-from infrasight_core.kernel.load import LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
 _WAITING_BATCHES = 256

@@ -166,7 +166,7 @@ class Blocks:
         self._blocks.clear()
         self._area.close()
 
-    def fill(self) -> float:
+    def fill_level(self) -> float:
         """The share of the fullest block that waits to be taken; 0 where nothing waits at all."""
         return max(int(b.head[0] - b.tail[0]) for b in self._blocks) / self.layout.slots
 
@@ -180,7 +180,7 @@ class Blocks:
             seen, filtered, block_full, heap_full, submitted, entries_full, read, untraced
         )
 
-    def take(self) -> Columns:
+    def drain(self) -> Columns:
         """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""
         pieces: list[_Piece] = []
         for block in self._blocks:

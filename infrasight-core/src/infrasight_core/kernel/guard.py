@@ -13,7 +13,7 @@ from attrs import define, field
 
 from infrasight_core.errors import KernelError
 from infrasight_core.kernel.compat import MARKS, NO_NUMBER, SOCKETCALL, compat_defines, compat_slots
-from infrasight_core.kernel.load import LoadedProbe, LoadSettings, ask_loader, inlined
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, ask_loader, inlined
 from infrasight_core.plugin.program import SOCKETCALL_LIMIT, SOCKETCALLS, Kernel, Tracepoint
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.sink import Delivery
-from infrasight_core.kernel.load import LoadSettings, load, running_kernel
+from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin import ddl
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import BpfProgram

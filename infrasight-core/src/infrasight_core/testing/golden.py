@@ -17,7 +17,7 @@ from infrasight_core.agent.batches import Clock, assemble, conform
 from infrasight_core.cli.format import address, is_address
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.layout import layout_of
-from infrasight_core.kernel.load import LoadedProbe
+from infrasight_core.kernel.loader import LoadedProbe
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.manager import PluginManager
 
@@ -43,7 +43,7 @@ class Golden:
         with tempfile.TemporaryFile() as file:
             file.write(gzip.decompress((self.folder / "blocks.gz").read_bytes()))
             file.flush()
-            return Blocks(file.fileno(), layout, said["cpus"]).take()
+            return Blocks(file.fileno(), layout, said["cpus"]).drain()
 
     def rows(self, plugins: PluginManager, probe: str) -> list[dict[str, Any]]:
         """The rows that the probe makes of it today, in the form of `rows.json`."""

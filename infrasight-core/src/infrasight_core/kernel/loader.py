@@ -17,7 +17,7 @@ import structlog
 from attrs import define, evolve, field, frozen
 
 from infrasight_core.errors import KernelError, PluginError
-from infrasight_core.kernel import loader_process
+from infrasight_core.kernel import bcc_process
 from infrasight_core.kernel.attach_points import (
     TRACEFS,
     functions_of,
@@ -300,10 +300,10 @@ def inlined(source: Path | Traversable, headers: Mapping[str, Path | Traversable
 
 
 def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], list[int]]:
-    """Has the loader do what is asked (see loader_process.py); returns its answer and the descriptors. Raises KernelError."""
+    """Has the loader do what is asked (see bcc_process.py); returns its answer and the descriptors. Raises KernelError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        command = [str(python), "-E", "-s", loader_process.__file__, str(theirs.fileno())]
+        command = [str(python), "-E", "-s", bcc_process.__file__, str(theirs.fileno())]
         try:
             done = subprocess.run(
                 command,
@@ -322,7 +322,7 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
             raise KernelError(f"the loader took more than {LOAD_SECONDS} s") from error
         theirs.close()
         message, ancillary, *_ = ours.recvmsg(
-            loader_process.MESSAGE_BYTES, socket.CMSG_SPACE(253 * array.array("i").itemsize)
+            bcc_process.MESSAGE_BYTES, socket.CMSG_SPACE(253 * array.array("i").itemsize)
         )
     descriptors = array.array("i")
     for _, _, data in ancillary:

@@ -55,21 +55,22 @@ class EventServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Stream(self, request_iterator, context):
-        """An agent's stream: hello first, then batches; down come a welcome, then one acknowledgement or rejection per batch.
+        """An agent's stream. The agent sends a hello, then batches; the server answers with a welcome,
+        then with one acknowledgement or rejection for each batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Query(self, request, context):
-        """One reading SQL statement; the answer in pieces.
+        """Runs one read-only SQL statement and streams its result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """The events of some probes as they are stored, from now on.
+        """Streams the events of some probes as they are stored, starting now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,311 @@
+"""Writes the generated parts of the documents: python tools/docs.py [--check]
+
+A part stands between `<!-- generated: NAME … -->` and `<!-- /generated -->` in a Markdown file. Settings come
+from the attrs classes, metrics from their definitions, columns from the comments of the `.proto` files, sample
+rows from the golden files, examples from `tests/examples/`. `--check` writes nothing: it names each stale part
+and exits with status 1.
+"""
+
+import ast
+import difflib
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import grpc_tools
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from grpc_tools import protoc
+from infrasight_core.agent.settings import AgentSettings
+from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.kernel.filters import Filters
+from infrasight_core.net.tls import TlsFiles
+from infrasight_core.plugin.ddl import clickhouse_types
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.settings.values import allowed
+from infrasight_operator.settings import OperatorSettings
+from infrasight_server.settings import ServerSettings
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PART: Final = re.compile(
+    r"(?P<open><!-- generated: (?P<name>[^\n]+?) -->\n)(?P<body>.*?)(?P<close><!-- /generated -->)",
+    re.DOTALL,
+)
+SETTINGS: Final = {
+    "agent": AgentSettings,
+    "server": ServerSettings,
+    "operator": OperatorSettings,
+    "tls": TlsFiles,
+    "filters": Filters,
+}
+PACKAGES: Final = {
+    "agent": "infrasight-core",
+    "server": "infrasight-server",
+    "operator": "infrasight-operator",
+}
+LANGUAGES: Final = {".py": "python", ".toml": "toml", ".c": "c", ".proto": "protobuf", ".sql": "sql"}
+# Golden rows are read without enrichers, so every row of them lacks these columns.
+ENRICHED: Final = re.compile(r"(user|group_name|container_\w+|pod_\w+|error)_missing")
+_MIB: Final = 1 << 20
+
+
+def main(arguments: list[str]) -> int:
+    """Write the generated parts, or compare them with the committed ones."""
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    stale = 0
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = generated(before)
+        if before == after:
+            continue
+        stale += 1
+        if arguments:
+            print(f"stale: {page.relative_to(ROOT)}")
+            changes = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+            print("\n".join(line for line in list(changes)[2:12]))
+        else:
+            page.write_text(after, encoding="utf-8")
+            print(f"written: {page.relative_to(ROOT)}")
+    if stale and arguments:
+        print("run `make docs` and commit the result", file=sys.stderr)
+        return 1
+    return 0
+
+
+def pages() -> list[Path]:
+    """The documents that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def generated(text: str) -> str:
+    """A document with its generated parts as they are now."""
+
+    def replace(match: re.Match[str]) -> str:
+        kind, *arguments = match["name"].split()
+        return f"{match['open']}\n{GENERATORS[kind](*arguments).strip()}\n\n{match['close']}"
+
+    return PART.sub(replace, text)
+
+
+def settings(name: str) -> str:
+    """A table of the settings of one class."""
+    cls: Any = SETTINGS[name]
+    return settings_table(cls)
+
+
+def options(plugin: str) -> str:
+    """A table of one plugin's options."""
+    return settings_table(option_classes()[plugin])
+
+
+def plugins_with_options() -> str:
+    """A list of the installed plugins without options."""
+    with_options = option_classes()
+    without = sorted(point.name for point in our_plugins() if point.name not in with_options)
+    return "Plugins without options: " + ", ".join(f"`{name}`" for name in without) + "."
+
+
+def our_plugins() -> Iterator[Any]:
+    """The entry points of the plugins in this repository."""
+    for point in entry_points(group="infrasight"):
+        if (ROOT / point.module.split(".")[0].replace("_", "-")).is_dir():
+            yield point
+
+
+@cache
+def option_classes() -> dict[str, Any]:
+    """Each plugin's class of options."""
+    classes: dict[str, Any] = {"containers": ContainerOptions}
+    for point in our_plugins():
+        declared = getattr(import_module(point.module), "infrasight_options", None)
+        if declared is not None:
+            classes[point.name] = declared
+    return classes
+
+
+def settings_table(cls: Any) -> str:
+    """A table of a class: key, default, allowed values, description."""
+    described = attribute_descriptions(cls)
+    rows = []
+    for attribute in attrs.fields(attrs.resolve_types(cls)):
+        rows.append(
+            [
+                f"`{attribute.name}`",
+                default_text(attribute),
+                allowed(attribute.type),
+                described.get(attribute.name, ""),
+            ]
+        )
+    return table(["Setting", "Default", "Value", "Description"], rows)
+
+
+def attribute_descriptions(cls: Any) -> dict[str, str]:
+    """The entries of the `Attributes:` section of a class's docstring, each on one line."""
+    descriptions: dict[str, str] = {}
+    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
+    name = ""
+    for line in section.splitlines():
+        entry = re.match(r" {8}(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            descriptions[name] = entry[2].strip()
+        elif name and line.startswith(" " * 12):
+            descriptions[name] += " " + line.strip()
+        else:
+            name = ""
+    return descriptions
+
+
+def default_text(attribute: Any) -> str:
+    """A setting's default for people."""
+    default = attribute.default
+    if attribute.name == "node":
+        return "the host's name"
+    if isinstance(default, attrs.Factory) or default in (None, "", ()):  # type: ignore[arg-type]
+        return "none"
+    if default is attrs.NOTHING:
+        return "required"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, int) and default >= _MIB:
+        return f"`{default}` ({default // _MIB} MiB)"
+    return f"`{default}`"
+
+
+def metrics(part: str) -> str:
+    """A table of the Prometheus metrics that a package defines."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((ROOT / PACKAGES[part] / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            row = metric_row(node)
+            if row is not None:
+                found[row[0]] = row
+    return table(["Metric", "Type", "Labels", "Description"], [found[name] for name in sorted(found)])
+
+
+def metric_row(node: ast.AST) -> list[str] | None:
+    """The row of a call that defines a metric; None for any other node."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) >= 2):
+        return None
+    kind = node.func.id
+    if kind not in ("Counter", "Gauge", "Histogram"):
+        return None
+    name, description, *rest = (literal(argument) for argument in node.args)
+    if not (isinstance(name, str) and isinstance(description, str)):
+        return None
+    labels = rest[0] if rest else []
+    for keyword in node.keywords:
+        if keyword.arg == "labelnames":
+            labels = literal(keyword.value)
+    if kind == "Counter":
+        name += "_total"
+    return [f"`{name}`", kind.lower(), ", ".join(f"`{label}`" for label in labels), description]
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of a literal; None for any other expression."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def columns(probe: str) -> str:
+    """A table of a probe's own columns, or of those of every event for `header`."""
+    if probe == "header":
+        schema = plugins().schemas()["execve"]
+        fields = schema.message.DESCRIPTOR.fields[0].message_type.fields
+    else:
+        schema = plugins().schemas()[probe]
+        fields = schema.message.DESCRIPTOR.fields[1:]
+    comments = field_comments()
+    rows = []
+    for field in fields:
+        arrow = schema.stored.field(field.name).type
+        rows.append([f"`{field.name}`", f"`{column_type(arrow)}`", comments.get(field.full_name, "")])
+    return table(["Column", "Type", "Description"], rows)
+
+
+def column_type(arrow: Any) -> str:
+    """The ClickHouse type of a column."""
+    return clickhouse_types(arrow)[0]
+
+
+@cache
+def plugins() -> PluginManager:
+    """The probes of this repository."""
+    return PluginManager.discover(["accept", "chmod", "connect", "execve", "open"])
+
+
+@cache
+def field_comments() -> dict[str, str]:
+    """The comment of every protobuf field of the events, by the field's full name."""
+    comments: dict[str, str] = {}
+    for source in [ROOT / "proto", *sorted(ROOT.glob("infrasight-probe-*/src"))]:
+        names = [str(file.relative_to(source)) for file in sorted(source.rglob("*.proto"))]
+        with tempfile.NamedTemporaryFile() as described:
+            well_known = Path(grpc_tools.__file__).parent / "_proto"
+            paths = [f"-I{source}", f"-I{ROOT / 'proto'}", f"-I{well_known}"]
+            output = ["--include_source_info", f"--descriptor_set_out={described.name}"]
+            if protoc.main(["protoc", *paths, *output, *names]) != 0:
+                sys.exit(f"protoc failed on {source}")
+            files = FileDescriptorSet.FromString(described.read())
+        for file in files.file:
+            for location in file.source_code_info.location:
+                path = list(location.path)
+                if len(path) == 4 and path[0] == 4 and path[2] == 2:
+                    message = file.message_type[path[1]]
+                    name = f"{file.package}.{message.name}.{message.field[path[3]].name}"
+                    comments[name] = " ".join(location.leading_comments.split())
+    return comments
+
+
+def sample(probe: str, row: str) -> str:
+    """One golden row of a probe, without what enrichers add."""
+    folders = [
+        path.parent
+        for path in sorted(ROOT.glob("infrasight-probe-*/tests/golden/**/rows.json"))
+        if probe in (path.parent.name, path.parents[2].name.removeprefix("infrasight-probe-"))
+    ]
+    rows = json.loads((folders[0] / "rows.json").read_text(encoding="utf-8"))
+    values = {name: value for name, value in rows[int(row)].items() if value not in ("", [])}
+    values["quality"] = [flag for flag in values["quality"] if not ENRICHED.fullmatch(flag)]
+    return "```json\n" + json.dumps(values, indent=2, ensure_ascii=False) + "\n```"
+
+
+def file(path: str) -> str:
+    """A file of the repository as a code block."""
+    text = (ROOT / path).read_text(encoding="utf-8").rstrip()
+    return f"```{LANGUAGES.get(Path(path).suffix, '')}\n{text}\n```"
+
+
+def table(heading: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+GENERATORS: Final[dict[str, Callable[..., str]]] = {
+    "settings": settings,
+    "options": options,
+    "plugins-without-options": plugins_with_options,
+    "metrics": metrics,
+    "columns": columns,
+    "sample": sample,
+    "file": file,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

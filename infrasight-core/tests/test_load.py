@@ -8,7 +8,7 @@ import infrasight_probe_sample.plugin as sample
 import pytest
 from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
-from infrasight_core.errors import PluginError
+from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.loader import (
@@ -30,6 +30,13 @@ from bcc import BPF
 bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-DSLOTS=64"])
 print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["attach"]]))
 """
+
+
+@pytest.mark.parametrize("python", ["/etc/passwd", "/nowhere/python3", "/etc"])
+def test_loader_reports_a_python_that_cannot_run(python: str) -> None:
+    """A Python that is missing or not executable: an error that names it and the setting."""
+    with pytest.raises(KernelError, match=f"{python}.*loader_python"):
+        refused_functions(["security_path_chmod"], Path(python))
 
 
 def test_the_head_moves_by_a_fully_ordered_atomic() -> None:

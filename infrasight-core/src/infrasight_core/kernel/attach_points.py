@@ -24,9 +24,41 @@ def functions_of(program: BpfProgram) -> list[KernelFunction]:
     return [point for point in program.attach if isinstance(point, KernelFunction)]
 
 
+def tracefs_is_mounted() -> bool:
+    """Whether tracefs is mounted where this user can see it; a directory out of reach may be it."""
+    for folder in TRACEFS:
+        try:
+            if Path(folder, "events").is_dir():
+                return True
+        except PermissionError:
+            return True
+    return False
+
+
 def has_tracepoint(event: str) -> bool:
-    """Whether tracefs has it, by `category:name`."""
-    return any(Path(folder, "events", *event.split(":")).is_dir() for folder in TRACEFS)
+    """Whether tracefs lists the tracepoint `category:name`. Raises KernelError."""
+    return _tracepoint_folder(event) is not None
+
+
+def _tracepoint_folder(event: str) -> Path | None:
+    """The folder of a tracepoint in tracefs; None if there is none.
+
+    Raises:
+        KernelError: This user may not read tracefs.
+    """
+    denied = None
+    for folder in TRACEFS:
+        path = Path(folder, "events", *event.split(":"))
+        try:
+            if path.is_dir():
+                return path
+            if path.parents[1].is_dir():
+                return None
+        except PermissionError:
+            denied = folder
+    if denied is not None:
+        raise KernelError(f"cannot read {denied}: run as root (sudo), or see `infrasight doctor`")
+    return None
 
 
 def lacking(program: BpfProgram) -> list[str]:
@@ -63,9 +95,10 @@ def present(
 
 
 def _check_members(point: Tracepoint) -> None:
-    formats = [Path(folder, "events", *point.event.split(":"), "format") for folder in TRACEFS]
-    if point.members and (file := next((path for path in formats if path.exists()), None)):
-        found = {name: int(at) for name, at in _MEMBER.findall(file.read_text())}
+    folder = _tracepoint_folder(point.event) if point.members else None
+    if folder is not None:
+        text = (folder / "format").read_text()
+        found = {name: int(at) for name, at in _MEMBER.findall(text)}
         for name, at in point.members.items():
             if found.get(name) != at:
                 raise KernelError(

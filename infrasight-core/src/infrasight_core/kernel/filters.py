@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,6 +109,8 @@ class Filters:
                 if kind not in _KINDS or not value:
                     raise ConfigError(f"--{which} {text[:100]!r}: {_HELP}")
                 name = f"{which}_{kind}"
+                if kind not in ("comm", "path") and not re.fullmatch("[0-9]{1,20}", value):
+                    raise ConfigError(f"--{which} {text[:100]!r}: not a number; {_HELP}")
                 try:
                     item = value if kind in ("comm", "path") else int(value)
                     filters = evolve(filters, **{name: (*getattr(filters, name), item)})

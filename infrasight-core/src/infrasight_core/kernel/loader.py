@@ -19,10 +19,10 @@ from attrs import define, evolve, field, frozen
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel import bcc_process
 from infrasight_core.kernel.attach_points import (
-    TRACEFS,
     functions_of,
     has_tracepoint,
     present,
+    tracefs_is_mounted,
     tracepoints_of,
 )
 from infrasight_core.kernel.block import Blocks
@@ -318,6 +318,11 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
             raise KernelError(
                 f"there is no {python}: set `loader_python` to a Python that has bcc"
             ) from error
+        except OSError as error:
+            raise KernelError(
+                f"cannot run {python}: {error.strerror}; "
+                "set `loader_python` to a Python that has bcc"
+            ) from error
         except subprocess.TimeoutExpired as error:
             raise KernelError(f"the loader took more than {LOAD_SECONDS} s") from error
         theirs.close()
@@ -344,7 +349,7 @@ def ask_loader(request: dict[str, Any], python: Path) -> tuple[dict[str, Any], l
 
 def _explained(error: str) -> str:
     """What to do about the commonest rejections."""
-    if not any(Path(folder, "events").is_dir() for folder in TRACEFS):
+    if not tracefs_is_mounted():
         return "tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing; see `infrasight doctor`"
     if "Operation not permitted" in error:
         return (

@@ -65,7 +65,7 @@ def test_the_other_probes_go_on(tmp_path: Path, hook: str) -> None:
         until(lambda: "stream open" in agent.log(), "the stream is open")
         execute(f"mark-{hook}", 10)
         until(lambda: count(system, f"mark-{hook}") == 10, "all ten are stored")
-        failures = f'infrasight_plugin_failures_total{{hook="{"import" if hook == "api" else hook}",probe="broken"}}'
+        failures = f'infrasight_plugin_failures_total{{hook="{"import" if hook == "api" else hook}",plugin="broken"}}'
         assert agent.metric(failures) > 0
         assert agent.stop() == 0
         if hook == "decode":

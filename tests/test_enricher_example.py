@@ -127,7 +127,7 @@ def test_rows_carry_what_the_cmdb_says(environment: Path, system: System, tmp_pa
             )
             == 1
         )
-        assert agent.metric('infrasight_plugin_failures_total{hook="enrich",probe="cmdb"}') > 0
+        assert agent.metric('infrasight_plugin_failures_total{hook="enrich",plugin="cmdb"}') > 0
 
         file.write_text(CMDB, encoding="utf-8")
         execute("mark-mended", 1)

@@ -50,7 +50,13 @@ PACKAGES: Final = {
     "server": "infrasight-server",
     "operator": "infrasight-operator",
 }
-LANGUAGES: Final = {".py": "python", ".toml": "toml", ".c": "c", ".proto": "protobuf", ".sql": "sql"}
+LANGUAGES: Final = {
+    ".py": "python",
+    ".toml": "toml",
+    ".c": "c",
+    ".proto": "protobuf",
+    ".sql": "sql",
+}
 # Golden rows are read without enrichers, so every row of them lacks these columns.
 ENRICHED: Final = re.compile(r"(user|group_name|container_\w+|pod_\w+|error)_missing")
 _MIB: Final = 1 << 20
@@ -70,7 +76,9 @@ def main(arguments: list[str]) -> int:
         stale += 1
         if arguments:
             print(f"stale: {page.relative_to(ROOT)}")
-            changes = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+            changes = difflib.unified_diff(
+                before.splitlines(), after.splitlines(), lineterm="", n=0
+            )
             print("\n".join(line for line in list(changes)[2:12]))
         else:
             page.write_text(after, encoding="utf-8")
@@ -189,7 +197,9 @@ def metrics(part: str) -> str:
             row = metric_row(node)
             if row is not None:
                 found[row[0]] = row
-    return table(["Metric", "Type", "Labels", "Description"], [found[name] for name in sorted(found)])
+    return table(
+        ["Metric", "Type", "Labels", "Description"], [found[name] for name in sorted(found)]
+    )
 
 
 def metric_row(node: ast.AST) -> list[str] | None:
@@ -231,7 +241,9 @@ def columns(probe: str) -> str:
     rows = []
     for field in fields:
         arrow = schema.stored.field(field.name).type
-        rows.append([f"`{field.name}`", f"`{column_type(arrow)}`", comments.get(field.full_name, "")])
+        rows.append(
+            [f"`{field.name}`", f"`{column_type(arrow)}`", comments.get(field.full_name, "")]
+        )
     return table(["Column", "Type", "Description"], rows)
 
 

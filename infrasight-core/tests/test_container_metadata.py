@@ -30,7 +30,7 @@ class Told:
         self.all: list[Container] = []
 
     def __call__(self, containers: Sequence[Container]) -> None:
-        """As `EnrichContext.tell`."""
+        """As `EnrichContext.publish`."""
         self.all.extend(containers)
 
     def of(self, container_id: str) -> list[Container]:

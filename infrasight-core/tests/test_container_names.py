@@ -22,6 +22,7 @@ from infrasight_core.containers.runtimes import connect
 from infrasight_core.containers.update_queue import UpdateQueue
 from infrasight_core.errors import ConfigError, RuntimeAnswerError, RuntimeUnavailableError
 from infrasight_core.plugin.arrays import map_distinct
+from infrasight_core.plugin.options import options_of
 from infrasight_testbed import podman as testbed
 from infrasight_testbed.container_service import short_folder
 from infrasight_testbed.podman import running_podman
@@ -86,7 +87,7 @@ def test_batches_without_containers() -> None:
             {"sockets": "/x"},
             "options.containers.sockets = '/x' (the agent's settings): expected a list, each item text",
         ),
-        ({"sockets": ["x.sock"]}, "'x.sock': expected the absolute path of a Unix socket"),
+        ({"sockets": ["x.sock"]}, "expected the absolute path of a Unix socket, not 'x.sock'"),
         (
             {"wait": "long"},
             "options.containers.wait = 'long' (the agent's settings): expected a number",
@@ -103,14 +104,12 @@ def test_options_that_are_wrong(options: dict[str, object], said: str) -> None:
 
 def test_where_sockets_are_looked_for() -> None:
     """At the usual places, below the host's root where that is elsewhere; only at the named ones where some are named."""
-    assert ContainerOptions.of({}).places() == tuple(Path("/") / place for place in PLACES)
+    assert ContainerOptions().places() == tuple(Path("/") / place for place in PLACES)
     assert (
         Path("/host/run/containerd/containerd.sock")
-        in ContainerOptions.of({"host": "/host"}).places()
+        in ContainerOptions(host=Path("/host")).places()
     )
-    assert ContainerOptions.of({"host": "/host", "sockets": ["/a.sock"]}).places() == (
-        Path("/a.sock"),
-    )
+    assert ContainerOptions(host=Path("/host"), sockets=("/a.sock",)).places() == (Path("/a.sock"),)
 
 
 def test_labels_are_bounded() -> None:
@@ -127,7 +126,9 @@ def test_labels_are_bounded() -> None:
 
 def test_ten_thousand_containers_and_more() -> None:
     """However many containers come and go, what is remembered of them is bounded in number; the newest are remembered."""
-    with closing(ContainerMetadata(ContainerOptions.of(NOWHERE), no_one)) as lookups:
+    with closing(
+        ContainerMetadata(options_of("containers", NOWHERE, ContainerOptions), no_one)
+    ) as lookups:
         for first in range(0, 30_000, 100):
             assert (
                 lookups.known([f"{number:064x}" for number in range(first, first + 100)])

@@ -87,7 +87,7 @@ def test_what_cannot_be_loaded_is_named(program: BpfProgram, said: str) -> None:
     """A wrong function, event, field, size or source: a PluginError of load_bpf that names it."""
     with pytest.raises(PluginError, match=said) as caught:
         load("sample", program, running_kernel(), LoadSettings())
-    assert (caught.value.probe, caught.value.hook) == ("sample", "load_bpf")
+    assert (caught.value.plugin, caught.value.hook) == ("sample", "load_bpf")
 
 
 def test_a_mistake_in_the_c_is_shown_with_its_file_and_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import TAGS, Columns, EnrichContext, PluginError, hookimpl, numbers
-from infrasight_core.errors import UnknownProbeError
+from infrasight_core.errors import ConfigError, UnknownProbeError
 from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.tags import entries_kept
@@ -90,10 +90,20 @@ def test_load_bpf_hook_gives_a_program() -> None:
     """`load_bpf` of one probe is called with the kernel and its options; what raises or is no program is a PluginError."""
     made = manager(sample=sample, wrong=plugin(load_bpf=lambda kernel, options: None))
     assert made.load_bpf("sample", running_kernel(), {"slots": 128}).slots == 128
-    with pytest.raises(PluginError, match=r"'sample': load_bpf: options\.sample: 'x' is not known"):
+    with pytest.raises(PluginError, match=r"'sample': load_bpf: unknown key options\.sample\.x "):
         made.load_bpf("sample", running_kernel(), {"x": 1})
     with pytest.raises(PluginError, match="NoneType, not BpfProgram"):
         made.load_bpf("wrong", running_kernel(), {})
+
+
+def test_options_are_rejected_where_a_plugin_declares_none() -> None:
+    """A plugin without `infrasight_options` has no options: the core itself rejects any."""
+    plain = manager(plain=plugin(load_bpf=lambda kernel, options: None))
+    plain.check_options("plain", {})
+    with pytest.raises(ConfigError, match=r"options\.plain\.x .*: no keys are allowed here"):
+        plain.check_options("plain", {"x": 1})
+    with pytest.raises(PluginError, match=r"'plain': load_bpf: .*options\.plain\.x"):
+        plain.load_bpf("plain", running_kernel(), {"x": 1})
 
 
 @pytest.mark.parametrize(

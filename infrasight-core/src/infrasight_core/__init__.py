@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from infrasight_core.plugin.columns import Columns
     from infrasight_core.plugin.context import EnrichContext
     from infrasight_core.plugin.hookspecs import API_VERSION, hookimpl
-    from infrasight_core.plugin.options import NoOptions, options_of
+    from infrasight_core.plugin.options import options_of
     from infrasight_core.plugin.program import (
         URING_FIELDS,
         BpfProgram,
@@ -44,7 +44,6 @@ __all__ = [
     "InfraSightError",
     "Kernel",
     "KernelFunction",
-    "NoOptions",
     "PluginError",
     "SchemaError",
     "Tracepoint",
@@ -65,7 +64,7 @@ _HOMES = {
     "plugin.columns": ("Columns",),
     "plugin.context": ("EnrichContext",),
     "plugin.hookspecs": ("API_VERSION", "hookimpl"),
-    "plugin.options": ("NoOptions", "options_of"),
+    "plugin.options": ("options_of",),
     "plugin.program": (
         "URING_FIELDS",
         "BpfProgram",

@@ -17,14 +17,16 @@ class PluginError(InfraSightError):
     """A plugin failed; it hurts only itself.
 
     Attributes:
-        probe: The plugin's entry-point name.
+        plugin: The plugin's entry-point name.
         hook: `schema`, `load_bpf`, `decode`, `enrich`, or `import` when it could not even be loaded.
         reason: One line for people.
     """
 
-    def __init__(self, probe: str, hook: str, reason: str) -> None:
-        super().__init__(f"probe {probe!r}: {hook}: {reason}")
-        self.probe, self.hook, self.reason = probe, hook, reason
+    def __init__(self, plugin: str, hook: str, reason: str) -> None:
+        super().__init__(f"plugin {plugin!r}: {hook}: {reason}")
+        self.plugin = plugin
+        self.hook = hook
+        self.reason = reason
 
 
 class SchemaError(InfraSightError):

@@ -11,11 +11,9 @@ from infrasight_core import (
     EventSchema,
     Kernel,
     KernelFunction,
-    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct,
-    options_of,
 )
 
 from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
@@ -54,8 +52,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit. It has no options."""
-    options_of("chmod", options, NoOptions)
+    """Every call at its exit."""
     entries = [
         Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
         for call, more in _CALLS.items()

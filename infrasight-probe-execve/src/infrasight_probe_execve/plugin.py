@@ -10,10 +10,8 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    NoOptions,
     Tracepoint,
     hookimpl,
-    options_of,
 )
 
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
@@ -30,8 +28,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Successful calls at sched_process_exec, failed ones at their exit. It has no options."""
-    options_of("execve", options, NoOptions)
+    """Successful calls at sched_process_exec, failed ones at their exit."""
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(

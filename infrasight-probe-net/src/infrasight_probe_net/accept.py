@@ -11,11 +11,9 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct_lists,
-    options_of,
     socketcall,
     uring_points,
 )
@@ -43,8 +41,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion. It has no options."""
-    options_of("accept", options, NoOptions)
+    """Every call at its exit, every request at its completion."""
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(

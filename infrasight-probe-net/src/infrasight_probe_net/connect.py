@@ -13,11 +13,9 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct,
-    options_of,
     socketcall,
     uring_points,
 )
@@ -39,8 +37,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion, and each change of a TCP socket's state. It has no options."""
-    options_of("connect", options, NoOptions)
+    """Every call at its exit, every request at its completion, and each change of a TCP socket's state."""
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(

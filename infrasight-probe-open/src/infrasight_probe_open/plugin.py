@@ -12,11 +12,9 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    NoOptions,
     Tracepoint,
     hookimpl,
     map_distinct_lists,
-    options_of,
     uring_points,
 )
 
@@ -42,8 +40,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion. It has no options."""
-    options_of("open", options, NoOptions)
+    """Every call at its exit, every request at its completion."""
     entries = [
         Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
         for call, more in _CALLS.items()

@@ -4,12 +4,27 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from infrasight_core import BpfProgram, ConfigError, EventSchema, Kernel, Tracepoint, hookimpl
+from attrs import frozen
+from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl, options_of
 
 from infrasight_probe_sample.v1.sample_pb2 import SampleEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_sample")
+
+
+@frozen
+class Options:
+    """The options of the probe.
+
+    Attributes:
+        slots: The number of slots of each block.
+    """
+
+    slots: int = 65536
+
+
+infrasight_options = Options
 
 
 @hookimpl
@@ -20,14 +35,12 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """The option `slots` sets the size of the blocks."""
-    if unknown := sorted(options.keys() - {"slots"}):
-        raise ConfigError(f"options.sample: {unknown[0]!r} is not known; allowed: slots")
+    """Records every call at its exit."""
     return BpfProgram(
         _FILES / "sample.bpf.c",
         attach=(
             Tracepoint("enter_openat", "syscalls:sys_enter_openat"),
             Tracepoint("exit_openat", "syscalls:sys_exit_openat"),
         ),
-        slots=options.get("slots", 65536),
+        slots=options_of("sample", options, Options).slots,
     )

@@ -5,31 +5,47 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
+from attrs import frozen
 from infrasight_core import (
     BpfProgram,
     Columns,
-    ConfigError,
     EnrichContext,
     Kernel,
     Tracepoint,
     hookimpl,
     map_distinct,
+    options_of,
 )
 
 infrasight_api = 1
+
+
+@frozen
+class Options:
+    """The options of the enricher.
+
+    Attributes:
+        slots: The number of slots of each block.
+        event: The tracepoint that the program attaches to.
+    """
+
+    slots: int = 1024
+    event: str = "sched:sched_process_exec"
+
+
+infrasight_options = Options
 known: dict[int, bytes] = {}  # by pid; a real one would be bounded
 calls: list[int] = []  # the rows that each call of `decode` brought
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """The option `slots` sets the size of the blocks, `event` where it hangs."""
-    if unknown := sorted(options.keys() - {"slots", "event"}):
-        raise ConfigError(f"options.executions: {unknown[0]!r} is not known; allowed: event, slots")
+    """Records every execution."""
+    own = options_of("executions", options, Options)
     return BpfProgram(
         resources.files("infrasight_tracker_sample") / "executions.bpf.c",
-        attach=(Tracepoint("executed", options.get("event", "sched:sched_process_exec")),),
-        slots=options.get("slots", 1024),
+        attach=(Tracepoint("executed", own.event),),
+        slots=own.slots,
     )
 
 

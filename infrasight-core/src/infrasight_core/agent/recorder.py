@@ -250,7 +250,7 @@ class Recorder:
         try:
             batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
             extra = self._plugins.enrich(
-                batch, EnrichContext("agent", probe, self._node, tell=self._sink.containers)
+                batch, EnrichContext("agent", probe, self._node, publish=self._sink.containers)
             )
             batch = conform(
                 batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags

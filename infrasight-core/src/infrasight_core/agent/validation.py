@@ -41,7 +41,7 @@ def wrong_ones(
     plugins: PluginManager, recorder: Recorder, settings: AgentSettings
 ) -> dict[str, PluginError]:
     """Why single plugins cannot do what they are told, as far as it shows before anything is changed."""
-    return {error.probe: error for error in _wrong(plugins, recorder, settings)}
+    return {error.plugin: error for error in _wrong(plugins, recorder, settings)}
 
 
 def _wrong(

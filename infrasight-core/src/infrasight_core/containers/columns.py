@@ -11,6 +11,7 @@ from infrasight.v1.stream_pb2 import Container
 from infrasight_core.containers.metadata import ContainerMetadata
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.plugin.arrays import coded, view
+from infrasight_core.plugin.options import options_of
 
 # Columns of the header and the fields of `Container`; a container always has the first two.
 NAMES = {
@@ -28,7 +29,7 @@ class ContainerColumns:
 
     Args:
         options: The table `options.containers`.
-        tell: `EnrichContext.tell`.
+        tell: `EnrichContext.publish`.
 
     Raises:
         ConfigError: An option is unknown, or has a value that is not allowed.
@@ -37,7 +38,9 @@ class ContainerColumns:
     def __init__(
         self, options: Mapping[str, Any], tell: Callable[[Sequence[Container]], None]
     ) -> None:
-        self._metadata = ContainerMetadata(ContainerOptions.of(options), tell)
+        self._metadata = ContainerMetadata(
+            options_of("containers", options, ContainerOptions), tell
+        )
 
     def columns(self, container_ids: pa.DictionaryArray) -> dict[str, pa.Array]:
         """Five dictionary columns, which may take `options.containers.wait` seconds where a container is new.

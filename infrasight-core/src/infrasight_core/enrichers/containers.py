@@ -23,6 +23,7 @@ from infrasight_core.plugin.hookspecs import hookimpl
 from infrasight_core.plugin.program import BpfProgram, Kernel, Tracepoint
 
 infrasight_api = 1
+infrasight_options = ContainerOptions
 log = structlog.get_logger(__name__)
 _MEMBERS = {"root": 8, "id": 16, "path": 24}
 _PATH_INCOMPLETE = 0b110  # in `quality`: the one text of the block, cut or missing
@@ -46,8 +47,11 @@ _names: tuple[EnrichContext, ContainerColumns] | None = None
 def _names_for(context: EnrichContext) -> ContainerColumns:
     """What the runtimes say, by these options, told to this receiver."""
     global _names
-    if _names is None or (_names[0].options, _names[0].tell) != (context.options, context.tell):
-        begun = ContainerColumns(context.options, context.tell)
+    if _names is None or (_names[0].options, _names[0].publish) != (
+        context.options,
+        context.publish,
+    ):
+        begun = ContainerColumns(context.options, context.publish)
         if _names is not None:  # not here: it waits for its threads, and the recorder must not
             threading.Thread(target=_names[1].close, name="containers-close", daemon=True).start()
         _names = context, begun
@@ -56,8 +60,7 @@ def _names_for(context: EnrichContext) -> ContainerColumns:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """The tracker of cgroups. Options: see `ContainerOptions`."""
-    ContainerOptions.of(options)
+    """The tracker of cgroups."""
     cgroups.begin()
     return BpfProgram(
         resources.files("infrasight_core") / "bpf" / "cgroups.bpf.c",

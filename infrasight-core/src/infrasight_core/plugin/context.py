@@ -22,7 +22,7 @@ class EnrichContext:
         batch_id: Set on the server; empty on the agent, where batches are not yet named.
         received_time: When the server received the batch, nanoseconds since the epoch; 0 on the agent.
         options: The plugin's own table in the agent's configuration (`options.<plugin>`); empty on the server.
-        tell: Takes what has become known of containers, from any thread at any time, also after the batch has gone: it goes
+        publish: Takes what has become known of containers, from any thread at any time, also after the batch has gone: it goes
             to the store by itself, where it completes the rows that went without.
     """
 
@@ -32,4 +32,4 @@ class EnrichContext:
     batch_id: str = ""
     received_time: int = 0
     options: Mapping[str, Any] = field(factory=dict)
-    tell: Callable[[Sequence[Container]], None] = _nobody
+    publish: Callable[[Sequence[Container]], None] = _nobody

@@ -10,18 +10,18 @@ import structlog
 from attrs import evolve, frozen
 from prometheus_client import Counter
 
-from infrasight_core.errors import InfraSightError, PluginError, UnknownProbeError
+from infrasight_core.errors import ConfigError, InfraSightError, PluginError, UnknownProbeError
 from infrasight_core.plugin import hookspecs
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.hookspecs import API_VERSION, ENTRY_POINT_GROUP
-from infrasight_core.plugin.options import options_of
+from infrasight_core.plugin.options import NoOptions, options_of
 from infrasight_core.plugin.program import BpfProgram, Kernel
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_core.plugin.tags import merged
 
 log = structlog.get_logger(__name__)
-FAILURES = Counter("infrasight_plugin_failures", "Failed plugin calls.", ["probe", "hook"])
+FAILURES = Counter("infrasight_plugin_failures", "Failed plugin calls.", ["plugin", "hook"])
 
 
 @frozen
@@ -149,9 +149,9 @@ class PluginManager:
         self._pluggy.unregister(name=name)
 
     def _failed(self, error: PluginError) -> None:
-        self.failures[error.probe] = error
-        FAILURES.labels(error.probe, error.hook).inc()
-        log.warning("plugin failed", probe=error.probe, hook=error.hook, reason=error.reason)
+        self.failures[error.plugin] = error
+        FAILURES.labels(error.plugin, error.hook).inc()
+        log.warning("plugin failed", plugin=error.plugin, hook=error.hook, reason=error.reason)
 
     def probes(self) -> list[str]:
         """The names of the plugins that record events, sorted."""
@@ -171,6 +171,10 @@ class PluginManager:
 
     def load_bpf(self, probe: str, kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         """The probe's BPF program. Raises PluginError."""
+        try:
+            self.check_options(probe, options)
+        except ConfigError as error:
+            raise PluginError(probe, "load_bpf", str(error)) from error
         program = self._call(probe, "load_bpf", kernel=kernel, options=options)
         if not isinstance(program, BpfProgram):
             raise PluginError(
@@ -218,7 +222,7 @@ class PluginManager:
             except PluginError as error:
                 if self._said.get(name) != error.reason:  # once, not per batch
                     log.warning(
-                        "enricher failed", probe=name, of=context.probe, reason=error.reason
+                        "enricher failed", plugin=name, probe=context.probe, reason=error.reason
                     )
                 self._said[name] = error.reason
             else:
@@ -227,9 +231,13 @@ class PluginManager:
         return columns
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
-        """Raises ConfigError where options are not what a loaded plugin says, if it does, by its `infrasight_options`."""
-        if kind := getattr(self._pluggy.get_plugin(name), "infrasight_options", None):
-            options_of(name, options, kind)
+        """Validates the options of a loaded plugin against its `infrasight_options`.
+
+        Raises:
+            ConfigError: An option is unknown, or its value is not allowed.
+        """
+        module = self._pluggy.get_plugin(name)
+        options_of(name, options, getattr(module, "infrasight_options", NoOptions))
 
     def _turn(self, name: str) -> bool:
         """Sorts the core's own plugins before a third party's, whose columns those may need."""

@@ -1,4 +1,4 @@
-"""Parses a plugin's own table of the settings, `options.<plugin>`, into a frozen class."""
+"""Parses a plugin's own table of the settings, `options.<plugin>`, into its options class."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -12,22 +12,22 @@ T = TypeVar("T")
 
 @frozen
 class NoOptions:
-    """The options of a plugin that has none: `options_of` rejects every key."""
+    """The options class of a plugin that declares none."""
 
 
 def options_of(plugin: str, options: Mapping[str, Any], options_class: type[T]) -> T:
-    """Parses a plugin's options.
+    """Parses the options of a plugin.
 
-    A plugin that publishes the class as `infrasight_options` has its options checked when the agent
-    starts, and before the agent accepts new settings.
+    A plugin declares its options class as `infrasight_options`. The agent then validates the
+    options when it starts and before it applies new settings. A plugin that declares no class
+    has no options, and the agent rejects any that are set.
 
     Args:
-        plugin: The plugin's entry-point name.
+        plugin: The plugin's name.
         options: The table `options.<plugin>` of the settings.
         options_class: A frozen attrs class; each attribute is an option and has a default.
 
     Raises:
-        ConfigError: An option is unknown or has a value that is not allowed. The message names the
-            option, its value and what is allowed.
+        ConfigError: An option is unknown, or its value is not allowed.
     """
     return parse_table(options_class, dict(options), ("options", plugin), "the agent's settings")

@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     stale: list[str] = []
-    for source in [WIRE, *sorted(ROOT.glob("infrasight-*/src")), ROOT / "tests" / "support"]:
+    packages = [*sorted(ROOT.glob("infrasight-*/src")), *sorted(ROOT.glob("tests/examples/*/src"))]
+    for source in [WIRE, *packages, ROOT / "tests" / "support"]:
         if source == CORE:
             continue
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,0 +1,1 @@
+"""The InfraSight probe `mkdir`: every directory created."""

@@ -1,0 +1,41 @@
+"""The probe `mkdir`: directories created by mkdir(2) and mkdirat(2), successfully or not."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from infrasight_core import (
+    BpfProgram,
+    EventSchema,
+    Kernel,
+    NoOptions,
+    Tracepoint,
+    hookimpl,
+    options_of,
+)
+
+from infrasight_probe_mkdir.v1.mkdir_pb2 import MkdirEvent
+
+infrasight_api = 1
+_FILES = resources.files("infrasight_probe_mkdir")
+
+
+@hookimpl
+def schema() -> EventSchema:
+    """Describe the events: their protobuf message and their table."""
+    return EventSchema(MkdirEvent, _FILES / "mkdir_events.sql")
+
+
+@hookimpl
+def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+    """Attach to the entry and the exit of both calls. arm64 has no mkdir, only mkdirat."""
+    options_of("mkdir", options, NoOptions)
+    return BpfProgram(
+        _FILES / "mkdir.bpf.c",
+        attach=(
+            Tracepoint("enter_mkdir", "syscalls:sys_enter_mkdir", True, compat=39, compat_arm=39),
+            Tracepoint("enter_mkdirat", "syscalls:sys_enter_mkdirat", compat=296, compat_arm=323),
+            Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdir", True, compat=39, compat_arm=39),
+            Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdirat", compat=296, compat_arm=323),
+        ),
+    )

@@ -1,7 +1,6 @@
 """A stream of an agent that is opened again after every break, for as long as the agent runs."""
 
 import asyncio
-import random
 from abc import ABC, abstractmethod
 
 import grpc
@@ -10,13 +9,12 @@ import structlog
 from attrs import frozen
 
 from infrasight_core.errors import InfraSightError
+from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.tls import TlsFiles
 
 log = structlog.get_logger(__name__)
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    30.0,
-)  # seconds between attempts, doubled each time, at random up to a quarter less
+FIRST_PAUSE = 0.5  # seconds
+LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 20.0
 
 
@@ -47,7 +45,7 @@ class ReconnectingStream(ABC):
 
     async def run(self) -> None:
         """Streams until it is cancelled."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 await self._stream()
@@ -57,15 +55,17 @@ class ReconnectingStream(ABC):
             except InfraSightError as error:  # TLS files that are just being replaced, say
                 self.reason = str(error)
             finally:
-                was_open, self.open = self.open, False
-            pause = FIRST_PAUSE if was_open else min(pause * 2, LONGEST_PAUSE)
+                if self.open:
+                    backoff.reset()
+                self.open = False
+            pause = backoff.next_pause()
             log.warning(
                 f"no stream to the {self._whom}",
                 address=self._peer.address,
                 reason=self.reason,
-                retry_seconds=pause,
+                retry_seconds=round(pause, 1),
             )
-            await asyncio.sleep(pause * random.uniform(0.75, 1))
+            await asyncio.sleep(pause)
 
     @abstractmethod
     async def _stream(self) -> None:

@@ -1,6 +1,5 @@
 """Asking a server: queries, and events as they are stored."""
 
-import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -19,13 +18,12 @@ from infrasight_core.errors import (
     UnknownProbeError,
 )
 from infrasight_core.net import ipc
+from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.channel import sync_channel
 from infrasight_core.net.tls import TlsFiles
 
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    10.0,
-)  # seconds between attempts, doubled each time, at random up to a quarter less
+FIRST_PAUSE = 0.5  # seconds
+LONGEST_PAUSE = 10.0
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
@@ -76,14 +74,16 @@ class ServerClient:
             UnknownProbeError: The server has no such probe.
             TransportError: The server cannot be asked.
         """
-        pause, answered = FIRST_PAUSE, False
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        answered = False
         while True:
             call: Any = self._stub.Watch(WatchRequest(probes=probes))
             try:
                 if (
                     call.initial_metadata() is not None and call.is_active()
                 ):  # waits until the server has taken the call
-                    pause, answered = FIRST_PAUSE, True
+                    backoff.reset()
+                    answered = True
                 for response in call:
                     yield response.probe, self._table(response.arrow), response.dropped
                 error: InfraSightError = TransportError(
@@ -99,10 +99,9 @@ class ServerClient:
                 call.cancel()
             if not (answered and away and on_away and isinstance(error, TransportError)):
                 raise error
-            seconds = pause * random.uniform(0.75, 1)
+            seconds = backoff.next_pause()
             on_away(error, seconds)
             time.sleep(seconds)
-            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _table(self, body: bytes) -> pa.Table:
         try:

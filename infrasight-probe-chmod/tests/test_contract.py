@@ -1,10 +1,18 @@
-"""The probe chmod keeps every probe's contract."""
+"""The probe chmod against the contract of every probe."""
+
+import tempfile
+from pathlib import Path
 
 from infrasight_core.testing import ProbeContract
 
 
 class TestChmod(ProbeContract):
-    """All of the contract's tests."""
+    """The contract's tests."""
 
     probe = "chmod"
     decoded = frozenset({"mode_text"})
+
+    def make_event(self) -> None:
+        """Changes the mode of a file."""
+        with tempfile.NamedTemporaryFile() as file:
+            Path(file.name).chmod(0o640)

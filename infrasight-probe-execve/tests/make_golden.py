@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import evolve
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.testing import save_golden
+from infrasight_core.testing import save_golden_blocks
 
 FOLDER = Path(__file__).parent / "golden"
 SCRIPT = r"""
@@ -36,7 +36,7 @@ def main() -> None:
         check=True,
     )
     loaded.detach()
-    save_golden(FOLDER, loaded, plugins)
+    save_golden_blocks(FOLDER, loaded, plugins)
     loaded.close()
 
 

@@ -1,9 +1,15 @@
-"""The probe execve keeps every probe's contract."""
+"""The probe execve against the contract of every probe."""
+
+import subprocess
 
 from infrasight_core.testing import ProbeContract
 
 
 class TestExecve(ProbeContract):
-    """All of the contract's tests."""
+    """The contract's tests."""
 
     probe = "execve"
+
+    def make_event(self) -> None:
+        """Executes a program in a child process."""
+        subprocess.run(["/bin/true"], check=True)

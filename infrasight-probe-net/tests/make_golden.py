@@ -11,7 +11,7 @@ from attrs import evolve
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.testing import save_golden
+from infrasight_core.testing import save_golden_blocks
 
 TESTS = Path(__file__).parent
 SUPPORT = TESTS.parents[1] / "tests/support"
@@ -58,7 +58,7 @@ def main() -> None:
         run("accept", *fds, fds=fds)
     for probe in probes:
         probe.detach()
-        save_golden(TESTS / "golden" / probe.name, probe, plugins)
+        save_golden_blocks(TESTS / "golden" / probe.name, probe, plugins)
         probe.close()
 
 

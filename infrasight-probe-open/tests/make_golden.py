@@ -10,7 +10,7 @@ from attrs import evolve
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.testing import save_golden
+from infrasight_core.testing import save_golden_blocks
 
 FOLDER = Path(__file__).parent / "golden"
 USER = 4242  # whom nothing else on the machine is
@@ -40,7 +40,7 @@ def main() -> None:
         )
     Path("/tmp/infrasight-golden").unlink()
     loaded.detach()
-    save_golden(FOLDER, loaded, plugins)
+    save_golden_blocks(FOLDER, loaded, plugins)
     loaded.close()
 
 

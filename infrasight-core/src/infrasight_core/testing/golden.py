@@ -1,7 +1,7 @@
-"""Golden blocks: what a probe's program wrote, kept as bytes, so that the way from there to rows is tested without root.
+"""Golden blocks: the recorded output of a probe's BPF program, to test decoding without root.
 
-A golden is a folder: `blocks.gz`, the memory of the blocks as it was; `layout.json`, what BCC said of it; `rows.json`, the rows
-that must come of it, looked at by a person once.
+A golden folder holds three files: `blocks.gz`, the memory of the blocks; `layout.json`, their
+layout as BCC reported it; and `rows.json`, the expected rows, which a person has reviewed.
 """
 
 import gzip
@@ -21,68 +21,71 @@ from infrasight_core.kernel.loader import LoadedProbe
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.manager import PluginManager
 
-# A boot at the epoch: process keys and times come out as the block holds them.
+# A boot at the epoch leaves process keys and times as the block holds them.
 _CLOCK = Clock(np.uint64(0))
-UNSTABLE = frozenset({"time"})  # depends on the clocks of the machine that reads
+_UNSTABLE_COLUMNS = frozenset({"time"})  # depend on the clocks of the reading machine
 
 
 @frozen
-class Golden:
-    """A golden folder.
+class GoldenBlocks:
+    """A folder of golden blocks.
 
     Attributes:
-        folder: Where it stands.
+        folder: The folder with `blocks.gz`, `layout.json` and `rows.json`.
     """
 
     folder: Path
 
     def columns(self) -> Columns:
-        """What waits in the blocks."""
-        said = json.loads((self.folder / "layout.json").read_text())
-        layout = layout_of(said["description"], said["slots"], said["size"])
+        """Reads the events of the blocks."""
+        saved = json.loads((self.folder / "layout.json").read_text())
+        layout = layout_of(saved["description"], saved["slots"], saved["size"])
         with tempfile.TemporaryFile() as file:
             file.write(gzip.decompress((self.folder / "blocks.gz").read_bytes()))
             file.flush()
-            return Blocks(file.fileno(), layout, said["cpus"]).drain()
+            return Blocks(file.fileno(), layout, saved["cpus"]).drain()
 
     def rows(self, plugins: PluginManager, probe: str) -> list[dict[str, Any]]:
-        """The rows that the probe makes of it today, in the form of `rows.json`."""
-        columns, schema = self.columns(), plugins.schemas()[probe]
-        batch = assemble(columns, plugins.decode(probe, columns), schema.agent, _CLOCK)
-        batch = conform(batch, {}, schema.agent, list(columns.texts), columns.flags)
-        kept = [name for name in batch.schema.names if name not in UNSTABLE]
-        made = batch.select(kept).to_pylist()
-        for name in (field.name for field in schema.agent if is_address(field)):
-            for row in made:
+        """Decodes the blocks with the installed probe, in the form of `rows.json`."""
+        columns = self.columns()
+        schema = plugins.schemas()[probe].agent
+        batch = assemble(columns, plugins.decode(probe, columns), schema, _CLOCK)
+        batch = conform(batch, {}, schema, list(columns.texts), columns.flags)
+        stable = [name for name in batch.schema.names if name not in _UNSTABLE_COLUMNS]
+        rows = batch.select(stable).to_pylist()
+        for name in (field.name for field in schema if is_address(field)):
+            for row in rows:
                 row[name] = address(row[name])
-        rows: list[dict[str, Any]] = json.loads(json.dumps(made, default=_text))
-        return rows
+        # The round trip through JSON gives the types that `rows.json` has.
+        as_json: list[dict[str, Any]] = json.loads(json.dumps(rows, default=_escape))
+        return as_json
 
-    def wanted(self) -> list[dict[str, Any]]:
-        """The rows that must come."""
+    def expected_rows(self) -> list[dict[str, Any]]:
+        """Reads the reviewed rows that the blocks must give."""
         rows: list[dict[str, Any]] = json.loads((self.folder / "rows.json").read_text())
         return rows
 
 
-def save_golden(folder: Path, loaded: LoadedProbe, plugins: PluginManager) -> Golden:
-    """Keeps what waits in a probe's blocks, and the rows that come of it now."""
+def save_golden_blocks(folder: Path, loaded: LoadedProbe, plugins: PluginManager) -> GoldenBlocks:
+    """Saves the unread events of a loaded probe, and the rows that they give now.
+
+    Review `rows.json` before you commit it: from then on it is what the tests expect.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     layout = loaded.blocks.layout
-    memory = loaded.blocks.memory()
-    said = {
+    saved = {
         "description": layout.description,
         "slots": layout.slots,
         "size": layout.size,
         "cpus": loaded.blocks.cpus,
     }
-    (folder / "blocks.gz").write_bytes(gzip.compress(memory, mtime=0))
-    (folder / "layout.json").write_text(json.dumps(said))
-    golden = Golden(folder)
-    (folder / "rows.json").write_text(
-        json.dumps(golden.rows(plugins, loaded.name), indent=1) + "\n"
-    )
+    (folder / "blocks.gz").write_bytes(gzip.compress(loaded.blocks.memory(), mtime=0))
+    (folder / "layout.json").write_text(json.dumps(saved))
+    golden = GoldenBlocks(folder)
+    rows = golden.rows(plugins, loaded.name)
+    (folder / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
     return golden
 
 
-def _text(value: bytes) -> str:
+def _escape(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")

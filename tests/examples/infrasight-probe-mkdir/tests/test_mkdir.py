@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from infrasight_core.testing import ProbeContract
@@ -13,6 +14,11 @@ class TestMkdir(ProbeContract):
     """The tests that every probe must pass."""
 
     probe = "mkdir"
+
+    def make_event(self) -> None:
+        """Makes a directory."""
+        with tempfile.TemporaryDirectory():
+            pass
 
 
 def test_every_call_becomes_a_row(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ ARGS ?=
 KERNELS ?= 6.1 6.12
 TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_containers.py
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
-PACKAGES := infrasight-core infrasight-operator infrasight-probe-chmod infrasight-probe-execve infrasight-probe-net infrasight-probe-open infrasight-server
+PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 
-.PHONY: help setup run tour test test-kernels lint images proto lock bench clean
+.PHONY: help setup run tour test test-all test-kernels lint images proto lock bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -20,9 +20,13 @@ run: ## Record this machine's program executions and show them, until Ctrl-C (as
 	@$(PYTHON) tools/setup.py run
 	@$(BIN)/python tools/run.py
 
-test: ## Run all tests (as root); ARGS="-k execve -x" goes to pytest
+test: ## Run the tests (as root; 12 minutes on 2 cores); ARGS="-k execve -x" goes to pytest
 	@$(PYTHON) tools/setup.py test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python tools/run_tests.py $(ARGS)
+
+test-all: ## Run every test, also the slow ones and those of other kernels (as root; up to 45 minutes on 2 cores)
+	@$(PYTHON) tools/setup.py test
+	@$(BIN)/python tools/run_tests.py --all $(ARGS)
 
 test-kernels: ## Run the tests of probes and trackers under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
 	@$(PYTHON) tools/setup.py test
@@ -41,8 +45,8 @@ lint: ## Check style, types, import contracts, protobuf, C, and that generated c
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@for tests in infrasight-*/tests; do echo "$(BIN)/mypy $$tests"; $(BIN)/mypy $$tests || exit; done
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/buf lint
+	$(BIN)/python tools/import_contracts.py
+	$(BIN)/python tools/proto.py --buf lint
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/python tools/proto.py --check
 	@echo "/usr/bin/python3 compiles the loader, which imports nothing but the standard library and bcc"
@@ -58,8 +62,8 @@ proto: ## Generate the Python code of the .proto files
 
 lock: ## Write the newest versions that fit together into requirements.lock
 	@$(PYTHON) tools/setup.py lint
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
-	  --group dev $(PACKAGES:%=--no-emit-package %) $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock >/dev/null
+	printf -- '-e ./%s\n' $(PACKAGES) | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --no-emit-index-url --no-annotate --no-header --group dev $(PACKAGES:%=--no-emit-package %) - --output-file requirements.lock >/dev/null
 
 bench: ## Measure this machine, beside its peers (as root)
 	@$(PYTHON) tools/setup.py bench

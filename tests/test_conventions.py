@@ -135,21 +135,24 @@ def test_version_is_the_changelogs(package: Path) -> None:
 
 
 @each_package
-def test_package_joined_the_workspace(package: Path) -> None:
-    """A package's folder, distribution and import name are one word, and the lists that cannot find it hold it."""
-    module = package.name.replace("-", "_")
+def test_package_has_one_name(package: Path) -> None:
+    """A package's folder, distribution and import name are one word, so that no list has to name it."""
     assert project(package)["name"] == package.name
-    assert (package / "src" / module / "__init__.py").is_file()
-    assert f"    {module}\n" in (ROOT / ".importlinter").read_text(encoding="utf-8")
-    assert re.search(
-        rf"^PACKAGES :=.* {package.name}\b",
-        (ROOT / "Makefile").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
-    assert workspace["uv"]["sources"][package.name] == {"workspace": True}
-    assert f"{package.name}/src" in workspace["mypy"]["mypy_path"]
-    assert f"{package.name}/tests" in workspace["pytest"]["ini_options"]["testpaths"]
+    assert (package / "src" / package.name.replace("-", "_") / "__init__.py").is_file()
+
+
+def test_no_list_names_the_packages() -> None:
+    """The shared settings find the packages by their folders: none names a probe's package."""
+    names = [name for probe in PROBES for name in (probe.name, probe.name.replace("-", "_"))]
+    settings = [ROOT / name for name in ("Makefile", "pyproject.toml", ".importlinter")]
+    settings += (ROOT / "tools").glob("*.py")
+    found = [
+        f"{place(file)}: {name}"
+        for file in settings
+        for name in names
+        if name in file.read_text(encoding="utf-8")
+    ]
+    assert not found
 
 
 @each_package

@@ -1,11 +1,17 @@
-"""Generates the Python code of every `.proto` file: python tools/proto.py [--check]
+"""Generates the Python code of every `.proto` file, and runs buf on the files.
 
-The wire's files in `proto/` go into infrasight-core, and with them copies of the `.proto` files themselves, so that others
-compile theirs against an installed wheel. A probe's own files lie in its package. `--check` writes nothing: it names each
-committed file that is stale, missing or left over, and ends with status 1.
+    python tools/proto.py                  generates the code
+    python tools/proto.py --check          names each file that is stale, missing or left over
+    python tools/proto.py --buf COMMAND …  runs buf; every folder of `.proto` files is a module
+
+The code of the wire's files in `proto/` goes into infrasight-core, together with copies of the
+`.proto` files, so that other projects can compile theirs against an installed wheel. A probe's own
+files are in its package. `--check` exits with status 1 if it names any file.
 """
 
+import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,16 +24,18 @@ WIRE = ROOT / "proto"
 CORE = ROOT / "infrasight-core" / "src"
 
 
+BUF_RULES = {"lint": {"use": ["STANDARD"]}, "breaking": {"use": ["FILE"]}}
+
+
 def main(arguments: list[str]) -> int:
-    """Generates, or compares what it would generate."""
+    """Generates, compares, or runs buf; returns the status."""
+    if arguments[:1] == ["--buf"] and len(arguments) > 1:
+        return run_buf(arguments[1:])
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
     stale: list[str] = []
-    packages = [*sorted(ROOT.glob("infrasight-*/src")), *sorted(ROOT.glob("tests/examples/*/src"))]
-    for source in [WIRE, *packages, ROOT / "tests" / "support"]:
-        if source == CORE:
-            continue
+    for source in source_folders(ROOT):
         with tempfile.TemporaryDirectory() as scratch:
             generate(source, Path(scratch))
             stale += differences(
@@ -39,6 +47,31 @@ def main(arguments: list[str]) -> int:
         print("type `make proto` and commit the result", file=sys.stderr)
         return 1
     return 0
+
+
+def source_folders(root: Path) -> list[Path]:
+    """The roots of `.proto` imports: of the wire, of packages and examples, and of the tests."""
+    core = root / CORE.relative_to(ROOT)
+    packages = [folder for folder in sorted(root.glob("infrasight-*/src")) if folder != core]
+    examples = sorted(root.glob("tests/examples/*/src"))
+    return [root / "proto", *packages, *examples, root / "tests" / "support"]
+
+
+def buf_modules(root: Path) -> list[str]:
+    """The source folders that hold `.proto` files, relative to the root."""
+    return [
+        str(folder.relative_to(root))
+        for folder in source_folders(root)
+        if any(folder.rglob("*.proto"))
+    ]
+
+
+def run_buf(arguments: list[str]) -> int:
+    """Runs a buf command with all modules; returns its status."""
+    modules = [{"path": path} for path in buf_modules(ROOT)]
+    settings = json.dumps({"version": "v2", "modules": modules, **BUF_RULES})
+    command = [str(Path(sys.executable).with_name("buf")), *arguments, "--config", settings]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def generate(source: Path, into: Path) -> None:

@@ -26,13 +26,19 @@ class ClusterBuild:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-    def start(self) -> bool:
-        """Starts it at the lowest priority unless the tools are there; whether there is something to wait for."""
-        where = subprocess.run(
+    def find(self) -> bool:
+        """Sets `folder` if the tools have been built already; returns whether they have."""
+        located = subprocess.run(
             [sys.executable, _SCRIPT, "--where"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        if Path(where).exists():
-            self.folder = Path(where)
+        )
+        folder = Path(located.stdout.strip())
+        if folder.exists():
+            self.folder = folder
+        return self.folder is not None
+
+    def start(self) -> bool:
+        """Starts the build at the lowest priority unless the tools are there; returns whether it has to be waited for."""
+        if self.find():
             return False
         command = [
             "setpriv",

@@ -24,12 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the tools are missing, their build begins at once, and the tests that need them come last."""
-    if (
-        any(map(_needs_tools, items))
-        and not config.option.collectonly
-        and config.stash[_BUILD].start()
-    ):
+    """Where the tools are missing, starts their build, and runs the tests that need them last.
+
+    Of several workers none starts it: whatever started them has done so, and else the first test that needs the tools does.
+    """
+    if config.option.collectonly or not any(map(_needs_tools, items)):
+        return
+    build = config.stash[_BUILD]
+    is_worker = hasattr(config, "workerinput")
+    to_be_built = not build.find() if is_worker else build.start()
+    if to_be_built:
         items.sort(key=_needs_tools)
 
 

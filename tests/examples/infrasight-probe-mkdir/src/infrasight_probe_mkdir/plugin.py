@@ -8,10 +8,8 @@ from infrasight_core import (
     BpfProgram,
     EventSchema,
     Kernel,
-    NoOptions,
     Tracepoint,
     hookimpl,
-    options_of,
 )
 
 from infrasight_probe_mkdir.v1.mkdir_pb2 import MkdirEvent
@@ -29,7 +27,6 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Attach to the entry and the exit of both calls. arm64 has no mkdir, only mkdirat."""
-    options_of("mkdir", options, NoOptions)
     return BpfProgram(
         _FILES / "mkdir.bpf.c",
         attach=(

@@ -18,6 +18,7 @@ from pathlib import Path
 import infrasight.v1.stream_pb2_grpc
 import infrasight_core, infrasight_operator, infrasight_server
 import infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
+from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import Kernel
 ours = infrasight.v1, infrasight_core, infrasight_operator, infrasight_server, infrasight_probe_execve, infrasight_probe_net
@@ -27,7 +28,7 @@ plugins = PluginManager.discover()
 assert not plugins.failures, plugins.failures
 assert plugins.probes() == ["accept", "chmod", "connect", "execve", "open"], plugins.probes()
 assert {"errors", "users"} < plugins.plugins.keys(), plugins.plugins.keys()
-assert "CREATE TABLE" in plugins.schemas()["execve"].ddl_text()
+assert "filename" in define_table("execve", plugins.schemas()["execve"]).statement
 assert "infrasight.bpf.h" in plugins.load_bpf("execve", Kernel("6.1", "x86_64", 2), {}).source.read_text()
 assert (resources.files("infrasight") / "v1" / "event.proto").read_text().startswith("syntax")
 """
@@ -77,6 +78,7 @@ def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
         ("infrasight-core", "infrasight/v1/stream_pb2_grpc.py"),
         ("infrasight-core", "infrasight_core/bpf/include/linux/types.h"),
         ("infrasight-core", "infrasight_core/bpf/infrasight.bpf.h"),
+        ("infrasight-core", "infrasight_core/plugin/event_table.sql"),
         ("infrasight-core", "infrasight_core/py.typed"),
         ("infrasight-operator", "infrasight_operator/py.typed"),
         ("infrasight-probe-execve", "infrasight_probe_execve/execve.bpf.c"),

@@ -76,6 +76,26 @@ def test_probes_shows_what_is_loaded_and_what_failed(plugins: str) -> None:
     assert "is built for plugin API 0; this infrasight-core has 1" in rows["older"]["reason"]
 
 
+def test_probes_ddl_prints_the_whole_statement() -> None:
+    """With `--ddl` the output is the CREATE TABLE statement of one probe, header's columns and all."""
+    done = run("probes", "--ddl", "execve")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("CREATE TABLE IF NOT EXISTS execve_events (\n  time DateTime64")
+    assert "\n  filename String CODEC(ZSTD(1)),\n" in done.stdout
+    assert done.stdout.endswith("\n  ttl_only_drop_parts = 1;\n")
+
+
+def test_probes_ddl_names_what_has_no_table(plugins: str) -> None:
+    """An enricher, an unknown name and a broken plugin end in one line on stderr and status 1."""
+    enricher = run("probes", "--ddl", "users")
+    unknown = run("probes", "--ddl", "nowhere")
+    broken = run("probes", "--ddl", "broken", PYTHONPATH=plugins)
+    assert enricher.stderr == "infrasight: --ddl: users is an enricher; only probes have tables\n"
+    assert "'nowhere'" in unknown.stderr
+    assert "RuntimeError: no such thing" in broken.stderr
+    assert {enricher.returncode, unknown.returncode, broken.returncode} == {1}
+
+
 def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     """A missing loader and an unreachable server fail with what to do; the status is 1; each check is a JSON line."""
     done = run(

@@ -7,6 +7,7 @@ import pyarrow as pa
 from infrasight.v1.stream_pb2 import Batch, Messages
 from infrasight_core.cli.format import json_lines
 from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
 from infrasight_server.ingest.enrichment import enrich
@@ -48,7 +49,7 @@ def answer(store: Store, sql: str) -> list[dict[str, object]]:
 
 def test_addresses_come_back_as_text(store: Store) -> None:
     """No address, IPv4, IPv6 and the extremes: from protobuf messages through both stores to JSON; `::` where none is given."""
-    migrate_table(store, "connect", SCHEMA, None)
+    migrate_table(store, define_table("connect", SCHEMA), None)
     taken = validate(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
     assert isinstance(taken, pa.Table)
     rows = enrich(

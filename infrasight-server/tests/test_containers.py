@@ -14,6 +14,7 @@ from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core import constant
 from infrasight_core.cli.format import json_lines
 from infrasight_core.net import ipc
+from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_server import metrics
 from infrasight_server.server import Server
@@ -215,7 +216,7 @@ def test_news_wait_for_a_store_that_is_away(tmp_path: Path) -> None:
 def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Path) -> None:
     """A table from before has them after a migration, one that is out of date is corrected, the next migration changes nothing;
     a probe's own column of that name is left alone."""
-    store.command(SCHEMA.ddl_text())
+    store.command(define_table("execve", SCHEMA).statement)
     store.command("INSERT INTO execve_events (node, container_id) VALUES ('node-1', 'old')")
     assert migrate(store, {"execve": SCHEMA}, None) == {}
     right = store.aliases("execve_events")
@@ -237,7 +238,7 @@ def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Pa
     own = tmp_path / "own.sql"
     own.write_text(
         SCHEMA.ddl_text()
-        .replace("    -- A batch that", "    labels String ALIAS 'mine',\n    -- A batch that")
+        .replace("    command ", "    labels String ALIAS 'mine',\n    command ")
         .replace("execve_events", "own_events")
     )
     assert migrate(store, {"own": EventSchema(SCHEMA.message, own)}, None) == {}

@@ -8,6 +8,7 @@ import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
 from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.ddl import define_table
 from infrasight_server import metrics
 from infrasight_server.ingest.budget import Budget
 from infrasight_server.ingest.enrichment import enrich
@@ -70,7 +71,7 @@ def test_half_a_batch_becomes_a_whole_one(config: MakeConfig) -> None:
     """Where an earlier attempt left only some rows, the repeated batch brings all of them, each once; others' rows stay."""
     settings = config()
     store = settings.open_store()
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     for node, batch_id, rows in ((NODE, "a", table(4)), ("node-2", "a", table(2, first=100))):
         context = EnrichContext("server", "execve", node, batch_id, TIME)
         store.insert("execve_events", enrich(rows, SCHEMA.stored, context, plugins()), batch_id)

@@ -148,7 +148,7 @@ def test_one_refused_table_leaves_the_other_probe_running(
     with running_server(config(), plugins(both)) as server, AgentClient(server.address) as agent:
         agent.send(hello("broken", "execve"))
         answers = {p.probe: p for p in agent.answer().welcome.probes}
-        assert "the table is called execve_events, not broken_events" in answers["broken"].reason
+        assert "the table is named execve_events, not broken_events" in answers["broken"].reason
         assert answers["execve"].accepted
         agent.send(batch("b1", table(1), probe="broken"))
         agent.send(batch("b2", table(1)))

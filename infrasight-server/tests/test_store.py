@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from infrasight_core.errors import ConfigError, QueryError, StoreError, StoreUnavailableError
 from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.ddl import define_table
 from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.store.migration import migrate_table
 from infrasight_server.store.store import Store
@@ -35,7 +36,7 @@ def answer(store: Store, sql: str) -> pa.Table:
 
 def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     """Bytes that are not UTF-8, newlines, empty strings and lists, extreme numbers and nanoseconds: field by field."""
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     rows = table(
         5,
         time=pa.array([0, 1, TIME, 1_799_999_999_999_999_999, 4_102_444_800_000_000_001]).cast(
@@ -77,7 +78,7 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
 
 def test_computed_columns_help_people(store: Store) -> None:
     """`duration` reads as a duration and `command` as a command line."""
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     nanoseconds = pa.array([999, 1_500, 2_340_000, 61_250_000_000], pa.uint64())
     store.insert("execve_events", stored(table(4, duration_ns=nanoseconds)), "insert")
     found = answer(store, "SELECT duration, command FROM execve_events ORDER BY sequence")
@@ -87,7 +88,7 @@ def test_computed_columns_help_people(store: Store) -> None:
 
 def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
     """What a repeated batch is compared with: rows per node and batch id; a batch can be taken out again."""
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     store.insert("execve_events", stored(table(3), "a"), "1")
     store.insert("execve_events", stored(table(4), "b"), "2")
     assert store.stored_rows("execve_events", [NODE], ["a", "b", "c"]) == {
@@ -101,7 +102,7 @@ def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
 
 def test_rows_that_the_store_rejects_are_no_reason_to_wait(store: Store) -> None:
     """More days in one insert than ClickHouse takes is an error for good, unlike a missing table."""
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
         SCHEMA.agent.field("time").type
     )
@@ -132,7 +133,7 @@ def test_an_answer_beyond_the_bound_is_an_error(config, store: Store) -> None:  
 
 def test_a_query_connection_cannot_write(store: Store) -> None:
     """Even past the guard, the store itself refuses to write, and to leave its read-only mode."""
-    migrate_table(store, "execve", SCHEMA, None)
+    migrate_table(store, define_table("execve", SCHEMA), None)
     for sql in (
         "DROP TABLE execve_events",
         "INSERT INTO execve_events (pid) SELECT 1",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from infrasight_core import logs
 from infrasight_core.cli.format import printable
-from infrasight_core.errors import PluginError, SchemaError
+from infrasight_core.errors import ConfigError, PluginError, SchemaError
 from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin import ddl
 from infrasight_core.plugin.hookspecs import ENTRY_POINT_GROUP
@@ -23,6 +23,7 @@ EPILOG = """\b
 Examples:
   infrasight probes
   infrasight probes --json | jq -r 'select(.failed_hook != "") | .name + ": " + .reason'
+  infrasight probes --ddl execve
 
 \b
 An agent runs every probe that is installed. In its configuration (or as an option, or as a
@@ -61,9 +62,18 @@ class Row:
 
 @click.command("probes", epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
-def command(as_json: bool) -> None:
+@click.option(
+    "--ddl",
+    "ddl_probe",
+    metavar="NAME",
+    help="Print the complete CREATE TABLE statement of this probe's table and exit.",
+)
+def command(as_json: bool, ddl_probe: str | None) -> None:
     """List the installed plugins, and for each that is broken which hook failed and why."""
     logs.configure("error")  # a failure stands in the list
+    if ddl_probe is not None:
+        click.echo(f"{_table_statement(ddl_probe)};")
+        return
     rows = list(_rows())
     console = Console()
     if as_json or not console.is_terminal:
@@ -91,6 +101,16 @@ def command(as_json: bool) -> None:
             "dim",
         )
     )
+
+
+def _table_statement(probe: str) -> str:
+    manager = PluginManager.discover(enable=[probe])
+    if probe in manager.failures:
+        raise manager.failures[probe]
+    schema = manager.plugins[probe].schema
+    if schema is None:
+        raise ConfigError(f"--ddl: {probe} is an enricher; only probes have tables")
+    return ddl.define_table(probe, schema).statement
 
 
 def _rows() -> Iterator[Row]:
@@ -122,7 +142,7 @@ def _failure(manager: PluginManager, name: str) -> PluginError | None:
     plugin = manager.plugins[name]
     try:
         if plugin.schema is not None:
-            ddl.check(name, plugin.schema)
+            ddl.define_table(name, plugin.schema)
         if plugin.is_probe or plugin.is_tracker:
             manager.load_bpf(name, running_kernel(), {})
     except SchemaError as error:

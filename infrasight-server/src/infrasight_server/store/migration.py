@@ -1,10 +1,10 @@
-"""Brings the store's tables to what the plugins' DDL says: creates them, adds columns; never drops or changes one."""
+"""Migrates the probes' tables: creates them and adds columns; never drops or changes a column."""
 
 from collections.abc import Mapping
 
 import structlog
 from infrasight_core.errors import SchemaError, StoreError, StoreUnavailableError
-from infrasight_core.plugin import ddl
+from infrasight_core.plugin.ddl import TableDefinition, canonical_type, define_table
 from infrasight_core.plugin.schema import EventSchema
 
 from infrasight_server.store.containers import add_columns, migrate_containers
@@ -16,27 +16,27 @@ log = structlog.get_logger(__name__)
 def migrate(
     store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | None
 ) -> dict[str, str]:
-    """Migrates the table of every probe, and before them that of the containers, which they have columns of.
+    """Migrates the table of containers, then the table of every probe, which refers to it.
 
     Args:
         store: An open store.
         schemas: The schemas by probe.
-        ttl_days: After how many days rows are deleted; None keeps them for ever.
+        ttl_days: The number of days after which rows are deleted; None: never.
 
     Returns:
-        Why a probe has no table that its events fit into, by probe; empty when all is well.
+        The probes whose tables cannot be used, each with the reason; empty when all can.
 
     Raises:
-        StoreError: The store refuses the containers' table.
+        StoreError: The store rejects the table of containers.
         StoreUnavailableError: The store does not answer.
     """
     migrate_containers(store)
     rejected = {}
     for probe, schema in schemas.items():
         try:
-            migrate_table(store, probe, schema, ttl_days)
-            own = frozenset(column.name for column in ddl.parse(schema.ddl_text()).columns)
-            add_columns(store, f"{probe}_events", own)
+            table = define_table(probe, schema)
+            migrate_table(store, table, ttl_days)
+            add_columns(store, table.name, table.own_columns)
         except StoreUnavailableError:
             raise
         except (SchemaError, StoreError) as error:
@@ -45,32 +45,37 @@ def migrate(
     return rejected
 
 
-def migrate_table(store: Store, probe: str, schema: EventSchema, ttl_days: int | None) -> None:
-    """Migrates one probe's table.
+def migrate_table(store: Store, table: TableDefinition, ttl_days: int | None) -> None:
+    """Creates a probe's table, or adds the columns that it lacks, and sets its TTL.
 
     Raises:
-        SchemaError: The DDL does not agree with the probe's message.
-        StoreError: The table is there with another type for a column, or the store refuses the DDL.
+        StoreError: The table exists with another type for a column, or the store rejects the DDL.
         StoreUnavailableError: The store does not answer.
     """
-    ddl.check(probe, schema)
-    definition = ddl.parse(schema.ddl_text())
-    there = store.columns(definition.name)
-    if not there:
-        store.command(schema.ddl_text())
-        log.info("table created", table=definition.name)
-    for before, column in zip((None, *definition.columns), definition.columns, strict=False):
-        if not there:
-            break
-        if column.name not in there:
-            place = f"AFTER `{before.name}`" if before else "FIRST"
+    existing_types = store.columns(table.name)
+    if existing_types:
+        _add_missing_columns(store, table, existing_types)
+    else:
+        store.command(table.statement)
+        log.info("table created", table=table.name)
+    store.set_ttl(table.name, ttl_days)
+
+
+def _add_missing_columns(
+    store: Store, table: TableDefinition, existing_types: Mapping[str, str]
+) -> None:
+    place = "FIRST"
+    for column in table.columns:
+        existing_type = existing_types.get(column.name)
+        if existing_type is None:
             store.command(
-                f"ALTER TABLE {definition.name} ADD COLUMN IF NOT EXISTS {column.definition} {place}"
+                f"ALTER TABLE {table.name} ADD COLUMN IF NOT EXISTS {column.definition} {place}"
             )
-            log.info("column added", table=definition.name, column=column.name, type=column.type)
-        elif ddl.canonical_type(there[column.name]) != column.type:
+            log.info("column added", table=table.name, column=column.name, type=column.type)
+        elif canonical_type(existing_type) != column.type:
             raise StoreError(
-                f"table {store.database}.{definition.name}: column {column.name} is {there[column.name]}, the probe's DDL says "
-                f"{column.type}; a type is never changed by itself: alter the column, or move the table away"
+                f"table {store.database}.{table.name}: column {column.name} is {existing_type}, "
+                f"the probe's DDL declares {column.type}; the server changes no types: "
+                "alter the column, or rename the table"
             )
-    store.set_ttl(definition.name, ttl_days)
+        place = f"AFTER `{column.name}`"

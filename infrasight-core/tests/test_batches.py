@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import Columns, SchemaError, constant, numbers, strings
-from infrasight_core.agent.batches import Clock, assemble, conform
+from infrasight_core.agent.batches import assemble, boot_key_of, conform
+from infrasight_core.plugin.clock import wall_clock_offset_ns
 
 SCHEMA = pa.schema(
     [
@@ -24,7 +25,7 @@ SCHEMA = pa.schema(
         pa.field("flags", pa.uint32(), nullable=False),
     ]
 )
-CLOCK = Clock(np.uint64(1000 << 22))
+BOOT_KEY = boot_key_of(1000 << 20)
 
 
 def columns(flags: str = "<u4") -> Columns:
@@ -40,7 +41,7 @@ def columns(flags: str = "<u4") -> Columns:
 
 def test_what_nobody_filled_is_empty_and_says_so() -> None:
     """Columns without a source are empty, and every row's quality names them beside its own flags."""
-    batch = conform(assemble(columns(), {}, SCHEMA, CLOCK), {}, SCHEMA, [])
+    batch = conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), {}, SCHEMA, [])
     assert batch.schema == SCHEMA
     batch.validate(full=True)
     assert batch["user"].to_pylist() == batch["exe"].to_pylist() == [b"", b""]
@@ -52,17 +53,17 @@ def test_what_nobody_filled_is_empty_and_says_so() -> None:
 
 def test_position_time_and_key_are_the_events_own() -> None:
     """cpu and sequence come from the blocks, the time is wall clock, the key counts from the epoch and keeps its pid."""
-    batch = assemble(columns(), {}, SCHEMA, CLOCK)
+    batch = assemble(columns(), {}, SCHEMA, BOOT_KEY)
     assert (batch["cpu"].to_pylist(), batch["sequence"].to_pylist()) == ([0, 1], [5, 9])
     assert batch["process_key"].to_pylist() == [(1001 << 22) | 7, (1002 << 22) | 8]
     first, second = batch["time"].cast(pa.int64()).to_pylist()
     assert second - first == 10
-    assert abs(first - int(Clock.wall_offset())) < 10**9
+    assert abs(first - wall_clock_offset_ns()) < 10**9
 
 
 def test_an_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that loses the CPU for 50 ms between reading one clock and the other places events as one that did not."""
-    undisturbed, wall_clock, pauses = int(Clock.wall_offset()), time.time_ns, [0.05, 0.05]
+    undisturbed, wall_clock, pauses = wall_clock_offset_ns(), time.time_ns, [0.05, 0.05]
 
     def interrupted() -> int:
         now = wall_clock()
@@ -71,14 +72,14 @@ def test_an_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.M
         return now
 
     monkeypatch.setattr(time, "time_ns", interrupted)
-    assert abs(int(Clock.wall_offset()) - undisturbed) < 10**6
+    assert abs(wall_clock_offset_ns() - undisturbed) < 10**6
     assert not pauses
 
 
 def test_decode_and_enrichers_go_before_the_block() -> None:
     """A decoded column replaces the block's, an enricher's replaces both."""
     decoded = {"flags": numbers(np.array([7, 7], np.uint32))}
-    batch = assemble(columns(), decoded, SCHEMA, CLOCK)
+    batch = assemble(columns(), decoded, SCHEMA, BOOT_KEY)
     assert batch["flags"].to_pylist() == [7, 7]
     extra = {
         "exe": strings([b"a", b"b"], pa.binary()),
@@ -89,15 +90,15 @@ def test_decode_and_enrichers_go_before_the_block() -> None:
 
 def test_a_wrong_type_is_named_with_both() -> None:
     """A column of another width than the schema's is refused, with the column and both types."""
-    with pytest.raises(SchemaError, match="'flags' is uint64, and the schema wants uint32"):
-        conform(assemble(columns("<u8"), {}, SCHEMA, CLOCK), {}, SCHEMA, [])
+    with pytest.raises(SchemaError, match="'flags' has the type uint64, but the schema has uint32"):
+        conform(assemble(columns("<u8"), {}, SCHEMA, BOOT_KEY), {}, SCHEMA, [])
 
 
 def test_a_column_that_the_schema_lacks_is_named() -> None:
     """An enricher's column outside the schema is refused by name, not dropped in silence."""
     with pytest.raises(SchemaError, match="'colour' of an enricher is not in the schema"):
         conform(
-            assemble(columns(), {}, SCHEMA, CLOCK),
+            assemble(columns(), {}, SCHEMA, BOOT_KEY),
             {"colour": numbers(np.zeros(2, np.uint8))},
             SCHEMA,
             [],
@@ -111,7 +112,7 @@ def test_what_an_enricher_could_not_know_is_flagged_in_its_rows_alone() -> None:
         "user": pa.DictionaryArray.from_arrays(pa.array([None, 0], pa.int32()), user),
         "exe": pa.array([b"/a", b"/b"]),
     }
-    batch = conform(assemble(columns(), {}, SCHEMA, CLOCK), extra, SCHEMA, [])
+    batch = conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), extra, SCHEMA, [])
     assert batch["user"].to_pylist() == [b"", b"root"]
     assert batch["quality"].to_pylist() == [["user_missing"], ["entry_missing"]]
 
@@ -124,7 +125,7 @@ def test_what_the_kernel_lacked_an_enricher_may_know() -> None:
         "exe": pa.array([b"/bin/sh", None], pa.binary()),
         "user": constant(b"", 2, pa.binary()),
     }
-    batch = conform(assemble(given, {}, SCHEMA, CLOCK), extra, SCHEMA, ["exe"])
+    batch = conform(assemble(given, {}, SCHEMA, BOOT_KEY), extra, SCHEMA, ["exe"])
     assert batch["exe"].to_pylist() == [b"/bin/sh", b""]
     assert batch["quality"].to_pylist() == [[], ["entry_missing", "exe_missing"]]
 
@@ -134,4 +135,4 @@ def test_more_names_than_quality_has_bits() -> None:
     texts = [f"text_{number}" for number in range(21)]
     extra = {"user": pa.array([None, None], pa.binary()).dictionary_encode()}
     with pytest.raises(SchemaError, match="no bit of quality is left for 'user_missing'"):
-        conform(assemble(columns(), {}, SCHEMA, CLOCK), extra, SCHEMA, texts)
+        conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), extra, SCHEMA, texts)

@@ -9,12 +9,10 @@ from infrasight_core.plugin.arrays import (
     constant,
     map_distinct,
     map_distinct_lists,
-    quality_bits,
-    quality_names,
     view,
-    without_nulls,
 )
 from infrasight_core.plugin.columns import Columns
+from infrasight_core.plugin.quality import QualityMasks, fill_missing, flag_names
 
 
 def texts_of(rows: list[bytes]) -> Columns:
@@ -102,7 +100,7 @@ def test_no_rows_are_no_trouble() -> None:
         map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist()
         == []
     )
-    assert quality_names(np.zeros(0, np.uint64), quality_bits(["t"])).to_pylist() == []
+    assert QualityMasks(np.zeros(0, np.uint64), flag_names(["t"])).names().to_pylist() == []
     assert texts_of([]).split("t").to_pylist() == []
 
 
@@ -126,7 +124,7 @@ def test_quality_bits_become_names(seed: int) -> None:
         [n for bit, n in enumerate(names) if int(mask) >> bit & 1] + ["exe_missing"]
         for mask in masks
     ]
-    result = quality_names(masks, quality_bits(["a", "b"]), ["exe_missing"])
+    result = QualityMasks(masks, flag_names(["a", "b"])).names(["exe_missing"])
     result.validate(full=True)
     assert result.to_pylist() == wanted
 
@@ -168,7 +166,7 @@ def test_view_and_constant() -> None:
 )
 def test_nulls_are_filled_and_told(array: pa.Array, filled: list[object]) -> None:
     """In place of a null stands the type's empty value, and the mask says where; no value is twice in a dictionary."""
-    given, absent = without_nulls(array)
+    given, absent = fill_missing(array)
     assert given.to_pylist() == filled
     assert given.null_count == 0
     assert absent.tolist() == [value is None for value in array.to_pylist()]

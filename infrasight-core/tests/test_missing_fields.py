@@ -4,24 +4,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from infrasight_core.agent.quality_metrics import INCOMPLETE, MISSING, count_missing
+from infrasight_core.agent.quality_metrics import (
+    EVENTS_WITH_MISSING_FIELDS,
+    FIELDS_MISSING,
+    count_missing_fields,
+)
 from infrasight_core.cli.missing_fields import add_missing_fields, in_short
-from infrasight_core.plugin.arrays import quality_names
+from infrasight_core.plugin.quality import QualityMasks
 
 
 def test_flags_are_counted_by_column() -> None:
     """Of each flag `…_missing` its rows, of the rows those that have any; other flags are none; a slice counts its own rows."""
     bits = ("entry_missing", "argv_cut", "argv_missing", "cwd_missing")
     masks = np.array([0b0010, 0b0100, 0b1100, 0, 0b0001, 0b0110], np.uint64)
-    count_missing("missing-test", quality_names(masks, bits))
-    count_missing("missing-test", quality_names(masks, bits).slice(2, 2))
-    count_missing("missing-test", quality_names(masks[3:4], bits))
+    count_missing_fields("missing-test", QualityMasks(masks, bits).names())
+    count_missing_fields("missing-test", QualityMasks(masks, bits).names().slice(2, 2))
+    count_missing_fields("missing-test", QualityMasks(masks[3:4], bits).names())
     counted = {
-        column: MISSING.labels("missing-test", column)._value.get()
+        column: FIELDS_MISSING.labels("missing-test", column)._value.get()
         for column in ("argv", "cwd", "entry", "argv_cut")
     }
     assert counted == {"argv": 4, "cwd": 2, "entry": 1, "argv_cut": 0}
-    assert INCOMPLETE.labels("missing-test")._value.get() == 5
+    assert EVENTS_WITH_MISSING_FIELDS.labels("missing-test")._value.get() == 5
 
 
 @pytest.mark.parametrize(

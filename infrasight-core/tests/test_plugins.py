@@ -11,7 +11,7 @@ from infrasight_core import TAGS, Columns, EnrichContext, PluginError, hookimpl,
 from infrasight_core.errors import ConfigError, UnknownProbeError
 from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.plugin.tags import entries_kept
+from infrasight_core.plugin.tags import entries_of_all_rows
 
 CONTEXT = EnrichContext("agent", "sample", "here")
 BATCH = pa.record_batch([numbers(np.zeros(2, np.uint32))], names=["uid"])
@@ -162,7 +162,7 @@ def test_tags_of_three_enrichers_stand_side_by_side_though_one_does_not_know() -
         BATCH, CONTEXT
     )["tags"]
     assert tags.null_count == BATCH.num_rows
-    assert entries_kept(tags).to_pylist() == [[("a", "1"), ("c", "1")]] * BATCH.num_rows
+    assert entries_of_all_rows(tags).to_pylist() == [[("a", "1"), ("c", "1")]] * BATCH.num_rows
 
 
 def test_a_hook_with_wrong_arguments_is_refused_when_it_is_loaded() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from infrasight_core import TAGS, constant, map_distinct
-from infrasight_core.plugin.tags import entries_kept, merged
+from infrasight_core.plugin.tags import entries_of_all_rows, merge_tags
 
 ROWS = [[("a", "1")], None, [], [("a", "2"), ("ä", "größer")]]
 
@@ -30,17 +30,17 @@ def test_entries_stand_side_by_side(sliced: bool) -> None:
         {"a": "2", "ä": "größer", "c": ""},
         {"a": "1", "b": "x"},
     ][sliced:]
-    both = merged([first, second])
+    both = merge_tags([first, second])
     both.validate(full=True)
     assert both.is_valid().to_pylist() == [True, False, True, True, True][sliced:]
-    assert [dict(row) for row in entries_kept(both).to_pylist()] == wanted
+    assert [dict(row) for row in entries_of_all_rows(both).to_pylist()] == wanted
 
 
 def test_many_rows_of_few_maps() -> None:
-    """A hundred thousand rows: merged by the few combinations that there are."""
+    """A hundred thousand rows: merge_tags by the few combinations that there are."""
     numbers = np.arange(100_000, dtype=np.uint32) % 7
     first = map_distinct(numbers, lambda few: [(("n", str(n)),) for n in few], TAGS)
-    both = merged([first, constant((("node", "here"),), len(numbers), TAGS)])
+    both = merge_tags([first, constant((("node", "here"),), len(numbers), TAGS)])
     assert both[100].as_py() == [("n", "2"), ("node", "here")]
     assert len(both) == 100_000
 
@@ -48,4 +48,4 @@ def test_many_rows_of_few_maps() -> None:
 def test_what_is_no_map_is_refused() -> None:
     """An array of another type is an Arrow error, which the plugin manager lays at the enricher's door."""
     with pytest.raises(pa.ArrowException):
-        merged([pa.array([1, 2])])
+        merge_tags([pa.array([1, 2])])

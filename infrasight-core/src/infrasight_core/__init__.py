@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         numbers,
         strings,
     )
+    from infrasight_core.plugin.clock import boot_time_ns
     from infrasight_core.plugin.columns import Columns
     from infrasight_core.plugin.context import EnrichContext
     from infrasight_core.plugin.hookspecs import API_VERSION, hookimpl
@@ -47,6 +48,7 @@ __all__ = [
     "PluginError",
     "SchemaError",
     "Tracepoint",
+    "boot_time_ns",
     "constant",
     "hookimpl",
     "map_distinct",
@@ -61,6 +63,7 @@ __all__ = [
 _HOMES = {
     "errors": ("ConfigError", "InfraSightError", "PluginError", "SchemaError"),
     "plugin.arrays": ("constant", "map_distinct", "map_distinct_lists", "numbers", "strings"),
+    "plugin.clock": ("boot_time_ns",),
     "plugin.columns": ("Columns",),
     "plugin.context": ("EnrichContext",),
     "plugin.hookspecs": ("API_VERSION", "hookimpl"),

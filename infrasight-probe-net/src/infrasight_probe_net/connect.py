@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from infrasight_core import (
     EventSchema,
     Kernel,
     Tracepoint,
+    boot_time_ns,
     hookimpl,
     map_distinct,
     socketcall,
@@ -60,7 +60,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         ),
         kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
         optional_fields=(*URING_FIELDS, *_REQUEST),
-        defines={"BOOT_TIME": _boot_time()},
+        defines={"BOOT_TIME": boot_time_ns()},
         headers=tuple(
             _FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")
         ),
@@ -80,9 +80,3 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
             pa.bool_(), columns.rows, [None, pa.py_buffer(in_progress)]
         ),
     }
-
-
-def _boot_time() -> int:
-    """When this machine was booted, in nanoseconds since the epoch; the same whenever it is asked."""
-    lines = Path("/proc/stat").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("btime ")) * 10**9

@@ -1,39 +1,31 @@
-"""Counts the fields that events went without, as their `quality` says."""
+"""Counts the missing fields of each batch that the recorder delivers, as Prometheus metrics."""
 
-import numpy as np
 import pyarrow as pa
 from prometheus_client import Counter
 
-from infrasight_core.plugin.arrays import view
+from infrasight_core.plugin.quality import count_missing
 
-MISSING = Counter(
+FIELDS_MISSING = Counter(
     "infrasight_fields_missing",
-    "Fields that events could not be given, as `quality` says.",
+    "Fields without a value, by column; each is flagged in the event's `quality`.",
     ["probe", "column"],
 )
-INCOMPLETE = Counter(
-    "infrasight_events_with_missing_fields", "Events that went without some field.", ["probe"]
+EVENTS_WITH_MISSING_FIELDS = Counter(
+    "infrasight_events_with_missing_fields",
+    "Events with at least one missing field.",
+    ["probe"],
 )
-_FLAG = "_missing"
 
 
-def count_missing(probe: str, quality: pa.Array) -> None:
-    """Adds up a batch's flags `<column>_missing`.
+def count_missing_fields(probe: str, quality: pa.ListArray) -> None:
+    """Adds the missing fields of one batch to the metrics.
 
     Args:
-        probe: Whose events.
-        quality: The batch's column, as `conform` leaves it: lists of dictionary-encoded names.
+        probe: The probe that recorded the batch.
+        quality: The column of the conforming batch.
     """
-    items = quality.flatten()
-    if not len(items):
-        return
-    names = items.dictionary.to_pylist()
-    codes = view(items.indices)
-    counts = np.bincount(codes, minlength=len(names))
-    missing = np.array([name.endswith(_FLAG) for name in names])
-    for code in np.flatnonzero(missing & (counts > 0)):
-        MISSING.labels(probe, names[code].removesuffix(_FLAG)).inc(int(counts[code]))
-    before = np.concatenate(([0], np.cumsum(missing[codes])))  # flags before each item
-    offsets = view(quality.offsets) - view(quality.offsets)[0]
-    if lacking := int(np.count_nonzero(np.diff(before[offsets]))):
-        INCOMPLETE.labels(probe).inc(lacking)
+    rows_by_column, rows = count_missing(quality)
+    for column, count in rows_by_column.items():
+        FIELDS_MISSING.labels(probe, column).inc(count)
+    if rows:
+        EVENTS_WITH_MISSING_FIELDS.labels(probe).inc(rows)

@@ -11,8 +11,8 @@ from attrs import define, field
 from prometheus_client import Counter, Histogram
 
 from infrasight_core.agent.accounts import RunAccount, window_at
-from infrasight_core.agent.batches import Clock, assemble, conform
-from infrasight_core.agent.quality_metrics import count_missing
+from infrasight_core.agent.batches import assemble, boot_key_of, conform
+from infrasight_core.agent.quality_metrics import count_missing_fields
 from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.agent.trackers import Trackers
 from infrasight_core.errors import KernelError, PluginError, SchemaError
@@ -28,6 +28,7 @@ from infrasight_core.kernel.loader import (
     running_kernel,
 )
 from infrasight_core.plugin.arrays import recycle_memory
+from infrasight_core.plugin.clock import boot_time_ns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.schema import EventSchema
@@ -82,7 +83,8 @@ class Recorder:
         self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink
     ) -> None:
         self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
-        self._kernel, self._clock = running_kernel(), Clock.of_this_boot()
+        self._kernel = running_kernel()
+        self._boot_key = boot_key_of(boot_time_ns())
         self._guard = Guard(self._kernel, settings)
         self.trackers = Trackers(self._kernel, settings)
         self._recordings: dict[str, _Recording] = {}
@@ -248,7 +250,7 @@ class Recorder:
         READ.labels(probe).inc(columns.rows)
         BATCHES.labels(probe).observe(columns.rows)
         try:
-            batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._clock)
+            batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._boot_key)
             extra = self._plugins.enrich(
                 batch, EnrichContext("agent", probe, self._node, publish=self._sink.containers)
             )
@@ -259,7 +261,7 @@ class Recorder:
             self._lost(probe, "decode_failed", columns.rows, error)
             recording.account.decode_failed += columns.rows
             return
-        count_missing(probe, batch.column("quality"))
+        count_missing_fields(probe, batch.column("quality"))
         account = recording.account
         batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
         told = account.tell(blocks.counts(), recording.loaded.skipped_runs())

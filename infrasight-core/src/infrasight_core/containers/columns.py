@@ -10,7 +10,7 @@ from infrasight.v1.stream_pb2 import Container
 
 from infrasight_core.containers.metadata import ContainerMetadata
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.plugin.arrays import coded, view
+from infrasight_core.plugin.arrays import dictionary_array, view
 from infrasight_core.plugin.options import options_of
 
 # Columns of the header and the fields of `Container`; a container always has the first two.
@@ -99,4 +99,4 @@ def _joined(
     code_of = {value: code for code, value in enumerate(dict.fromkeys(values))}
     table = np.zeros(used[-1] + 1 if len(used) else 0, np.int32)
     table[used] = [code_of[value] for value in values]
-    return coded(table[codes], list(code_of), pa.binary())
+    return dictionary_array(table[codes], list(code_of), pa.binary())

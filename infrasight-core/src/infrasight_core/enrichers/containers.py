@@ -21,12 +21,13 @@ from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.hookspecs import hookimpl
 from infrasight_core.plugin.program import BpfProgram, Kernel, Tracepoint
+from infrasight_core.plugin.quality import flag_mask, flag_names
 
 infrasight_api = 1
 infrasight_options = ContainerOptions
 log = structlog.get_logger(__name__)
 _MEMBERS = {"root": 8, "id": 16, "path": 24}
-_PATH_INCOMPLETE = 0b110  # in `quality`: the one text of the block, cut or missing
+_PATH_INCOMPLETE = flag_mask(("path_cut", "path_missing"), flag_names(("path",)))
 _PATH_BYTES = 1023  # of which the kernel gives no more: a path this long may be cut
 
 
@@ -78,7 +79,7 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """Remembers what has come and gone; the first time, when nothing can be skipped any more, also what was there."""
     paths = [path.decode("utf-8", "surrogateescape") for path in columns.array("path").to_pylist()]
     made: list[str] = []
-    complete = (columns.fixed["quality"] & np.uint64(_PATH_INCOMPLETE)) == 0
+    complete = (columns.fixed["quality"] & _PATH_INCOMPLETE) == 0
     for row in np.argsort(columns.fixed["time"], kind="stable").tolist():
         key, path = int(columns.fixed["key"][row]), paths[row]
         if not complete[row] or len(path) >= _PATH_BYTES:

@@ -1,7 +1,8 @@
-"""Arrow arrays from NumPy columns and short Python lists, and back, by their buffers.
+"""Builds Arrow arrays from NumPy columns and short Python lists; plugins call it in `decode` and
+`enrich`.
 
-`pyarrow.array` and `to_numpy` import pandas at their first call wherever pandas is installed: seconds in which blocks fill,
-and 60 MB for the agent's whole life.
+Arrays are built from their buffers. `pyarrow.array` and `to_numpy` import pandas at their first
+call wherever pandas is installed: that takes seconds in which blocks fill, and 60 MB of memory.
 """
 
 import ctypes
@@ -12,67 +13,107 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc  # here, because the first call that needs it would import it while blocks fill
+import pyarrow.compute as pc  # at module level: its first import must not happen while blocks fill
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD = -1  # mallopt(3)
+_M_MMAP_THRESHOLD = -3
 
 
 def recycle_memory() -> None:
-    """Tells glibc to keep freed memory for the next batch, rather than give it back and fault it in again page by page.
+    """Makes glibc reuse freed memory for the next batch instead of returning it to the kernel.
 
-    Two thirds of what a copied column costs are page faults otherwise. Source: mallopt(3).
+    Otherwise page faults account for two thirds of the cost of copying a column. See mallopt(3).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # another libc than glibc has none
+    if mallopt is not None:  # only glibc has it
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def numbers(
     values: npt.NDArray[Any],
-    kind: pa.DataType | None = None,
-    absent: npt.NDArray[np.bool_] | None = None,
+    arrow_type: pa.DataType | None = None,
+    nulls: npt.NDArray[np.bool_] | None = None,
 ) -> pa.Array:
-    """A primitive array over the NumPy array's own memory, which must be contiguous; its type unless `kind` says another; null
-    where `absent` says so."""
-    kind = kind or pa.from_numpy_dtype(values.dtype)
-    valid = None if absent is None else pa.py_buffer(np.packbits(~absent, bitorder="little"))
-    return pa.Array.from_buffers(kind, len(values), [valid, pa.py_buffer(values)])
+    """Wraps a NumPy array in a primitive Arrow array without a copy.
+
+    Args:
+        values: The values, contiguous in memory.
+        arrow_type: The Arrow type; None for the one that corresponds to the NumPy type.
+        nulls: Which rows are null; None for no row.
+    """
+    arrow_type = arrow_type or pa.from_numpy_dtype(values.dtype)
+    validity = None if nulls is None else pa.py_buffer(np.packbits(~nulls, bitorder="little"))
+    return pa.Array.from_buffers(arrow_type, len(values), [validity, pa.py_buffer(values)])
 
 
-def without_nulls(array: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-    """The array with the type's empty value (0, no bytes, no items) in place of each null, and where the nulls were."""
-    absent = view(array.is_null().cast(pa.uint8())).astype(bool)
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        nothing: Any = b"" if pa.types.is_binary(kind.value_type) else ""
-        known = array.dictionary.to_pylist()
-        code = known.index(nothing) if nothing in known else len(known)
-        codes = np.where(absent, code, view(array.indices)).astype(np.int32)
-        values = array.dictionary if code < len(known) else _few([*known, nothing], kind.value_type)
-        return pa.DictionaryArray.from_arrays(numbers(codes), values), absent
-    if pa.types.is_primitive(kind):
-        return numbers(
-            np.where(absent, 0, view(array)).astype(kind.to_pandas_dtype()), kind
-        ), absent
-    return array.fill_null(
-        [] if pa.types.is_nested(kind) else b"" if pa.types.is_binary(kind) else ""
-    ), absent
+def strings(values: Sequence[bytes | str], arrow_type: pa.DataType) -> pa.Array:
+    """Builds a binary or string array of a few values."""
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
+    offsets = _offsets(encoded)
+    data = pa.py_buffer(b"".join(encoded))
+    return pa.Array.from_buffers(arrow_type, len(encoded), [None, pa.py_buffer(offsets), data])
+
+
+def map_array(values: Sequence[Sequence[tuple[Any, Any]]], arrow_type: pa.DataType) -> pa.MapArray:
+    """Builds a map array of a few values, each the key-value pairs of one map."""
+    pairs = [pair for value in values for pair in value]
+    keys = _small_array([key for key, _ in pairs], arrow_type.key_type)
+    items = _small_array([item for _, item in pairs], arrow_type.item_type)
+    return pa.MapArray.from_arrays(numbers(_offsets(values)), keys, items, type=arrow_type)
+
+
+def constant(value: Any, rows: int, value_type: pa.DataType) -> pa.DictionaryArray:
+    """Builds a dictionary array that holds the same value in every row."""
+    indices = numbers(np.zeros(rows, np.int32))
+    return pa.DictionaryArray.from_arrays(indices, _small_array([value], value_type))
+
+
+def empty_values(rows: int, arrow_type: pa.DataType) -> pa.Array:
+    """Builds an array of the type's empty value: 0, no bytes, no items."""
+    if pa.types.is_dictionary(arrow_type):
+        return constant(empty_value(arrow_type), rows, arrow_type.value_type)
+    offsets = np.zeros(rows + 1, np.int32)
+    if pa.types.is_list(arrow_type):
+        items = empty_values(0, arrow_type.value_type)
+        return pa.ListArray.from_arrays(numbers(offsets), items, type=arrow_type)
+    if pa.types.is_map(arrow_type):
+        keys = empty_values(0, arrow_type.key_type)
+        items = empty_values(0, arrow_type.item_type)
+        return pa.MapArray.from_arrays(numbers(offsets), keys, items, type=arrow_type)
+    if pa.types.is_binary(arrow_type) or pa.types.is_string(arrow_type):
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"")]
+        return pa.Array.from_buffers(arrow_type, rows, buffers)
+    if pa.types.is_fixed_size_binary(arrow_type):
+        data = pa.py_buffer(bytes(rows * arrow_type.byte_width))
+        return pa.Array.from_buffers(arrow_type, rows, [None, data])
+    return numbers(np.zeros(rows, np.int64)).cast(arrow_type)
+
+
+def empty_value(arrow_type: pa.DataType) -> Any:
+    """Returns the Python value that stands for nothing in this type: protobuf's default value."""
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    if pa.types.is_nested(arrow_type):
+        return []
+    if pa.types.is_binary(arrow_type):
+        return b""
+    if pa.types.is_fixed_size_binary(arrow_type):
+        return bytes(arrow_type.byte_width)
+    if pa.types.is_string(arrow_type):
+        return ""
+    return False if pa.types.is_boolean(arrow_type) else 0
 
 
 def view(array: pa.Array) -> npt.NDArray[Any]:
-    """A primitive array's values as NumPy sees them, without a copy; it must have no nulls."""
+    """Returns the values of a primitive array without nulls as a NumPy array, without a copy."""
     values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
     return values[array.offset : array.offset + len(array)]
 
 
-def strings(values: Sequence[bytes | str], kind: pa.DataType) -> pa.Array:
-    """A binary or string array of a few values."""
-    encoded = [value.encode() if isinstance(value, str) else value for value in values]
-    offsets = np.fromiter(accumulate(map(len, encoded), initial=0), np.int32, len(encoded) + 1)
-    return pa.Array.from_buffers(
-        kind, len(encoded), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
-    )
+def null_rows(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Returns which rows of an array are null."""
+    return view(array.is_null().cast(pa.uint8())).astype(bool)
 
 
 def map_distinct(
@@ -80,102 +121,42 @@ def map_distinct(
     function: Callable[[list[Any]], Sequence[Any]],
     value_type: pa.DataType,
 ) -> pa.DictionaryArray:
-    """Looks each distinct value up once and joins the results by index, for names of ids and the like.
+    """Maps each distinct value of a column once, such as an id to its name.
 
-    Runs of equal neighbours, which is what one process makes, are found first, so that only their heads are hashed.
+    Consecutive events often come from one process. Runs of equal neighbors are therefore found
+    first, and only the first value of each run is hashed.
 
     Args:
-        values: One column; of a dictionary column, the values that it stands for, None for null.
-        function: Gets the distinct values, returns as many results; None where it could not be had.
+        values: The column. For a dictionary array, the function gets the dictionary's values, and
+            None if there are nulls.
+        function: Takes the list of distinct values and returns as many results, None for a result
+            that is missing.
         value_type: The Arrow type of a result.
 
     Returns:
-        A dictionary array (int32 indices) of the length of `values`, null where the result was None; no value stands in the
-        dictionary twice, which ClickHouse would refuse.
+        A dictionary array (int32 indices) of the length of `values`, null where the result is
+        None. Its dictionary holds no value twice, because ClickHouse rejects that.
     """
     if isinstance(values, pa.DictionaryArray):
-        known = [*values.dictionary.to_pylist(), None]
-        codes = view(pc.fill_null(values.indices.cast(pa.int32()), len(known) - 1))
-        return map_distinct(codes, lambda few: function([known[code] for code in few]), value_type)
+        dictionary = [*values.dictionary.to_pylist(), None]
+        codes = view(pc.fill_null(values.indices.cast(pa.int32()), len(dictionary) - 1))
+        return map_distinct(
+            codes,
+            lambda distinct: function([dictionary[code] for code in distinct]),
+            value_type,
+        )
     column = values if isinstance(values, np.ndarray) else view(values)
     starts = run_starts(column)
-    if len(starts) == 1:  # one process, as a rule: no hashing
-        return coded(
-            np.zeros(len(column), np.int32), list(function([column[0].item()])), value_type
-        )
-    heads = column[starts]
-    if heads.dtype.kind == "S":
-        width = heads.dtype.itemsize
-        encoded = pa.Array.from_buffers(
-            pa.binary(width), len(heads), [None, pa.py_buffer(heads.tobytes())]
-        ).dictionary_encode()
-    else:
-        encoded = numbers(heads).dictionary_encode()
-    results = function(encoded.dictionary.to_pylist())
-    code_of = {
-        result: code for code, result in enumerate(dict.fromkeys(results))
-    }  # two ids may have one name
-    indices = np.array([code_of[result] for result in results], np.int32)[view(encoded.indices)]
-    return coded(np.repeat(indices, np.diff(starts, append=len(column))), list(code_of), value_type)
-
-
-def coded(
-    indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType
-) -> pa.DictionaryArray:
-    """A dictionary array of int32 indices and values without a repetition, one of which may be None: those rows are null."""
-    if None not in values:
-        return pa.DictionaryArray.from_arrays(
-            numbers(indices), _few(values, value_type), safe=False
-        )
-    nothing = values.index(None)
-    absent = indices == nothing
-    indices = indices - (indices > nothing).astype(np.int32)
-    indices[absent] = 0
-    del values[nothing]
-    return pa.DictionaryArray.from_arrays(
-        numbers(indices, absent=absent), _few(values, value_type), safe=False
-    )
-
-
-def run_starts(column: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Where each run of equal neighbours begins; empty for an empty column. Strings of a fixed width are compared by words."""
-    words = [column]
-    if column.dtype.kind == "S":
-        size = next(size for size in (8, 4, 2, 1) if column.itemsize % size == 0)
-        words = list(column.view(f"<u{size}").reshape(len(column), column.itemsize // size).T)
-    changed = np.zeros(len(column), bool)
-    changed[:1] = True
-    for word in words:
-        changed[1:] |= word[1:] != word[:-1]
-    return np.flatnonzero(changed)
-
-
-def _few(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_binary(kind) or pa.types.is_string(kind):
-        return strings(values, kind)
-    if pa.types.is_primitive(kind):
-        return numbers(np.array(values, kind.to_pandas_dtype()), kind)
-    if pa.types.is_map(kind):
-        return maps(values, kind)
-    return pa.array(values, kind)
-
-
-def maps(values: Sequence[Sequence[tuple[Any, Any]]], kind: pa.DataType) -> pa.MapArray:
-    """A map array of a few values, each the pairs of one map."""
-    offsets = np.fromiter(accumulate(map(len, values), initial=0), np.int32, len(values) + 1)
-    pairs = [pair for value in values for pair in value]
-    keys, items = (
-        _few([key for key, _ in pairs], kind.key_type),
-        _few([item for _, item in pairs], kind.item_type),
-    )
-    return pa.MapArray.from_arrays(numbers(offsets), keys, items, type=kind)
-
-
-def constant(value: Any, rows: int, value_type: pa.DataType) -> pa.DictionaryArray:
-    """A dictionary column with the same value in every row."""
-    return pa.DictionaryArray.from_arrays(
-        numbers(np.zeros(rows, np.int32)), _few([value], value_type)
-    )
+    if len(starts) == 1:  # the usual batch of one process: nothing to hash
+        indices = np.zeros(len(column), np.int32)
+        return dictionary_array(indices, list(function([column[0].item()])), value_type)
+    heads = _primitive_or_bytes(column[starts]).dictionary_encode()
+    results = function(heads.dictionary.to_pylist())
+    distinct_results = list(dict.fromkeys(results))  # two ids may share a name
+    index_of = {result: index for index, result in enumerate(distinct_results)}
+    indices = np.array([index_of[result] for result in results], np.int32)[view(heads.indices)]
+    run_lengths = np.diff(starts, append=len(column))
+    return dictionary_array(np.repeat(indices, run_lengths), distinct_results, value_type)
 
 
 def map_distinct_lists(
@@ -183,67 +164,88 @@ def map_distinct_lists(
     function: Callable[[list[Any]], Sequence[Sequence[Any]]],
     item_type: pa.DataType,
 ) -> pa.ListArray:
-    """Looks each distinct value up once, as `map_distinct` does, where the result is a list: the names of a mask's bits.
+    """Maps each distinct value of a column to a list once, such as a mask to the names of its bits.
 
     Args:
-        values: One column.
-        function: Gets the distinct values, returns as many lists.
+        values: The column.
+        function: Takes the list of distinct values and returns as many lists.
         item_type: The Arrow type of a list's item.
 
     Returns:
-        A list array of the length of `values`, whose items are dictionary-encoded (int32 indices).
+        A list array of the length of `values`, with dictionary-encoded items (int32 indices).
     """
     encoded = map_distinct(values, lambda distinct: distinct, pa.from_numpy_dtype(values.dtype))
     lists = function(encoded.dictionary.to_pylist())
-    names = list(dict.fromkeys(item for items in lists for item in items))
-    code_of = {name: code for code, name in enumerate(names)}
+    distinct_items = list(dict.fromkeys(item for items in lists for item in items))
+    index_of = {item: index for index, item in enumerate(distinct_items)}
     lengths = np.array([len(items) for items in lists], np.int32)
-    flat = np.array([code_of[item] for items in lists for item in items], np.int32)
+    indices = np.array([index_of[item] for items in lists for item in items], np.int32)
     offsets = np.zeros(len(values) + 1, np.int32)
     if len(lists) == 1:
         offsets[:] = np.arange(len(values) + 1, dtype=np.int32) * lengths[0]
-        codes = np.tile(flat, len(values))
+        row_indices = np.tile(indices, len(values))
     else:
-        which, starts = view(encoded.indices), np.cumsum(lengths) - lengths
-        np.cumsum(lengths[which], out=offsets[1:])
-        codes = flat[
-            np.arange(offsets[-1], dtype=np.int32)
-            + np.repeat(starts[which] - offsets[:-1], lengths[which])
+        list_of_row = view(encoded.indices)
+        row_lengths = lengths[list_of_row]
+        np.cumsum(row_lengths, out=offsets[1:])
+        list_starts = np.cumsum(lengths) - lengths
+        shifts = list_starts[list_of_row] - offsets[:-1]
+        row_indices = indices[
+            np.arange(offsets[-1], dtype=np.int32) + np.repeat(shifts, row_lengths)
         ]
-    items = pa.DictionaryArray.from_arrays(numbers(codes), _few(names, item_type))
-    kind = pa.list_(pa.field("item", items.type, nullable=False))
-    return pa.ListArray.from_arrays(numbers(offsets), items, type=kind)
+    dictionary = _small_array(distinct_items, item_type)
+    items = pa.DictionaryArray.from_arrays(numbers(row_indices), dictionary)
+    list_type = pa.list_(pa.field("item", items.type, nullable=False))
+    return pa.ListArray.from_arrays(numbers(offsets), items, type=list_type)
 
 
-def quality_bits(texts: Sequence[str], flags: Sequence[str] = ()) -> list[str]:
-    """The names of the bits of `quality`; see `infrasight.bpf.h`.
+def dictionary_array(
+    indices: npt.NDArray[np.int32], values: list[Any], value_type: pa.DataType
+) -> pa.DictionaryArray:
+    """Builds a dictionary array from int32 indices and distinct values; None makes rows null."""
+    if None not in values:
+        dictionary = _small_array(values, value_type)
+        return pa.DictionaryArray.from_arrays(numbers(indices), dictionary, safe=False)
+    none_index = values.index(None)
+    nulls = indices == none_index
+    indices = indices - (indices > none_index).astype(np.int32)
+    indices[nulls] = 0
+    dictionary = _small_array(values[:none_index] + values[none_index + 1 :], value_type)
+    return pa.DictionaryArray.from_arrays(numbers(indices, nulls=nulls), dictionary, safe=False)
 
-    Args:
-        texts: The block's TEXT columns in order.
-        flags: The probe's own flags in order, behind the bits of its texts.
+
+def run_starts(column: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Returns the row at which each run of equal neighbors begins; none for an empty column.
+
+    Fixed-width strings are compared word by word.
     """
-    return [
-        "entry_missing",
-        *(f"{text}_{what}" for text in texts for what in ("cut", "missing", "user_memory")),
-        *flags,
-    ]
+    words = [column]
+    if column.dtype.kind == "S":
+        size = next(size for size in (8, 4, 2, 1) if column.itemsize % size == 0)
+        words = list(column.view(f"<u{size}").reshape(len(column), column.itemsize // size).T)
+    starts = np.zeros(len(column), bool)
+    starts[:1] = True
+    for word in words:
+        starts[1:] |= word[1:] != word[:-1]
+    return np.flatnonzero(starts)
 
 
-def quality_names(
-    masks: npt.NDArray[np.uint64], bits: Sequence[str], always: Sequence[str] = ()
-) -> pa.ListArray:
-    """The bits of `quality` as lists of names.
+def _offsets(values: Sequence[Any]) -> npt.NDArray[np.int32]:
+    return np.fromiter(accumulate(map(len, values), initial=0), np.int32, len(values) + 1)
 
-    Args:
-        masks: One mask per row.
-        bits: The name of each bit.
-        always: Further names that every row has.
-    """
 
-    def names_of(distinct: list[int]) -> list[list[str]]:
-        return [
-            [*(name for bit, name in enumerate(bits) if mask >> bit & 1), *always]
-            for mask in distinct
-        ]
+def _primitive_or_bytes(values: npt.NDArray[Any]) -> pa.Array:
+    if values.dtype.kind != "S":
+        return numbers(values)
+    data = pa.py_buffer(values.tobytes())
+    return pa.Array.from_buffers(pa.binary(values.dtype.itemsize), len(values), [None, data])
 
-    return map_distinct_lists(masks, names_of, pa.string())
+
+def _small_array(values: Sequence[Any], arrow_type: pa.DataType) -> pa.Array:
+    if pa.types.is_binary(arrow_type) or pa.types.is_string(arrow_type):
+        return strings(values, arrow_type)
+    if pa.types.is_primitive(arrow_type):
+        return numbers(np.array(values, arrow_type.to_pandas_dtype()), arrow_type)
+    if pa.types.is_map(arrow_type):
+        return map_array(values, arrow_type)
+    return pa.array(values, arrow_type)

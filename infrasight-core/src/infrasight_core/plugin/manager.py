@@ -18,7 +18,7 @@ from infrasight_core.plugin.hookspecs import API_VERSION, ENTRY_POINT_GROUP
 from infrasight_core.plugin.options import NoOptions, options_of
 from infrasight_core.plugin.program import BpfProgram, Kernel
 from infrasight_core.plugin.schema import EventSchema
-from infrasight_core.plugin.tags import merged
+from infrasight_core.plugin.tags import merge_tags
 
 log = structlog.get_logger(__name__)
 FAILURES = Counter("infrasight_plugin_failures", "Failed plugin calls.", ["plugin", "hook"])
@@ -277,7 +277,7 @@ def _arrays(name: str, hook: str, columns: Any, rows: int) -> Mapping[str, pa.Ar
 
 def _tags(name: str, given: list[pa.Array]) -> pa.Array:
     try:
-        return merged(given)
+        return merge_tags(given)
     except pa.ArrowException as error:
         raise PluginError(
             name,

@@ -1,7 +1,7 @@
-"""The column `tags`: what several enrichers know of an event, side by side, still as columns.
+"""Merges the column `tags`: what several enrichers know about an event, in one map.
 
-An enricher gives one array of maps, best as a dictionary of the few that differ (`map_distinct(…, TAGS)`). Merging looks at
-each combination that occurs once, and never at an event.
+An enricher returns one array of maps, ideally a dictionary array of the distinct ones
+(`map_distinct(…, TAGS)`). Merging handles each distinct combination of maps once, not each event.
 """
 
 from collections.abc import Sequence
@@ -11,75 +11,85 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infrasight_core.plugin.arrays import maps, numbers, view
+from infrasight_core.plugin.arrays import map_array, null_rows, numbers, view
 
 TAGS = pa.map_(pa.string(), pa.string())
+_NULL = -1  # the code of a null map
+_Pairs = tuple[tuple[str, str], ...]
 
 
-def merged(arrays: Sequence[pa.Array]) -> pa.Array:
-    """The maps of several enrichers as one array of `TAGS`.
+def merge_tags(arrays: Sequence[pa.Array]) -> pa.Array:
+    """Merges the maps of several enrichers into one array of `TAGS`.
 
-    A key that two of them give has the first one's value. A row is null where one of them is, which `quality` will say, and
-    has what the others gave all the same (`entries_kept`).
+    If two enrichers set the same key, the first one's value wins. A row is null if any enricher's
+    map is null, so that `quality` can flag it; it still holds the entries of the other enrichers
+    (`entries_of_all_rows`).
 
     Raises:
-        pa.ArrowException: One is no array of maps from strings to strings.
+        pa.ArrowException: An array does not hold maps from strings to strings.
     """
-    encoded = [_encoded(array) for array in arrays]
-    stacked = np.stack([codes for codes, _ in encoded], axis=1)
-    combinations, which = np.unique(stacked, axis=0, return_inverse=True)
-    known = [[*few, ()] for _, few in encoded]  # -1, which stands for null, is the last: nothing
-    values = []
+    encoded = [_encode(array) for array in arrays]
+    codes = np.stack([codes for codes, _ in encoded], axis=1)
+    combinations, combination_of_row = np.unique(codes, axis=0, return_inverse=True)
+    merged = []
     for combination in combinations.tolist():
         pairs: dict[str, str] = {}
-        for code, few in zip(combination, known, strict=True):
-            pairs |= {key: value for key, value in few[code] if key not in pairs}
-        values.append(tuple(pairs.items()))
-    rows = maps(values, TAGS).take(numbers(which.reshape(-1).astype(np.int32)))
-    absent = (stacked < 0).any(axis=1)
-    if not absent.any():
+        for code, (_, distinct_maps) in zip(combination, encoded, strict=True):
+            if code == _NULL:
+                continue
+            for key, value in distinct_maps[code]:
+                pairs.setdefault(key, value)
+        merged.append(tuple(pairs.items()))
+    indices = numbers(combination_of_row.reshape(-1).astype(np.int32))
+    rows = map_array(merged, TAGS).take(indices)
+    nulls = (codes == _NULL).any(axis=1)
+    if not nulls.any():
         return rows
-    valid = pa.py_buffer(np.packbits(~absent, bitorder="little"))
+    validity = pa.py_buffer(np.packbits(~nulls, bitorder="little"))
     entries = pa.StructArray.from_arrays(
         [rows.keys, rows.items], fields=[TAGS.key_field, TAGS.item_field]
     )
-    return pa.Array.from_buffers(TAGS, len(rows), [valid, rows.buffers()[1]], children=[entries])
+    offsets = rows.buffers()[1]
+    return pa.Array.from_buffers(TAGS, len(rows), [validity, offsets], children=[entries])
 
 
-def entries_kept(array: pa.MapArray) -> pa.MapArray:
-    """The maps with what stands in null ones, as valid ones."""
-    return pa.MapArray.from_arrays(
-        numbers(_offsets(array)), array.keys, array.items, type=array.type
-    )
+def entries_of_all_rows(array: pa.MapArray) -> pa.MapArray:
+    """Returns the maps with every row valid: a null row becomes the map of its entries."""
+    offsets = numbers(_offsets(array))
+    return pa.MapArray.from_arrays(offsets, array.keys, array.items, type=array.type)
 
 
-def _encoded(array: pa.Array) -> tuple[npt.NDArray[np.int32], list[tuple[tuple[str, str], ...]]]:
-    """The code of each row's map, -1 for null, and the maps by code."""
+def _encode(array: pa.Array) -> tuple[npt.NDArray[np.int32], list[_Pairs]]:
+    """Returns the code of each row's map (`_NULL` for null), and the maps by code."""
     if pa.types.is_dictionary(array.type):
-        codes = view(pc.fill_null(array.indices.cast(pa.int32()), -1))
+        codes = view(pc.fill_null(array.indices.cast(pa.int32()), _NULL))
         return codes, [tuple(pairs or ()) for pairs in array.dictionary.cast(TAGS).to_pylist()]
     array = array.cast(TAGS)
-    offsets, codes = _offsets(array), np.full(len(array), -1, np.int32)
-    lengths, valid = np.diff(offsets), view(array.is_valid().cast(pa.uint8())).astype(bool)
-    keys, items = (column.dictionary_encode() for column in (array.keys, array.items))
-    maps_by_code: list[tuple[tuple[str, str], ...]] = []
-    names, texts = keys.dictionary.to_pylist(), items.dictionary.to_pylist()
+    offsets = _offsets(array)
+    lengths = np.diff(offsets)
+    valid = ~null_rows(array)
+    keys = array.keys.dictionary_encode()
+    items = array.items.dictionary_encode()
+    key_names = keys.dictionary.to_pylist()
+    item_texts = items.dictionary.to_pylist()
     pairs = view(keys.indices).astype(np.int64) << 32 | view(items.indices)
-    for length in np.unique(
-        lengths[valid]
-    ).tolist():  # of maps that are equally long each is a row of numbers
+    codes = np.full(len(array), _NULL, np.int32)
+    distinct_maps: list[_Pairs] = []
+    for length in np.unique(lengths[valid]).tolist():
         rows = np.flatnonzero(valid & (lengths == length))
+        # Maps of one length are the rows of a table of numbers, which `unique` can compare.
         table = pairs[offsets[:-1][rows, None] + np.arange(length)]
-        distinct, which = (
-            np.unique(table, axis=0, return_inverse=True)
-            if length
-            else (table[:1], np.zeros(len(rows), np.int64))
-        )
-        codes[rows] = which.reshape(-1) + len(maps_by_code)
-        maps_by_code += [
-            tuple((names[p >> 32], texts[p & 0xFFFFFFFF]) for p in row) for row in distinct.tolist()
-        ]
-    return codes, maps_by_code
+        if length:
+            distinct_rows, row_codes = np.unique(table, axis=0, return_inverse=True)
+        else:
+            distinct_rows = table[:1]
+            row_codes = np.zeros(len(rows), np.int64)
+        codes[rows] = row_codes.reshape(-1) + len(distinct_maps)
+        for row in distinct_rows.tolist():
+            distinct_maps.append(
+                tuple((key_names[pair >> 32], item_texts[pair & 0xFFFFFFFF]) for pair in row)
+            )
+    return codes, distinct_maps
 
 
 def _offsets(array: pa.MapArray) -> npt.NDArray[np.int32]:

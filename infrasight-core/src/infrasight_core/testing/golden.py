@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from infrasight_core.agent.batches import Clock, assemble, conform
+from infrasight_core.agent.batches import assemble, conform
 from infrasight_core.cli.format import address, is_address
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.layout import layout_of
@@ -22,7 +22,7 @@ from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.manager import PluginManager
 
 # A boot at the epoch leaves process keys and times as the block holds them.
-_CLOCK = Clock(np.uint64(0))
+_BOOT_KEY = np.uint64(0)
 _UNSTABLE_COLUMNS = frozenset({"time"})  # depend on the clocks of the reading machine
 
 
@@ -49,7 +49,7 @@ class GoldenBlocks:
         """Decodes the blocks with the installed probe, in the form of `rows.json`."""
         columns = self.columns()
         schema = plugins.schemas()[probe].agent
-        batch = assemble(columns, plugins.decode(probe, columns), schema, _CLOCK)
+        batch = assemble(columns, plugins.decode(probe, columns), schema, _BOOT_KEY)
         batch = conform(batch, {}, schema, list(columns.texts), columns.flags)
         stable = [name for name in batch.schema.names if name not in _UNSTABLE_COLUMNS]
         rows = batch.select(stable).to_pylist()

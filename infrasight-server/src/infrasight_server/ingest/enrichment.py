@@ -1,15 +1,14 @@
 """What the server adds to a batch: where and when it came from, and what the plugins know here."""
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import structlog
-from infrasight_core import constant, numbers, strings
-from infrasight_core.plugin.arrays import view
+from infrasight_core import constant
+from infrasight_core.plugin.arrays import empty_values
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.plugin.tags import entries_kept
+from infrasight_core.plugin.quality import add_flag, fill_missing, missing_flag
 from prometheus_client import Counter
 
 log = structlog.get_logger(__name__)
@@ -47,75 +46,26 @@ def enrich(
     known = pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
     for name, array in plugins.enrich(known, context).items():
         if name in stored.names:
-            columns[name] = _fitted(array, stored.field(name), columns.get(name), context.probe)
-            if array.null_count:
-                columns["quality"] = _flagged(columns["quality"], f"{name}_missing", array)
-    return pa.Table.from_arrays(
-        [_array(columns.get(f.name), f.type, rows) for f in stored], schema=stored
-    )
+            filled = _filled(array, stored.field(name), context.probe)
+            if filled is not None:
+                columns[name], missing = filled
+                if missing.any():
+                    columns["quality"] = add_flag(columns["quality"], missing_flag(name), missing)
+    for field in stored:
+        if field.name not in columns:
+            columns[field.name] = empty_values(rows, field.type)
+    return pa.Table.from_arrays([columns[field.name] for field in stored], schema=stored)
 
 
-def _fitted(
-    array: pa.Array, field: pa.Field, before: pa.Array | None, probe: str
-) -> pa.Array | None:
-    """An enricher's array in the column's type, without nulls; what was there before it when it cannot be had."""
+def _filled(
+    array: pa.Array, field: pa.Field, probe: str
+) -> tuple[pa.Array, npt.NDArray[np.bool_]] | None:
+    """Casts an enricher's array to the column's type; see `fill_missing`. None if it does not fit."""
     try:
-        fitted = array.cast(field.type)
-        if pa.types.is_map(field.type):
-            return entries_kept(fitted)
-        return (
-            fitted.fill_null(pa.scalar(_empty(field.type), _plain(field.type)))
-            if fitted.null_count
-            else fitted
-        )
+        return fill_missing(array.cast(field.type))
     except pa.ArrowException as error:
         COLUMNS_REJECTED.labels(probe, field.name).inc()
         log.warning(
             "enriched column does not fit", probe=probe, column=field.name, reason=str(error)
         )
-        return before
-
-
-def _flagged(quality: pa.ListArray, name: str, array: pa.Array) -> pa.ListArray:
-    """The lists of `quality` with a name more in each row in which the array is null, unless it stands there already."""
-    offsets = np.frombuffer(quality.buffers()[1], np.int32)[
-        quality.offset : quality.offset + len(quality) + 1
-    ]
-    codes, names = view(quality.values.indices), quality.values.dictionary.to_pylist()
-    code = names.index(name) if name in names else len(names)
-    rows = view(array.is_null().cast(pa.uint8())).astype(bool)
-    there = np.flatnonzero(codes[offsets[0] : offsets[-1]] == code) + offsets[0]
-    rows[np.searchsorted(offsets, there, side="right") - 1] = False
-    more = np.concatenate([[0], np.cumsum(rows)]).astype(np.int32)
-    dictionary = (
-        quality.values.dictionary if code < len(names) else strings([*names, name], pa.string())
-    )
-    items = pa.DictionaryArray.from_arrays(
-        numbers(np.insert(codes, offsets[1:][rows], code)), dictionary
-    )
-    return pa.ListArray.from_arrays(numbers(offsets + more), items, type=quality.type)
-
-
-def _array(array: pa.Array | None, kind: pa.DataType, rows: int) -> pa.Array:
-    if array is not None:
-        return array
-    empty = pa.repeat(pa.scalar(_empty(kind), _plain(kind)), rows)
-    return empty.dictionary_encode() if pa.types.is_dictionary(kind) else empty
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _empty(kind: pa.DataType) -> Any:
-    """protobuf's default value, which is ClickHouse's too."""
-    kind = _plain(kind)
-    if pa.types.is_binary(kind):
-        return b""
-    if pa.types.is_fixed_size_binary(kind):
-        return bytes(kind.byte_width)
-    if pa.types.is_string(kind):
-        return ""
-    if pa.types.is_nested(kind):
-        return []
-    return False if pa.types.is_boolean(kind) else 0
+        return None

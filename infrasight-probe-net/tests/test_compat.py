@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from infrasight_recording import Recording
 from infrasight_testbed.addresses import column, inet, inet6, unix
-from infrasight_testbed.compat import Call, Made, build, make_calls, only_x86
+from infrasight_testbed.compat import Call, CallResults, build, make_calls, only_x86
 from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind, remote
 
 pytestmark = only_x86
@@ -31,7 +31,7 @@ def made_by(
     program: Path,
     calls: Sequence[Call],
     given: Sequence[socket.socket] = (),
-) -> tuple[list[Row], Made]:
+) -> tuple[list[Row], CallResults]:
     """Has a program of 32-bit calls make these; its rows in order, each with the header that it must have."""
     made = make_calls(program, calls, given=[each.fileno() for each in given])
     kept.wait(probe)

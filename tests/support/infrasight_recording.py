@@ -1,4 +1,4 @@
-"""Records with one probe under the running kernel, for tests and benchmarks: no server, no wire."""
+"""Records with one probe on the running kernel, for tests and benchmarks: no server, no wire."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,8 +9,9 @@ from typing import Any
 import infrasight_core.enrichers.containers
 import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
-import infrasight_testbed.nowhere
+import infrasight_testbed.no_container
 import pyarrow as pa
+import pyarrow.compute as pc
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Recorder
@@ -21,64 +22,86 @@ from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
 CONTAINERS = {"containers": infrasight_core.enrichers.containers}
+_POLL_SECONDS = 0.01
 
 
 @define(slots=False)
 class Recording:
-    """What was recorded; complete once the `with` has ended.
+    """A sink that holds what is recorded; it is complete once the `with` of `recording` has ended.
 
     Attributes:
-        deliveries: In order.
+        deliveries: The batches, in order, since the beginning or the last `clear`.
         accounts: Every account, in order.
-        drops: Events that never came, by reason.
+        drops: Dropped events by reason.
+        rows_delivered: The number of rows since the beginning.
         counts: The blocks' last counters.
-        recorder: What records.
+        recorder: The recorder that fills this sink.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     accounts: list[Account] = field(factory=list)
     drops: dict[str, int] = field(factory=dict)
+    rows_delivered: int = 0
     counts: Counts = field(default=Counts(0, 0, 0, 0, 0, 0, 0))
     recorder: Recorder = field(init=False, repr=False)
 
     def put(self, delivery: Delivery) -> bool:
-        """Keeps a delivery."""
+        """Stores a delivery."""
         self.deliveries.append(delivery)
+        self.rows_delivered += delivery.batch.num_rows
         if delivery.account:
             self.accounts.append(delivery.account)
         return True
 
     def account(self, probe: str, account: Account) -> None:
-        """Keeps an account."""
+        """Stores an account."""
         self.accounts.append(account)
 
     def dropped(self, probe: str, reason: str, events: int) -> None:
-        """Adds up."""
+        """Adds up dropped events."""
         self.drops[reason] = self.drops.get(reason, 0) + events
 
     def containers(self, found: Sequence[Container]) -> None:
-        """Keeps none."""
+        """Ignores containers: the rows carry their columns."""
+
+    def clear(self) -> None:
+        """Discards the deliveries so far, so that a long recording stays small."""
+        self.deliveries = []
 
     def wait(self, probe: str) -> None:
-        """Waits until all that has been recorded so far is delivered; for recordings that go on."""
-        wanted = self.recorder.counts()[probe].submitted
-        while self.recorder.counts()[probe].read < wanted:
-            time.sleep(0.01)
+        """Waits until every event recorded so far is delivered; for recordings that continue."""
+        submitted = self.recorder.counts()[probe].submitted
+        while self.recorder.counts()[probe].read < submitted:
+            time.sleep(_POLL_SECONDS)
 
     @property
     def table(self) -> pa.Table:
-        """All events."""
+        """All events since the last `clear`."""
         return pa.Table.from_batches([delivery.batch for delivery in self.deliveries])
+
+    def rows_of(self, pid: int) -> list[dict[str, Any]]:
+        """The rows of one process, in order of time."""
+        rows: list[dict[str, Any]] = []
+        for delivery in list(self.deliveries):
+            rows += delivery.batch.filter(pc.equal(delivery.batch["pid"], pid)).to_pylist()
+        return sorted(rows, key=lambda row: row["time"])
+
+    def assert_accounted(self) -> None:
+        """Asserts that every event of an ended recording was filtered, dropped or delivered."""
+        counts = self.counts
+        assert counts.in_progress == 0
+        assert counts.submitted == counts.read == self.rows_delivered
+        assert counts.dropped == sum(self.drops.values())
 
 
 def plugins_with(
     probe: str, module: object, enrichers: Mapping[str, object] = MappingProxyType({})
 ) -> PluginManager:
-    """A manager with one probe, those of the core's enrichers that need no program in the kernel, and further ones."""
+    """Makes a manager with one probe, further enrichers, and the core's own without a program."""
     plugins = PluginManager()
     for name, plugin in (
         (probe, module),
-        ("nowhere", infrasight_testbed.nowhere),
+        ("no_container", infrasight_testbed.no_container),
         *enrichers.items(),
         ("users", infrasight_core.enrichers.users),
         ("errors", infrasight_core.enrichers.errors),
@@ -105,15 +128,17 @@ def recording(
         options: Its options.
         sink: Where the events go; a new one by default.
         filters: Which events are recorded.
-        enrichers: Further enrichers, with what they track: `CONTAINERS`, or a test's own.
+        enrichers: Further enrichers and what they track: `CONTAINERS`, or a test's own.
     """
-    kept, plugins = sink or Recording(), plugins_with(probe, module, enrichers)
-    recorder = kept.recorder = Recorder(plugins, LoadSettings(), "here", kept)
+    recorded = sink or Recording()
+    plugins = plugins_with(probe, module, enrichers)
+    recorder = Recorder(plugins, LoadSettings(), "here", recorded)
+    recorded.recorder = recorder
     assert recorder.trackers.use(plugins) == {}
     recorder.attach(probe, options or {}, filters)
     recorder.start()
     try:
-        yield kept
+        yield recorded
     finally:
-        kept.counts = recorder.stop()[probe]
+        recorded.counts = recorder.stop()[probe]
         assert recorder.failure is None

@@ -32,12 +32,13 @@ only_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="i386 calls
 
 
 @frozen
-class Made:
-    """What a program of known calls did.
+class CallResults:
+    """The outcome of a program's known calls.
 
     Attributes:
         pid: Its process.
-        results: What each call returned; of a call that succeeded in executing another program, and those behind it, nothing.
+        results: The return value of each call. A call that executes another program returns
+            nothing, and no later call is made.
     """
 
     pid: int
@@ -62,7 +63,7 @@ def build(folder: Path, bits: int) -> Path:
     return program
 
 
-def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) -> Made:
+def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) -> CallResults:
     """Makes the calls. Bytes are passed as a pointer to them, with a NUL behind; a list as one to an array of the same.
 
     Args:
@@ -80,7 +81,7 @@ def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) 
     )
     said, _ = process.communicate(_packed(calls))
     assert process.returncode == 0
-    return Made(process.pid, list(struct.unpack(f"<{len(said) // 4}i", said)))
+    return CallResults(process.pid, list(struct.unpack(f"<{len(said) // 4}i", said)))
 
 
 def _packed(calls: Sequence[Call]) -> bytes:

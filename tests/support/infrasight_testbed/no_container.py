@@ -1,4 +1,4 @@
-"""The enricher of a recording that is not about containers: each process is in none, and no program of the kernel is needed."""
+"""An enricher for recordings without containers: every process is in none, no tracker is loaded."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ infrasight_api = 1
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """The container's columns, empty."""
-    nothing = constant(b"", batch.num_rows, pa.binary())
+    """Fills the container columns with empty values."""
+    no_name = constant(b"", batch.num_rows, pa.binary())
     return {
         "container_id": constant("", batch.num_rows, pa.string()),
-        **dict.fromkeys(NAMES, nothing),
+        **dict.fromkeys(NAMES, no_name),
     }

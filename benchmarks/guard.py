@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
@@ -18,20 +18,20 @@ LOOP = Path(__file__).parent.parent / "tests/support/workloads/getppid_loop.c"
 CALLS, RUNS, TURNS = 1_000_000, 5, 3
 
 
-class Nowhere:
+class Nowhere(Sink):
     """Takes the events, and keeps none."""
 
     def put(self, delivery: Delivery) -> bool:
         """Keeps nothing."""
         return True
 
-    def account(self, probe: str, account: Account) -> None:
+    def put_account(self, probe: str, account: Account) -> None:
         """Keeps nothing."""
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts nothing."""
 
-    def containers(self, found: Sequence[Container]) -> None:
+    def publish(self, containers: Sequence[Container]) -> None:
         """Keeps none."""
 
 

@@ -49,8 +49,8 @@ def test_the_newest_news_of_a_container_leave_alone() -> None:
     """Of what has not left, newer news replace older; one batch brings all, before the events, with nothing else in it."""
     outbox = Outbox(1 << 20)
     outbox.put(delivery("events"))
-    outbox.containers([news("a", name=b"1"), news("b", name=b"1")])
-    outbox.containers([news("a", name=b"longer", labels={"app": "web"})])
+    outbox.publish([news("a", name=b"1"), news("b", name=b"1")])
+    outbox.publish([news("a", name=b"longer", labels={"app": "web"})])
     assert outbox.waiting() == (2, 0)
     batch, events = taken(outbox, 2)
     assert names(batch) == [("a", b"longer"), ("b", b"1")]
@@ -70,9 +70,9 @@ def test_the_newest_news_of_a_container_leave_alone() -> None:
 def test_what_was_not_acknowledged_is_sent_again_unless_there_is_newer() -> None:
     """After a break, news that had left go again, but for a container of which something newer waits."""
     outbox = Outbox(1 << 20)
-    outbox.containers([news("a", name=b"old"), news("b", name=b"same")])
+    outbox.publish([news("a", name=b"old"), news("b", name=b"same")])
     (first,) = taken(outbox, 1)
-    outbox.containers([news("a", name=b"new")])
+    outbox.publish([news("a", name=b"new")])
     outbox.disconnected()
     (again,) = taken(outbox, 1)
     assert sorted(names(again)) == [("a", b"new"), ("b", b"same")]
@@ -86,8 +86,8 @@ def test_what_was_not_acknowledged_is_sent_again_unless_there_is_newer() -> None
 def test_batches_of_news_are_bounded() -> None:
     """Much news goes in several batches, none longer than a bound in number or in bytes, each container once."""
     outbox = Outbox(64 << 20)
-    outbox.containers([news(f"small-{n}") for n in range(2 * BATCH_CONTAINERS)])
-    outbox.containers([news(f"large-{n}", labels={"a": "v" * 60_000}) for n in range(40)])
+    outbox.publish([news(f"small-{n}") for n in range(2 * BATCH_CONTAINERS)])
+    outbox.publish([news(f"large-{n}", labels={"a": "v" * 60_000}) for n in range(40)])
     batches = taken(outbox, 5)
     assert [len(batch.containers) for batch in batches[:2]] == [BATCH_CONTAINERS] * 2
     assert all(batch.ByteSize() < BATCH_BYTES + 70_000 for batch in batches)
@@ -105,13 +105,13 @@ def test_news_count_against_the_limit() -> None:
     """News that find no room are counted and not taken; events find no room where news take it, and find it when they left."""
     outbox = Outbox(70_000)
     before = untold("outbox_full")
-    outbox.containers(
+    outbox.publish(
         [news("a", labels={"a": "v" * 60_000}), news("b", labels={"a": "v" * 20_000}), news("c")]
     )
     assert untold("outbox_full") == before + 1
     (batch,) = taken(outbox, 1)
     assert [said.container_id for said in batch.containers] == ["a", "c"]
-    outbox.containers([news("d", labels={"a": "v" * 8_000})])
+    outbox.publish([news("d", labels={"a": "v" * 8_000})])
     assert outbox.put(delivery("e")) is False
     outbox.acknowledged(batch.batch_id)
     assert outbox.put(delivery("e")) is True
@@ -124,7 +124,7 @@ def test_malformed_news_cost_only_themselves(said: Container) -> None:
     """What the server would refuse is counted here, and what came with it goes its way."""
     outbox = Outbox(1 << 20)
     before = untold("malformed")
-    outbox.containers([said, news("good")])
+    outbox.publish([said, news("good")])
     assert untold("malformed") == before + 1
     assert names(taken(outbox, 1)[0]) == [("good", b"")]
 
@@ -133,7 +133,7 @@ def test_refused_news_are_let_go() -> None:
     """A refusal takes the news out for good, counted."""
     outbox = Outbox(1 << 20)
     before = untold("rejected")
-    outbox.containers([news("a"), news("b")])
+    outbox.publish([news("a"), news("b")])
     (batch,) = taken(outbox, 1)
     outbox.rejected(batch.batch_id, "REJECTION_REASON_UNKNOWN_PROBE", "an older server")
     outbox.disconnected()

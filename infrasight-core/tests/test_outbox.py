@@ -75,7 +75,7 @@ def test_a_full_outbox_says_so() -> None:
     """A batch that finds no room is not taken, and the recorder hears of it; an account always finds room."""
     outbox = Outbox(len(ipc.to_bytes(empty())))
     assert [outbox.put(delivery(name)) for name in ("a", "b")] == [True, False]
-    outbox.account("sample", Account(run="r", window=1, number=1, outbox_full=3))
+    outbox.put_account("sample", Account(run="r", window=1, number=1, outbox_full=3))
     assert [batch.account.outbox_full for batch in taken(outbox, 2)] == [0, 3]
 
 
@@ -83,7 +83,7 @@ def test_an_account_takes_the_place_of_the_one_before_it() -> None:
     """Of a window's accounts that have not left, only the newest is sent; those of other windows and probes stay."""
     outbox = filled("a")
     for probe, window, number in (("x", 1, 1), ("x", 1, 2), ("y", 1, 1), ("x", 2, 3), ("x", 2, 4)):
-        outbox.account(probe, Account(run=probe, window=window, number=number))
+        outbox.put_account(probe, Account(run=probe, window=window, number=number))
     batches = taken(outbox, 4)
     assert [b.batch_id for b in batches] == ["a", "x-1-account-2", "y-1-account-1", "x-2-account-4"]
     assert outbox.waiting() == (4, 0)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.loader import LoadSettings
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.01
 
 
 @define(slots=False)
-class Recording:
+class Recording(Sink):
     """A sink that holds what is recorded; it is complete once the `with` of `recording` has ended.
 
     Attributes:
@@ -53,15 +53,15 @@ class Recording:
             self.accounts.append(delivery.account)
         return True
 
-    def account(self, probe: str, account: Account) -> None:
+    def put_account(self, probe: str, account: Account) -> None:
         """Stores an account."""
         self.accounts.append(account)
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
         """Adds up dropped events."""
         self.drops[reason] = self.drops.get(reason, 0) + events
 
-    def containers(self, found: Sequence[Container]) -> None:
+    def publish(self, containers: Sequence[Container]) -> None:
         """Ignores containers: the rows carry their columns."""
 
     def clear(self) -> None:

@@ -14,7 +14,7 @@ from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
 from infrasight_core.agent.container_updates import ContainerUpdates
-from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.containers.bounds import fault
 from infrasight_core.net import ipc
 
@@ -34,7 +34,7 @@ REJECTED = Counter(
 )
 
 
-class Outbox:
+class Outbox(Sink):
     """Filled by the recorder's thread, emptied by the stream.
 
     Args:
@@ -75,7 +75,7 @@ class Outbox:
         if fits:
             self._wake()
         else:
-            self.dropped(batch.probe, "outbox_full", batch.rows)
+            self.count_dropped(batch.probe, "outbox_full", batch.rows)
             log.warning(
                 "outbox full, batch dropped",
                 probe=batch.probe,
@@ -84,7 +84,7 @@ class Outbox:
             )
         return fits
 
-    def account(self, probe: str, account: Account) -> None:
+    def put_account(self, probe: str, account: Account) -> None:
         """Takes an account that no batch carries; it takes the place of one of the same window that has not left yet."""
         batch = Batch(
             batch_id=f"{account.run}-{account.window}-account-{account.number}",
@@ -101,16 +101,16 @@ class Outbox:
             self._unsent[batch.batch_id] = self._accounts[probe] = batch
         self._wake()
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts events that will never come; the server hears of them with the next account."""
         DROPPED.labels(probe, reason).inc(events)
 
-    def containers(self, found: Sequence[Container]) -> None:
+    def publish(self, containers: Sequence[Container]) -> None:
         """Takes what has become known of containers; the newest of one takes the place of what has not left yet.
 
         What the server would refuse, and what finds no room, is counted and logged. Never blocks.
         """
-        for news in found:
+        for news in containers:
             if wrong := fault(news):
                 DROPPED_UPDATES.labels("malformed").inc()
                 log.error("news of a container not taken", reason=wrong)

@@ -252,7 +252,7 @@ class Recorder:
         try:
             batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._boot_key)
             extra = self._plugins.enrich(
-                batch, EnrichContext("agent", probe, self._node, publish=self._sink.containers)
+                batch, EnrichContext("agent", probe, self._node, publish=self._sink.publish)
             )
             batch = conform(
                 batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags
@@ -272,7 +272,7 @@ class Recorder:
         """Sends the account by itself, if it says anything new."""
         loaded = recording.loaded
         if account := recording.account.tell(loaded.blocks.counts(), loaded.skipped_runs(), ended):
-            self._sink.account(loaded.name, account)
+            self._sink.put_account(loaded.name, account)
 
     def _at_rest(self, recording: _Recording) -> None:
         """Waits until the last program that was at work when the probe was detached has ended: some microseconds."""
@@ -281,7 +281,7 @@ class Recorder:
             time.sleep(0.001)
 
     def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
-        self._sink.dropped(probe, reason, rows)
+        self._sink.count_dropped(probe, reason, rows)
         log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
 
     def _count_untraced(self, now: float, ended: bool = False) -> None:
@@ -295,7 +295,7 @@ class Recorder:
         if window != account.window or now - self._guard_told >= TELL or ended:
             counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced["compat"] + untraced["x32"])
             if told := account.tell(counts, 0, ended):
-                self._sink.account("guard", told)
+                self._sink.put_account("guard", told)
             account.open(window)
             self._guard_told = now
 
@@ -307,5 +307,5 @@ class Recorder:
                 if reason == "filtered":
                     FILTERED.labels(probe).inc(new)
                 else:
-                    self._sink.dropped(probe, reason, new)
+                    self._sink.count_dropped(probe, reason, new)
                 recording.counted[reason] = total

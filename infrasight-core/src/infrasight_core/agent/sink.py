@@ -1,7 +1,7 @@
-"""What the recorder delivers, and who takes it."""
+"""Defines where the recorder delivers batches and accounts: the outbox, or a command's screen."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import pyarrow as pa
 from attrs import frozen
@@ -12,15 +12,15 @@ from infrasight_core.plugin.schema import EventSchema
 
 @frozen
 class Delivery:
-    """A conforming batch and what identifies it.
+    """A conforming batch with its identity.
 
     Attributes:
-        batch_id: Unique on the node for ever: the run, which is when the probe was loaded, the account's window, and the first
-            event's CPU and slot number.
-        probe: Whose events.
-        schema: Of the probe.
+        batch_id: Unique on the node across restarts: the run (the time at which the probe was
+            loaded), the account's window, and the CPU and slot number of the first event.
+        probe: The probe that recorded the events.
+        schema: The probe's schema.
         batch: The agent columns.
-        account: Of the run, with this batch.
+        account: The run's account, this batch included.
     """
 
     batch_id: str
@@ -30,17 +30,21 @@ class Delivery:
     account: Account | None = None
 
 
-class Sink(Protocol):
-    """Where the recorder's work goes; called by its thread, must not block."""
+class Sink(ABC):
+    """Receives what the recorder delivers. The recorder's thread calls it; no method may block."""
 
+    @abstractmethod
     def put(self, delivery: Delivery) -> bool:
-        """Takes a batch; False where it cannot."""
+        """Accepts a batch; returns False if there is no room for it."""
 
-    def account(self, probe: str, account: Account) -> None:
-        """Takes an account that comes without a batch."""
+    @abstractmethod
+    def put_account(self, probe: str, account: Account) -> None:
+        """Accepts an account that no batch carries."""
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
-        """Takes the news of events that will never come."""
+    @abstractmethod
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
+        """Counts dropped events."""
 
-    def containers(self, found: Sequence[Container]) -> None:
-        """Takes what has become known of containers; called by any thread."""
+    @abstractmethod
+    def publish(self, containers: Sequence[Container]) -> None:
+        """Accepts updates of containers; any thread may call it (`EnrichContext.publish`)."""

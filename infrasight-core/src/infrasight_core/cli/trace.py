@@ -13,7 +13,7 @@ from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.cli.live_view import event_view
 from infrasight_core.cli.shutdown import stop_event
 from infrasight_core.cli.where import Where
@@ -25,7 +25,7 @@ from infrasight_core.plugin.manager import PluginManager
 _WAITING_BATCHES = 256
 
 
-class _Screen:
+class _Screen(Sink):
     """Takes batches from the recorder's thread for the one that shows them."""
 
     def __init__(self) -> None:
@@ -38,17 +38,17 @@ class _Screen:
         try:
             self.batches.put_nowait(delivery)
         except queue.Full:
-            self.dropped(delivery.probe, "display_full", delivery.batch.num_rows)
+            self.count_dropped(delivery.probe, "display_full", delivery.batch.num_rows)
         return True
 
-    def account(self, probe: str, account: Account) -> None:
+    def put_account(self, probe: str, account: Account) -> None:
         """Lets it go: losses are told as they come, and at the end."""
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts."""
         self.lost[f"{probe}: {reason}"] += events
 
-    def containers(self, found: Sequence[Container]) -> None:
+    def publish(self, containers: Sequence[Container]) -> None:
         """Shows none."""
 
 

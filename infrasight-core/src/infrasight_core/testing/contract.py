@@ -13,7 +13,7 @@ import pytest
 from infrasight.v1.stream_pb2 import Account, Container
 
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin import ddl
 from infrasight_core.plugin.manager import PluginManager
@@ -35,7 +35,7 @@ _CORE_COLUMNS = _CONTAINER_COLUMNS | {"cpu", "sequence", "user", "group_name", "
 _EVENTS = 10
 
 
-class _CountingSink:
+class _CountingSink(Sink):
     """Counts the rows that a recorder delivers, and the events that it drops."""
 
     def __init__(self) -> None:
@@ -57,14 +57,14 @@ class _CountingSink:
         self.own_rows += pc.sum(own).as_py() or 0
         return True
 
-    def account(self, probe: str, account: Account) -> None:
+    def put_account(self, probe: str, account: Account) -> None:
         """Ignores an account: the contract compares the counters of the blocks."""
 
-    def dropped(self, probe: str, reason: str, events: int) -> None:
+    def count_dropped(self, probe: str, reason: str, events: int) -> None:
         """Counts dropped events."""
         self.dropped_events[reason] += events
 
-    def containers(self, found: Sequence[Container]) -> None:
+    def publish(self, containers: Sequence[Container]) -> None:
         """Ignores updates of containers."""
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_chmod.plugin
 import pytest
 from infrasight_core.kernel.attach_points import has_tracepoint
-from infrasight_recording import recording
 from infrasight_testbed.chmod_rows import NOT_HAD, changed
-from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, in_child, own_mounts
+from infrasight_testbed.syscalls import MS_BIND, NUMBERS, call, own_mounts
 
 Row = dict[str, Any]
+Record = Callable[..., tuple[list[Row], Any]]
 Call = tuple[
     str, list[int | bytes], Row
 ]  # a call, its arguments, and what its row says beyond COMMON
@@ -49,16 +48,12 @@ def file(folder: Path) -> Path:
     return path
 
 
-def record(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], Any]:
-    """The rows of what a child does, in order of time, and what it returned."""
-    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
-        pid, said = in_child(work, uid)
-    assert kept.counts.dropped == 0
-    rows: list[Row] = [row for row in kept.table.to_pylist() if row["pid"] == pid]
-    return sorted(rows, key=lambda row: row["time"]), said
-
-
-def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = None) -> None:
+def check(
+    record: Record,
+    calls: list[Call],
+    uid: int = 0,
+    first: Callable[[], None] | None = None,
+) -> None:
     """Makes the calls in a child: its rows are exactly theirs."""
     calls = [c for c in calls if c[0] in NUMBERS and has_tracepoint(f"syscalls:sys_enter_{c[0]}")]
 
@@ -83,13 +78,14 @@ def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = No
         assert row["duration_ns"] > 0
 
 
-def test_every_call_that_changes_a_mode(file: Path) -> None:
+def test_every_call_that_changes_a_mode(record: Record, file: Path) -> None:
     """chmod, fchmod, fchmodat and fchmodat2: exactly their rows; by descriptor with the mode that the file had before."""
     path, fd, directory = bytes(file), os.open(file, os.O_RDONLY), os.open(file.parent, os.O_RDONLY)
     first = 0o4755 if "chmod" in NUMBERS else 0o644
     below = {"path": b"file", "dirfd": directory}
     by_fd = {"resolved_path": path, "quality": []}
     check(
+        record,
         [
             ("chmod", [path, 0o4755], {"path": path, **changed(0o644, path)}),
             ("fchmod", [fd, 0o600], by_fd | {"fd": fd, "old_mode": first}),
@@ -118,12 +114,12 @@ def test_every_call_that_changes_a_mode(file: Path) -> None:
                 [directory, b"file", 0o600, AT_SYMLINK_NOFOLLOW],
                 below | changed(0o600, path) | {"at_flags": AT_SYMLINK_NOFOLLOW},
             ),
-        ]
+        ],
     )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_every_way_to_fail(file: Path) -> None:
+def test_every_way_to_fail(record: Record, file: Path) -> None:
     """Errors of root's: the row has the kernel's own and its name; a path is there where there was one to go by."""
     folder, path = bytes(file.parent), bytes(file)
     (file.parent / "loop").symlink_to("loop")
@@ -133,6 +129,7 @@ def test_every_way_to_fail(file: Path) -> None:
         return {"path": given, "resolved_path": given, "return_code": -error, "error": name}
 
     check(
+        record,
         [
             (
                 "fchmodat",
@@ -188,17 +185,18 @@ def test_every_way_to_fail(file: Path) -> None:
                 [AT_FDCWD, path, 0o600, 1 << 30],
                 failed(22, "EINVAL", path) | {"at_flags": 1 << 30},
             ),
-        ]
+        ],
     )
 
 
-def test_what_a_user_may_not(file: Path) -> None:
+def test_what_a_user_may_not(record: Record, file: Path) -> None:
     """EPERM and EACCES of a user who is not root; of a descriptor with the kernel's path and the mode that stays."""
     closed = file.parent / "closed"
     closed.mkdir(mode=0o700)
     fd, path, inside = os.open(file, os.O_RDONLY), bytes(file), bytes(closed / "x")
     refused = {"return_code": -1, "error": "EPERM"}
     check(
+        record,
         [
             ("fchmodat", [AT_FDCWD, path, 0o666], refused | {"path": path, **changed(0o644, path)}),
             (
@@ -216,7 +214,7 @@ def test_what_a_user_may_not(file: Path) -> None:
     )
 
 
-def test_paths_start_where_the_kernel_starts(file: Path) -> None:
+def test_paths_start_where_the_kernel_starts(record: Record, file: Path) -> None:
     """A relative path starts at the kernel's own working directory or dirfd, across mounts and renames, byte by byte; that
     of a call that comes to no file is joined to it."""
     folder = file.parent
@@ -241,6 +239,7 @@ def test_paths_start_where_the_kernel_starts(file: Path) -> None:
 
     directory = os.open(folder, os.O_PATH)
     check(
+        record,
         [
             (
                 "fchmodat",
@@ -261,7 +260,7 @@ def test_paths_start_where_the_kernel_starts(file: Path) -> None:
     )
 
 
-def test_at_the_root_and_in_a_chroot(file: Path) -> None:
+def test_at_the_root_and_in_a_chroot(record: Record, file: Path) -> None:
     """A path from the root has no doubled slash; in a chroot it begins with where that is."""
     base = bytes(file.parent)
 
@@ -270,10 +269,12 @@ def test_at_the_root_and_in_a_chroot(file: Path) -> None:
         os.chdir("/")
 
     check(
+        record,
         [("fchmodat", [AT_FDCWD, b"none", 0], _none(b"none", b"/none"))],
         first=lambda: os.chdir("/"),
     )
     check(
+        record,
         [
             (
                 "fchmodat",
@@ -291,7 +292,7 @@ def _none(given: bytes, resolved: bytes) -> Row:
 
 
 @pytest.mark.parametrize("length", [4095, 4096])
-def test_a_long_path(file: Path, length: int) -> None:
+def test_a_long_path(record: Record, file: Path, length: int) -> None:
     """4,095 bytes are whole, behind their directory too; more the kernel refuses, and the row says that it is cut."""
     path = b"./" * 2045 + b"/file" if length < 4096 else b"./" * 2048
 
@@ -310,7 +311,7 @@ def test_a_long_path(file: Path, length: int) -> None:
         assert {"path_cut", "resolved_path_cut"} < set(row["quality"])
 
 
-def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
+def test_the_descriptors_file_is_the_kernels(record: Record, file: Path) -> None:
     """fchmod of a file that was renamed, and of one that is deleted: the path that the kernel has for it at that moment."""
     fd = os.open(file, os.O_RDONLY)
     file.rename(file.parent / "renamed")
@@ -318,6 +319,7 @@ def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
     (file.parent / "gone").unlink()
     base = bytes(file.parent)
     check(
+        record,
         [
             (
                 "fchmod",
@@ -329,11 +331,11 @@ def test_the_descriptors_file_is_the_kernels(file: Path) -> None:
                 [deleted, 0o600],
                 {"resolved_path": base + b"/gone", "fd": deleted, "old_mode": 0o640, "quality": []},
             ),
-        ]
+        ],
     )
 
 
-def test_what_has_no_path() -> None:
+def test_what_has_no_path(record: Record) -> None:
     """fchmod of a socket, whose name in the kernel is `TCP`, of an event's descriptor and of a pipe: no path is made up."""
     with socket.socket() as made:
         event, (pipe, _) = os.eventfd(0), os.pipe()
@@ -341,6 +343,7 @@ def test_what_has_no_path() -> None:
         of_event = {"return_code": refused, "error": "ENOTSUP", "quality": []} if refused else {}
         nameless = {"resolved_path": b"", "quality": ["resolved_path_missing"]}
         check(
+            record,
             [
                 (
                     "fchmod",
@@ -349,5 +352,5 @@ def test_what_has_no_path() -> None:
                 ),
                 ("fchmod", [event, 0o600], nameless | {"fd": event, "old_mode": 0o600} | of_event),
                 ("fchmod", [pipe, 0o600], nameless | {"fd": pipe, "old_mode": 0o600}),
-            ]
+            ],
         )

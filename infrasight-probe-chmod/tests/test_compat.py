@@ -5,9 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_chmod.plugin
 import pytest
-from infrasight_recording import recording
+from infrasight_recording import Recording
 from infrasight_testbed.chmod_rows import NOT_HAD, changed
 from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
@@ -25,7 +24,7 @@ COMMON = {
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_every_32_bit_call_that_changes_permissions(bits: int) -> None:
+def test_every_32_bit_call_that_changes_permissions(recorded: Recording, bits: int) -> None:
     """chmod, fchmod, fchmodat and fchmodat2 of the 32-bit ABI, of a 32-bit program and of a 64-bit one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -56,15 +55,13 @@ def test_every_32_bit_call_that_changes_permissions(bits: int) -> None:
             ),
         ]
         program = build(folder, bits)
-        with recording("chmod", infrasight_probe_chmod.plugin) as kept:
-            made = make_calls(program, [call for call, _ in calls], given=[descriptor])
+        recorded.clear()
+        made = make_calls(program, [call for call, _ in calls], given=[descriptor])
         os.close(descriptor)
+        recorded.wait("chmod")
     if made.results[-1] == -38:  # ENOSYS: fchmodat2 is of Linux 6.6; the call is there all the same
         calls[-1][1].update(error="ENOSYS")
-    rows = sorted(
-        (row for row in kept.table.to_pylist() if row["pid"] == made.pid),
-        key=lambda row: row["time"],
-    )
+    rows = recorded.rows_of(made.pid)
     assert len(rows) == len(made.results) == len(calls)
     for row, (call, own), result in zip(rows, calls, made.results, strict=True):
         wanted = COMMON | {"return_code": result, "exe": bytes(program), "tid": made.pid} | own

@@ -4,18 +4,17 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import infrasight_probe_chmod.plugin
 import pytest
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
-from infrasight_recording import recording
+from infrasight_recording import Recording
 from infrasight_testbed import chmod_rows
-from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
+from infrasight_testbed.syscalls import MS_BIND, call, own_mounts
 
+Record = Callable[..., tuple[list[dict[str, Any]], Any]]
 AT_FDCWD, MS_RDONLY, MS_REMOUNT = -100, 1, 32
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 KERNELS = ["path_user_memory"]  # what the quality says where the path is the kernel's
@@ -32,16 +31,6 @@ def folder() -> Iterator[Path]:
     """A folder without symbolic links in its own path."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name).resolve()
-
-
-def record(work: Callable[[], Any]) -> tuple[list[dict[str, Any]], Any]:
-    """The rows of what a child does, in order of time, and what it returned."""
-    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
-        pid, said = in_child(work)
-    assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
-    return sorted(
-        (row for row in kept.table.to_pylist() if row["pid"] == pid), key=lambda row: row["time"]
-    ), said
 
 
 def chmod(path: bytes | Path, mode: int, directory: int = AT_FDCWD) -> None:
@@ -123,29 +112,23 @@ WAYS = (
 )
 
 
-def test_the_row_has_the_file_that_was_changed(has_function: bool) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_the_row_has_the_file_that_was_changed(
+    record: Record, folder: Path, has_function: bool, way: Callable[[Path], tuple[Path, int]]
+) -> None:
     """Whatever way leads to a file: its own path and the mode that it had; where no program may see it, the row says so."""
-    made: dict[str, tuple[int, list[Any]]] = {}
-    with ExitStack() as folders, recording("chmod", infrasight_probe_chmod.plugin) as kept:
-        for way in WAYS:
-            folder = Path(folders.enter_context(tempfile.TemporaryDirectory())).resolve()
-            made[way.__name__] = in_child(partial(_said, way, folder))
-    assert (kept.counts.dropped, kept.counts.entries_full) == (0, 0)
-    rows = {
-        row["pid"]: row for row in sorted(kept.table.to_pylist(), key=lambda row: row["time"])
-    }  # each one's last
-    for name, (pid, wanted) in made.items():
-        row = rows[pid]
-        if has_function:
-            said = [row["resolved_path"].decode(), row["old_mode"], row["quality"]]
-            assert said == [*wanted, KERNELS], name
-        else:
-            assert (row["quality"], row["old_mode"]) == (chmod_rows.NOT_HAD, 0), name
 
+    def work() -> list[Any]:
+        path, mode = way(folder)
+        return [str(path), mode]
 
-def _said(way: Callable[[Path], tuple[Path, int]], folder: Path) -> list[Any]:
-    path, mode = way(folder)
-    return [str(path), mode]
+    rows, expected = record(work)
+    row = rows[-1]
+    if has_function:
+        fields = [row["resolved_path"].decode(), row["old_mode"], row["quality"]]
+        assert fields == [*expected, KERNELS]
+    else:
+        assert (row["quality"], row["old_mode"]) == (chmod_rows.NOT_HAD, 0)
 
 
 def test_the_program_hangs_where_it_can(has_function: bool) -> None:
@@ -159,7 +142,7 @@ def test_the_program_hangs_where_it_can(has_function: bool) -> None:
     assert bool(loaded.refused) != has_function
 
 
-def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:
+def test_a_call_that_comes_to_no_change_is_joined(record: Record, folder: Path) -> None:
     """On a file system that is read-only the kernel ends before it would change: the row is as without the program."""
     (folder / "mounted").mkdir()
 
@@ -183,7 +166,9 @@ def test_a_call_that_comes_to_no_change_is_joined(folder: Path) -> None:
     assert row["quality"] == chmod_rows.NOT_HAD
 
 
-def test_by_descriptor_between_two_calls_by_path(folder: Path, has_function: bool) -> None:
+def test_by_descriptor_between_two_calls_by_path(
+    record: Record, folder: Path, has_function: bool
+) -> None:
     """What one call has shown does not come into the row of the next, which has its own."""
 
     def work() -> None:
@@ -207,26 +192,26 @@ def test_by_descriptor_between_two_calls_by_path(folder: Path, has_function: boo
     ]
 
 
-def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path, has_function: bool) -> None:
+def test_a_thread_that_rewrites_the_path_changes_nothing(
+    recorded: Recording, folder: Path, has_function: bool
+) -> None:
     """While a thread rewrites the path: each row has the file that was changed and its mode before, or says that it may lie."""
     program, count = folder / "chmod_race", 2000
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "chmod_race.c"], check=True)
     for name in ("file-a", "file-b"):
         a_file(folder / name, 0)
-    with recording("chmod", infrasight_probe_chmod.plugin) as kept:
-        process = subprocess.Popen([program, folder / "file-a", str(count)], stdout=subprocess.PIPE)
-        said, _ = process.communicate()
+    recorded.clear()
+    process = subprocess.Popen([program, folder / "file-a", str(count)], stdout=subprocess.PIPE)
+    paths, _ = process.communicate()
     assert process.returncode == 0
-    rows = sorted(
-        (row for row in kept.table.to_pylist() if row["pid"] == process.pid),
-        key=lambda row: row["time"],
-    )
+    recorded.wait("chmod")
+    rows = recorded.rows_of(process.pid)
     assert [row["mode"] for row in rows] == list(range(count, 0, -1))
     assert {tuple(row["quality"]) for row in rows} == {
         tuple(KERNELS if has_function else chmod_rows.NOT_HAD)
     }
     if has_function:
-        assert [row["resolved_path"] for row in rows] == said.splitlines()
+        assert [row["resolved_path"] for row in rows] == paths.splitlines()
         before = {bytes(folder / name): 0 for name in ("file-a", "file-b")}
         for row in rows:
             assert row["old_mode"] == before[row["resolved_path"]]

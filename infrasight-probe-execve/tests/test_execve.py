@@ -194,7 +194,7 @@ def test_execveat_of_a_memfd_names_the_memfd(
     row_with: OneRow, compiled: Callable[[str], Path]
 ) -> None:
     """The executable is the memfd; the descriptor and the flags are those of the call."""
-    command = [compiled("memfd_exec"), "/bin/true"]
+    command: list[str | Path] = [compiled("memfd_exec"), "/bin/true"]
     row = row_with(lambda: subprocess.run(command, check=True), b"in memory")
     assert row["exe"] == b"/memfd:hidden"
     assert row["argv"] == [b"innocent", b"in memory"]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_open.plugin
 import pytest
-from infrasight_recording import recording
+from infrasight_recording import Recording
 from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 pytestmark = only_x86
@@ -36,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_every_32_bit_call_that_opens(folder: Path, bits: int) -> None:
+def test_every_32_bit_call_that_opens(recorded: Recording, folder: Path, bits: int) -> None:
     """open, creat, openat and openat2 of the 32-bit ABI, of a 32-bit program and of a 64-bit one that makes `int $0x80`."""
     given, missing = bytes(folder / "given"), bytes(folder / "missing")
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -78,13 +77,11 @@ def test_every_32_bit_call_that_opens(folder: Path, bits: int) -> None:
         ),
     ]
     program = build(folder, bits)
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        made = make_calls(program, [call for call, _ in calls], given=[directory])
+    recorded.clear()
+    made = make_calls(program, [call for call, _ in calls], given=[directory])
     os.close(directory)
-    rows = [
-        row for row in kept.table.to_pylist() if row["pid"] == made.pid and row["via"] != "syscall"
-    ]
-    rows.sort(key=lambda row: row["time"])
+    recorded.wait("open")
+    rows = [row for row in recorded.rows_of(made.pid) if row["via"] != "syscall"]
     assert len(rows) == len(made.results) == len(calls)
     for row, ((name, arguments), own), result in zip(rows, calls, made.results, strict=True):
         path = arguments[0] if name in ("open", "creat") else arguments[1]
@@ -102,12 +99,14 @@ def test_every_32_bit_call_that_opens(folder: Path, bits: int) -> None:
         }
         assert {field: row[field] for field in wanted} == wanted, (name, arguments)
         assert row["duration_ns"] > 0
-    assert kept.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    assert recorded.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
 
 
-def test_ordinary_calls_say_so(folder: Path) -> None:
+def test_ordinary_calls_say_so(recorded: Recording, folder: Path) -> None:
     """A call that is neither of a 32-bit program nor of a ring is `syscall`."""
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        (folder / "given").read_bytes()
-    ways = {row["via"] for row in kept.table.to_pylist() if row["path"] == bytes(folder / "given")}
+    recorded.clear()
+    (folder / "given").read_bytes()
+    recorded.wait("open")
+    rows = recorded.rows_of(os.getpid())
+    ways = {row["via"] for row in rows if row["path"] == bytes(folder / "given")}
     assert ways == {"syscall"}

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import infrasight_probe_open.plugin
 import pytest
-from infrasight_recording import recording
+from infrasight_recording import Recording
 from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
 
+Executables = Callable[..., list[set[str]]]
 WORKLOAD = Path(__file__).parents[2] / "tests/support/workloads/moving_exe.c"
 
 
@@ -32,17 +32,26 @@ def placed(folder: Path, *parts: str) -> str:
     return str(at)
 
 
-def executables(work: Callable[[], object], *names: str) -> list[set[str]]:
-    """The executables of the rows that opened each of these, of a child on one CPU."""
+@pytest.fixture
+def executables(recorded: Recording) -> Executables:
+    """Does some work in a child on one CPU; returns the executables of the rows of each path."""
 
-    def child() -> None:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        work()
+    def record(work: Callable[[], object], *paths: str) -> list[set[str]]:
+        def child() -> None:
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            work()
 
-    with recording("open", infrasight_probe_open.plugin) as kept:
+        recorded.clear()
         in_child(child)
-    rows = [(os.fsdecode(row["path"]), os.fsdecode(row["exe"])) for row in kept.table.to_pylist()]
-    return [{exe for path, exe in rows if path == name} for name in names]
+        recorded.wait("open")
+        found: dict[str, set[str]] = {path: set() for path in paths}
+        for row in recorded.table.select(["path", "exe"]).to_pylist():
+            path = os.fsdecode(row["path"])
+            if path in found:
+                found[path].add(os.fsdecode(row["exe"]))
+        return list(found.values())
+
+    return record
 
 
 def run(*words: str) -> None:
@@ -50,7 +59,7 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True)
 
 
-def test_programs_in_turn(folder: Path) -> None:
+def test_programs_in_turn(executables: Executables, folder: Path) -> None:
     """Programs that take turns on a CPU have an executable each, also where they have one name, in several folders."""
     programs = [placed(folder, name, "program") for name in ("one", "two")]
 
@@ -65,7 +74,7 @@ def test_programs_in_turn(folder: Path) -> None:
     assert executables(work, "m0", "m1") == [{program} for program in programs]
 
 
-def test_renamed_while_it_runs(folder: Path) -> None:
+def test_renamed_while_it_runs(executables: Executables, folder: Path) -> None:
     """A program whose file is renamed, and then its folder, has each name in its time, and the first again when it is back."""
     program, renamed, moved = placed(folder, "a", "sh"), f"{folder}/a/bash", f"{folder}/b/bash"
     there = (
@@ -98,7 +107,7 @@ def test_renamed_while_it_runs(folder: Path) -> None:
     assert found == [{program}, {renamed}, {moved}, {renamed}, {program}]
 
 
-def test_its_mount_is_moved(folder: Path) -> None:
+def test_its_mount_is_moved(executables: Executables, folder: Path) -> None:
     """A program on a mount that is moved to another place is at each in its time."""
     placed(folder, "real", "program")
     for name in ("here", "there"):
@@ -125,7 +134,7 @@ def test_its_mount_is_moved(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [255, 256, 300])
-def test_a_long_path(folder: Path, length: int) -> None:
+def test_a_long_path(executables: Executables, folder: Path, length: int) -> None:
     """A path that is longer than what a block keeps is whole all the same, in each row."""
     rest = length - len(str(folder)) - 2
     program = placed(folder, "d" * (rest // 2), "f" * (rest - rest // 2))
@@ -135,7 +144,7 @@ def test_a_long_path(folder: Path, length: int) -> None:
     ) == [{program}, {program}]
 
 
-def test_many_folders(folder: Path) -> None:
+def test_many_folders(executables: Executables, folder: Path) -> None:
     """A program below more folders than are compared is walked each time: renaming one of them shows."""
     deep = ["d"] * 20
     program, renamed = (
@@ -150,7 +159,7 @@ def test_many_folders(folder: Path) -> None:
     assert found == [{program}, {renamed}]
 
 
-def test_a_deleted_program(folder: Path) -> None:
+def test_a_deleted_program(executables: Executables, folder: Path) -> None:
     """A program that deletes its own file goes on under the name that it had."""
     program = placed(folder, "gone")
     assert executables(

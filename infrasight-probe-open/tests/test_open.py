@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_open.plugin
 import pytest
-from infrasight_recording import recording
+from infrasight_recording import Recording
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
 Row = dict[str, Any]
+Record = Callable[..., tuple[list[Row], Any]]
 Call = tuple[
     str, list[int | bytes], Row
 ]  # a call, its arguments, and what its row says beyond COMMON
@@ -46,16 +46,12 @@ def folder() -> Iterator[Path]:
         yield Path(name).resolve()
 
 
-def record(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], Any]:
-    """The rows of what a child does, in order of time, and what it returned."""
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        pid, said = in_child(work, uid)
-    assert kept.counts.dropped == 0
-    rows: list[Row] = [row for row in kept.table.to_pylist() if row["pid"] == pid]
-    return sorted(rows, key=lambda row: row["time"]), said
-
-
-def check(calls: list[Call], uid: int = 0, first: Callable[[], None] | None = None) -> None:
+def check(
+    record: Record,
+    calls: list[Call],
+    uid: int = 0,
+    first: Callable[[], None] | None = None,
+) -> None:
     """Makes the calls in a child: its rows are exactly theirs."""
     calls = [c for c in calls if c[0] in NUMBERS]  # arm64 has neither open nor creat
 
@@ -94,7 +90,7 @@ def failing(error: str, **more: Any) -> Row:
     return {"error": error, **more}
 
 
-def test_every_call_that_opens(folder: Path) -> None:
+def test_every_call_that_opens(record: Record, folder: Path) -> None:
     """open, creat, openat and openat2 with known flags and modes: exactly their rows, every field as the call had it."""
     given = bytes(folder / "given")
     (folder / "given").touch()
@@ -107,6 +103,7 @@ def test_every_call_that_opens(folder: Path) -> None:
         "mode": 0o600,
     }
     check(
+        record,
         [
             ("open", [given, 0, 0o7777], {}),
             ("open", [given + b"1", create, 0o640], created),
@@ -135,11 +132,11 @@ def test_every_call_that_opens(folder: Path) -> None:
                 | OPENAT2
                 | {"dirfd": directory, "resolved_path": given + b"4", "resolve": 12},
             ),
-        ]
+        ],
     )
 
 
-def test_every_way_to_fail(folder: Path) -> None:
+def test_every_way_to_fail(record: Record, folder: Path) -> None:
     """Fourteen errors of root's: the row has the kernel's own, its name, what was asked for, and no resolved path."""
     base = bytes(folder)
     (folder / "given").touch()
@@ -148,6 +145,7 @@ def test_every_way_to_fail(folder: Path) -> None:
     asked = how(1 << 40)
     unread = {"quality": ["path_user_memory", "flags_missing", "flags_user_memory"]}
     check(
+        record,
         [
             ("open", [base + b"/missing", 0], failing("ENOENT")),
             ("openat", [AT_FDCWD, base + b"/missing", 0], failing("ENOENT")),
@@ -188,20 +186,21 @@ def test_every_way_to_fail(folder: Path) -> None:
                 [AT_FDCWD, base + b"/link", how(0, 0, NO_SYMLINKS), 24],
                 failing("ELOOP", resolve=4, **OPENAT2),
             ),
-        ]
+        ],
     )
 
 
 _CREAT, _HIGH = [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"], [b"O_RDONLY", b"0x10000000000"]
 
 
-def test_what_a_user_may_not(folder: Path) -> None:
+def test_what_a_user_may_not(record: Record, folder: Path) -> None:
     """EACCES and EPERM of a user who is not root, with that user's number."""
     for name, mode in (("closed", 0o600), ("readable", 0o644)):
         (folder / name).touch()
         (folder / name).chmod(mode)
     own = failing("EPERM", flags=os.O_NOATIME, flag_names=[b"O_RDONLY", b"O_NOATIME"])
     check(
+        record,
         [
             ("openat", [AT_FDCWD, bytes(folder / "closed"), 0], failing("EACCES")),
             ("openat", [AT_FDCWD, bytes(folder / "readable"), os.O_NOATIME], own),
@@ -211,7 +210,7 @@ def test_what_a_user_may_not(folder: Path) -> None:
     )
 
 
-def test_no_descriptor_is_left(folder: Path) -> None:
+def test_no_descriptor_is_left(record: Record, folder: Path) -> None:
     """EMFILE: a process that has all descriptors that it may have."""
     (folder / "given").touch()
 
@@ -220,38 +219,41 @@ def test_no_descriptor_is_left(folder: Path) -> None:
             resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         )
 
-    check([("openat", [AT_FDCWD, bytes(folder / "given"), 0], failing("EMFILE"))], first=first)
+    check(
+        record, [("openat", [AT_FDCWD, bytes(folder / "given"), 0], failing("EMFILE"))], first=first
+    )
 
 
 @pytest.mark.parametrize("length", [2, 4094, 4095, 4096, 5000])
-def test_a_path_of_any_length(folder: Path, length: int) -> None:
+def test_a_path_of_any_length(record: Record, folder: Path, length: int) -> None:
     """Up to 4,095 bytes a path is whole; a longer one the kernel refuses, and the row says that it is cut."""
     path = (bytes(folder) + b"/" * length)[:length] if length > 2 else b"/."
     if length < 4096:
         check(
+            record,
             [
                 (
                     "openat",
                     [AT_FDCWD, path, 0],
                     {"resolved_path": bytes(folder) if length > 2 else b"/"},
                 )
-            ]
+            ],
         )
     else:
         cut = {"path": path[:4096], "quality": ["path_cut", "path_user_memory"]}
-        check([("openat", [AT_FDCWD, path, 0], failing("ENAMETOOLONG", **cut))])
+        check(record, [("openat", [AT_FDCWD, path, 0], failing("ENAMETOOLONG", **cut))])
 
 
-def test_every_byte_that_a_name_may_have(folder: Path) -> None:
+def test_every_byte_that_a_name_may_have(record: Record, folder: Path) -> None:
     """A name of all bytes but NUL and slash arrives as it is, in the path given and in the kernel's."""
     name = bytes(byte for byte in range(1, 256) if byte != ord("/"))
     path = bytes(folder) + b"/" + name
     asked = {"flags": 0o102, "flag_names": [b"O_RDWR", b"O_CREAT"], "mode": 0o600}
-    check([("openat", [AT_FDCWD, path, os.O_RDWR | os.O_CREAT, 0o600], asked)])
+    check(record, [("openat", [AT_FDCWD, path, os.O_RDWR | os.O_CREAT, 0o600], asked)])
 
 
 @pytest.mark.parametrize(("names", "length"), [(100, 1), (14, 255), (200, 1)])
-def test_a_file_that_lies_deep(folder: Path, names: int, length: int) -> None:
+def test_a_file_that_lies_deep(record: Record, folder: Path, names: int, length: int) -> None:
     """A hundred components and 3,600 bytes come whole; of two hundred components the last ones come, and the row says so."""
     deep = folder.joinpath(*["d" * length] * names)
     deep.mkdir(parents=True)
@@ -265,7 +267,7 @@ def test_a_file_that_lies_deep(folder: Path, names: int, length: int) -> None:
         assert row["resolved_path"].count(b"/") > 120
 
 
-def test_a_call_that_is_killed(folder: Path) -> None:
+def test_a_call_that_is_killed(recorded: Recording, folder: Path) -> None:
     """A process that is killed while it waits for a FIFO's other end: its call is there, with the kernel's own return code."""
     os.mkfifo(folder / "fifo")
 
@@ -279,8 +281,9 @@ def test_a_call_that_is_killed(folder: Path) -> None:
         os.waitpid(pid, 0)
         return pid
 
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        _, pid = in_child(work)
-    (row,) = [row for row in kept.table.to_pylist() if row["pid"] == pid]
+    recorded.clear()
+    _, pid = in_child(work)
+    recorded.wait("open")
+    (row,) = recorded.rows_of(pid)
     assert (row["path"], row["resolved_path"], row["fd"]) == (bytes(folder / "fifo"), b"", -1)
     assert row["return_code"] == ERESTARTSYS

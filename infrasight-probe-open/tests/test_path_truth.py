@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import infrasight_probe_open.plugin
 import pytest
-from infrasight_recording import recording
-from infrasight_testbed.syscalls import MS_BIND, call, in_child, own_mounts
+from infrasight_recording import Recording
+from infrasight_testbed.syscalls import MS_BIND, call, own_mounts
 
 AT_FDCWD = -100
+Record = Callable[..., tuple[list[dict[str, Any]], Any]]
+RecordLast = Callable[[Callable[[], Any]], tuple[dict[str, Any], Any]]
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 
@@ -39,12 +40,15 @@ def opened(*path: int | bytes | str | Path, flags: int = 0) -> str:
     return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
-def record_one(work: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """The last row that a child's work makes, and what the work returned."""
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        pid, said = in_child(work)
-    rows = [row for row in kept.table.to_pylist() if row["pid"] == pid]
-    return max(rows, key=lambda row: row["time"]), said
+@pytest.fixture
+def record_last(record: Record) -> RecordLast:
+    """Does some work in a child; returns the last row and the work's result."""
+
+    def last(work: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
+        rows, result = record(work)
+        return rows[-1], result
+
+    return last
 
 
 def symbolic_link(folder: Path) -> str:
@@ -153,17 +157,17 @@ WAYS = (
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_resolved_path_is_what_the_kernel_calls_the_file(
-    folder: Path, way: Callable[[Path], str]
+    record_last: RecordLast, folder: Path, way: Callable[[Path], str]
 ) -> None:
     """Whatever way leads to a file: the row's path is the link that the descriptor has in /proc, and so is `deleted`."""
-    row, link = record_one(lambda: way(folder))
+    row, link = record_last(lambda: way(folder))
     assert (row["resolved_path"].decode() + " (deleted)" * row["deleted"], row["quality"]) == (
         link,
         ["path_user_memory"],
     )
 
 
-def test_a_chroot_does_not_hide_where_a_file_is(folder: Path) -> None:
+def test_a_chroot_does_not_hide_where_a_file_is(record_last: RecordLast, folder: Path) -> None:
     """In a chroot: the path is the file's in the mount namespace, not in the chroot."""
     (folder / "etc").mkdir()
     (folder / "etc/shadow").touch()
@@ -172,7 +176,7 @@ def test_a_chroot_does_not_hide_where_a_file_is(folder: Path) -> None:
         os.chroot(folder)
         return call("openat", AT_FDCWD, b"/etc/shadow", 0)
 
-    row, fd = record_one(work)
+    row, fd = record_last(work)
     assert (row["path"], row["resolved_path"], row["fd"]) == (
         b"/etc/shadow",
         bytes(folder / "etc/shadow"),
@@ -180,38 +184,34 @@ def test_a_chroot_does_not_hide_where_a_file_is(folder: Path) -> None:
     )
 
 
-def test_what_has_no_path_says_so(folder: Path) -> None:
+def test_what_has_no_path_says_so(record_last: RecordLast, folder: Path) -> None:
     """A pipe and a namespace, opened through /proc: no path is made up."""
     reader, _ = os.pipe()
     for path in (b"/proc/self/fd/%d" % reader, b"/proc/self/ns/net"):
-        row, fd = record_one(partial(call, "openat", AT_FDCWD, path, 0))
+        row, fd = record_last(partial(call, "openat", AT_FDCWD, path, 0))
         assert (row["fd"], row["path"], row["resolved_path"]) == (fd, path, b"")
         assert row["quality"] == ["path_user_memory", "resolved_path_missing"]
 
 
-def test_a_file_that_is_only_in_memory() -> None:
+def test_a_file_that_is_only_in_memory(record_last: RecordLast) -> None:
     """A memfd, opened through /proc, has the name that it was given."""
     file = os.memfd_create("hidden")
-    row, _ = record_one(lambda: call("openat", AT_FDCWD, b"/proc/self/fd/%d" % file, 0))
+    row, _ = record_last(lambda: call("openat", AT_FDCWD, b"/proc/self/fd/%d" % file, 0))
     assert row["resolved_path"] == b"/memfd:hidden"
 
 
-def test_a_thread_that_rewrites_the_path_changes_nothing(folder: Path) -> None:
+def test_a_thread_that_rewrites_the_path_changes_nothing(recorded: Recording, folder: Path) -> None:
     """While a thread rewrites the path: each row has the file that was opened, and says that the path given may lie."""
     program = folder / "path_race"
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "path_race.c"], check=True)
     for name in ("file-a", "file-b"):
         (folder / name).touch()
-    with recording("open", infrasight_probe_open.plugin) as kept:
-        process = subprocess.Popen([program, folder / "file-a", "3000"], stdout=subprocess.PIPE)
-        said, _ = process.communicate()
+    recorded.clear()
+    process = subprocess.Popen([program, folder / "file-a", "3000"], stdout=subprocess.PIPE)
+    links, _ = process.communicate()
     assert process.returncode == 0
-    rows = [
-        row
-        for row in kept.table.to_pylist()
-        if row["pid"] == process.pid and b"/file-" in row["resolved_path"]
-    ]
-    rows.sort(key=lambda row: row["time"])
-    assert [row["resolved_path"] for row in rows] == said.splitlines()
+    recorded.wait("open")
+    rows = [row for row in recorded.rows_of(process.pid) if b"/file-" in row["resolved_path"]]
+    assert [row["resolved_path"] for row in rows] == links.splitlines()
     assert len(rows) == 3000
     assert {tuple(row["quality"]) for row in rows} == {("path_user_memory",)}

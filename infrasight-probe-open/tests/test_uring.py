@@ -56,16 +56,22 @@ def program() -> Iterator[Path]:
         yield build(Path(name).resolve())
 
 
-def rows_of(kept: Recording, made: Made) -> list[Row]:
+@pytest.fixture(scope="module")
+def requests_recorded() -> Iterator[Recording]:
+    """A running recording of one user's opens."""
+    with recording("open", infrasight_probe_open.plugin, filters=MINE) as running:
+        yield running
+    running.assert_accounted()
+    assert running.counts.entries_full == 0
+
+
+def rows_of(recorded: Recording, made: Made) -> list[Row]:
     """The program's requests, in order of their submission."""
-    assert kept.counts.dropped == 0
-    rows = [
-        row for row in kept.table.to_pylist() if row["pid"] == made.pid and row["via"] == "io_uring"
-    ]
+    rows = [row for row in recorded.rows_of(made.pid) if row["via"] == "io_uring"]
     for row in rows:
         assert set(row["quality"]) >= NAMELESS
         row["quality"] = [flag for flag in row["quality"] if flag not in NAMELESS]
-    return sorted(rows, key=lambda row: row["time"])
+    return rows
 
 
 def paths(rows: Sequence[Row]) -> list[tuple[bytes, int]]:
@@ -79,7 +85,12 @@ def paths(rows: Sequence[Row]) -> list[tuple[bytes, int]]:
     ids=["inline", "worker", "polled"],
 )
 def test_every_request_that_opens(
-    folder: Path, program: Path, setup: int, sqe_flags: int, comm: bytes
+    requests_recorded: Recording,
+    folder: Path,
+    program: Path,
+    setup: int,
+    sqe_flags: int,
+    comm: bytes,
 ) -> None:
     """OPENAT and OPENAT2 that succeed and fail, in the submitting thread, in a worker and in the ring's polling thread."""
     given, missing = bytes(folder / "given"), bytes(folder / "missing")
@@ -113,17 +124,18 @@ def test_every_request_that_opens(
         ),
         (Request(given, slot=3), {"fd": -1, "quality": ["resolved_path_missing"]}),
     ]
-    with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        made = make_requests(
-            program,
-            USER,
-            [evolve(r, sqe_flags=sqe_flags) for r, _ in requests],
-            setup,
-            given=[directory],
-        )
-        assert kept.recorder.untraced() == NONE
+    requests_recorded.clear()
+    made = make_requests(
+        program,
+        USER,
+        [evolve(r, sqe_flags=sqe_flags) for r, _ in requests],
+        setup,
+        given=[directory],
+    )
+    requests_recorded.wait("open")
+    assert requests_recorded.recorder.untraced() == NONE
     os.close(directory)
-    rows = rows_of(kept, made)
+    rows = rows_of(requests_recorded, made)
     assert len(rows) == len(requests)
     for row, (request, own), result in zip(rows, requests, made.results, strict=True):
         wanted: Row = {
@@ -149,37 +161,40 @@ def test_every_request_that_opens(
     )  # a creation is a worker's in any case
 
 
-def test_a_thousand_requests_are_a_thousand_rows(folder: Path, program: Path) -> None:
+def test_a_thousand_requests_are_a_thousand_rows(
+    requests_recorded: Recording, folder: Path, program: Path
+) -> None:
     """Every other one of a file that is not there; 32 under way at a time: each has its row, with its own path and result."""
     names = [bytes(folder / ("given" if i % 2 else f"missing-{i}")) for i in range(1000)]
-    with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        made = make_requests(program, USER, [Request(name) for name in names])
-        assert kept.recorder.untraced() == NONE
-    rows = rows_of(kept, made)
+    requests_recorded.clear()
+    made = make_requests(program, USER, [Request(name) for name in names])
+    requests_recorded.wait("open")
+    assert requests_recorded.recorder.untraced() == NONE
+    rows = rows_of(requests_recorded, made)
     assert paths(rows) == list(zip(names, made.results, strict=True))
     assert {row["resolved_path"] for row in rows if row["return_code"] >= 0} == {
         bytes(folder / "given")
     }
     assert {row["return_code"] < 0 for row in rows[::2]} == {True}
     assert all(row["quality"] == [] for row in rows)
-    assert kept.counts.entries_full == 0
 
 
-def test_a_full_ring_hides_nothing(folder: Path, program: Path) -> None:
+def test_a_full_ring_hides_nothing(
+    requests_recorded: Recording, folder: Path, program: Path
+) -> None:
     """A program that never takes its completions, and one that wants none: every request has its row all the same."""
     names = [bytes(folder / "given"), *[bytes(folder / f"missing-{i}") for i in range(20)]]
-    with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        full = make_requests(
-            program, USER, [Request(name) for name in names], NEVER_TAKE, completions=2
-        )
-        silent = make_requests(
-            program, USER, [Request(name, sqe_flags=SILENT) for name in names[:2]]
-        )
-        assert kept.recorder.untraced() == NONE
+    requests_recorded.clear()
+    full = make_requests(
+        program, USER, [Request(name) for name in names], NEVER_TAKE, completions=2
+    )
+    silent = make_requests(program, USER, [Request(name, sqe_flags=SILENT) for name in names[:2]])
+    requests_recorded.wait("open")
+    assert requests_recorded.recorder.untraced() == NONE
     assert set(full.results) == {DROPPED_UPDATES}
-    assert [path for path, _ in paths(rows_of(kept, full))] == names
-    assert {code for _, code in paths(rows_of(kept, full))[1:]} == {-2}
-    first, second, failed = rows_of(kept, silent)
+    assert [path for path, _ in paths(rows_of(requests_recorded, full))] == names
+    assert {code for _, code in paths(rows_of(requests_recorded, full))[1:]} == {-2}
+    first, second, failed = rows_of(requests_recorded, silent)
     assert [(row["path"], row["quality"]) for row in (first, second)] == [
         (name, ["resolved_path_missing", "return_code_missing"]) for name in names[:2]
     ]
@@ -189,15 +204,16 @@ def test_a_full_ring_hides_nothing(folder: Path, program: Path) -> None:
     )  # a failure is told of even then, as a row of its own
 
 
-def test_what_cannot_be_prepared(program: Path) -> None:
+def test_what_cannot_be_prepared(requests_recorded: Recording, program: Path) -> None:
     """A request that the kernel refuses as it is submitted: a row that says what is not known."""
-    with recording("open", infrasight_probe_open.plugin, filters=MINE) as kept:
-        made = make_requests(
-            program,
-            USER,
-            [Request(8), Request(b""), Request(b"/" + b"x" * 5000), Request(b"/", how=bytes(8))],
-        )
-    rows = rows_of(kept, made)
+    requests_recorded.clear()
+    made = make_requests(
+        program,
+        USER,
+        [Request(8), Request(b""), Request(b"/" + b"x" * 5000), Request(b"/", how=bytes(8))],
+    )
+    requests_recorded.wait("open")
+    rows = rows_of(requests_recorded, made)
     assert sorted(row["error"] for row in rows) == ["EFAULT", "EINVAL", "ENAMETOOLONG", "ENOENT"]
     assert all(row["quality"] == UNKNOWN for row in rows)
 
@@ -217,12 +233,12 @@ def changed(without: str = "", **defines: int) -> ModuleType:
 
 
 def test_more_requests_than_can_be_kept(folder: Path, program: Path) -> None:
-    """Of 32 requests at a time only 8 can be kept: the others have their rows, which say so, and are counted."""
-    with recording("open", changed(REQUESTS=8), filters=MINE) as kept:
+    """Of 32 requests at a time only 8 can be recorded: the others have their rows, which say so, and are counted."""
+    with recording("open", changed(REQUESTS=8), filters=MINE) as recorded:
         made = make_requests(program, USER, [Request(bytes(folder / "given"))] * 64)
-    rows = rows_of(kept, made)
+    rows = rows_of(recorded, made)
     unknown = [row for row in rows if row["quality"] == UNKNOWN]
-    assert (len(rows), len(unknown)) == (64, kept.counts.entries_full)
+    assert (len(rows), len(unknown)) == (64, recorded.counts.entries_full)
     assert 0 < len(unknown) < 64
     assert {row["resolved_path"] for row in rows} == {bytes(folder / "given")}
     assert {row["path"] for row in rows if row not in unknown} == {bytes(folder / "given")}
@@ -231,14 +247,14 @@ def test_more_requests_than_can_be_kept(folder: Path, program: Path) -> None:
 def test_requests_whose_end_is_not_told_are_counted(folder: Path, program: Path) -> None:
     """Without the overflow's tracepoint, requests that overflow a ring are counted as their memory is used again."""
     before = REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0
-    with recording("open", changed(without="overflowed"), filters=MINE) as kept:
+    with recording("open", changed(without="overflowed"), filters=MINE) as recorded:
         made = make_requests(
             program, USER, [Request(bytes(folder / "given"))] * 21, NEVER_TAKE, completions=2
         )
-        untraced = kept.recorder.untraced()
-    rows = len(rows_of(kept, made))
+        untraced = recorded.recorder.untraced()
+    rows = len(rows_of(recorded, made))
     assert 0 < 21 - rows - 2 <= untraced["io_uring"] <= 21 - rows
-    assert kept.recorder.untraced() == untraced
+    assert recorded.recorder.untraced() == untraced
     assert (REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0) - before == untraced[
         "io_uring"
     ]

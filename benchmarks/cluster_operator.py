@@ -1,4 +1,4 @@
-"""The operator of 200 nodes (kwok's) with as many agents: one policy changes; how long, how many calls, how much memory.
+"""Measures an operator with 200 nodes (simulated by kwok) and agents while one policy changes.
 
 usage: cluster_operator.py [NODES]
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 from infrasight_testbed.cluster_build import ClusterBuild
 from infrasight_testbed.control_plane import running_control_plane
-from infrasight_testbed.follower import Follower
-from infrasight_testbed.operator_process import Installed
+from infrasight_testbed.fake_agent import FakeAgent
+from infrasight_testbed.operator_process import OperatorInstallation
 from infrasight_testbed.system import Process
 from rich.console import Console
 from rich.table import Table
@@ -45,18 +45,18 @@ def seconds_until(done: Callable[[], bool]) -> float:
     return time.monotonic() - began
 
 
-def measure(installed: Installed, nodes: list[str], table: Table) -> None:
+def measure(installation: OperatorInstallation, nodes: list[str], table: Table) -> None:
     """Fills the table."""
-    installed.install()
-    installed.policy("base", "execve")
-    operator = installed.start()
-    took = seconds_until(lambda: len(installed.nodes()) == len(nodes))
+    installation.install()
+    installation.policy("base", "execve")
+    operator = installation.start()
+    took = seconds_until(lambda: len(installation.node_probes()) == len(nodes))
     table.add_row("a fresh installation: ready, to the last NodeProbes", f"{took:.1f} s")
     table.add_row("memory with nobody connected", f"{rss_mb(operator):.0f} MB")
-    agents = [Follower(installed.address, node, pod=f"pod-{node}") for node in nodes]
+    agents = [FakeAgent(installation.address, node, pod=f"pod-{node}") for node in nodes]
     try:
         for agent in agents:
-            agent.obey()
+            agent.apply_next()
         running = 'infrasight_operator_nodes{state="Running"}'
         table.add_row(
             "all agents connected: to the last status",
@@ -68,9 +68,9 @@ def measure(installed: Installed, nodes: list[str], table: Table) -> None:
             operator.metric(f"infrasight_operator_policy_spread_seconds_{part}")
             for part in ("sum", "count")
         ]
-        installed.policy("base", "execve", "open")
+        installation.policy("base", "execve", "open")
         began = time.monotonic()
-        came = [(agent, agent.next()) for agent in agents]
+        came = [(agent, agent.next_configuration()) for agent in agents]
         table.add_row(
             "one policy changes: all agents told, from kubectl's return",
             f"{max(time.monotonic() - began, 0) * 1000:.0f} ms",
@@ -123,11 +123,11 @@ def main() -> None:
         ]
         cluster.kubectl("create", "-f", "-", text=yaml.safe_dump_all(nodes))
         cluster.kubectl("create", "namespace", "bench")
-        installed = Installed(cluster, "bench", Path(folder), "bench")
+        installation = OperatorInstallation(cluster, "bench", Path(folder), "bench")
         try:
-            measure(installed, names, table)
+            measure(installation, names, table)
         finally:
-            installed.stop()
+            installation.stop()
     Console().print(table)
 
 

@@ -4,21 +4,21 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from infrasight_testbed.operator_process import Installed
+from infrasight_testbed.operator_process import OperatorInstallation
 from infrasight_testbed.system import execute, running_system, until
 
 
 def test_a_policy_becomes_rows(
-    installed: Installed, add_node: Callable[..., str], pool: str, tmp_path: Path
+    installation: OperatorInstallation, add_node: Callable[..., str], pool: str, tmp_path: Path
 ) -> None:
     """An agent records nothing until a policy says so, then what it says, and stops when the policy goes; nothing is restarted.
 
     The statuses say what the agent does: a probe that it does not have fails alone.
     """
     node = add_node("real", pool=pool)
-    installed.install()
-    installed.start()
-    until(lambda: node in installed.nodes(), "the node is known")
+    installation.install()
+    installation.start()
+    until(lambda: node in installation.node_probes(), "the node is known")
     marker = uuid.uuid4().hex
     with running_system(tmp_path) as system:
         system.start_server()
@@ -27,19 +27,19 @@ def test_a_policy_becomes_rows(
             every_probe=True,
             ready=False,
             environment={
-                "INFRASIGHT_AGENT_OPERATOR": installed.address,
+                "INFRASIGHT_AGENT_OPERATOR": installation.address,
                 "INFRASIGHT_AGENT_STATE": str(tmp_path / "state"),
             },
         )
         until(
-            lambda: installed.get("nodeprobes", node).get("status", {}).get("state") == "Idle",
+            lambda: installation.get("nodeprobes", node).get("status", {}).get("state") == "Idle",
             "it waits",
             120,
         )
         execute(marker, 5)
-        installed.policy("base", "execve", "no_such_probe")
+        installation.policy("base", "execve", "no_such_probe")
         until(
-            lambda: installed.get("nodeprobes", node)["status"].get("running") == ["execve"],
+            lambda: installation.get("nodeprobes", node)["status"].get("running") == ["execve"],
             "it records",
             120,
         )
@@ -49,19 +49,20 @@ def test_a_policy_becomes_rows(
             str(number) for number in range(5, 10)
         ]
         until(
-            lambda: installed.get("probepolicy", "base")["status"].get("problems", []) != [],
+            lambda: installation.get("probepolicy", "base")["status"].get("problems", []) != [],
             "the problem is told",
         )
-        (problem,) = installed.get("probepolicy", "base")["status"]["problems"]
+        (problem,) = installation.get("probepolicy", "base")["status"]["problems"]
         assert (problem["node"], problem["probe"]) == (node, "no_such_probe")
-        installed.policy("base", "execve", "chmod")
+        installation.policy("base", "execve", "chmod")
         until(
-            lambda: installed.condition("probepolicy", "base", "Ready").get("status") == "True",
+            lambda: installation.condition("probepolicy", "base", "Ready").get("status") == "True",
             "all of it runs",
         )
-        installed.delete("probepolicy", "base")
+        installation.delete("probepolicy", "base")
         until(
-            lambda: installed.get("nodeprobes", node)["status"]["state"] == "Idle", "it waits again"
+            lambda: installation.get("nodeprobes", node)["status"]["state"] == "Idle",
+            "it waits again",
         )
         execute(marker, 5, first=10)
         assert agent.stop() == 0

@@ -1,31 +1,32 @@
-"""An operator in a real cluster, with nodes of the test's own."""
+"""Fixtures: nodes of the installation, and agents that connect to its operator."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from infrasight_testbed.follower import Follower
-from infrasight_testbed.operator_process import Installed
+from infrasight_testbed.fake_agent import FakeAgent
+from infrasight_testbed.operator_process import OperatorInstallation
 
-MakeNode = Callable[..., str]
-Follow = Callable[..., Follower]
+AddNode = Callable[..., str]
+ConnectAgent = Callable[..., FakeAgent]
 
 
 @pytest.fixture
-def node(add_node: MakeNode, pool: str) -> MakeNode:
-    """Adds a node of the installation, with labels."""
+def node(add_node: AddNode, pool: str) -> AddNode:
+    """Adds a node to the installation, with labels; returns its name in the cluster."""
     return lambda name, **labels: add_node(name, pool=pool, **labels)
 
 
 @pytest.fixture
-def follow(installed: Installed) -> Iterator[Follow]:
-    """Opens streams to the operator, and closes them in the end."""
-    opened: list[Follower] = []
+def connect_agent(installation: OperatorInstallation) -> Iterator[ConnectAgent]:
+    """Connects an agent of a node to the operator; all are closed after the test."""
+    agents: list[FakeAgent] = []
 
-    def open_(node: str, **said: Any) -> Follower:
-        opened.append(Follower(installed.address, node, **said))
-        return opened[-1]
+    def connect(node: str, **fields: Any) -> FakeAgent:
+        agent = FakeAgent(installation.address, node, **fields)
+        agents.append(agent)
+        return agent
 
-    yield open_
-    for follower in opened:
-        follower.close()
+    yield connect
+    for agent in agents:
+        agent.close()

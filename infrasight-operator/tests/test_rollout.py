@@ -1,85 +1,75 @@
-"""Which pods are replaced for the sake of packages, and how many at once."""
+"""Which pods are replaced because of their packages, and how many at once."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from infrasight_operator.model.agent_report import Failure, Report
 from infrasight_operator.model.policy import Policy
-from infrasight_operator.model.resolution import Resolved, resolve
-from infrasight_operator.rollout import PATIENCE, needs_packages, to_restart
+from infrasight_operator.model.resolution import NodeConfiguration, resolve
+from infrasight_operator.rollout import RECONNECT_SECONDS, needs_new_pod, nodes_to_restart
 from infrasight_operator.status.node_probes import NodeView
 
+NOW = 1000.0
 
-def wanted(*packages: tuple[str, str]) -> Resolved:
+
+def with_packages(*packages: tuple[str, str]) -> NodeConfiguration:
     """A configuration with these packages."""
     spec = {"packages": [{"name": name, "version": version} for name, version in packages]}
-    return resolve([Policy.of({"metadata": {"name": "p"}, "spec": spec})])
+    return resolve([Policy.from_object({"metadata": {"name": "p"}, "spec": spec})])
 
 
-NEW = wanted(("x", "2"))
+X2 = with_packages(("x", "2"))
 
 
 def view(
     name: str,
-    installed: tuple[tuple[str, str], ...] = (("x", "1"),),
+    packages: tuple[tuple[str, str], ...] = (("x", "1"),),
     connected: bool = True,
-    **more: Any,
+    failures: tuple[Failure, ...] = (),
+    **fields: Any,
 ) -> NodeView:
-    """A node that wants x 2."""
-    failures = more.pop("failures", ())
-    return NodeView(
-        name,
-        NEW,
-        Report(name, f"pod-{name}", packages=installed, failures=failures),
-        connected,
-        **more,
-    )
+    """A node whose configuration has version 2 of x, and whose agent reports other packages."""
+    report = Report(name, f"pod-{name}", packages=packages, failures=failures)
+    return NodeView(name, X2, report, connected, **fields)
 
 
 def restarts(
     views: list[NodeView],
     limit: int | str = 2,
-    away: float = 0,
-    restarted: Mapping[str, float] | None = None,
+    disconnected_for: float = 0,
+    restarted_at: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """The nodes, where those that are away have been so for some seconds."""
-    return to_restart(
-        views, limit, {v.name: 1000 - away for v in views if not v.connected}, restarted or {}, 1000
-    )
+    """The nodes to restart, if the disconnected ones have been so for some seconds."""
+    since = {view.name: NOW - disconnected_for for view in views if not view.connected}
+    return nodes_to_restart(views, limit, since, restarted_at or {}, NOW)
 
 
-def test_other_packages_replace_the_pod() -> None:
-    """Another version, one that is missing, and one too many."""
-    assert needs_packages(view("a"))
-    assert needs_packages(view("a", installed=()))
-    assert needs_packages(view("a", installed=(("x", "2"), ("y", "1"))))
-    assert not needs_packages(view("a", installed=(("x", "2"),)))
+def test_different_packages_need_a_new_pod() -> None:
+    """Another version, a missing package and a surplus package each need a new pod."""
+    assert needs_new_pod(view("a"))
+    assert needs_new_pod(view("a", packages=()))
+    assert needs_new_pod(view("a", packages=(("x", "2"), ("y", "1"))))
+    assert not needs_new_pod(view("a", packages=(("x", "2"),)))
 
 
-def test_a_pod_that_was_told_just_these_is_left_alone() -> None:
-    """A package that does not install does not restart its pod for ever."""
-    failed = (Failure("x", "no such version", True),)
-    assert not needs_packages(
-        view("a", installed=(), failures=failed, packages_asked=NEW.packages_digest)
-    )
-    assert needs_packages(
-        view("a", installed=(), failures=failed, packages_asked=wanted(("x", "1")).packages_digest)
-    )
+def test_failed_package_does_not_restart_its_pod_again() -> None:
+    """A pod that received the current packages stays even if they could not be installed."""
+    failures = (Failure("x", "no such version", True),)
+    current = view("a", (), failures=failures, pod_packages_digest=X2.packages_digest)
+    assert not needs_new_pod(current)
+    older_digest = with_packages(("x", "1")).packages_digest
+    outdated = view("a", (), failures=failures, pod_packages_digest=older_digest)
+    assert needs_new_pod(outdated)
 
 
-def test_a_pod_that_could_not_ask_is_replaced() -> None:
-    """Nothing is wanted and nothing is there, but the failure says that it does not know."""
-    node = NodeView(
-        "a",
-        wanted(),
-        Report("a", failures=(Failure("packages", "the operator did not answer", True),)),
-        True,
-    )
-    assert needs_packages(node)
+def test_pod_that_could_not_ask_for_packages_is_replaced() -> None:
+    """Without packages on either side, a package failure shows that the pod could not ask."""
+    failure = Failure("packages", "the operator did not answer", True)
+    assert needs_new_pod(NodeView("a", with_packages(), Report("a", failures=(failure,)), True))
 
 
-def test_a_few_at_a_time() -> None:
-    """As many as may be away, less those that are."""
+def test_restarts_stay_within_max_unavailable() -> None:
+    """Disconnected agents count towards the limit, whether it is a number or a percentage."""
     views = [view(name) for name in "abcde"]
     assert restarts(views) == ["a", "b"]
     assert restarts([view("a", connected=False), *views[1:]]) == ["b"]
@@ -87,19 +77,20 @@ def test_a_few_at_a_time() -> None:
     assert restarts(views, "20%") == ["a"]
 
 
-def test_those_that_are_as_wanted_do_not_count() -> None:
-    """Only what differs is replaced."""
-    assert restarts([view("a", installed=(("x", "2"),)), view("b")]) == ["b"]
+def test_nodes_with_current_packages_are_not_restarted() -> None:
+    """Only nodes with other packages are restarted."""
+    assert restarts([view("a", packages=(("x", "2"),)), view("b")]) == ["b"]
 
 
-def test_an_agent_that_does_not_come_is_helped() -> None:
-    """After a while a pod is replaced without hearing from it: perhaps its packages keep it from starting."""
+def test_disconnected_agent_is_restarted_after_a_while() -> None:
+    """A pod whose packages may keep its agent from connecting is replaced, but not too often."""
     lost = view("a", connected=False)
-    assert restarts([lost], away=PATIENCE - 1) == []
-    assert restarts([lost], away=PATIENCE) == ["a"]
-    assert restarts([lost], away=PATIENCE * 5, restarted={"a": 1000 - PATIENCE + 1}) == []
+    assert restarts([lost], disconnected_for=RECONNECT_SECONDS - 1) == []
+    assert restarts([lost], disconnected_for=RECONNECT_SECONDS) == ["a"]
+    recently = {"a": NOW - RECONNECT_SECONDS + 1}
+    assert restarts([lost], disconnected_for=RECONNECT_SECONDS * 5, restarted_at=recently) == []
 
 
-def test_an_operator_that_has_just_started_replaces_nothing() -> None:
-    """All agents are away then; that says nothing."""
+def test_new_operator_restarts_nothing_before_agents_connect() -> None:
+    """When an operator starts, all agents are disconnected; that alone restarts no pod."""
     assert restarts([view(name, connected=False) for name in "abc"]) == []

@@ -1,3 +1,3 @@
-"""InfraSight's Kubernetes operator: which probes run on which nodes, and the agents that run them."""
+"""InfraSight's Kubernetes operator: turns policies into the agents' configurations."""
 
 __version__ = "0.1.0"

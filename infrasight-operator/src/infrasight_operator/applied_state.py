@@ -1,4 +1,4 @@
-"""What differs between what is wanted and what was seen, so that only that is written."""
+"""Decides which objects and statuses differ from the cluster, so that only those are written."""
 
 import json
 from collections.abc import Mapping
@@ -6,70 +6,75 @@ from typing import Any
 
 from infrasight_operator.kube.object_cache import Body
 from infrasight_operator.kube.resources import Kind
-from infrasight_operator.manifests.daemonset import DIGEST
+from infrasight_operator.manifests.daemonset import DIGEST_ANNOTATION
 
 Key = tuple[Kind, str]
 
 
 class AppliedState:
-    """What was written, so that nothing is written twice because the API server keeps it in another form than it was given."""
+    """What the operator has applied, and what the API server made of it.
+
+    The API server may store an object in another form than it received it. Without this memory
+    such an object would be written in every pass.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[Key, tuple[str, int]] = {}
         self._statuses: dict[Key, tuple[Any, Any]] = {}
 
-    def object_differs(self, kind: Kind, wanted: Mapping[str, Any], seen: Body | None) -> bool:
-        """Whether an object is to be applied."""
-        if seen is None or _owners(seen) != _owners(wanted):
+    def object_differs(self, kind: Kind, desired: Mapping[str, Any], cached: Body | None) -> bool:
+        """Whether to apply an object."""
+        if cached is None or _owner_uids(cached) != _owner_uids(desired):
             return True
-        key = kind, wanted["metadata"]["name"]
-        about = seen["metadata"]
-        if self._objects.get(key) == (_text(wanted), about.get("generation", 0)):
+        metadata = cached["metadata"]
+        generation = metadata.get("generation", 0)
+        if self._objects.get((kind, desired["metadata"]["name"])) == (
+            _to_json(desired),
+            generation,
+        ):
             return False
-        if (
-            kind is Kind.DAEMON_SET
-        ):  # full of defaults: it is known by its digest, and by having been written since it was changed
-            unchanged = (about.get("annotations") or {}).get(DIGEST) == wanted["metadata"][
-                "annotations"
-            ][DIGEST]
-            return not unchanged or about.get("generation", 0) != 1
-        if seen.get("spec") != wanted["spec"]:
+        if kind is Kind.DAEMON_SET:
+            # The API server fills in many defaults, so specs cannot be compared. The digest tells
+            # the manifest, and generation 1 that nobody has changed it since.
+            annotations = metadata.get("annotations") or {}
+            desired_digest: str = desired["metadata"]["annotations"][DIGEST_ANNOTATION]
+            is_current = annotations.get(DIGEST_ANNOTATION) == desired_digest
+            return not is_current or generation != 1
+        if cached.get("spec") != desired["spec"]:
             return True
-        self.object_written(kind, wanted, seen)
+        self.record_object(kind, desired, cached)
         return False
 
-    def object_written(self, kind: Kind, wanted: Mapping[str, Any], answer: Body) -> None:
-        """Remembers what was applied, and which generation it became."""
-        self._objects[kind, wanted["metadata"]["name"]] = (
-            _text(wanted),
-            answer["metadata"].get("generation", 0),
-        )
+    def record_object(self, kind: Kind, desired: Mapping[str, Any], applied: Body) -> None:
+        """Stores an applied object with the generation that it got."""
+        generation = applied["metadata"].get("generation", 0)
+        self._objects[kind, desired["metadata"]["name"]] = (_to_json(desired), generation)
 
     def status_differs(
-        self, kind: Kind, name: str, wanted: Mapping[str, Any], seen: Mapping[str, Any]
+        self, kind: Kind, name: str, desired: Mapping[str, Any], cached: Mapping[str, Any]
     ) -> bool:
-        """Whether a status is to be applied."""
-        return seen != wanted and self._statuses.get((kind, name)) != (wanted, seen)
+        """Whether to apply a status."""
+        return cached != desired and self._statuses.get((kind, name)) != (desired, cached)
 
-    def status_written(
-        self, kind: Kind, name: str, wanted: Mapping[str, Any], answer: Body
+    def record_status(
+        self, kind: Kind, name: str, desired: Mapping[str, Any], applied: Body
     ) -> None:
-        """Remembers a status, and what became of it."""
-        became = answer.get("status") or {}
-        if became == wanted:
+        """Stores an applied status if the API server changed it."""
+        stored = applied.get("status") or {}
+        if stored == desired:
             self._statuses.pop((kind, name), None)
         else:
-            self._statuses[kind, name] = (wanted, became)
+            self._statuses[kind, name] = (desired, stored)
 
     def forget(self, kind: Kind, name: str) -> None:
-        """An object has gone."""
+        """Removes a deleted object."""
         self._objects.pop((kind, name), None)
         self._statuses.pop((kind, name), None)
 
 
-def _owners(body: Mapping[str, Any]) -> set[str]:
+def _owner_uids(body: Mapping[str, Any]) -> set[str]:
     return {owner.get("uid", "") for owner in body["metadata"].get("ownerReferences") or ()}
 
 
-def _text(body: Mapping[str, Any]) -> str:
+def _to_json(body: Mapping[str, Any]) -> str:
     return json.dumps(body, sort_keys=True)

@@ -1,4 +1,4 @@
-"""The command `infrasight-operator`."""
+"""The `infrasight-operator` command."""
 
 import asyncio
 import os
@@ -18,26 +18,26 @@ Examples:
       --tls-certificate tls.crt --tls-key tls.key --tls-ca ca.crt
       in a pod, with the rights of its service account
   KUBECONFIG=~/.kube/config infrasight-operator run --namespace infrasight
-      on this machine, for a cluster whose agents are elsewhere or not there
+      on your machine, for testing without agents
 
 \b
-Every option is also a key of the file that --config names (tls.certificate for
---tls-certificate), and a variable (INFRASIGHT_OPERATOR_TLS__CERTIFICATE);
-options win over variables, variables over the file.
+Every option is also a key in the --config file (tls.certificate for --tls-certificate)
+and an environment variable (INFRASIGHT_OPERATOR_TLS__CERTIFICATE).
+Options override variables, and variables override the file.
 
 \b
-Then:
+Next:
   kubectl get infrasight,probepolicies,nodeprobes
   kubectl explain probepolicy.spec
 
-It stops on SIGTERM and Ctrl-C; agents go on recording without it.
+SIGTERM and Ctrl-C stop the operator. Agents continue to record without it.
 """
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """InfraSight's Kubernetes operator: decides which probes run on which nodes, and keeps the agents there."""
+    """InfraSight's Kubernetes operator: runs the agents, with the probes that policies select."""
 
 
 @main.command(epilog=EPILOG)
@@ -45,43 +45,48 @@ def main() -> None:
     "--config",
     "file",
     type=click.Path(path_type=Path),
-    help="A TOML or YAML file with any of these settings.",
+    help="TOML or YAML file with any of these settings.",
 )
 @click.option(
     "--namespace",
     metavar="NAME",
-    help="The installation's namespace.  [the pod's own, or KUBECONFIG's]",
-)
-@click.option("--listen", metavar="HOST:PORT", help="Where agents connect.  [127.0.0.1:7446]")
-@click.option(
-    "--address", metavar="HOST:PORT", help="What agents are told to connect to.  [the same]"
+    help="Namespace of the installation.  [the pod's, or KUBECONFIG's]",
 )
 @click.option(
-    "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz and /readyz.  [127.0.0.1:7447]"
+    "--listen", metavar="HOST:PORT", help="Address to listen on for agents.  [127.0.0.1:7446]"
+)
+@click.option(
+    "--address", metavar="HOST:PORT", help="Address that agents connect to.  [same as --listen]"
+)
+@click.option(
+    "--status-listen",
+    metavar="HOST:PORT",
+    help="Address that serves /metrics, /healthz and /readyz.  [127.0.0.1:7447]",
 )
 @click.option(
     "--tls-certificate",
     metavar="FILE",
-    help="The operator's certificate, PEM; with the next two: mutual TLS.",
+    help="The operator's certificate, PEM. Mutual TLS needs this and the next two options.",
 )
 @click.option("--tls-key", metavar="FILE", help="Its private key, PEM.")
-@click.option(
-    "--tls-ca", metavar="FILE", help="What the agents' certificates must be signed by, PEM."
-)
+@click.option("--tls-ca", metavar="FILE", help="CA that signs the agents' certificates, PEM.")
 @click.option(
     "--plaintext",
     is_flag=True,
     default=None,
-    help="No TLS, even on an address that others can reach.",
+    help="Listen without TLS, even on an address that other machines can reach.",
 )
 @click.option(
     "--stop-seconds",
     metavar="SECONDS",
-    help="How long to wait at the end for what is under way.  [5]",
+    help="Time to wait for calls in progress when stopping.  [5]",
 )
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [info]")
 def run(file: Path | None, **options: object) -> None:
-    """Keep the cluster as its InfraSight and ProbePolicy objects say, until a signal comes."""
+    """Run the operator until SIGTERM or Ctrl-C.
+
+    It configures the agents as the InfraSight and ProbePolicy objects of one namespace specify.
+    """
     try:
         _run(file, options)
     except InfraSightError as error:
@@ -90,15 +95,15 @@ def run(file: Path | None, **options: object) -> None:
 
 
 def _run(file: Path | None, options: dict[str, object]) -> None:
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC prints about a port it also raises
-    from infrasight_operator.operator import operate
-    from infrasight_operator.settings import (
-        OperatorSettings,  # with these come gRPC and kopf, which --help need not wait for
-    )
+    # gRPC prints bind errors that it also raises.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # These import gRPC and kopf, which --help does not need.
+    from infrasight_operator.operator import run_operator
+    from infrasight_operator.settings import OperatorSettings
 
     flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    config = read_settings(
+    settings = read_settings(
         OperatorSettings, file=file, env_prefix="INFRASIGHT_OPERATOR_", flags=flags
     )
-    logs.configure(config.log_level)
-    asyncio.run(operate(config))
+    logs.configure(settings.log_level)
+    asyncio.run(run_operator(settings))

@@ -1,4 +1,4 @@
-"""What was seen, understood: the installation, its nodes, and what each of them is to record."""
+"""Computes the desired state from the cached objects: the nodes, and each one's configuration."""
 
 from collections.abc import Mapping
 
@@ -10,54 +10,71 @@ from infrasight_operator.kube.resources import Kind
 from infrasight_operator.model.installation import NAME, Installation
 from infrasight_operator.model.node import Node
 from infrasight_operator.model.policy import Policy
-from infrasight_operator.model.resolution import Resolved, resolve, selecting
+from infrasight_operator.model.resolution import NodeConfiguration, resolve, select_policies
 
 
 @frozen
 class DesiredState:
-    """All that is wanted at one moment.
+    """The state that the operator is to bring about.
 
     Attributes:
-        installation: The installation; None where there is none, or it cannot be read.
-        policies: Those that can be read, by name.
-        broken: Why an object cannot be read, by kind and name.
-        nodes: The nodes that are to have an agent, by name.
-        wanted: What each of them is to record.
+        installation: The installation; None if there is none or it is invalid.
+        policies: The valid policies, by name.
+        invalid_objects: The reason why an object is invalid, by kind and name.
+        nodes: The nodes that run an agent, by name.
+        configurations: The configuration of each of these nodes, by name.
     """
 
     installation: Installation | None = None
     policies: Mapping[str, Policy] = Factory(dict)
-    broken: Mapping[tuple[Kind, str], str] = Factory(dict)
+    invalid_objects: Mapping[tuple[Kind, str], str] = Factory(dict)
     nodes: Mapping[str, Node] = Factory(dict)
-    wanted: Mapping[str, Resolved] = Factory(dict)
+    configurations: Mapping[str, NodeConfiguration] = Factory(dict)
 
 
-def understand(seen: ObjectCache) -> DesiredState:
-    """Reads everything, and resolves each node's configuration; nodes that the same policies select share one."""
-    broken: dict[tuple[Kind, str], str] = {}
+def compute_desired_state(cache: ObjectCache) -> DesiredState:
+    """Parses the cached objects and resolves the configuration of each node."""
+    invalid: dict[tuple[Kind, str], str] = {}
     policies: dict[str, Policy] = {}
-    for name, body in seen.all(Kind.POLICY).items():
+    for name, body in cache.all(Kind.POLICY).items():
         try:
-            policies[name] = Policy.of(body)
+            policies[name] = Policy.from_object(body)
         except ObjectError as error:
-            broken[Kind.POLICY, name] = str(error)
+            invalid[Kind.POLICY, name] = str(error)
     installation = None
-    if (found := seen.all(Kind.INFRASIGHT).get(NAME)) is not None:
+    installation_body = cache.all(Kind.INFRASIGHT).get(NAME)
+    if installation_body is not None:
         try:
-            installation = Installation.of(found)
+            installation = Installation.from_object(installation_body)
         except ObjectError as error:
-            broken[Kind.INFRASIGHT, NAME] = str(error)
+            invalid[Kind.INFRASIGHT, NAME] = str(error)
     if installation is None:
-        return DesiredState(None, policies, broken)
-    where = installation.spec.agent.node_selector.items()
-    nodes = {name: Node.of(body) for name, body in sorted(seen.all(Kind.NODE).items())}
-    nodes = {name: node for name, node in nodes.items() if where <= node.labels.items()}
-    resolved: dict[tuple[str, ...], Resolved] = {}
-    wanted = {}
+        return DesiredState(None, policies, invalid)
+    nodes = _select_nodes(cache, installation)
+    configurations = _resolve_configurations(policies, nodes)
+    return DesiredState(installation, policies, invalid, nodes, configurations)
+
+
+def _select_nodes(cache: ObjectCache, installation: Installation) -> dict[str, Node]:
+    required = installation.spec.agent.node_selector.items()
+    nodes = {}
+    for name, body in sorted(cache.all(Kind.NODE).items()):
+        node = Node.from_object(body)
+        if required <= node.labels.items():
+            nodes[name] = node
+    return nodes
+
+
+def _resolve_configurations(
+    policies: Mapping[str, Policy], nodes: Mapping[str, Node]
+) -> dict[str, NodeConfiguration]:
+    """Resolves each combination of policies once; nodes with the same combination share it."""
+    by_policies: dict[tuple[str, ...], NodeConfiguration] = {}
+    configurations = {}
     for name, node in nodes.items():
-        chosen = selecting(policies.values(), node.labels)
-        names = tuple(policy.name for policy in chosen)
-        if names not in resolved:
-            resolved[names] = resolve(chosen)
-        wanted[name] = resolved[names]
-    return DesiredState(installation, policies, broken, nodes, wanted)
+        selected = select_policies(policies.values(), node.labels)
+        names = tuple(policy.name for policy in selected)
+        if names not in by_policies:
+            by_policies[names] = resolve(selected)
+        configurations[name] = by_policies[names]
+    return configurations

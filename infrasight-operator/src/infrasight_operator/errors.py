@@ -1,17 +1,17 @@
-"""What the operator raises on purpose, beside the core's errors."""
+"""The operator's own exceptions; the core defines the others."""
 
 from infrasight_core.errors import InfraSightError
 
 
 class ObjectError(InfraSightError):
-    """An object of the API is not of the form that its schema says."""
+    """An object of the Kubernetes API does not match its schema."""
 
 
 class ClusterError(InfraSightError):
-    """The API server rejected something that trying again does not change.
+    """The API server rejected a call; a retry would fail the same way.
 
     Attributes:
-        status: The HTTP status of its answer.
+        status: The HTTP status of the response.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -20,4 +20,4 @@ class ClusterError(InfraSightError):
 
 
 class ClusterUnavailableError(InfraSightError):
-    """The API server does not answer, or cannot for now; the same can succeed later."""
+    """The API server does not answer, or cannot serve the call now; a retry may succeed."""

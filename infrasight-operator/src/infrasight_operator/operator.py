@@ -1,4 +1,4 @@
-"""The operator: puts the parts together, starts and stops them."""
+"""Assembles the operator from its parts; starts and stops them."""
 
 import asyncio
 import logging
@@ -11,129 +11,139 @@ from infrasight_core.errors import ConfigError
 from infrasight_core.net.status_server import StatusServer
 
 from infrasight_operator import __version__
-from infrasight_operator.control.grpc_server import listen
+from infrasight_operator.control.grpc_server import build_server
 from infrasight_operator.control.service import ControlService
 from infrasight_operator.errors import ClusterError, ClusterUnavailableError
 from infrasight_operator.kube import handlers
-from infrasight_operator.kube.client import Cluster
-from infrasight_operator.reconciler import FIRST_PAUSE, LONGEST_PAUSE, Reconciler
+from infrasight_operator.kube.client import KubeClient
+from infrasight_operator.reconciler import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, Reconciler
 from infrasight_operator.settings import OperatorSettings
 
 log = structlog.get_logger(__name__)
-REFUSED_SECONDS = 20.0  # an API server that has just started knows neither tokens nor roles yet, and refuses everybody
+# An API server that has just started rejects every call until it knows its tokens and roles.
+STARTUP_AUTH_SECONDS = 20.0
+# These loggers write a line for each call or event.
+_VERBOSE_LOGGERS = ("httpx2", "kopf.objects", "kopf.activities")
 
 
-async def operate(config: OperatorSettings) -> None:
-    """Runs until a signal ends it.
+async def run_operator(settings: OperatorSettings) -> None:
+    """Runs the operator until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: An address, the TLS files or the way to the API are not usable, or the API refuses what is needed.
+        ConfigError: An address, the TLS files or the connection to the API is unusable, or the API
+            server denies a right that the operator needs.
     """
-    config.check()
-    for chatty in (
-        "httpx2",
-        "kopf.objects",
-        "kopf.activities",
-    ):  # a line for each call, and for each event
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    settings.check()
+    for name in _VERBOSE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    cluster = Cluster(config.namespace)
-    reconciler = Reconciler(cluster, config.told)
-    server, port = listen(
-        ControlService(reconciler.agents), config.listen, config.tls, config.plaintext
-    )
-    status = StatusServer(config.status_listen, lambda: _ready(reconciler))
+    client = KubeClient(settings.namespace)
+    reconciler = Reconciler(client, settings.advertised_address)
+    service = ControlService(reconciler.agents)
+    server, port = build_server(service, settings.listen, settings.tls, settings.plaintext)
+    status = StatusServer(settings.status_listen, lambda: _readiness(reconciler))
     try:
         status.start()
         await server.start()
         log.info(
             "started",
             version=__version__,
-            namespace=cluster.namespace,
+            namespace=client.namespace,
             port=port,
             status=status.address,
-            agents_told=config.told,
+            advertised_address=settings.advertised_address,
         )
-        await _until(stop, _first_look(reconciler))
+        await _run_unless_stopped(stop, _list_cluster(reconciler))
         if not stop.is_set():
-            await _until(stop, _work(cluster, reconciler, stop))
+            await _run_unless_stopped(stop, _watch_and_reconcile(client, reconciler, stop))
     finally:
         reconciler.agents.close()
-        await server.stop(config.stop_seconds)
-        await cluster.close()
+        await server.stop(settings.stop_seconds)
+        await client.close()
         status.stop()
         log.info("stopped")
 
 
-async def _work(cluster: Cluster, reconciler: Reconciler, stop: asyncio.Event) -> None:
-    """Watches and reconciles; one does not live without the other."""
-    writing = asyncio.create_task(reconciler.run())
-    # Not kopf.operator, which in the end waits for every task of the loop that is younger than it: agents' streams, too.
+async def _watch_and_reconcile(
+    client: KubeClient, reconciler: Reconciler, stop: asyncio.Event
+) -> None:
+    """Runs kopf and the reconciler; when one of them ends, the other is cancelled."""
+    reconciling = asyncio.create_task(reconciler.run())
+    # kopf.operator() would wait at its end for all younger tasks, including the agents' streams.
     watching = await kopf.spawn_tasks(
-        registry=handlers.watching(reconciler.seen, cluster.config),
-        settings=handlers.settings(),
-        namespaces=[cluster.namespace],
+        registry=handlers.build_registry(reconciler.cache, client.connection),
+        settings=handlers.kopf_settings(),
+        namespaces=[client.namespace],
         standalone=True,
         stop_flag=stop,
     )
-    tasks = {writing, *watching}
+    tasks = {reconciling, *watching}
     try:
+        # kopf handles signals too: then one of its tasks ends without an exception.
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
-            task.result()  # by a signal, which kopf takes over, one of its tasks ends well
+            task.result()
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _first_look(reconciler: Reconciler) -> None:
-    """Lists everything, as soon as the API server answers."""
-    pause, clock = FIRST_PAUSE, asyncio.get_running_loop().time
-    end = clock() + REFUSED_SECONDS
+async def _list_cluster(reconciler: Reconciler) -> None:
+    """Lists all objects; waits while the API server is unavailable or starting.
+
+    Raises:
+        ConfigError: The API server denies a right, or does not know the resource definitions.
+    """
+    clock = asyncio.get_running_loop().time
+    retry_seconds = FIRST_RETRY_SECONDS
+    deadline = clock() + STARTUP_AUTH_SECONDS
     while True:
         try:
             await reconciler.start()
             return
         except ClusterUnavailableError as error:
             log.warning(
-                "the Kubernetes API does not answer", reason=str(error), retry_seconds=pause
+                "the Kubernetes API is unavailable", reason=str(error), retry_seconds=retry_seconds
             )
-            end = clock() + REFUSED_SECONDS
+            deadline = clock() + STARTUP_AUTH_SECONDS
         except ClusterError as error:
-            if error.status not in (401, 403) or clock() > end:
-                raise ConfigError(_remedy(error)) from error
-            log.warning("the Kubernetes API refuses", reason=str(error), retry_seconds=pause)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
+            if error.status not in (401, 403) or clock() > deadline:
+                raise ConfigError(_with_remedy(error)) from error
+            log.warning(
+                "the Kubernetes API denies access", reason=str(error), retry_seconds=retry_seconds
+            )
+        await asyncio.sleep(retry_seconds)
+        retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
 
 
-def _remedy(error: ClusterError) -> str:
+def _with_remedy(error: ClusterError) -> str:
     match error.status:
         case 404:
-            return f"{error}; install the resource definitions: kubectl apply --server-side -f helm/infrasight/crds"
+            return (
+                f"{error}; install the resource definitions: "
+                "kubectl apply --server-side -f helm/infrasight/crds"
+            )
         case 403:
-            return f"{error}; the operator's role lacks this right: its README lists what it needs"
+            return f"{error}; the operator's role lacks this right; its README lists all rights"
         case _:
             return str(error)
 
 
-def _ready(reconciler: Reconciler) -> tuple[bool, str]:
+def _readiness(reconciler: Reconciler) -> tuple[bool, str]:
     if not reconciler.synced:
         return False, "the cluster's objects have not been listed yet"
-    return (
-        True,
-        f"not everything could be written: {reconciler.problem}"
-        if reconciler.problem
-        else "everything is written",
-    )
+    if reconciler.problem:
+        return True, f"some objects could not be written: {reconciler.problem}"
+    return True, "all objects are written"
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[None]) -> None:
-    """Does work until it is done, or until `stop` is set."""
-    stopping, working = asyncio.create_task(stop.wait()), asyncio.ensure_future(work)
+async def _run_unless_stopped(stop: asyncio.Event, work: Awaitable[None]) -> None:
+    """Awaits `work`, or cancels it when `stop` is set."""
+    stopping = asyncio.create_task(stop.wait())
+    working = asyncio.ensure_future(work)
     try:
         await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
         if working.done():

@@ -1,4 +1,4 @@
-"""The one task that writes, and what it is told by."""
+"""Reacts to changes: sends new configurations to agents at once, then schedules a write pass."""
 
 import asyncio
 import random
@@ -7,142 +7,158 @@ import time
 import structlog
 
 from infrasight_operator.applier import Applier
-from infrasight_operator.control.agents import Agents
-from infrasight_operator.desired_state import DesiredState, understand
+from infrasight_operator.control.agent_registry import AgentRegistry
+from infrasight_operator.desired_state import DesiredState, compute_desired_state
 from infrasight_operator.errors import ClusterError, ClusterUnavailableError
-from infrasight_operator.kube.client import Cluster
+from infrasight_operator.kube.client import KubeClient
 from infrasight_operator.kube.object_cache import ObjectCache
 from infrasight_operator.kube.resources import WATCHED, Kind
-from infrasight_operator.metrics import PASS_SECONDS, PASSES, SPREAD_SECONDS
+from infrasight_operator.metrics import POLICY_SPREAD_SECONDS, RECONCILE_SECONDS, RECONCILES
 
 log = structlog.get_logger(__name__)
-GATHER = 0.02  # seconds for which changes are gathered before agents hear of them
-REPORTS = 0.3  # and reports, before they are written
-TICK = 60.0  # at least as often a pass looks, for what only time brings
-RELIST = 600.0  # at least as often everything is listed
-FIRST_PAUSE, LONGEST_PAUSE = (
-    0.5,
-    30.0,
-)  # seconds after a pass that failed, doubled each time, at random up to a quarter less
+# Changes of objects are collected for this long before agents receive new configurations.
+COLLECT_CHANGES_SECONDS = 0.02
+# Reports of agents are collected for this long before they are written to statuses.
+COLLECT_REPORTS_SECONDS = 0.3
+# The longest time between two passes: rollouts depend on the time alone.
+MAX_PASS_INTERVAL_SECONDS = 60.0
+# The longest time between two lists of all objects.
+MAX_LIST_INTERVAL_SECONDS = 600.0
+RELIST_DELAY_SECONDS = 1.0
+# The pause after a failed pass doubles each time; each pause is up to a quarter shorter, at random.
+FIRST_RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 30.0
+_MAX_PROBLEM_CHARACTERS = 1000
 
 
 class Reconciler:
-    """Follows what changes: tells agents at once, and writes soon after.
+    """Keeps agents and cluster in line with the policies.
 
     Attributes:
-        seen: What the watch feeds.
-        agents: What agents say.
-        synced: Whether everything has been listed and understood once.
-        problem: Why the last pass was not whole; empty where it was.
+        cache: The cluster's objects, fed by the watch.
+        agents: The connected agents.
+        synced: Whether all objects have been listed once.
+        problem: Why the last pass was incomplete; empty if it was complete.
 
     Args:
-        cluster: The API.
-        address: Where agents reach the operator.
+        client: The Kubernetes API.
+        operator_address: The operator's host:port, as agents reach it.
     """
 
-    def __init__(self, cluster: Cluster, address: str) -> None:
-        self._cluster = cluster
-        self.seen = ObjectCache(self._changed, self._relisted)
-        self.agents = Agents(lambda: self._mark(REPORTS))
-        self.synced, self.problem = False, ""
-        self._passes = Applier(cluster, self.seen, self.agents, address)
-        self._world = DesiredState()
-        self._due = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._gathering: asyncio.TimerHandle | None = None
-        self._policy_changed: float | None = None
-        self._stale: set[Kind] = set()
-        self._listed = 0.0
+    def __init__(self, client: KubeClient, operator_address: str) -> None:
+        self._client = client
+        self.cache = ObjectCache(self._on_change, self._on_relist)
+        self.agents = AgentRegistry(lambda: self._schedule_pass(COLLECT_REPORTS_SECONDS))
+        self.synced = False
+        self.problem = ""
+        self._applier = Applier(client, self.cache, self.agents, operator_address)
+        self._desired = DesiredState()
+        self._pass_due = asyncio.Event()
+        self._pass_timer: asyncio.TimerHandle | None = None
+        self._recompute_timer: asyncio.TimerHandle | None = None
+        self._policy_changed_at: float | None = None
+        self._stale_kinds: set[Kind] = set()
+        self._listed_at = 0.0
 
     async def start(self) -> None:
-        """Lists everything once. Raises ClusterUnavailableError or ClusterError."""
+        """Lists all objects once.
+
+        Raises:
+            ClusterUnavailableError: A retry may succeed.
+            ClusterError: A retry would fail the same way.
+        """
         for kind in WATCHED:
             await self._list(kind)
-        self._listed = time.monotonic()
+        self._listed_at = time.monotonic()
         self.synced = True
-        self._refresh()
+        self._recompute()
 
     async def run(self) -> None:
-        """Writes until it is cancelled."""
-        pause = FIRST_PAUSE
+        """Makes passes until it is cancelled."""
+        retry_seconds = FIRST_RETRY_SECONDS
         while True:
             try:
-                async with asyncio.timeout(TICK):
-                    await self._due.wait()
+                async with asyncio.timeout(MAX_PASS_INTERVAL_SECONDS):
+                    await self._pass_due.wait()
             except TimeoutError:
-                self._refresh()
-            self._due.clear()
-            self._timer = None
-            failed = await self._list_again()
-            failed += await self._pass()
-            self.problem = "; ".join(failed[:3])[:1000]
-            if not failed:
-                pause = FIRST_PAUSE
+                self._recompute()
+            self._pass_due.clear()
+            self._pass_timer = None
+            problems = await self._list_stale_kinds()
+            problems += await self._make_pass()
+            self.problem = "; ".join(problems[:3])[:_MAX_PROBLEM_CHARACTERS]
+            if not problems:
+                retry_seconds = FIRST_RETRY_SECONDS
                 continue
             log.warning(
-                "not everything could be written; it is tried again",
-                problems=len(failed),
-                first=failed[0],
-                seconds=pause,
+                "some objects could not be written; retrying",
+                problems=len(problems),
+                first=problems[0],
+                retry_seconds=retry_seconds,
             )
-            self._mark(pause * random.uniform(0.75, 1))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            self._schedule_pass(retry_seconds * random.uniform(0.75, 1))
+            retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
 
-    async def _pass(self) -> list[str]:
-        began, changed = time.monotonic(), self._policy_changed
-        failed = await self._passes.run(self._world)
-        PASSES.labels("failed" if failed else "ok").inc()
-        PASS_SECONDS.observe(time.monotonic() - began)
-        if changed is not None and not failed:
-            SPREAD_SECONDS.observe(time.monotonic() - changed)
-            self._policy_changed = None if self._policy_changed == changed else self._policy_changed
-        return failed
+    async def _make_pass(self) -> list[str]:
+        """Writes what differs; returns the problems."""
+        began = time.monotonic()
+        policy_changed_at = self._policy_changed_at
+        problems = await self._applier.run(self._desired)
+        RECONCILES.labels("failed" if problems else "ok").inc()
+        RECONCILE_SECONDS.observe(time.monotonic() - began)
+        if policy_changed_at is not None and not problems:
+            POLICY_SPREAD_SECONDS.observe(time.monotonic() - policy_changed_at)
+            if self._policy_changed_at == policy_changed_at:
+                self._policy_changed_at = None
+        return problems
 
-    def _changed(self, kind: Kind) -> None:
-        """Something was seen that matters."""
-        if kind is Kind.POLICY and self._policy_changed is None:
-            self._policy_changed = time.monotonic()
-        if self.synced and self._gathering is None:
-            self._gathering = asyncio.get_running_loop().call_later(GATHER, self._refresh)
+    def _on_change(self, kind: Kind) -> None:
+        """Schedules the recomputation of the desired state."""
+        if kind is Kind.POLICY and self._policy_changed_at is None:
+            self._policy_changed_at = time.monotonic()
+        if self.synced and self._recompute_timer is None:
+            loop = asyncio.get_running_loop()
+            self._recompute_timer = loop.call_later(COLLECT_CHANGES_SECONDS, self._recompute)
 
-    def _refresh(self) -> None:
-        """Understands anew, tells the agents, and has it written."""
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
-        self._world = understand(self.seen)
-        self.agents.configure(self._world.wanted if self._world.installation is not None else None)
-        self._mark(0)
+    def _recompute(self) -> None:
+        """Computes the desired state, configures the agents and schedules a pass."""
+        if self._recompute_timer is not None:
+            self._recompute_timer.cancel()
+            self._recompute_timer = None
+        self._desired = compute_desired_state(self.cache)
+        has_installation = self._desired.installation is not None
+        self.agents.configure(self._desired.configurations if has_installation else None)
+        self._schedule_pass(0)
 
-    def _mark(self, seconds: float) -> None:
-        """Has a pass made in so many seconds, or sooner."""
+    def _schedule_pass(self, seconds: float) -> None:
+        """Schedules a pass in at most this time; an earlier one stays scheduled."""
         loop = asyncio.get_running_loop()
-        if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
+        if self._pass_timer is not None:
+            if self._pass_timer.when() <= loop.time() + seconds:
                 return
-            self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._due.set)
+            self._pass_timer.cancel()
+        self._pass_timer = loop.call_later(seconds, self._pass_due.set)
 
-    def _relisted(self, kind: Kind) -> None:
-        """The watch was interrupted: it does not tell of what was deleted meanwhile."""
-        self._stale.add(kind)
-        self._mark(1.0)
+    def _on_relist(self, kind: Kind) -> None:
+        """Schedules a list, because an interrupted watch does not report deleted objects."""
+        self._stale_kinds.add(kind)
+        self._schedule_pass(RELIST_DELAY_SECONDS)
 
-    async def _list_again(self) -> list[str]:
-        """Lists what may be out of date; why that failed where it did."""
-        if time.monotonic() - self._listed >= RELIST:
-            self._stale.update(WATCHED)
-            self._listed = time.monotonic()
-        failed = []
-        for kind in tuple(self._stale):
+    async def _list_stale_kinds(self) -> list[str]:
+        """Lists the kinds that may be out of date; returns the problems."""
+        if time.monotonic() - self._listed_at >= MAX_LIST_INTERVAL_SECONDS:
+            self._stale_kinds.update(WATCHED)
+            self._listed_at = time.monotonic()
+        problems = []
+        for kind in tuple(self._stale_kinds):
             try:
                 await self._list(kind)
-                self._stale.discard(kind)
+                self._stale_kinds.discard(kind)
             except (ClusterUnavailableError, ClusterError) as error:
-                failed.append(str(error))
-        return failed
+                problems.append(str(error))
+        return problems
 
     async def _list(self, kind: Kind) -> None:
-        self.seen.list_begins(kind)
-        bodies, version = await self._cluster.list(kind)
-        self.seen.list_came(kind, bodies, version)
+        self.cache.begin_list(kind)
+        bodies, version = await self._client.list(kind)
+        self.cache.finish_list(kind, bodies, version)

@@ -1,58 +1,67 @@
-"""Which agents' pods are to be replaced because their node's packages have changed; a few at a time."""
+"""Selects the agent pods to replace because the packages of their nodes have changed."""
 
 from collections.abc import Iterable, Mapping
 
-from infrasight_operator.model.quantities import at_once
+from infrasight_operator.model.quantities import resolve_max_unavailable
 from infrasight_operator.status.node_probes import NodeView
 
-PATIENCE = 60.0  # seconds for which an agent may be away before its pod is replaced without hearing from it
+# How long an agent may be disconnected before its pod is replaced without a report from it.
+RECONNECT_SECONDS = 60.0
 
 
-def needs_packages(view: NodeView) -> bool:
-    """Whether the node's pod started with other packages than are wanted.
+def needs_new_pod(view: NodeView) -> bool:
+    """Whether the node's pod started with other packages than the node's configuration has.
 
-    A pod that was told to install just these is left alone, whatever became of it: it would fail the same way again.
+    A pod that received the current packages stays, whether they could be installed or not: a new
+    pod would fail the same way.
     """
-    if view.packages_asked == view.wanted.packages_digest:
+    if view.pod_packages_digest == view.configuration.packages_digest:
         return False
-    wanted = {(package.name, package.version) for package, _ in view.wanted.packages}
+    packages = {(package.name, package.version) for package, _ in view.configuration.packages}
     if view.report is None:
-        return bool(wanted)
-    # A failure is of packages that were wanted then, or says that the pod could not ask.
-    return set(view.report.packages) != wanted or any(
-        failure.is_package for failure in view.report.failures
-    )
+        return bool(packages)
+    if set(view.report.packages) != packages:
+        return True
+    # A package failure is about earlier packages, or the pod could not ask for its packages.
+    return any(failure.is_package for failure in view.report.failures)
 
 
-def to_restart(
+def nodes_to_restart(
     views: Iterable[NodeView],
     max_unavailable: int | str,
-    away: Mapping[str, float],
-    restarted: Mapping[str, float],
+    disconnected_since: Mapping[str, float],
+    restarted_at: Mapping[str, float],
     now: float,
 ) -> list[str]:
-    """The nodes whose pod is to be deleted now.
+    """The nodes whose pods are to be deleted now.
 
     Args:
-        views: All nodes that can have a running agent.
-        max_unavailable: As in the installation.
-        away: Since when each node that is not connected has been so.
-        restarted: When a node's pod was last deleted.
-        now: The time, of the same clock.
+        views: The nodes that can run an agent.
+        max_unavailable: The installation's `maxUnavailable`.
+        disconnected_since: The time at which each disconnected node was first seen as such.
+        restarted_at: The time at which each node's pod was last deleted.
+        now: The time, from the same clock.
     """
-    known = [view for view in views if view.report is not None or view.packages_asked]
-    limit = at_once(max_unavailable, len(known))
-    waiting = [view for view in known if needs_packages(view)]
-    # An agent that does not come, perhaps because of its packages, is away anyway; but many can be away because of the network.
-    lost = sorted(
-        v.name
-        for v in waiting
-        if not v.connected and now - max(away[v.name], restarted.get(v.name, 0)) >= PATIENCE
-    )
-    in_progress = sum(
-        not v.connected and now - restarted.get(v.name, -PATIENCE) < PATIENCE for v in known
-    )
-    chosen = lost[: max(0, limit - in_progress)]
-    unavailable = sum(not view.connected for view in known)
-    there = sorted(view.name for view in waiting if view.connected)
-    return chosen + there[: max(0, limit - unavailable)]
+    known = [view for view in views if view.report is not None or view.pod_packages_digest]
+    limit = resolve_max_unavailable(max_unavailable, len(known))
+    outdated = [view for view in known if needs_new_pod(view)]
+    restarting = 0
+    unavailable = 0
+    for view in known:
+        if not view.connected:
+            unavailable += 1
+            if now - restarted_at.get(view.name, -RECONNECT_SECONDS) < RECONNECT_SECONDS:
+                restarting += 1
+    # The packages may be what keeps an agent from connecting, so its pod is replaced although the
+    # agent counts as unavailable. A network failure can disconnect many agents: the limit holds.
+    lost = []
+    connected = []
+    for view in outdated:
+        if view.connected:
+            connected.append(view.name)
+            continue
+        since = max(disconnected_since[view.name], restarted_at.get(view.name, 0))
+        if now - since >= RECONNECT_SECONDS:
+            lost.append(view.name)
+    chosen = sorted(lost)[: max(0, limit - restarting)]
+    return chosen + sorted(connected)[: max(0, limit - unavailable)]

@@ -8,16 +8,19 @@ from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
 
 @frozen
 class OperatorSettings:
-    """What the command can be told, by file, environment (`INFRASIGHT_OPERATOR_…`) and options, the later winning.
+    """The operator's settings, from a file, the environment (`INFRASIGHT_OPERATOR_…`) and options.
+
+    Options override the environment, which overrides the file.
 
     Attributes:
-        namespace: The installation's namespace; empty for the service account's own, or KUBECONFIG's.
-        listen: Where agents connect, `host:port`.
-        address: What agents are told to connect to, `host:port`; empty for `listen`.
-        status_listen: Where `/metrics`, `/healthz` and `/readyz` are, `host:port`.
-        tls: Certificate, key and CA for mutual TLS; agents must show a certificate of that CA.
-        plaintext: Listen without TLS even where others can reach it.
-        stop_seconds: How long to wait at the end for what is under way.
+        namespace: The installation's namespace; empty selects the service account's, or
+            KUBECONFIG's.
+        listen: The `host:port` to listen on for agents.
+        address: The `host:port` that agents connect to; empty selects `listen`.
+        status_listen: The `host:port` that serves `/metrics`, `/healthz` and `/readyz`.
+        tls: Certificate, key and CA for mutual TLS. Agents must present a certificate of that CA.
+        plaintext: Listen without TLS even on an address that other machines can reach.
+        stop_seconds: How long to wait for calls in progress when the operator stops.
         log_level: `debug`, `info`, `warning` or `error`.
     """
 
@@ -33,15 +36,19 @@ class OperatorSettings:
     log_level: str = "info"
 
     def check(self) -> None:
-        """Sees that it can be listened as is meant. Raises ConfigError."""
-        for text in (self.listen, self.told):
+        """Validates the settings that depend on each other.
+
+        Raises:
+            ConfigError: An address is a Unix socket, or TLS is missing where it is required.
+        """
+        for text in (self.listen, self.advertised_address):
             if Address.parse(text).is_unix:
                 raise ConfigError(
-                    f"address {text!r}: agents of other machines connect there; write host:port"
+                    f"address {text!r}: agents connect from other machines; use host:port"
                 )
         require_tls_or_loopback(self.listen, self.tls, self.plaintext)
 
     @property
-    def told(self) -> str:
-        """Where agents are told to connect."""
+    def advertised_address(self) -> str:
+        """The `host:port` that agents connect to."""
         return self.address or self.listen

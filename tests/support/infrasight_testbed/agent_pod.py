@@ -1,4 +1,4 @@
-"""The pod of an agent, as the operator makes it, told what a test's machine is."""
+"""The agent's pod as the operator builds it, adapted to the test's machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,17 +11,22 @@ from infrasight_operator.model.installation import Installation
 def agent_template(
     image: str, server: str, run: Path, operator: str = "", spec: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The template of the DaemonSet's pods.
+    """The DaemonSet's pod template.
 
     Args:
-        image: The agent's.
-        server: Its address.
+        image: The agent image.
+        server: The server's address.
         run: The node's /run.
         operator: The operator's address.
-        spec: What else the installation says.
+        spec: Further fields of the installation's spec.
     """
     agent = {"image": image, "hostPaths": {"run": str(run)}, "options": {"containers": {"wait": 2}}}
-    told = {"agent": agent, "server": {"address": server, "plaintext": True}, **(spec or {})}
-    body = {"metadata": {"name": "infrasight", "namespace": "infrasight", "uid": "0"}, "spec": told}
-    template: dict[str, Any] = daemon_set(Installation.of(body), operator)["spec"]["template"]
+    complete_spec = {
+        "agent": agent,
+        "server": {"address": server, "plaintext": True},
+        **(spec or {}),
+    }
+    metadata = {"name": "infrasight", "namespace": "infrasight", "uid": "0"}
+    installation = Installation.from_object({"metadata": metadata, "spec": complete_spec})
+    template: dict[str, Any] = daemon_set(installation, operator)["spec"]["template"]
     return template

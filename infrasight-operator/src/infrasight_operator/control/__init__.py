@@ -1,1 +1,1 @@
-"""The gRPC service that agents connect to."""
+"""The gRPC service for agents: sends configurations, receives reports."""

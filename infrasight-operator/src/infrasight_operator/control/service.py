@@ -1,4 +1,4 @@
-"""The gRPC service that agents connect to."""
+"""ControlService: the gRPC service that sends configurations to agents and receives reports."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,24 +9,25 @@ import structlog
 from infrasight.v1 import control_pb2
 from infrasight.v1.control_pb2_grpc import ControlServiceServicer
 
-from infrasight_operator.control.agents import AgentLink, Agents
+from infrasight_operator.control.agent_registry import AgentLink, AgentRegistry
 from infrasight_operator.metrics import REPORTS
-from infrasight_operator.model.agent_report import Report, ReportError, check_node
-from infrasight_operator.model.resolution import Resolved
+from infrasight_operator.model.agent_report import Report, ReportError, check_node_name
+from infrasight_operator.model.resolution import NodeConfiguration
 
 log = structlog.get_logger(__name__)
 MAX_STREAMS = 10_000
-FIRST_SECONDS = 20.0  # within which an agent must say who it is
+FIRST_REPORT_SECONDS = 20.0
+_CLOSED_BY_AGENT = "closed by the agent"
 
 
 class ControlService(ControlServiceServicer):
-    """Tells agents what to record, and hears what became of it.
+    """Sends each agent its configuration and receives its reports.
 
     Args:
-        agents: The agents that are connected.
+        agents: The registry of connected agents.
     """
 
-    def __init__(self, agents: Agents) -> None:
+    def __init__(self, agents: AgentRegistry) -> None:
         self._agents = agents
 
     async def Follow(  # noqa: N802 -- the name in the .proto
@@ -34,48 +35,51 @@ class ControlService(ControlServiceServicer):
         requests: AsyncIterator[control_pb2.FollowRequest],
         context: grpc.aio.ServicerContext[control_pb2.FollowRequest, control_pb2.FollowResponse],
     ) -> AsyncIterator[control_pb2.FollowResponse]:
-        """One agent's stream."""
+        """Serves the stream of one agent."""
         if len(self._agents) >= MAX_STREAMS:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{MAX_STREAMS} agents are connected, no more are taken",
+                f"the operator is at its limit of {MAX_STREAMS} connected agents",
             )
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                report = self._checked(await anext(requests))
+            async with asyncio.timeout(FIRST_REPORT_SECONDS):
+                report = self._parse_report(await anext(requests))
         except TimeoutError:
             await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no report within {FIRST_SECONDS:.0f} s"
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no report within {FIRST_REPORT_SECONDS:.0f} s"
             )
         except StopAsyncIteration:
             return
         except ReportError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        link = self._agents.connected(report)
+        link = self._agents.connect(report)
         log.info(
-            "an agent has connected",
+            "agent connected",
             node=report.node,
             pod=report.pod,
             agent_version=report.agent_version,
         )
-        reading = asyncio.create_task(self._read(requests, link))
+        receiving = asyncio.create_task(self._receive_reports(requests, link))
         try:
-            while (wanted := await link.next()) is not None:
-                yield control_pb2.FollowResponse(configuration=configuration(wanted))
+            while (configuration := await link.next()) is not None:
+                message = configuration_message(configuration)
+                yield control_pb2.FollowResponse(configuration=message)
         finally:
-            reading.cancel()
-            self._agents.gone(link)
+            receiving.cancel()
+            self._agents.disconnect(link)
             log.info(
-                "an agent's stream has ended",
+                "agent disconnected",
                 node=report.node,
                 pod=report.pod,
-                reason=link.closed or "it was broken",
+                reason=link.close_reason or "the connection broke",
             )
-        wrong = reading.exception() if reading.done() and not reading.cancelled() else None
-        if isinstance(wrong, ReportError):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(wrong))
-        if link.closed and link.closed != _HUNG_UP:
-            await context.abort(grpc.StatusCode.ABORTED, link.closed)
+        failure = None
+        if receiving.done() and not receiving.cancelled():
+            failure = receiving.exception()
+        if isinstance(failure, ReportError):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failure))
+        if link.close_reason and link.close_reason != _CLOSED_BY_AGENT:
+            await context.abort(grpc.StatusCode.ABORTED, link.close_reason)
 
     async def GetConfiguration(  # noqa: N802
         self,
@@ -84,57 +88,59 @@ class ControlService(ControlServiceServicer):
             control_pb2.GetConfigurationRequest, control_pb2.GetConfigurationResponse
         ],
     ) -> control_pb2.GetConfigurationResponse:
-        """What a node is to record, for what prepares its pod."""
+        """Returns a node's configuration to the init container of its pod."""
         try:
-            check_node(request.node)
+            check_node_name(request.node)
         except ReportError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        wanted = self._agents.wanted(request.node)
-        if wanted is None:
+        configuration = self._agents.configuration(request.node)
+        if configuration is None:
             await context.abort(
                 grpc.StatusCode.UNAVAILABLE,
-                f"the operator does not know node {request.node} (yet): it is no node of this installation, or try again",
+                f"the operator does not know node {request.node}: it does not belong to this "
+                "installation, or it is new; try again",
             )
-        self._agents.asked(request.node, wanted.packages_digest)
-        return control_pb2.GetConfigurationResponse(configuration=configuration(wanted))
+        self._agents.record_pod_packages(request.node, configuration.packages_digest)
+        message = configuration_message(configuration)
+        return control_pb2.GetConfigurationResponse(configuration=message)
 
-    async def _read(
+    async def _receive_reports(
         self, requests: AsyncIterator[control_pb2.FollowRequest], link: AgentLink
     ) -> None:
-        """Takes reports until the agent says no more; then the stream ends. Raises ReportError."""
-        why = _HUNG_UP
+        """Receives reports until the agent ends its side, then closes the stream.
+
+        Raises:
+            ReportError: A report is invalid, or about another node.
+        """
+        close_reason = _CLOSED_BY_AGENT
         try:
             async for request in requests:
-                report = self._checked(request)
+                report = self._parse_report(request)
                 if report.node != link.node:
-                    raise ReportError(f"node {report.node!r}: this stream began as {link.node!r}")
-                self._agents.reported(link, report)
+                    raise ReportError(f"node {report.node!r}: this stream belongs to {link.node!r}")
+                self._agents.record_report(link, report)
         except ReportError as error:
-            why = str(error)
+            close_reason = str(error)
             raise
         finally:
-            link.close(why)
+            link.close(close_reason)
 
-    def _checked(self, request: control_pb2.FollowRequest) -> Report:
+    def _parse_report(self, request: control_pb2.FollowRequest) -> Report:
         try:
-            report = Report.of(request.report)
+            report = Report.from_message(request.report)
         except ReportError:
             REPORTS.labels("rejected").inc()
             raise
-        REPORTS.labels("taken").inc()
+        REPORTS.labels("accepted").inc()
         return report
 
 
-def configuration(wanted: Resolved) -> control_pb2.Configuration:
-    """The message for a node."""
+def configuration_message(configuration: NodeConfiguration) -> control_pb2.Configuration:
+    """The protobuf message for a node's configuration."""
+    packages = [
+        control_pb2.Package(name=package.name, version=package.version, hashes=package.hashes)
+        for package, _ in configuration.packages
+    ]
     return control_pb2.Configuration(
-        digest=wanted.digest,
-        settings=wanted.settings,
-        packages=[
-            control_pb2.Package(name=package.name, version=package.version, hashes=package.hashes)
-            for package, _ in wanted.packages
-        ],
+        digest=configuration.digest, settings=configuration.settings, packages=packages
     )
-
-
-_HUNG_UP = "the agent has ended it"

@@ -1,1 +1,1 @@
-"""Reads, watches and writes objects of the Kubernetes API."""
+"""Lists, watches and writes objects of the Kubernetes API."""

@@ -1,4 +1,4 @@
-"""The Kubernetes API, as far as the operator writes to it or lists; watching is kopf's."""
+"""The Kubernetes API client for lists and writes. kopf watches; see handlers.py."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -11,19 +11,20 @@ from infrasight_core.errors import ConfigError
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.async_client import AsyncClient
 from lightkube.core.exceptions import ApiError
-from lightkube.core.exceptions import ConfigError as NoCluster
+from lightkube.core.exceptions import ConfigError as KubeconfigError
 from lightkube.types import PatchType
 
 from infrasight_operator.errors import ClusterError, ClusterUnavailableError
 from infrasight_operator.kube.resources import Kind
-from infrasight_operator.metrics import CALLS
+from infrasight_operator.metrics import API_CALLS
 
-MANAGER = "infrasight-operator"
-AT_ONCE = 16  # calls under way
-CHUNK = 500  # objects of one answer to a list
-_SECONDS = 20.0
-_AWAY = {
-    HTTPStatus.UNAUTHORIZED,  # a token that has just been replaced, or an API server that is starting
+FIELD_MANAGER = "infrasight-operator"
+MAX_CONCURRENT_CALLS = 16
+LIST_PAGE_SIZE = 500
+_TIMEOUT_SECONDS = 20.0
+_TEMPORARY_STATUSES = {
+    # The token was just replaced, or the API server is starting.
+    HTTPStatus.UNAUTHORIZED,
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.CONFLICT,
     HTTPStatus.GONE,
@@ -31,28 +32,31 @@ _AWAY = {
 }
 
 
-class Cluster:
-    """Calls in one namespace, a bounded number of them at once.
+class KubeClient:
+    """Calls the API in one namespace, with a bounded number of concurrent calls.
 
-    The service account's token is read again when the API server does not take it any more.
+    When the API server rejects the service account's token, the client reads it again.
 
     Args:
-        namespace: The namespace; empty for the service account's, or the one that KUBECONFIG's context names.
+        namespace: The namespace; empty selects the service account's, or the one that the current
+            context of KUBECONFIG names.
 
     Raises:
-        ConfigError: This is no pod with a service account, and KUBECONFIG names no usable file.
+        ConfigError: There is neither a service account nor a usable KUBECONFIG.
     """
 
     def __init__(self, namespace: str = "") -> None:
         try:
             self._client = AsyncClient(
-                namespace=namespace or None, timeout=httpx2.Timeout(_SECONDS), field_manager=MANAGER
+                namespace=namespace or None,
+                timeout=httpx2.Timeout(_TIMEOUT_SECONDS),
+                field_manager=FIELD_MANAGER,
             )
-        except (NoCluster, OSError, KeyError) as error:
+        except (KubeconfigError, OSError, KeyError) as error:
             raise ConfigError(
-                f"no way to the Kubernetes API: {error}; run in a pod, or set KUBECONFIG"
+                f"cannot reach the Kubernetes API: {error}; run in a pod, or set KUBECONFIG"
             ) from error
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._call_slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
 
     @property
     def namespace(self) -> str:
@@ -60,8 +64,8 @@ class Cluster:
         return str(self._client.namespace)
 
     @property
-    def config(self) -> SingleConfig:
-        """How the API server is reached."""
+    def connection(self) -> SingleConfig:
+        """The API server's address and the credentials."""
         return self._client.config
 
     async def close(self) -> None:
@@ -69,50 +73,54 @@ class Cluster:
         await self._client.close()
 
     async def list(self, kind: Kind, **selection: Any) -> tuple[list[Mapping[str, Any]], int]:
-        """All objects of a kind, and the version of the list. `labels` and `fields` select."""
+        """Lists objects of a kind; returns them with the resource version of the list.
+
+        Args:
+            kind: The kind.
+            selection: lightkube's `labels` and `fields`.
+        """
         async with self._call("list", kind):
-            found: Any = self._client.list(kind.resource, chunk_size=CHUNK, **selection)
-            bodies = [body async for body in found]
-            return bodies, int(found.resourceVersion)
+            listing: Any = self._client.list(kind.resource, chunk_size=LIST_PAGE_SIZE, **selection)
+            bodies = [body async for body in listing]
+            return bodies, int(listing.resourceVersion)
 
     async def apply(self, kind: Kind, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Server-side apply, ours where others wrote, too; the object as it is then."""
+        """Applies an object server-side, overriding other field managers; returns the result."""
         name = body["metadata"]["name"]
         async with self._call("apply", kind, name):
-            answer: Any = await self._client.patch(
+            applied: Any = await self._client.patch(
                 kind.resource,
                 name,
                 dict(body),
                 patch_type=PatchType.APPLY,
                 force=True,
-                field_manager=MANAGER,
+                field_manager=FIELD_MANAGER,
             )
-            return dict(answer)
+            return dict(applied)
 
     async def apply_status(
         self, kind: Kind, name: str, status: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Server-side apply of a status."""
-        group = f"{kind.group}/{kind.version}"
+        """Applies a status server-side; returns the object with the new status."""
         body = {
-            "apiVersion": group,
+            "apiVersion": f"{kind.group}/{kind.version}",
             "kind": kind.resource.__name__,
             "metadata": {"name": name},
             "status": dict(status),
         }
         async with self._call("apply_status", kind, name):
-            answer = await self._client.patch(
-                kind.resource.Status,  # type: ignore[attr-defined]  # of every generic resource
+            applied = await self._client.patch(
+                kind.resource.Status,  # type: ignore[attr-defined]  # every generic resource has it
                 name,
                 body,
                 patch_type=PatchType.APPLY,
                 force=True,
-                field_manager=MANAGER,
+                field_manager=FIELD_MANAGER,
             )
-            return dict(answer)
+            return dict(applied)
 
     async def delete(self, kind: Kind, name: str) -> None:
-        """Deletes an object; one that is not there is fine."""
+        """Deletes an object; one that does not exist is no error."""
         try:
             async with self._call("delete", kind, name):
                 await self._client.delete(kind.resource, name)
@@ -122,42 +130,42 @@ class Cluster:
 
     async def create(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Creates an object."""
+        identity = {"apiVersion": kind.version, "kind": kind.resource.__name__}
         async with self._call("create", kind):
-            await self._client.create(
-                kind.resource({**body, "apiVersion": kind.version, "kind": kind.resource.__name__})
-            )
+            await self._client.create(kind.resource({**body, **identity}))
 
     @asynccontextmanager
     async def _call(self, verb: str, kind: Kind, name: str = "") -> AsyncIterator[None]:
-        """Waits for its turn, counts, and says what an error means.
+        """Waits for a call slot, counts the call and translates its errors.
 
         Raises:
-            ClusterUnavailableError: Trying again may succeed.
-            ClusterError: It will not, as things are.
+            ClusterUnavailableError: A retry may succeed.
+            ClusterError: A retry would fail the same way.
         """
         result = "error"
-        what = f"{verb} {kind.resource.__name__} {name}".rstrip()
-        async with self._turn:
+        call = f"{verb} {kind.resource.__name__} {name}".rstrip()
+        async with self._call_slots:
             try:
                 yield
                 result = "ok"
             except httpx2.HTTPStatusError as error:
-                result = str(
-                    status := error.response.status_code
-                    if error.response is not None
-                    else _status(error)
-                )
-                if status in _AWAY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                    raise ClusterUnavailableError(f"{what}: {error}") from error
+                status = _status_code(error)
+                result = str(status)
+                if status in _TEMPORARY_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise ClusterUnavailableError(f"{call}: {error}") from error
                 raise ClusterError(
-                    f"{what}: the API server rejected it: {error}", status
+                    f"{call}: the API server rejected it: {error}", status
                 ) from error
             except (httpx2.HTTPError, OSError) as error:
-                result = "away"
-                raise ClusterUnavailableError(f"{what}: {type(error).__name__}: {error}") from error
+                result = "unavailable"
+                raise ClusterUnavailableError(f"{call}: {type(error).__name__}: {error}") from error
             finally:
-                CALLS.labels(verb, kind.resource.__name__, result).inc()
+                API_CALLS.labels(verb, kind.resource.__name__, result).inc()
 
 
-def _status(error: httpx2.HTTPStatusError) -> int:
-    return int(error.status.code or 0) if isinstance(error, ApiError) else 0
+def _status_code(error: httpx2.HTTPStatusError) -> int:
+    if error.response is not None:
+        return error.response.status_code
+    if isinstance(error, ApiError):
+        return int(error.status.code or 0)
+    return 0

@@ -1,4 +1,4 @@
-"""What is worth a Kubernetes Event: what is new in a status, told where people look with `kubectl describe`."""
+"""Kubernetes Events, which `kubectl describe` shows, for changes of a status."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,63 +8,77 @@ from attrs import frozen
 from infrasight_operator.kube.resources import API_VERSION, Kind
 
 COMPONENT = "infrasight-operator"
+_MAX_MESSAGE_CHARACTERS = 1000
+_MAX_NAME_PREFIX = 200
 
 
 @frozen
 class KubeEvent:
-    """One event.
+    """The content of an Event.
 
     Attributes:
-        reason: In one word.
-        message: For people.
-        warning: Whether something is wrong.
+        reason: The cause, in one CamelCase word.
+        message: The cause, in a sentence.
+        is_warning: Whether the type is Warning instead of Normal.
     """
 
     reason: str
     message: str
-    warning: bool = True
+    is_warning: bool = True
 
 
-def of_node(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[KubeEvent]:
-    """What is new on a node."""
-    found = []
-    if (rejected := after.get("rejected")) and rejected != before.get("rejected"):
-        found.append(
-            KubeEvent("ConfigurationRejected", f"the agent rejected the configuration: {rejected}")
-        )
-    old = [(failure["name"], failure["reason"]) for failure in before.get("failures") or ()]
+def node_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[KubeEvent]:
+    """The Events for a change of a NodeProbes status: new rejections and failures."""
+    events = []
+    rejected = after.get("rejected")
+    if rejected and rejected != before.get("rejected"):
+        message = f"the agent rejected the configuration: {rejected}"
+        events.append(KubeEvent("ConfigurationRejected", message))
+    known = {(failure["name"], failure["reason"]) for failure in before.get("failures") or ()}
     for failure in after.get("failures") or ():
-        if (failure["name"], failure["reason"]) not in old:
+        if (failure["name"], failure["reason"]) not in known:
             reason = "PackageFailed" if failure.get("package") else "ProbeFailed"
-            found.append(KubeEvent(reason, f"{failure['name']}: {failure['reason']}"))
-    return found
+            events.append(KubeEvent(reason, f"{failure['name']}: {failure['reason']}"))
+    return events
 
 
-def of_policy(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[KubeEvent]:
-    """What is new of a policy."""
-    conflict, was = _condition(after, "Conflict"), _condition(before, "Conflict")
-    if conflict.get("status") == "True" and was.get("message") != conflict.get("message"):
-        return [KubeEvent("PolicyConflict", conflict["message"])]
-    if was.get("status") == "True" and conflict.get("status") == "False":
-        return [KubeEvent("ConflictResolved", "no other policy disagrees any more", warning=False)]
+def policy_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[KubeEvent]:
+    """The Events for a change of a ProbePolicy status: conflicts that appear or end."""
+    old = _condition(before, "Conflict")
+    new = _condition(after, "Conflict")
+    if new.get("status") == "True" and old.get("message") != new.get("message"):
+        return [KubeEvent("PolicyConflict", new["message"])]
+    if old.get("status") == "True" and new.get("status") == "False":
+        message = "no other policy disagrees any more"
+        return [KubeEvent("ConflictResolved", message, is_warning=False)]
     return []
 
 
-def event(notice: KubeEvent, kind: Kind, body: Mapping[str, Any], now: str) -> dict[str, Any]:
-    """The event's object, of an object that was seen."""
-    about = body["metadata"]
+def event_manifest(
+    event: KubeEvent, kind: Kind, body: Mapping[str, Any], now: str
+) -> dict[str, Any]:
+    """The Event object.
+
+    Args:
+        event: The content.
+        kind: The kind of the object that the Event is about.
+        body: That object.
+        now: The time, in the API's format.
+    """
+    metadata = body["metadata"]
+    prefix = metadata["name"][:_MAX_NAME_PREFIX]
     return {
-        "metadata": {"generateName": f"{about['name'][:200]}-", "namespace": about["namespace"]},
+        "metadata": {"generateName": f"{prefix}-", "namespace": metadata["namespace"]},
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": kind.resource.__name__,
-            "namespace": about["namespace"],
-            "name": about["name"],
-            "uid": about.get("uid", ""),
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata.get("uid", ""),
         },
-        "reason": notice.reason,
-        "message": notice.message[:1000],
-        "type": "Warning" if notice.warning else "Normal",
+        "reason": event.reason,
+        "message": event.message[:_MAX_MESSAGE_CHARACTERS],
+        "type": "Warning" if event.is_warning else "Normal",
         "source": {"component": COMPONENT},
         "firstTimestamp": now,
         "lastTimestamp": now,
@@ -72,5 +86,9 @@ def event(notice: KubeEvent, kind: Kind, body: Mapping[str, Any], now: str) -> d
     }
 
 
-def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    return next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
+def _condition(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    condition: Mapping[str, Any]
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == name:
+            return condition
+    return {}

@@ -1,4 +1,4 @@
-"""How kopf reaches the API server: by the same configuration as the client that writes."""
+"""Converts the client's connection to kopf's, so that both use the same credentials."""
 
 from pathlib import Path
 from typing import Any
@@ -7,41 +7,46 @@ import kopf
 from lightkube.config.kubeconfig import SingleConfig
 
 
-def connection(config: SingleConfig) -> kopf.ConnectionInfo:
-    """The connection as it is to be now: kopf asks again when the API server does not take the token any more.
+def connection_info(connection: SingleConfig) -> kopf.ConnectionInfo:
+    """kopf's connection. kopf asks again when the API server rejects the token.
 
-    A token in a file, as service accounts have it, is read each time, since it is replaced every hour or so.
+    The token of a service account is read from its file each time: Kubernetes replaces it about
+    every hour.
 
     Raises:
-        kopf.LoginError: The token's file cannot be read.
+        kopf.LoginError: Cannot read the token file.
     """
-    cluster, user = config.cluster, config.user
-    made: dict[str, Any] = {
+    cluster = connection.cluster
+    user = connection.user
+    fields: dict[str, Any] = {
         "server": cluster.server,
-        "ca_path": _path(config, cluster.certificate_auth),
+        "ca_path": _absolute_path(connection, cluster.certificate_auth),
         "ca_data": None if cluster.certificate_auth else cluster.certificate_auth_data,
         "insecure": cluster.insecure,
-        "default_namespace": config.namespace,
+        "default_namespace": connection.namespace,
     }
     if user is not None:
-        made |= {
+        fields |= {
             "username": user.username,
             "password": user.password,
             "token": user.token,
-            "certificate_path": _path(config, user.client_cert),
+            "certificate_path": _absolute_path(connection, user.client_cert),
             "certificate_data": None if user.client_cert else user.client_cert_data,
-            "private_key_path": _path(config, user.client_key),
+            "private_key_path": _absolute_path(connection, user.client_key),
             "private_key_data": None if user.client_key else user.client_key_data,
         }
-        if (file := _path(config, user.token_file)) is not None:
-            try:
-                made["token"] = Path(file).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise kopf.LoginError(
-                    f"the token in {file} cannot be read: {error.strerror}"
-                ) from error
-    return kopf.ConnectionInfo(**made)
+        token_file = _absolute_path(connection, user.token_file)
+        if token_file is not None:
+            fields["token"] = _read_token(token_file)
+    return kopf.ConnectionInfo(**fields)
 
 
-def _path(config: SingleConfig, file: str | None) -> str | None:
-    return str(config.abs_file(file)) if file else None
+def _read_token(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise kopf.LoginError(f"cannot read the token file {file}: {error.strerror}") from error
+
+
+def _absolute_path(connection: SingleConfig, file: str | None) -> str | None:
+    return str(connection.abs_file(file)) if file else None

@@ -1,46 +1,42 @@
-"""The kinds of objects that the operator reads or writes, for its client; as dictionaries, so no models are loaded."""
+"""The kinds of objects that the operator reads or writes, as lightkube's generic resources.
+
+Generic resources are dictionaries, so lightkube's models need not be loaded.
+"""
 
 from enum import Enum
 
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 
-GROUP, VERSION = "infrasight.io", "v1alpha1"
+GROUP = "infrasight.io"
+VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 
 class Kind(Enum):
-    """A kind: its resource in the client, and group, version and plural for watching."""
+    """A kind of object.
 
-    INFRASIGHT = (
-        create_namespaced_resource(GROUP, VERSION, "InfraSight", "infrasights"),
-        GROUP,
-        VERSION,
-        "infrasights",
-    )
-    POLICY = (
-        create_namespaced_resource(GROUP, VERSION, "ProbePolicy", "probepolicies"),
-        GROUP,
-        VERSION,
-        "probepolicies",
-    )
-    NODE_PROBES = (
-        create_namespaced_resource(GROUP, VERSION, "NodeProbes", "nodeprobes"),
-        GROUP,
-        VERSION,
-        "nodeprobes",
-    )
-    NODE = (create_global_resource("", "v1", "Node", "nodes"), "", "v1", "nodes")
-    DAEMON_SET = (
-        create_namespaced_resource("apps", "v1", "DaemonSet", "daemonsets"),
-        "apps",
-        "v1",
-        "daemonsets",
-    )
-    POD = (create_namespaced_resource("", "v1", "Pod", "pods"), "", "v1", "pods")
-    EVENT = (create_namespaced_resource("", "v1", "Event", "events"), "", "v1", "events")
+    Attributes:
+        resource: The resource class for lightkube.
+        group: The API group.
+        version: The API version.
+        plural: The plural name in the API.
+    """
 
-    def __init__(self, resource: type, group: str, version: str, plural: str) -> None:
-        self.resource, self.group, self.version, self.plural = resource, group, version, plural
+    INFRASIGHT = (GROUP, VERSION, "InfraSight", "infrasights")
+    POLICY = (GROUP, VERSION, "ProbePolicy", "probepolicies")
+    NODE_PROBES = (GROUP, VERSION, "NodeProbes", "nodeprobes")
+    NODE = ("", "v1", "Node", "nodes")
+    DAEMON_SET = ("apps", "v1", "DaemonSet", "daemonsets")
+    POD = ("", "v1", "Pod", "pods")
+    EVENT = ("", "v1", "Event", "events")
+
+    def __init__(self, group: str, version: str, name: str, plural: str) -> None:
+        is_global = name == "Node"
+        create = create_global_resource if is_global else create_namespaced_resource
+        self.resource: type = create(group, version, name, plural)
+        self.group = group
+        self.version = version
+        self.plural = plural
 
 
 WATCHED = (Kind.INFRASIGHT, Kind.POLICY, Kind.NODE_PROBES, Kind.NODE, Kind.DAEMON_SET)

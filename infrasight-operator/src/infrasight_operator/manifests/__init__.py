@@ -1,1 +1,1 @@
-"""Builds the agents' Kubernetes objects from the installation; pure."""
+"""Builds the agents' Kubernetes objects from the installation. Pure: no I/O."""

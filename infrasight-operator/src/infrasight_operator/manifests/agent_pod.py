@@ -1,21 +1,20 @@
-"""The pod of an agent: the fewest rights that record, and nothing of the cluster's API."""
+"""The agent's pod: the least privileges that recording needs, and no Kubernetes API token."""
 
 from typing import Any
 
-from infrasight_operator.manifests.volumes import Volume, volumes
+from infrasight_operator.manifests.volumes import Volume, build_volumes
 from infrasight_operator.model.installation import AgentSpec, Installation
-from infrasight_operator.model.quantities import in_bytes
+from infrasight_operator.model.quantities import parse_bytes
 
 STATUS_PORT = 7445
-_GRACE_SECONDS = (
-    25  # beyond what the agent waits for the server: detaching takes 5 s, longer on a busy node
-)
+# Added to the time that the agent waits for the server: detaching takes 5 s, more on a busy node.
+_DETACH_SECONDS = 25
 
 
-def pod_spec(installation: Installation, address: str) -> dict[str, Any]:
-    """The pod's part of the DaemonSet."""
+def pod_spec(installation: Installation, operator_address: str) -> dict[str, Any]:
+    """The pod template's spec."""
     agent = installation.spec.agent
-    parts = volumes(installation)
+    volumes = build_volumes(installation)
     security: dict[str, Any] = {"seccompProfile": dict(agent.security.seccomp_profile)}
     if agent.security.app_armor_profile is not None:
         security["appArmorProfile"] = dict(agent.security.app_armor_profile)
@@ -24,11 +23,11 @@ def pod_spec(installation: Installation, address: str) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": agent.settings.stop_seconds + _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": agent.settings.stop_seconds + _DETACH_SECONDS,
         "securityContext": security,
-        "initContainers": [_packages(installation, address, parts)],
-        "containers": [_agent(installation, address, parts)],
-        "volumes": [part.source for part in parts],
+        "initContainers": [_packages_container(installation, operator_address, volumes)],
+        "containers": [_agent_container(installation, operator_address, volumes)],
+        "volumes": [volume.source for volume in volumes],
     }
     optional = {
         "imagePullSecrets": [dict(secret) for secret in agent.image_pull_secrets],
@@ -37,22 +36,25 @@ def pod_spec(installation: Installation, address: str) -> dict[str, Any]:
         "affinity": dict(agent.affinity),
         "priorityClassName": agent.priority_class_name,
     }
-    return {**spec, **{key: value for key, value in optional.items() if value}}
+    spec.update({key: value for key, value in optional.items() if value})
+    return spec
 
 
-def _agent(installation: Installation, address: str, parts: list[Volume]) -> dict[str, Any]:
-    agent, server = installation.spec.agent, installation.spec.server
+def _agent_container(
+    installation: Installation, operator_address: str, volumes: list[Volume]
+) -> dict[str, Any]:
+    agent = installation.spec.agent
     settings = {
-        "SERVER": server.address,
+        "SERVER": installation.spec.server.address,
         "STATUS_LISTEN": f"0.0.0.0:{STATUS_PORT}",
         "STATE": "/var/lib/infrasight",
         "PACKAGES": "/packages",
-        "BLOCK_MEMORY": str(in_bytes(agent.settings.block_memory)),
-        "OUTBOX_MEMORY": str(in_bytes(agent.settings.outbox_memory)),
+        "BLOCK_MEMORY": str(parse_bytes(agent.settings.block_memory)),
+        "OUTBOX_MEMORY": str(parse_bytes(agent.settings.outbox_memory)),
         "COMPAT": str(agent.settings.compat).lower(),
         "STOP_SECONDS": str(agent.settings.stop_seconds),
         "LOG_LEVEL": agent.settings.log_level,
-        **_enrichers(agent),
+        **_enricher_settings(agent),
     }
     container: dict[str, Any] = {
         "name": "agent",
@@ -60,39 +62,48 @@ def _agent(installation: Installation, address: str, parts: list[Volume]) -> dic
         "imagePullPolicy": agent.image_pull_policy,
         "args": ["agent"],
         "env": [
-            *_common(installation, address),
-            *_variables(settings),
+            *_common_variables(installation, operator_address),
+            *_setting_variables(settings),
             {"name": "PYTHONPATH", "value": "/packages"},
         ],
         "ports": [{"name": "status", "containerPort": STATUS_PORT}],
-        # A start compiles the probes; until then it is alive, but not ready. Not ready also means: no server, which no
-        # restart mends.
-        "startupProbe": _asks("/healthz", 5, 60),
-        "livenessProbe": _asks("/healthz", 10, 6),
-        "readinessProbe": _asks("/readyz", 5, 2),
-        "securityContext": _rights(list(agent.security.capabilities)),
-        "volumeMounts": [part.agent for part in parts if part.agent],
+        # A starting agent compiles its probes: it is alive, but not ready. An agent without a
+        # server is not ready either; a restart would not help.
+        "startupProbe": _http_probe("/healthz", period=5, failures=60),
+        "livenessProbe": _http_probe("/healthz", period=10, failures=6),
+        "readinessProbe": _http_probe("/readyz", period=5, failures=2),
+        "securityContext": _security_context(list(agent.security.capabilities)),
+        "volumeMounts": [volume.agent_mount for volume in volumes if volume.agent_mount],
     }
     if agent.resources:
         container["resources"] = dict(agent.resources)
     return container
 
 
-def _enrichers(agent: AgentSpec) -> dict[str, str]:
-    """Where the enrichers find the node's files; what the installation says itself of these options holds."""
-    told = {"CONFIG": "/etc/infrasight/agent.yaml"} if agent.options else {}
+def _enricher_settings(agent: AgentSpec) -> dict[str, str]:
+    """Where the enrichers find the node's files, unless the installation sets these options."""
+    settings = {}
+    if agent.options:
+        settings["CONFIG"] = "/etc/infrasight/agent.yaml"
     if not agent.host_paths.etc:
-        told["DISABLE"] = "users"  # the names in the image are none of the node's
+        # The image's user names are not the node's.
+        settings["DISABLE"] = "users"
     elif "etc" not in agent.options.get("users", {}):
-        told["OPTIONS__USERS__ETC"] = "/host/etc"
+        settings["OPTIONS__USERS__ETC"] = "/host/etc"
     if agent.host_paths.run and "host" not in agent.options.get("containers", {}):
-        told["OPTIONS__CONTAINERS__HOST"] = "/host"
-    return told
+        settings["OPTIONS__CONTAINERS__HOST"] = "/host"
+    return settings
 
 
-def _packages(installation: Installation, address: str, parts: list[Volume]) -> dict[str, Any]:
-    """What installs the node's packages before the agent starts; it ends well even where a package does not install."""
-    agent, index = installation.spec.agent, installation.spec.package_index
+def _packages_container(
+    installation: Installation, operator_address: str, volumes: list[Volume]
+) -> dict[str, Any]:
+    """The init container that installs the node's packages.
+
+    It succeeds even if a package cannot be installed, so that the agent starts and reports it.
+    """
+    agent = installation.spec.agent
+    index = installation.spec.package_index
     pip = {
         "PIP_INDEX_URL": index.url,
         "PIP_EXTRA_INDEX_URL": " ".join(index.extra_urls),
@@ -105,66 +116,64 @@ def _packages(installation: Installation, address: str, parts: list[Volume]) -> 
         "imagePullPolicy": agent.image_pull_policy,
         "args": ["packages", "--target", "/packages"],
         "env": [
-            *_common(installation, address),
+            *_common_variables(installation, operator_address),
             {"name": "HOME", "value": "/tmp"},
             *({"name": name, "value": value} for name, value in pip.items() if value),
         ],
-        "securityContext": _rights([]),
-        "volumeMounts": [part.packages for part in parts if part.packages],
+        "securityContext": _security_context([]),
+        "volumeMounts": [volume.packages_mount for volume in volumes if volume.packages_mount],
     }
     if agent.resources:
         container["resources"] = dict(agent.resources)
     return container
 
 
-def _common(installation: Installation, address: str) -> list[dict[str, Any]]:
-    """What both containers are told: who they are, and how they reach the operator."""
-    settings = {"OPERATOR": address}
+def _common_variables(installation: Installation, operator_address: str) -> list[dict[str, Any]]:
+    """The variables of both containers: the pod's identity and the connection to the operator."""
+    settings = {"OPERATOR": operator_address}
     if installation.spec.server.tls is not None:
-        folder = "/etc/infrasight/tls"
-        settings |= {
-            "TLS__CERTIFICATE": f"{folder}/tls.crt",
-            "TLS__KEY": f"{folder}/tls.key",
-            "TLS__CA": f"{folder}/ca.crt",
-        }
+        directory = "/etc/infrasight/tls"
+        settings["TLS__CERTIFICATE"] = f"{directory}/tls.crt"
+        settings["TLS__KEY"] = f"{directory}/tls.key"
+        settings["TLS__CA"] = f"{directory}/ca.crt"
     else:
         settings["PLAINTEXT"] = "true"
     return [
-        {
-            "name": "INFRASIGHT_AGENT_NODE",
-            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}},
-        },
-        {
-            "name": "INFRASIGHT_AGENT_POD",
-            "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
-        },
-        *_variables(settings),
+        _pod_field_variable("INFRASIGHT_AGENT_NODE", "spec.nodeName"),
+        _pod_field_variable("INFRASIGHT_AGENT_POD", "metadata.name"),
+        *_setting_variables(settings),
     ]
 
 
-def _variables(settings: dict[str, str]) -> list[dict[str, Any]]:
+def _pod_field_variable(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _setting_variables(settings: dict[str, str]) -> list[dict[str, Any]]:
     return [
         {"name": f"INFRASIGHT_AGENT_{name}", "value": value} for name, value in settings.items()
     ]
 
 
-def _rights(capabilities: list[str]) -> dict[str, Any]:
-    """Root by number, as the kernel wants for BPF, without what root could otherwise do."""
-    kept = {"add": capabilities} if capabilities else {}
+def _security_context(capabilities: list[str]) -> dict[str, Any]:
+    """uid 0, which the kernel requires for BPF, restricted to some capabilities."""
+    capability_sets: dict[str, list[str]] = {"drop": ["ALL"]}
+    if capabilities:
+        capability_sets["add"] = capabilities
     return {
         "runAsUser": 0,
         "runAsGroup": 0,
         "privileged": False,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], **kept},
+        "capabilities": capability_sets,
     }
 
 
-def _asks(path: str, seconds: int, failures: int) -> dict[str, Any]:
+def _http_probe(path: str, period: int, failures: int) -> dict[str, Any]:
     return {
         "httpGet": {"path": path, "port": "status"},
-        "periodSeconds": seconds,
+        "periodSeconds": period,
         "timeoutSeconds": 5,
         "failureThreshold": failures,
     }

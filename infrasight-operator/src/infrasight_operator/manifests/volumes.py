@@ -1,4 +1,4 @@
-"""What is mounted into an agent's pod."""
+"""The volumes of an agent's pod."""
 
 from typing import Any
 
@@ -9,63 +9,66 @@ from infrasight_operator.model.installation import Installation
 
 @frozen
 class Volume:
-    """A volume and where it is mounted.
+    """A volume and its mounts.
 
     Attributes:
-        source: Its entry in the pod.
-        agent: Its entry in the agent's container; None: not there.
-        packages: Its entry in the container that installs packages; None: not there.
+        source: The volume's entry in the pod.
+        agent_mount: The mount in the agent's container; None if there is none.
+        packages_mount: The mount in the init container that installs packages; None if there is
+            none.
     """
 
     source: dict[str, Any]
-    agent: dict[str, Any] | None
-    packages: dict[str, Any] | None = None
+    agent_mount: dict[str, Any] | None
+    packages_mount: dict[str, Any] | None = None
 
 
-def volumes(installation: Installation) -> list[Volume]:
-    """All of an installation's."""
+def build_volumes(installation: Installation) -> list[Volume]:
+    """The volumes for an installation."""
     spec = installation.spec
-    paths, index = spec.agent.host_paths, spec.package_index
-    found = [
-        _empty("tmp", "256Mi", agent=_writable("tmp", "/tmp"), packages=_writable("tmp", "/tmp")),
-        _empty(
+    paths = spec.agent.host_paths
+    index = spec.package_index
+    tmp = _writable("tmp", "/tmp")
+    volumes = [
+        _empty_dir("tmp", "256Mi", agent_mount=tmp, packages_mount=tmp),
+        _empty_dir(
             "packages",
             "2Gi",
-            agent=_mount("packages", "/packages"),
-            packages=_writable("packages", "/packages"),
+            agent_mount=_read_only("packages", "/packages"),
+            packages_mount=_writable("packages", "/packages"),
         ),
-        _empty("state", "64Mi", agent=_writable("state", "/var/lib/infrasight")),
-        _host("tracing", paths.tracing, "/sys/kernel/tracing"),
-        _host("cgroup", paths.cgroup, "/sys/fs/cgroup"),
+        _empty_dir("state", "64Mi", agent_mount=_writable("state", "/var/lib/infrasight")),
+        _host_path("tracing", paths.tracing, "/sys/kernel/tracing"),
+        _host_path("cgroup", paths.cgroup, "/sys/fs/cgroup"),
     ]
     if paths.etc:
-        found.append(_host("etc", paths.etc, "/host/etc"))
+        volumes.append(_host_path("etc", paths.etc, "/host/etc"))
     if paths.run:
-        found.append(_host("run", paths.run, "/host/run"))
+        volumes.append(_host_path("run", paths.run, "/host/run"))
     if spec.server.tls is not None:
-        secret = {"secret": {"secretName": spec.server.tls.secret_name, "defaultMode": 0o400}}
-        found.append(
-            Volume({"name": "tls", **secret}, mount := _mount("tls", "/etc/infrasight/tls"), mount)
-        )
+        secret = {"secretName": spec.server.tls.secret_name, "defaultMode": 0o400}
+        tls = _read_only("tls", "/etc/infrasight/tls")
+        volumes.append(Volume({"name": "tls", "secret": secret}, tls, tls))
     if spec.agent.options:
-        file = {
-            "path": "agent.yaml",
-            "fieldRef": {"fieldPath": "metadata.annotations['infrasight.io/agent-options']"},
-        }
-        mount = {**_mount("options", "/etc/infrasight/agent.yaml"), "subPath": "agent.yaml"}
-        found.append(Volume({"name": "options", "downwardAPI": {"items": [file]}}, mount))
+        volumes.append(_options_file())
     if index.secret_name:
-        items = [{"key": "pip.conf", "path": "pip.conf"}]
-        secret = {"secret": {"secretName": index.secret_name, "defaultMode": 0o400, "items": items}}
-        found.append(_for_packages({"name": "pip", **secret}, "/etc/infrasight/pip"))
+        secret = {
+            "secretName": index.secret_name,
+            "defaultMode": 0o400,
+            "items": [{"key": "pip.conf", "path": "pip.conf"}],
+        }
+        volumes.append(_for_packages({"name": "pip", "secret": secret}, "/etc/infrasight/pip"))
     if index.ca_config_map:
-        items = [{"key": "ca.crt", "path": "ca.crt"}]
-        ca = {"configMap": {"name": index.ca_config_map, "items": items}}
-        found.append(_for_packages({"name": "pip-ca", **ca}, "/etc/infrasight/pip-ca"))
-    return found
+        config_map = {
+            "name": index.ca_config_map,
+            "items": [{"key": "ca.crt", "path": "ca.crt"}],
+        }
+        source = {"name": "pip-ca", "configMap": config_map}
+        volumes.append(_for_packages(source, "/etc/infrasight/pip-ca"))
+    return volumes
 
 
-def _mount(name: str, path: str) -> dict[str, Any]:
+def _read_only(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "mountPath": path, "readOnly": True}
 
 
@@ -73,17 +76,31 @@ def _writable(name: str, path: str) -> dict[str, Any]:
     return {"name": name, "mountPath": path}
 
 
-def _empty(
-    name: str, limit: str, agent: dict[str, Any], packages: dict[str, Any] | None = None
+def _empty_dir(
+    name: str,
+    size_limit: str,
+    agent_mount: dict[str, Any],
+    packages_mount: dict[str, Any] | None = None,
 ) -> Volume:
-    return Volume({"name": name, "emptyDir": {"sizeLimit": limit}}, agent, packages)
+    source = {"name": name, "emptyDir": {"sizeLimit": size_limit}}
+    return Volume(source, agent_mount, packages_mount)
 
 
-def _host(name: str, path: str, seen_at: str) -> Volume:
-    # What is mounted later is seen, too; what is unmounted, such as a container's root below /run, is not kept mounted.
-    mount = {**_mount(name, seen_at), "mountPropagation": "HostToContainer"}
+def _host_path(name: str, path: str, mount_path: str) -> Volume:
+    # With HostToContainer the pod follows the host's mounts. Without it, the pod would keep
+    # unmounted file systems, such as the roots of ended containers below /run, mounted.
+    mount = {**_read_only(name, mount_path), "mountPropagation": "HostToContainer"}
     return Volume({"name": name, "hostPath": {"path": path, "type": "Directory"}}, mount)
 
 
+def _options_file() -> Volume:
+    file = {
+        "path": "agent.yaml",
+        "fieldRef": {"fieldPath": "metadata.annotations['infrasight.io/agent-options']"},
+    }
+    mount = {**_read_only("options", "/etc/infrasight/agent.yaml"), "subPath": "agent.yaml"}
+    return Volume({"name": "options", "downwardAPI": {"items": [file]}}, mount)
+
+
 def _for_packages(source: dict[str, Any], path: str) -> Volume:
-    return Volume(source, None, _mount(source["name"], path))
+    return Volume(source, None, _read_only(source["name"], path))

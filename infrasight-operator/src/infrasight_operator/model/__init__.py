@@ -1,1 +1,1 @@
-"""The custom resources as values, and the rules that combine them; pure."""
+"""The custom resources as frozen values, and the rules that combine them. Pure: no I/O."""

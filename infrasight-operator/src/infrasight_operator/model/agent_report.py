@@ -1,28 +1,32 @@
-"""What an agent said last, checked: it comes from a node, which may be anyone's."""
+"""An agent's report, validated. Reports come from nodes, which the operator does not trust."""
 
 import re
 
 from attrs import frozen
 from infrasight.v1 import control_pb2
 
-MAX_BYTES = 256 << 10
-_MANY = 1024
-_NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
-_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")  # plugins of others may be called anything
+MAX_REPORT_BYTES = 256 << 10
+_MAX_ENTRIES = 1024
+_MAX_QUOTED = 100
+_MAX_REASON_CHARACTERS = 1024
+_MAX_VERSION_CHARACTERS = 64
+_NODE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+# Third-party plugins may have any name that fits on one line.
+_PLUGIN_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
 
 
 class ReportError(Exception):
-    """A report is malformed or too large; the message says what of it."""
+    """A report is malformed or too large; the message names the field."""
 
 
 @frozen
 class Failure:
-    """What is wanted and does not work.
+    """A probe, tracker or package that was requested and does not work.
 
     Attributes:
-        name: A probe, a tracker or a package.
-        reason: One line for people.
-        is_package: Whether it is a package.
+        name: The probe, tracker or package.
+        reason: The cause, in one line.
+        is_package: Whether `name` is a package.
     """
 
     name: str
@@ -32,19 +36,19 @@ class Failure:
 
 @frozen
 class Report:
-    """What an agent does; see control.proto.
+    """The state of one agent; control.proto documents the fields.
 
     Attributes:
-        node: Its node.
-        pod: Its pod.
-        agent_version: Its version.
-        digest: Of the configuration that it last took.
-        rejected: Why it rejected that one.
+        node: The agent's node.
+        pod: The agent's pod.
+        agent_version: The agent's version.
+        digest: Digest of the configuration that the agent received last.
+        rejected: Why the agent rejected that configuration; empty if it did not.
         running: The probes that record.
-        failures: What does not work.
-        installed: The probes that it has.
-        not_streaming: Why no events reach the server.
-        packages: Name and version of what was installed when the pod started.
+        failures: What was requested and does not work.
+        installed: The probes that are installed.
+        not_streaming: Why no events reach the server; empty while they do.
+        packages: Name and version of each package installed when the pod started.
     """
 
     node: str
@@ -59,69 +63,76 @@ class Report:
     packages: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, message: control_pb2.Report) -> "Report":
-        """Checks what came over the wire; sorts what has no order, so that equal things are equal. Raises ReportError."""
-        if (size := message.ByteSize()) > MAX_BYTES:
-            raise ReportError(f"a report of {size} bytes: at most {MAX_BYTES}")
-        check_node(message.node)
-        for name, text, most in (
-            ("pod", message.pod, 253),
-            ("agent_version", message.agent_version, 128),
-            ("digest", message.digest, 64),
-            ("rejected", message.rejected, 4096),
-            ("not_streaming", message.not_streaming, 4096),
-        ):
-            if len(text) > most:
-                raise ReportError(f"{name} of {len(text)} characters: at most {most}")
-        for name, values in (
-            ("running", message.running),
-            ("failures", message.failures),
-            ("installed", message.installed),
-            ("packages", message.packages),
-        ):
-            if len(values) > _MANY:
-                raise ReportError(f"{len(values)} of {name}: at most {_MANY}")
+    def from_message(cls, message: control_pb2.Report) -> "Report":
+        """Validates a message and sorts its unordered fields, so that equal reports compare equal.
+
+        Raises:
+            ReportError: The message is malformed or too large.
+        """
+        _check_size(message)
+        check_node_name(message.node)
+        failures = {_parse_failure(failure) for failure in message.failures}
+        packages = {
+            (_checked_name("packages", package.name), package.version[:_MAX_VERSION_CHARACTERS])
+            for package in message.packages
+        }
         return cls(
-            message.node,
-            message.pod,
-            message.agent_version,
-            message.digest,
-            message.rejected,
-            tuple(sorted({_named("running", name) for name in message.running})),
-            tuple(
-                sorted(
-                    {_failure(failure) for failure in message.failures},
-                    key=lambda f: (f.is_package, f.name, f.reason),
-                )
+            node=message.node,
+            pod=message.pod,
+            agent_version=message.agent_version,
+            digest=message.digest,
+            rejected=message.rejected,
+            running=tuple(sorted({_checked_name("running", name) for name in message.running})),
+            failures=tuple(sorted(failures, key=lambda f: (f.is_package, f.name, f.reason))),
+            installed=tuple(
+                sorted({_checked_name("installed", name) for name in message.installed})
             ),
-            tuple(sorted({_named("installed", name) for name in message.installed})),
-            message.not_streaming,
-            tuple(
-                sorted(
-                    {
-                        (_named("packages", package.name), package.version[:64])
-                        for package in message.packages
-                    }
-                )
-            ),
+            not_streaming=message.not_streaming,
+            packages=tuple(sorted(packages)),
         )
 
 
-def check_node(name: str) -> None:
-    """Sees that a node's name is one. Raises ReportError."""
-    if not _NODE.fullmatch(name):
-        raise ReportError(f"node {name[:100]!r}: not the name of a Kubernetes node")
+def check_node_name(name: str) -> None:
+    """Validates the name of a node.
+
+    Raises:
+        ReportError: Kubernetes does not allow this name.
+    """
+    if not _NODE_NAME.fullmatch(name):
+        raise ReportError(f"node {name[:_MAX_QUOTED]!r}: not a valid node name")
 
 
-def _failure(failure: control_pb2.Failure) -> Failure:
-    return Failure(
-        _named("failures", failure.name),
-        " ".join(failure.reason.split())[:1024],
-        failure.is_package,
+def _check_size(message: control_pb2.Report) -> None:
+    size = message.ByteSize()
+    if size > MAX_REPORT_BYTES:
+        raise ReportError(f"a report of {size} bytes exceeds the limit of {MAX_REPORT_BYTES}")
+    texts = (
+        ("pod", message.pod, 253),
+        ("agent_version", message.agent_version, 128),
+        ("digest", message.digest, 64),
+        ("rejected", message.rejected, 4096),
+        ("not_streaming", message.not_streaming, 4096),
     )
+    for field, text, limit in texts:
+        if len(text) > limit:
+            raise ReportError(f"{field}: {len(text)} characters exceed the limit of {limit}")
+    lists = (
+        ("running", message.running),
+        ("failures", message.failures),
+        ("installed", message.installed),
+        ("packages", message.packages),
+    )
+    for field, entries in lists:
+        if len(entries) > _MAX_ENTRIES:
+            raise ReportError(f"{field}: {len(entries)} entries exceed the limit of {_MAX_ENTRIES}")
 
 
-def _named(field: str, name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ReportError(f"{field}: {name[:100]!r} is not a probe's or package's name")
+def _parse_failure(failure: control_pb2.Failure) -> Failure:
+    reason = " ".join(failure.reason.split())[:_MAX_REASON_CHARACTERS]
+    return Failure(_checked_name("failures", failure.name), reason, failure.is_package)
+
+
+def _checked_name(field: str, name: str) -> str:
+    if not _PLUGIN_NAME.fullmatch(name):
+        raise ReportError(f"{field}: {name[:_MAX_QUOTED]!r} is not a valid probe or package name")
     return name

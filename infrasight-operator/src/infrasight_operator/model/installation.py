@@ -1,25 +1,25 @@
-"""An InfraSight object as people wrote it: the installation."""
+"""The installation: the InfraSight object as frozen values."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from attrs import Factory, field, frozen
 
-from infrasight_operator.model.parsing import read
+from infrasight_operator.model.parsing import parse
 
 NAME = "infrasight"
 
 
 @frozen
 class AgentRunSettings:
-    """Settings that an agent takes up as it starts.
+    """Agent settings that take effect when an agent starts.
 
     Attributes:
-        block_memory: What one probe's blocks may take: bytes, or text such as 64Mi.
-        outbox_memory: What may wait for the server.
-        compat: Whether what 32-bit programs do is recorded, too.
-        stop_seconds: How long an agent waits at its end for the server.
-        log_level: What is logged.
+        block_memory: Kernel memory for the blocks of one probe: bytes, or text such as 64Mi.
+        outbox_memory: Memory for events that wait for the server.
+        compat: Whether agents also record the system calls of 32-bit programs.
+        stop_seconds: How long a stopping agent waits for the server's acknowledgements.
+        log_level: The agents' log level.
     """
 
     block_memory: int | str = "64Mi"
@@ -31,12 +31,12 @@ class AgentRunSettings:
 
 @frozen
 class Security:
-    """What an agent may do on its node.
+    """The privileges of an agent on its node.
 
     Attributes:
-        capabilities: What is left of all.
+        capabilities: The capabilities that the agent keeps; all others are dropped.
         seccomp_profile: As in a pod.
-        app_armor_profile: As in a pod; None for the runtime's.
+        app_armor_profile: As in a pod; None selects the runtime's default.
         se_linux_options: As in a pod.
     """
 
@@ -48,13 +48,13 @@ class Security:
 
 @frozen
 class HostPaths:
-    """Folders of the nodes that agents read; the last two may be empty, for none.
+    """Host directories that agents read. An empty `etc` or `run` is not mounted.
 
     Attributes:
-        cgroup: The control groups' file system.
+        cgroup: The cgroup file system.
         tracing: The tracing file system.
-        etc: Names of users and groups.
-        run: Sockets of container runtimes.
+        etc: The user and group databases.
+        run: The sockets of the container runtimes.
     """
 
     cgroup: str = "/sys/fs/cgroup"
@@ -65,24 +65,24 @@ class HostPaths:
 
 @frozen
 class AgentSpec:
-    """The agents; what stands in a pod by the same name is passed on as it is.
+    """The agents. Fields that a pod also has are copied to the pod unchanged.
 
     Attributes:
-        image: Their image.
+        image: The agent image.
         image_pull_policy: As in a pod.
         image_pull_secrets: As in a pod.
         resources: As in a container.
-        node_selector: Labels of the nodes that have an agent.
+        node_selector: Labels of the nodes that run an agent.
         tolerations: As in a pod.
         affinity: As in a pod.
         priority_class_name: As in a pod.
-        max_unavailable: How many may be away at once while they are replaced: a number, or a part such as 10%.
-        pod_labels: Further labels.
-        pod_annotations: Further annotations.
-        settings: What they take up as they start.
-        options: Options of enrichers, by name.
-        security: What they may do.
-        host_paths: What they see of their node.
+        max_unavailable: How many agents a rollout may take down at once: a number, or a percentage.
+        pod_labels: Additional pod labels.
+        pod_annotations: Additional pod annotations.
+        settings: Settings that take effect when an agent starts.
+        options: Options of enrichers, by enricher.
+        security: The agents' privileges.
+        host_paths: The host directories that agents read.
     """
 
     image: str
@@ -104,10 +104,10 @@ class AgentSpec:
 
 @frozen
 class TlsSecret:
-    """Where the agents' certificate is.
+    """The Secret with the agents' certificate.
 
     Attributes:
-        secret_name: A secret with tls.crt, tls.key and ca.crt.
+        secret_name: A Secret with tls.crt, tls.key and ca.crt.
     """
 
     secret_name: str
@@ -115,12 +115,12 @@ class TlsSecret:
 
 @frozen
 class ServerSpec:
-    """The server that agents send to.
+    """The server that receives the agents' events.
 
     Attributes:
         address: Its host:port.
-        plaintext: Whether there is no TLS, to the server and to the operator.
-        tls: Else the certificate for both.
+        plaintext: Whether agents connect to the server and the operator without TLS.
+        tls: The agents' certificate for both connections, unless `plaintext` is set.
     """
 
     address: str
@@ -130,12 +130,12 @@ class ServerSpec:
 
 @frozen
 class PackageIndex:
-    """Where policies' packages come from.
+    """The package index for the packages of policies.
 
     Attributes:
-        url: The index; empty for pip's own.
-        extra_urls: Further ones.
-        secret_name: A secret with a pip.conf.
+        url: The index; empty selects pip's default.
+        extra_urls: Additional indexes.
+        secret_name: A Secret with a pip.conf.
         ca_config_map: A ConfigMap with a ca.crt for the index.
     """
 
@@ -147,12 +147,12 @@ class PackageIndex:
 
 @frozen
 class InstallationSpec:
-    """What an installation wants.
+    """The spec of an InfraSight object.
 
     Attributes:
         agent: The agents.
-        server: Where they send to.
-        package_index: Where packages come from.
+        server: The server that receives the agents' events.
+        package_index: The package index for the packages of policies.
     """
 
     agent: AgentSpec
@@ -162,13 +162,13 @@ class InstallationSpec:
 
 @frozen
 class Installation:
-    """The installation.
+    """The InfraSight object of the operator's namespace.
 
     Attributes:
-        namespace: Where it is.
-        uid: Of the object; what it owns names it.
-        spec: What it wants.
-        generation: Of the spec.
+        namespace: The object's namespace.
+        uid: The object's uid, for owner references.
+        spec: The object's spec.
+        generation: The generation of the spec.
     """
 
     namespace: str
@@ -177,14 +177,19 @@ class Installation:
     generation: int = 0
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "Installation":
-        """Reads an object of the API. Raises ObjectError."""
-        about = body["metadata"]
-        spec = read(f"InfraSight {about['name']}", body.get("spec") or {}, InstallationSpec)
-        return cls(about["namespace"], about["uid"], spec, about.get("generation", 0))
+    def from_object(cls, body: Mapping[str, Any]) -> "Installation":
+        """Parses an object of the Kubernetes API.
 
-    def owner(self) -> dict[str, Any]:
-        """The reference by which Kubernetes deletes what belongs to it when it is deleted."""
+        Raises:
+            ObjectError: The object does not match the schema.
+        """
+        metadata = body["metadata"]
+        name = f"InfraSight {metadata['name']}"
+        spec = parse(name, body.get("spec") or {}, InstallationSpec)
+        return cls(metadata["namespace"], metadata["uid"], spec, metadata.get("generation", 0))
+
+    def owner_reference(self) -> dict[str, Any]:
+        """The owner reference that makes Kubernetes delete an object with the installation."""
         return {
             "apiVersion": "infrasight.io/v1alpha1",
             "kind": "InfraSight",

@@ -1,4 +1,4 @@
-"""What the operator looks at of a node; everything else of it may change as often as it likes."""
+"""The part of a Kubernetes node that the operator uses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,9 @@ class Node:
     """A node.
 
     Attributes:
-        name: Its name.
-        labels: Its labels.
-        ready: Whether its kubelet says that it works.
+        name: The node's name.
+        labels: The node's labels.
+        ready: Whether the kubelet reports the node as ready.
     """
 
     name: str
@@ -21,8 +21,8 @@ class Node:
     ready: bool
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "Node":
-        """Reads an object of the API."""
+    def from_object(cls, body: Mapping[str, Any]) -> "Node":
+        """Parses an object of the Kubernetes API."""
         conditions = (body.get("status") or {}).get("conditions") or ()
         ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
         return cls(body["metadata"]["name"], body["metadata"].get("labels") or {}, ready)

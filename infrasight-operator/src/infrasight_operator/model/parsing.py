@@ -1,4 +1,4 @@
-"""Objects of the API as frozen values: camelCase becomes snake_case, what we do not know is left out."""
+"""Parses Kubernetes objects into frozen values: camelCase to snake_case, unknown fields ignored."""
 
 import re
 from typing import Any, TypeVar
@@ -13,39 +13,46 @@ from infrasight_operator.errors import ObjectError
 T = TypeVar("T")
 
 
-def camel(name: str) -> str:
-    """`extra_urls` as the API writes it: `extraUrls`."""
+def to_camel_case(name: str) -> str:
+    """Converts `extra_urls` to `extraUrls`."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
 
 
-def _renamed(kind: type[Any]) -> dict[str, Any]:
-    return {field.name: override(rename=camel(field.name)) for field in attrs.fields(kind)}
+def _field_overrides(cls: type[Any]) -> dict[str, Any]:
+    return {field.name: override(rename=to_camel_case(field.name)) for field in attrs.fields(cls)}
 
 
-def _converter() -> cattrs.Converter:
+def _build_converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True)
     converter.register_structure_hook_factory(
         attrs.has,
-        lambda kind: make_dict_structure_fn(kind, converter, **_renamed(kind)),
+        lambda cls: make_dict_structure_fn(cls, converter, **_field_overrides(cls)),
     )
-    # What the API server has let in is of the schema's types already: texts that look like numbers must stay texts.
+    # The API server has validated the types already. Text that looks like a number stays text.
     converter.register_structure_hook(int | str, lambda value, _: value)
     return converter
 
 
-_CONVERTER = _converter()
+_CONVERTER = _build_converter()
 
 
-def read(what: str, value: Any, kind: type[T]) -> T:
-    """One object's part as a value.
+def parse(name: str, value: Any, cls: type[T]) -> T:
+    """Parses a part of an object.
+
+    Args:
+        name: The object, for the error message.
+        value: The part, as JSON values.
+        cls: The attrs class to build.
 
     Raises:
-        ObjectError: It is not of this form, as when it was stored under an older schema.
+        ObjectError: The part does not match the class, for example because it was stored under an
+            older schema.
     """
     try:
-        return _CONVERTER.structure(value, kind)
+        return _CONVERTER.structure(value, cls)
     except BaseValidationError as error:
         reasons = "; ".join(cattrs.transform_error(error))
         raise ObjectError(
-            f"{what}: {reasons}; write it anew, or bring the CRDs and the operator to one version"
+            f"{name}: {reasons}; apply the object again, or install the CRDs and the operator of "
+            "the same version"
         ) from error

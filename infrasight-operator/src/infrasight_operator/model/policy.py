@@ -1,4 +1,4 @@
-"""A ProbePolicy as people wrote it."""
+"""A ProbePolicy object as frozen values."""
 
 import json
 import re
@@ -7,21 +7,21 @@ from typing import Any
 
 from attrs import Factory, field, frozen
 
-from infrasight_operator.model.parsing import read
+from infrasight_operator.model.parsing import parse
 from infrasight_operator.model.selector import Selector
 
-_CGROUPS = ("includeCgroup", "excludeCgroup")
+_CGROUP_FILTERS = ("includeCgroup", "excludeCgroup")
 
 
 @frozen
 class PolicyProbe:
-    """What a policy says of one probe.
+    """A probe as one policy defines it.
 
     Attributes:
         name: The probe.
-        enabled: Whether it is to run.
-        options: Its own options.
-        filters: Which events are recorded, by the names of the API.
+        enabled: Whether the probe runs.
+        options: The probe's options.
+        filters: Which events are recorded, by the API's field names.
     """
 
     name: str
@@ -30,23 +30,28 @@ class PolicyProbe:
     filters: Mapping[str, Any] = Factory(dict)
 
     def definition(self) -> str:
-        """Equal where two policies say the same of it; of one that is not to run, nothing else matters."""
+        """Text that is equal for two policies that define the probe alike.
+
+        A disabled probe has one definition, whatever its options. JSON text distinguishes 1 from
+        true, which Python's `==` does not.
+        """
         if not self.enabled:
             return ""
-        filters = {kind: sorted(values, key=str) for kind, values in self.agent_filters().items()}
-        return json.dumps(
-            [self.options, filters], sort_keys=True
-        )  # as text, in which 1 and true are not the same
+        filters = {name: sorted(values, key=str) for name, values in self.agent_filters().items()}
+        return json.dumps([self.options, filters], sort_keys=True)
 
     def agent_filters(self) -> dict[str, list[int | str]]:
-        """The filters by the names of the agent's settings; a kind without values says nothing."""
-        return {
-            re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", kind): [int(v) for v in values]
-            if kind in _CGROUPS
-            else values
-            for kind, values in self.filters.items()
-            if values
-        }
+        """The filters that have values, by the names of the agent's settings."""
+        filters: dict[str, list[int | str]] = {}
+        for name, values in self.filters.items():
+            if not values:
+                continue
+            agent_name = re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", name)
+            if name in _CGROUP_FILTERS:
+                filters[agent_name] = [int(value) for value in values]
+            else:
+                filters[agent_name] = values
+        return filters
 
 
 @frozen
@@ -54,9 +59,9 @@ class PolicyPackage:
     """A Python package that agents need.
 
     Attributes:
-        name: Its normalised name.
-        version: Exactly this one.
-        hashes: What its files must hash to; none: not checked.
+        name: The normalized name.
+        version: The exact version.
+        hashes: The accepted file hashes; if there are none, hashes are not checked.
     """
 
     name: str
@@ -64,19 +69,19 @@ class PolicyPackage:
     hashes: tuple[str, ...] = ()
 
     def definition(self) -> str:
-        """Equal where two policies say the same of it."""
+        """Text that is equal for two policies that define the package alike."""
         return json.dumps([self.version, sorted(self.hashes)])
 
 
 @frozen
 class PolicySpec:
-    """What a policy wants.
+    """The spec of a ProbePolicy object.
 
     Attributes:
-        node_selector: On which nodes.
-        priority: The highest holds.
-        probes: Of probes.
-        packages: Of packages.
+        node_selector: The nodes that the policy applies to.
+        priority: The policy with the highest priority defines a probe or package.
+        probes: The probes.
+        packages: The packages.
     """
 
     node_selector: Selector = field(factory=Selector)
@@ -90,28 +95,25 @@ class Policy:
     """A policy.
 
     Attributes:
-        name: Its name.
-        created: When it was made, as the API writes it: these sort by time.
-        spec: What it wants.
-        generation: Of the spec.
-        uid: Of the object.
+        name: The object's name.
+        created: The creation time in the API's format, which sorts by time.
+        spec: The object's spec.
+        generation: The generation of the spec.
     """
 
     name: str
     created: str
     spec: PolicySpec
     generation: int = 0
-    uid: str = ""
 
     @classmethod
-    def of(cls, body: Mapping[str, Any]) -> "Policy":
-        """Reads an object of the API. Raises ObjectError."""
-        about = body["metadata"]
-        spec = read(f"ProbePolicy {about['name']}", body.get("spec") or {}, PolicySpec)
-        return cls(
-            about["name"],
-            about.get("creationTimestamp") or "",
-            spec,
-            about.get("generation", 0),
-            about.get("uid", ""),
-        )
+    def from_object(cls, body: Mapping[str, Any]) -> "Policy":
+        """Parses an object of the Kubernetes API.
+
+        Raises:
+            ObjectError: The object does not match the schema.
+        """
+        metadata = body["metadata"]
+        spec = parse(f"ProbePolicy {metadata['name']}", body.get("spec") or {}, PolicySpec)
+        created = metadata.get("creationTimestamp") or ""
+        return cls(metadata["name"], created, spec, metadata.get("generation", 0))

@@ -1,16 +1,20 @@
-"""Amounts as people write them in objects, as numbers."""
+"""Parses quantities: memory sizes, and numbers or percentages of nodes."""
 
 _FACTORS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
-def in_bytes(quantity: int | str) -> int:
-    """`64Mi` as a number."""
+def parse_bytes(quantity: int | str) -> int:
+    """Converts a memory size such as `64Mi` to bytes."""
     text = str(quantity)
     return int(text.rstrip("KMGi")) * _FACTORS.get(text[-2:], 1)
 
 
-def at_once(max_unavailable: int | str, nodes: int) -> int:
-    """How many agents may be away at once; of a part, rounded up, as the DaemonSet's controller does, and never none."""
+def resolve_max_unavailable(max_unavailable: int | str, nodes: int) -> int:
+    """How many agents may be down at once.
+
+    A percentage is rounded up, as the DaemonSet controller does; the result is at least 1.
+    """
     if isinstance(max_unavailable, int):
         return max(1, max_unavailable)
-    return max(1, -(-nodes * int(max_unavailable.removesuffix("%")) // 100))
+    percent = int(max_unavailable.removesuffix("%"))
+    return max(1, -(-nodes * percent // 100))

@@ -1,37 +1,37 @@
-"""The rules of combination: what the policies that select a node say together."""
+"""Combines the policies that select a node into the node's configuration."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import frozen
 
 from infrasight_operator.model.policy import Policy, PolicyPackage, PolicyProbe
 
 
-class _Thing(Protocol):
-    """A probe or a package, as a policy says it."""
+class _PolicyEntry(Protocol):
+    """A probe or a package, as a policy defines it."""
 
     @property
     def name(self) -> str:
-        """Whom it is of."""
+        """The probe or package."""
 
     def definition(self) -> str:
-        """Equal where two policies say the same."""
+        """Text that is equal for two policies that define the entry alike."""
 
 
-Said = TypeVar("Said", bound=_Thing)
+Entry = TypeVar("Entry", bound=_PolicyEntry)
 
 
 @frozen
 class Conflict:
-    """Policies of equal priority that say different things.
+    """Policies of equal priority that define a probe or package differently.
 
     Attributes:
-        kind: probe or package.
-        name: Its name.
-        policies: Who disagree; the first one holds.
+        kind: `probe` or `package`.
+        name: The probe or package.
+        policies: The policies; the definition of the first one is used.
     """
 
     kind: str
@@ -40,25 +40,27 @@ class Conflict:
 
     @property
     def reason(self) -> str:
-        """In one sentence."""
-        holds, *others = self.policies
+        """A sentence that names the policies and the remedy."""
+        used, *others = self.policies
+        verb = "define" if len(others) > 1 else "defines"
         return (
-            f"{self.kind} {self.name}: {' and '.join(others)} of the same priority says something else than {holds}, "
-            "which is older and holds; make them say the same, or give one a higher priority"
+            f"{self.kind} {self.name}: {' and '.join(others)} {verb} it differently than {used}, "
+            "which has the same priority and is older, so its definition is used; make the "
+            "definitions equal, or give one policy a higher priority"
         )
 
 
 @frozen
-class Resolved:
-    """What a node is to record.
+class NodeConfiguration:
+    """The probes and packages of a node.
 
     Attributes:
-        digest: Equal where settings and packages are equal, whoever said so.
+        digest: Equal for equal settings and packages, whichever policies they come from.
         settings: JSON for the agent: probes, options, filters.
-        probes: The probes that are to run, each with the name of the policy that holds for it, by name.
-        packages: The packages, likewise.
-        policies: The policies that select the node, the strongest first.
-        conflicts: Where they disagree.
+        probes: The enabled probes by name, each with the name of the policy that defines it.
+        packages: The packages by name, each with the name of the policy that defines it.
+        policies: The policies that select the node, by descending precedence.
+        conflicts: The conflicts between these policies.
     """
 
     digest: str
@@ -70,79 +72,90 @@ class Resolved:
 
     @property
     def packages_digest(self) -> str:
-        """Equal where the packages are equal."""
-        return _digest(
-            [
-                (package.name, package.version, sorted(package.hashes))
-                for package, _ in self.packages
-            ]
-        )
+        """Equal for equal packages."""
+        return _digest(_package_keys(self.packages))
 
 
-def selecting(policies: Iterable[Policy], labels: Mapping[str, str]) -> tuple[Policy, ...]:
-    """The policies that select a node with these labels, the strongest first: by priority, age and name."""
-    chosen = [policy for policy in policies if policy.spec.node_selector.fits(labels)]
-    return tuple(
-        sorted(chosen, key=lambda policy: (-policy.spec.priority, policy.created, policy.name))
-    )
+def select_policies(policies: Iterable[Policy], labels: Mapping[str, str]) -> tuple[Policy, ...]:
+    """The policies that select a node with these labels, by descending precedence.
 
-
-def resolve(policies: Sequence[Policy]) -> Resolved:
-    """What policies, the strongest first, say together.
-
-    Of a probe the strongest policy that names it holds as a whole, also when it says that it shall not run. A weaker one of the
-    same priority that says something else is in conflict with it. Packages likewise.
+    A higher priority comes first, then the older policy, then the name.
     """
-    probes, probe_conflicts = _held("probe", [(policy, policy.spec.probes) for policy in policies])
-    packages, package_conflicts = _held(
-        "package", [(policy, policy.spec.packages) for policy in policies]
-    )
-    running = tuple((probe, policy) for probe, policy in probes if probe.enabled)
-    settings = {
-        "probes": [probe.name for probe, _ in running],
-        "options": {probe.name: probe.options for probe, _ in running if probe.options},
-        "filters": {
-            probe.name: filters for probe, _ in running if (filters := probe.agent_filters())
-        },
+    selected = [policy for policy in policies if policy.spec.node_selector.matches(labels)]
+    selected.sort(key=lambda policy: (-policy.spec.priority, policy.created, policy.name))
+    return tuple(selected)
+
+
+def resolve(policies: Sequence[Policy]) -> NodeConfiguration:
+    """Combines policies, given by descending precedence, into one configuration.
+
+    The first policy that names a probe defines all of it, even if it disables the probe. A later
+    policy of the same priority that defines the probe differently is in conflict. The same rules
+    apply to packages.
+    """
+    probes, probe_conflicts = _combine("probe", [(p, p.spec.probes) for p in policies])
+    packages, package_conflicts = _combine("package", [(p, p.spec.packages) for p in policies])
+    enabled = tuple((probe, policy) for probe, policy in probes if probe.enabled)
+    settings: dict[str, Any] = {
+        "probes": [probe.name for probe, _ in enabled],
+        "options": {},
+        "filters": {},
     }
-    told = [(package.name, package.version, sorted(package.hashes)) for package, _ in packages]
-    return Resolved(
-        _digest([settings, told]),
-        _json(settings),
-        running,
-        packages,
-        tuple(policy.name for policy in policies),
-        (*probe_conflicts, *package_conflicts),
+    for probe, _ in enabled:
+        if probe.options:
+            settings["options"][probe.name] = probe.options
+        filters = probe.agent_filters()
+        if filters:
+            settings["filters"][probe.name] = filters
+    return NodeConfiguration(
+        digest=_digest([settings, _package_keys(packages)]),
+        settings=_to_json(settings),
+        probes=enabled,
+        packages=packages,
+        policies=tuple(policy.name for policy in policies),
+        conflicts=(*probe_conflicts, *package_conflicts),
     )
 
 
-def _held(
-    kind: str, said: Sequence[tuple[Policy, Iterable[Said]]]
-) -> tuple[tuple[tuple[Said, str], ...], tuple[Conflict, ...]]:
-    holds: dict[str, tuple[Said, Policy]] = {}
-    others: dict[str, list[str]] = {}
-    for policy, things in said:
-        for thing in things:
-            if thing.name not in holds:
-                holds[thing.name] = thing, policy
-                continue
-            strongest, of = holds[thing.name]
-            if (
-                of.spec.priority == policy.spec.priority
-                and strongest.definition() != thing.definition()
+@frozen
+class _Combined(Generic[Entry]):
+    """An entry with the policy that defines it, and the policies that disagree."""
+
+    entry: Entry
+    policy: Policy
+    disagreeing: list[str]
+
+
+def _combine(
+    kind: str, definitions: Sequence[tuple[Policy, Iterable[Entry]]]
+) -> tuple[tuple[tuple[Entry, str], ...], tuple[Conflict, ...]]:
+    combined: dict[str, _Combined[Entry]] = {}
+    for policy, entries in definitions:
+        for entry in entries:
+            first = combined.get(entry.name)
+            if first is None:
+                combined[entry.name] = _Combined(entry, policy, [])
+            elif (
+                first.policy.spec.priority == policy.spec.priority
+                and first.entry.definition() != entry.definition()
             ):
-                others.setdefault(thing.name, []).append(policy.name)
-    conflicts: list[Conflict] = []
-    for disputed, whose in sorted(others.items()):
-        conflicts.append(Conflict(kind, disputed, (holds[disputed][1].name, *whose)))
-    return tuple((thing, policy.name) for _, (thing, policy) in sorted(holds.items())), tuple(
-        conflicts
-    )
+                first.disagreeing.append(policy.name)
+    ordered = sorted(combined.items())
+    conflicts = [
+        Conflict(kind, name, (first.policy.name, *first.disagreeing))
+        for name, first in ordered
+        if first.disagreeing
+    ]
+    return tuple((first.entry, first.policy.name) for _, first in ordered), tuple(conflicts)
+
+
+def _package_keys(packages: Iterable[tuple[PolicyPackage, str]]) -> list[list[Any]]:
+    return [[package.name, package.version, sorted(package.hashes)] for package, _ in packages]
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_json(value).encode()).hexdigest()[:32]
+    return hashlib.sha256(_to_json(value).encode()).hexdigest()[:32]
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

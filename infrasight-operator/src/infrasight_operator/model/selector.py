@@ -1,4 +1,4 @@
-"""A LabelSelector, decided here for the labels that a node has."""
+"""A Kubernetes label selector, evaluated against the labels of a node."""
 
 from collections.abc import Mapping
 
@@ -7,20 +7,20 @@ from attrs import Factory, frozen
 
 @frozen
 class Expression:
-    """One demand on one label.
+    """A requirement on one label.
 
     Attributes:
         key: The label.
         operator: In, NotIn, Exists or DoesNotExist.
-        values: For the first two.
+        values: The values for In and NotIn.
     """
 
     key: str
     operator: str
     values: tuple[str, ...] = ()
 
-    def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether labels are as demanded; NotIn also fits where the label is absent, as everywhere in Kubernetes."""
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels meet the requirement. As in Kubernetes, NotIn matches absent labels."""
         match self.operator:
             case "In":
                 return labels.get(self.key) in self.values
@@ -36,18 +36,18 @@ class Expression:
 
 @frozen
 class Selector:
-    """Demands that must all be met; none fits everything.
+    """Requirements that must all be met. A selector without requirements matches everything.
 
     Attributes:
-        match_labels: Labels with their values.
-        match_expressions: Further demands.
+        match_labels: Labels with their required values.
+        match_expressions: Further requirements.
     """
 
     match_labels: Mapping[str, str] = Factory(dict)
     match_expressions: tuple[Expression, ...] = ()
 
-    def fits(self, labels: Mapping[str, str]) -> bool:
-        """Whether something with these labels is selected."""
-        return all(labels.get(key) == value for key, value in self.match_labels.items()) and all(
-            expression.fits(labels) for expression in self.match_expressions
-        )
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether labels meet all requirements."""
+        if any(labels.get(key) != value for key, value in self.match_labels.items()):
+            return False
+        return all(expression.matches(labels) for expression in self.match_expressions)

@@ -1,1 +1,1 @@
-"""Builds the status of each custom resource; pure."""
+"""Computes the status of each custom resource. Pure: no I/O."""

@@ -1,4 +1,4 @@
-"""A NodeProbes object: what a node is to record, and what its agent says."""
+"""The NodeProbes object: a node's configuration as its spec, the agent's report as its status."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,14 +8,14 @@ from attrs import frozen
 
 from infrasight_operator.model.agent_report import Failure, Report
 from infrasight_operator.model.installation import Installation
-from infrasight_operator.model.resolution import Resolved
-from infrasight_operator.status.conditions import Condition, conditions
+from infrasight_operator.model.resolution import NodeConfiguration
+from infrasight_operator.status.conditions import Condition, build_conditions
 
 LABELS = {"app.kubernetes.io/managed-by": "infrasight-operator"}
 
 
-class State(StrEnum):
-    """What a node does, in one word; see the CRD."""
+class NodeState(StrEnum):
+    """The state of a node in one word; the CRD documents the values."""
 
     RUNNING = "Running"
     IDLE = "Idle"
@@ -25,213 +25,246 @@ class State(StrEnum):
 
 
 @frozen
-class NodeView:
-    """A node as the operator sees it at this moment.
+class StateWithReason:
+    """A node's state and its cause.
 
     Attributes:
-        name: Its name.
-        wanted: What it is to record.
-        report: What its agent said last; None: nothing since the operator started.
+        name: The state.
+        reason: The cause, in one CamelCase word.
+        message: The cause, in a sentence.
+    """
+
+    name: NodeState
+    reason: str
+    message: str
+
+
+@frozen
+class NodeView:
+    """What the operator knows about a node: its configuration, and the report of its agent.
+
+    Attributes:
+        name: The node's name.
+        configuration: The node's configuration.
+        report: The agent's last report; None if there is none.
         connected: Whether the agent's stream is open.
-        packages_asked: Digest of the packages that its pod was told to install as it started; empty where that is not known.
+        pod_packages_digest: Digest of the packages that the pod received when it started; empty if
+            unknown.
     """
 
     name: str
-    wanted: Resolved
+    configuration: NodeConfiguration
     report: Report | None = None
     connected: bool = False
-    packages_asked: str = ""
+    pod_packages_digest: str = ""
 
-    def current(self) -> Report | None:
-        """The report, where it speaks of what is wanted now."""
-        report = self.report
-        return (
-            report
-            if report is not None and self.connected and report.digest == self.wanted.digest
-            else None
-        )
+    def current_report(self) -> Report | None:
+        """The report, if the agent is connected and reports about the current configuration."""
+        if self.report is None or not self.connected:
+            return None
+        if self.report.digest != self.configuration.digest:
+            return None
+        return self.report
 
     def failure(self, name: str, is_package: bool) -> str:
-        """Why a wanted probe or package does not work; empty where it does, or where that is not known."""
-        report = self.current()
+        """Why a probe or package does not work; empty if it works or its state is unknown."""
+        report = self.current_report()
         if report is None:
             return ""
         if report.rejected:
             return f"the agent rejected the configuration: {report.rejected}"
-        found = [f.reason for f in report.failures if f.name == name and f.is_package == is_package]
-        return found[0] if found else ""
+        for failure in report.failures:
+            if failure.name == name and failure.is_package == is_package:
+                return failure.reason
+        return ""
 
     def works(self, name: str, is_package: bool) -> bool:
-        """Whether a wanted probe or package is known to be as wanted."""
-        report = self.current()
+        """Whether the agent reports a probe as running, or a package as installed."""
+        report = self.current_report()
         if report is None or report.rejected or self.failure(name, is_package):
             return False
         if not is_package:
             return name in report.running
         return any(
             package.name == name and (name, package.version) in report.packages
-            for package, _ in self.wanted.packages
+            for package, _ in self.configuration.packages
         )
 
-    def state(self) -> tuple[State, str, str]:
-        """The state, a reason in one word, and one for people."""
+    def state(self) -> StateWithReason:
+        """The node's state and its cause."""
         report = self.report
         if report is None:
-            return (
-                State.PENDING,
+            return StateWithReason(
+                NodeState.PENDING,
                 "NotConnected",
                 "no agent of this node has connected to the operator yet",
             )
         if not self.connected:
-            return (
-                State.DISCONNECTED,
+            return StateWithReason(
+                NodeState.DISCONNECTED,
                 "Disconnected",
                 f"the agent in pod {report.pod} is not connected to the operator",
             )
-        if self.current() is None:
-            return State.PENDING, "NotTaken", "the agent has not taken the newest configuration yet"
+        if self.current_report() is None:
+            return StateWithReason(
+                NodeState.PENDING,
+                "ConfigurationPending",
+                "the agent has not applied the current configuration yet",
+            )
         if report.rejected:
-            return (
-                State.FAILED,
-                "Rejected",
-                f"the agent rejected the configuration: {report.rejected}",
-            )
+            message = f"the agent rejected the configuration: {report.rejected}"
+            return StateWithReason(NodeState.FAILED, "Rejected", message)
         if report.failures:
-            return (
-                State.FAILED,
-                "Failures",
-                "; ".join(f"{f.name}: {f.reason}" for f in report.failures),
+            message = "; ".join(f"{f.name}: {f.reason}" for f in report.failures)
+            return StateWithReason(NodeState.FAILED, "Failures", message)
+        pending = self._pending_entries()
+        if pending:
+            message = f"not running or installed yet: {', '.join(pending)}"
+            return StateWithReason(NodeState.PENDING, "Starting", message)
+        if not self.configuration.probes:
+            return StateWithReason(
+                NodeState.IDLE, "NoProbes", "no policy enables a probe on this node"
             )
-        wanted = [(probe.name, False) for probe, _ in self.wanted.probes] + [
-            (p.name, True) for p, _ in self.wanted.packages
-        ]
-        if missing := [name for name, is_package in wanted if not self.works(name, is_package)]:
-            return State.PENDING, "NotYet", f"not there yet: {', '.join(missing)}"
-        if not self.wanted.probes:
-            return State.IDLE, "NothingWanted", "no policy wants a probe on this node"
-        return State.RUNNING, "Running", "everything that is wanted records"
+        return StateWithReason(NodeState.RUNNING, "Running", "all probes of the policies record")
 
     def ready(self) -> Condition:
-        """Whether all that is wanted records and reaches the server."""
-        state, reason, message = self.state()
-        if state is State.RUNNING and self.report is not None and self.report.not_streaming:
-            return Condition(
-                "Ready",
-                False,
-                "NotStreaming",
-                f"events do not reach the server: {self.report.not_streaming}",
-            )
-        return Condition("Ready", state in (State.RUNNING, State.IDLE), reason, message)
+        """The Ready condition: everything works, and events reach the server."""
+        state = self.state()
+        if state.name is NodeState.RUNNING and self.report and self.report.not_streaming:
+            message = f"events do not reach the server: {self.report.not_streaming}"
+            return Condition("Ready", False, "NotStreaming", message)
+        is_ready = state.name in (NodeState.RUNNING, NodeState.IDLE)
+        return Condition("Ready", is_ready, state.reason, state.message)
 
-
-def spec_of(wanted: Resolved) -> dict[str, Any]:
-    """The spec."""
-    made: dict[str, Any] = {"digest": wanted.digest}
-    if wanted.probes:
-        made["probes"] = [
-            {
-                "name": probe.name,
-                "policy": policy,
-                **({"options": dict(probe.options)} if probe.options else {}),
-                **(
-                    {"filters": {kind: list(v) for kind, v in probe.filters.items()}}
-                    if probe.filters
-                    else {}
-                ),
-            }
-            for probe, policy in wanted.probes
+    def _pending_entries(self) -> list[str]:
+        probes = [
+            probe.name
+            for probe, _ in self.configuration.probes
+            if not self.works(probe.name, False)
         ]
-    if wanted.packages:
-        made["packages"] = [
-            {
-                "name": package.name,
-                "version": package.version,
-                "policy": policy,
-                **({"hashes": list(package.hashes)} if package.hashes else {}),
-            }
-            for package, policy in wanted.packages
+        packages = [
+            package.name
+            for package, _ in self.configuration.packages
+            if not self.works(package.name, True)
         ]
-    if wanted.policies:
-        made["policies"] = list(wanted.policies)
-    if wanted.conflicts:
-        made["conflicts"] = [
-            {c.kind: c.name, "policies": list(c.policies), "reason": c.reason}
-            for c in wanted.conflicts
-        ]
-    return made
+        return probes + packages
 
 
-def manifest(installation: Installation, name: str, wanted: Resolved) -> dict[str, Any]:
-    """The object without its status, for server-side apply."""
+def node_probes_spec(configuration: NodeConfiguration) -> dict[str, Any]:
+    """The spec of a NodeProbes object."""
+    spec: dict[str, Any] = {"digest": configuration.digest}
+    probes = []
+    for probe, policy in configuration.probes:
+        probe_entry: dict[str, Any] = {"name": probe.name, "policy": policy}
+        if probe.options:
+            probe_entry["options"] = dict(probe.options)
+        if probe.filters:
+            probe_entry["filters"] = {name: list(values) for name, values in probe.filters.items()}
+        probes.append(probe_entry)
+    packages = []
+    for package, policy in configuration.packages:
+        package_entry: dict[str, Any] = {
+            "name": package.name,
+            "version": package.version,
+            "policy": policy,
+        }
+        if package.hashes:
+            package_entry["hashes"] = list(package.hashes)
+        packages.append(package_entry)
+    conflicts = [
+        {
+            conflict.kind: conflict.name,
+            "policies": list(conflict.policies),
+            "reason": conflict.reason,
+        }
+        for conflict in configuration.conflicts
+    ]
+    optional = {
+        "probes": probes,
+        "packages": packages,
+        "policies": list(configuration.policies),
+        "conflicts": conflicts,
+    }
+    spec.update({key: value for key, value in optional.items() if value})
+    return spec
+
+
+def node_probes_manifest(
+    installation: Installation, node: str, configuration: NodeConfiguration
+) -> dict[str, Any]:
+    """A NodeProbes object without its status, for server-side apply."""
     return {
         "apiVersion": "infrasight.io/v1alpha1",
         "kind": "NodeProbes",
         "metadata": {
-            "name": name,
+            "name": node,
             "namespace": installation.namespace,
             "labels": LABELS,
-            "ownerReferences": [installation.owner()],
+            "ownerReferences": [installation.owner_reference()],
         },
-        "spec": spec_of(wanted),
+        "spec": node_probes_spec(configuration),
     }
 
 
-def status_of(view: NodeView, before: Mapping[str, Any], now: str) -> dict[str, Any]:
-    """The status; what an agent that has gone said last stays."""
-    state, reason, message = view.state()
-    connected = Condition(
-        "Connected",
-        view.connected,
-        "Open" if view.connected else reason,
-        "" if view.connected else message,
-    )
-    made: dict[str, Any] = {
-        "state": str(state),
+def node_probes_status(view: NodeView, previous: Mapping[str, Any], now: str) -> dict[str, Any]:
+    """The status of a NodeProbes object. After an agent disconnects, its last report stays."""
+    state = view.state()
+    if view.connected:
+        connected = Condition("Connected", True, "Open")
+    else:
+        connected = Condition("Connected", False, state.reason, state.message)
+    status: dict[str, Any] = {
+        "state": str(state.name),
         "connected": view.connected,
-        "conditions": conditions([view.ready(), connected], before.get("conditions") or (), now),
+        "conditions": build_conditions(
+            [view.ready(), connected], previous.get("conditions") or (), now
+        ),
     }
-    if view.packages_asked:
-        made["packagesAsked"] = view.packages_asked
-    if (report := view.report) is None:
-        return made
-    said = {
+    if view.pod_packages_digest:
+        status["podPackagesDigest"] = view.pod_packages_digest
+    report = view.report
+    if report is None:
+        return status
+    reported = {
         "pod": report.pod,
         "agentVersion": report.agent_version,
         "appliedDigest": report.digest,
         "rejected": report.rejected,
         "running": list(report.running),
-        "failures": [_failure(failure) for failure in report.failures],
+        "failures": [_failure_entry(failure) for failure in report.failures],
         "installed": list(report.installed),
         "packages": [{"name": name, "version": version} for name, version in report.packages],
         "notStreaming": report.not_streaming,
     }
-    return {**made, **{key: value for key, value in said.items() if value}}
+    status.update({key: value for key, value in reported.items() if value})
+    return status
 
 
-def report_of(name: str, status: Mapping[str, Any]) -> Report | None:
-    """What an agent said before this operator started, from the status that the former one wrote; None if nothing."""
+def report_from_status(node: str, status: Mapping[str, Any]) -> Report | None:
+    """Restores the report that a previous operator wrote into a status; None if there is none."""
     if not status.get("pod") and not status.get("agentVersion"):
         return None
+    failures = tuple(
+        Failure(entry["name"], entry["reason"], entry.get("package", False))
+        for entry in status.get("failures") or ()
+    )
+    packages = tuple((entry["name"], entry["version"]) for entry in status.get("packages") or ())
     return Report(
-        name,
-        status.get("pod", ""),
-        status.get("agentVersion", ""),
-        status.get("appliedDigest", ""),
-        status.get("rejected", ""),
-        tuple(status.get("running") or ()),
-        tuple(
-            Failure(f["name"], f["reason"], f.get("package", False))
-            for f in status.get("failures") or ()
-        ),
-        tuple(status.get("installed") or ()),
-        status.get("notStreaming", ""),
-        tuple((package["name"], package["version"]) for package in status.get("packages") or ()),
+        node=node,
+        pod=status.get("pod", ""),
+        agent_version=status.get("agentVersion", ""),
+        digest=status.get("appliedDigest", ""),
+        rejected=status.get("rejected", ""),
+        running=tuple(status.get("running") or ()),
+        failures=failures,
+        installed=tuple(status.get("installed") or ()),
+        not_streaming=status.get("notStreaming", ""),
+        packages=packages,
     )
 
 
-def _failure(failure: Failure) -> dict[str, Any]:
-    return {
-        "name": failure.name,
-        "reason": failure.reason,
-        **({"package": True} if failure.is_package else {}),
-    }
+def _failure_entry(failure: Failure) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": failure.name, "reason": failure.reason}
+    if failure.is_package:
+        entry["package"] = True
+    return entry

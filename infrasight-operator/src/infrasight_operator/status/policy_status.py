@@ -1,112 +1,127 @@
-"""What became of a policy, over all nodes that it selects."""
+"""The status of a ProbePolicy object, summed over the nodes that the policy selects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from attrs import frozen
+
 from infrasight_operator.model.policy import Policy
-from infrasight_operator.status.conditions import Condition, conditions
+from infrasight_operator.status.conditions import Condition, build_conditions
 from infrasight_operator.status.node_probes import NodeView
 
-PROBLEMS = 50
+MAX_PROBLEMS = 50
+
+
+@frozen
+class _NodeCounts:
+    """How many nodes a policy selects, and how many of these are in each state."""
+
+    selected: int
+    running: int
+    pending: int
+    failed: int
 
 
 def policy_status(
-    policy: Policy, views: Sequence[NodeView], before: Mapping[str, Any], now: str
+    policy: Policy, views: Sequence[NodeView], previous: Mapping[str, Any], now: str
 ) -> dict[str, Any]:
-    """The status of one policy.
+    """The status of a policy.
 
     Args:
         policy: The policy.
         views: All nodes of the installation.
-        before: Its status so far.
-        now: The time, as the API writes it.
+        previous: The previous status.
+        now: The time, in the API's format.
     """
-    selected = [view for view in views if policy.name in view.wanted.policies]
+    selected = [view for view in views if policy.name in view.configuration.policies]
     problems: list[dict[str, str]] = []
-    running = failed = 0
-    for view in sorted(selected, key=lambda v: v.name):
-        mine = list(_held(policy.name, view))
-        found = [
-            (kind, name, reason)
-            for kind, name in mine
-            if (reason := view.failure(name, kind == "package"))
-        ]
-        problems += [
-            {"node": view.name, kind: name, "reason": reason} for kind, name, reason in found
-        ]
-        failed += bool(found)
-        running += not found and all(view.works(name, kind == "package") for kind, name in mine)
+    running = 0
+    failed = 0
+    for view in sorted(selected, key=lambda view: view.name):
+        entries = list(_entries_defined_by(policy.name, view))
+        node_problems = []
+        for kind, name in entries:
+            reason = view.failure(name, kind == "package")
+            if reason:
+                node_problems.append({"node": view.name, kind: name, "reason": reason})
+        problems += node_problems
+        if node_problems:
+            failed += 1
+        elif all(view.works(name, kind == "package") for kind, name in entries):
+            running += 1
     pending = len(selected) - running - failed
+    counts = _NodeCounts(len(selected), running, pending, failed)
     status: dict[str, Any] = {
         "observedGeneration": policy.generation,
         "nodes": {
-            "selected": len(selected),
-            "running": running,
-            "pending": pending,
-            "failed": failed,
+            "selected": counts.selected,
+            "running": counts.running,
+            "pending": counts.pending,
+            "failed": counts.failed,
         },
-        "conditions": conditions(
-            [
-                _ready(len(selected), running, pending, failed, problems),
-                _conflict(policy.name, selected),
-            ],
-            before.get("conditions") or (),
+        "conditions": build_conditions(
+            [_ready(counts, problems), _conflict(policy.name, selected)],
+            previous.get("conditions") or (),
             now,
             policy.generation,
         ),
     }
     if problems:
-        status["problems"] = problems[:PROBLEMS]
-    if len(problems) > PROBLEMS:
-        status["moreProblems"] = len(problems) - PROBLEMS
+        status["problems"] = problems[:MAX_PROBLEMS]
+    if len(problems) > MAX_PROBLEMS:
+        status["moreProblems"] = len(problems) - MAX_PROBLEMS
     return status
 
 
-def unused_status(
-    generation: int, reason: str, message: str, before: Mapping[str, Any], now: str
+def ineffective_status(
+    generation: int, reason: str, message: str, previous: Mapping[str, Any], now: str
 ) -> dict[str, Any]:
-    """The status of an object that has no effect: it cannot be read, or there is nothing that it could be about."""
-    condition = Condition("Ready", False, reason, message)
+    """The status of an object without effect: it is invalid, or there is no installation."""
+    ready = Condition("Ready", False, reason, message)
+    previous_conditions = previous.get("conditions") or ()
     return {
         "observedGeneration": generation,
-        "conditions": conditions([condition], before.get("conditions") or (), now, generation),
+        "conditions": build_conditions([ready], previous_conditions, now, generation),
     }
 
 
-def _held(policy: str, view: NodeView) -> Iterable[tuple[str, str]]:
-    """What this policy holds for on a node."""
-    yield from (("probe", probe.name) for probe, of in view.wanted.probes if of == policy)
-    yield from (("package", package.name) for package, of in view.wanted.packages if of == policy)
+def _entries_defined_by(policy: str, view: NodeView) -> Iterable[tuple[str, str]]:
+    """Kind and name of the probes and packages that a policy defines on a node."""
+    for probe, defining_policy in view.configuration.probes:
+        if defining_policy == policy:
+            yield "probe", probe.name
+    for package, defining_policy in view.configuration.packages:
+        if defining_policy == policy:
+            yield "package", package.name
 
 
-def _ready(
-    selected: int, running: int, pending: int, failed: int, problems: Sequence[Mapping[str, str]]
-) -> Condition:
-    if failed:
+def _ready(counts: _NodeCounts, problems: Sequence[Mapping[str, str]]) -> Condition:
+    if counts.failed:
         first = problems[0]
-        what = first.get("probe") or first.get("package")
-        return Condition(
-            "Ready",
-            False,
-            "Failed",
-            f"{failed} of {selected} nodes failed; {first['node']}: {what}: {first['reason']}",
+        name = first.get("probe") or first.get("package")
+        message = (
+            f"{counts.failed} of {counts.selected} nodes failed; "
+            f"{first['node']}: {name}: {first['reason']}"
         )
-    if pending:
-        return Condition("Ready", False, "Pending", f"{running} of {selected} nodes run it")
-    if not selected:
-        return Condition("Ready", True, "NoNodes", "the selector fits no node of the installation")
-    return Condition("Ready", True, "Running", f"runs on {selected} nodes")
+        return Condition("Ready", False, "Failed", message)
+    if counts.pending:
+        message = f"runs on {counts.running} of {counts.selected} nodes"
+        return Condition("Ready", False, "Pending", message)
+    if not counts.selected:
+        message = "nodeSelector matches no node of the installation"
+        return Condition("Ready", True, "NoNodes", message)
+    return Condition("Ready", True, "Running", f"runs on {counts.selected} nodes")
 
 
 def _conflict(policy: str, selected: Sequence[NodeView]) -> Condition:
-    found = [
+    overruled = [
         (view.name, conflict)
         for view in selected
-        for conflict in view.wanted.conflicts
+        for conflict in view.configuration.conflicts
         if policy in conflict.policies[1:]
     ]
-    if not found:
-        return Condition("Conflict", False, "None", "")
-    first = found[0][1]
-    nodes = len({node for node, _ in found})
-    return Condition("Conflict", True, "Overruled", f"on {nodes} nodes; {first.reason}")
+    if not overruled:
+        return Condition("Conflict", False, "None")
+    nodes = {node for node, _ in overruled}
+    _, first = overruled[0]
+    return Condition("Conflict", True, "Overruled", f"on {len(nodes)} nodes; {first.reason}")

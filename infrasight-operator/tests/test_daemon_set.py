@@ -1,4 +1,4 @@
-"""The DaemonSet that is made of an installation."""
+"""The DaemonSet that the operator builds from an installation."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 from infrasight_operator.errors import ObjectError
-from infrasight_operator.manifests.daemonset import DIGEST, daemon_set
+from infrasight_operator.manifests.daemonset import DIGEST_ANNOTATION, daemon_set
 from infrasight_operator.model.installation import Installation
-from infrasight_operator.model.quantities import at_once, in_bytes
+from infrasight_operator.model.quantities import parse_bytes, resolve_max_unavailable
 
 GOLDEN = Path(__file__).with_name("agent_daemonset.yaml")
 FULL: dict[str, Any] = {
@@ -33,41 +33,44 @@ FULL: dict[str, Any] = {
         "caConfigMap": "index-ca",
     },
 }
-LEAST: dict[str, Any] = {
+MINIMAL: dict[str, Any] = {
     "agent": {"image": "agent"},
     "server": {"address": "server:7443", "plaintext": True},
 }
 
 
-def made(spec: dict[str, Any]) -> dict[str, Any]:
+def build(spec: dict[str, Any]) -> dict[str, Any]:
     """The manifest for a spec."""
-    about = {
+    metadata = {
         "name": "infrasight",
         "namespace": "infrasight",
         "uid": "11111111-2222-3333-4444-555555555555",
         "generation": 1,
     }
-    return daemon_set(
-        Installation.of({"metadata": about, "spec": spec}),
-        "infrasight-operator.infrasight.svc:7446",
-    )
+    installation = Installation.from_object({"metadata": metadata, "spec": spec})
+    return daemon_set(installation, "infrasight-operator.infrasight.svc:7446")
 
 
-def changed(**agent: Any) -> dict[str, Any]:
-    """The least manifest with something else of the agents."""
-    return made({**LEAST, "agent": {**LEAST["agent"], **agent}})
+def build_with(**agent: Any) -> dict[str, Any]:
+    """The manifest for the minimal spec with these fields of the agents."""
+    return build({**MINIMAL, "agent": {**MINIMAL["agent"], **agent}})
 
 
-def test_the_manifest_is_the_one_that_was_read_and_found_right() -> None:
-    """Every line of it is known: `agent_daemonset.yaml` changes only when somebody means it."""
-    manifest = made(FULL)
+def digest(manifest: dict[str, Any]) -> str:
+    """The digest in a manifest's annotation."""
+    return str(manifest["metadata"]["annotations"][DIGEST_ANNOTATION])
+
+
+def test_manifest_equals_reviewed_manifest() -> None:
+    """The manifest equals `agent_daemonset.yaml`, so every change of it is deliberate."""
+    manifest = build(FULL)
     assert manifest == yaml.safe_load(GOLDEN.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("spec", [FULL, LEAST])
-def test_the_rights_are_few(spec: dict[str, Any]) -> None:
-    """Whatever is configured: no token, no privilege, no writable root, no namespace of the host, host folders read-only."""
-    pod = made(spec)["spec"]["template"]["spec"]
+@pytest.mark.parametrize("spec", [FULL, MINIMAL])
+def test_pod_has_least_privileges(spec: dict[str, Any]) -> None:
+    """Every pod has no token, no privilege, no writable root and no host namespace."""
+    pod = build(spec)["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod.keys()
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -85,61 +88,57 @@ def test_the_rights_are_few(spec: dict[str, Any]) -> None:
     assert not host & {mount["name"] for mount in pod["initContainers"][0]["volumeMounts"]}
 
 
-def test_the_digest_changes_with_the_pods_and_only_then() -> None:
-    """What makes other pods is another digest; the same installation is the same."""
+def test_digest_changes_with_the_pod_template() -> None:
+    """Each change of the pods changes the digest; the same installation has the same digest."""
     digests = [
-        made_["metadata"]["annotations"][DIGEST]
-        for made_ in (
-            made(LEAST),
-            changed(image="b"),
-            changed(options={"users": {"etc": "/x"}}),
-            changed(podLabels={"a": "b"}),
-        )
+        digest(build(MINIMAL)),
+        digest(build_with(image="b")),
+        digest(build_with(options={"users": {"etc": "/x"}})),
+        digest(build_with(podLabels={"a": "b"})),
     ]
     assert len(set(digests)) == len(digests)
-    assert made(LEAST)["metadata"]["annotations"][DIGEST] == digests[0]
+    assert digest(build(MINIMAL)) == digests[0]
 
 
-def test_folders_of_the_host_can_be_left_out() -> None:
-    """Without /etc the names of the image are not taken for the node's, without /run there is no socket of a runtime."""
-    pod = changed(hostPaths={"etc": "", "run": ""})["spec"]["template"]["spec"]
+def test_host_paths_can_be_disabled() -> None:
+    """Without /etc user names are not resolved; without /run no runtime socket is mounted."""
+    pod = build_with(hostPaths={"etc": "", "run": ""})["spec"]["template"]["spec"]
     variables = {
         variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]
     }
     assert variables["INFRASIGHT_AGENT_DISABLE"] == "users"
     assert not any(name.startswith("INFRASIGHT_AGENT_OPTIONS") for name in variables)
-    assert not {"/host/etc", "/host/run"} & {
-        mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]
-    }
+    mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert not {"/host/etc", "/host/run"} & mounts
 
 
-def test_own_options_of_an_enricher_hold() -> None:
-    """What the installation says of an enricher is not overruled by what the operator would say."""
-    pod = changed(options={"users": {"etc": "/elsewhere"}})["spec"]["template"]["spec"]
+def test_installation_overrides_enricher_options() -> None:
+    """An option that the installation sets is not overridden by the operator's default."""
+    pod = build_with(options={"users": {"etc": "/elsewhere"}})["spec"]["template"]["spec"]
     names = {variable["name"] for variable in pod["containers"][0]["env"]}
     assert "INFRASIGHT_AGENT_OPTIONS__USERS__ETC" not in names
     assert {"INFRASIGHT_AGENT_OPTIONS__CONTAINERS__HOST", "INFRASIGHT_AGENT_CONFIG"} < names
 
 
-def test_an_object_of_another_form_is_said_to_be_so() -> None:
-    """What an older schema let in is rejected with the place, and nothing is guessed."""
+def test_object_of_older_schema_is_rejected() -> None:
+    """An object that does not match the schema is rejected with the name of the field."""
     with pytest.raises(ObjectError, match=r"InfraSight infrasight: .*stop_seconds"):
-        changed(settings={"stopSeconds": "soon"})
+        build_with(settings={"stopSeconds": "soon"})
 
 
 @pytest.mark.parametrize(
-    ("part", "nodes", "wanted"),
+    ("max_unavailable", "nodes", "expected"),
     [("10%", 3, 1), ("10%", 11, 2), ("50%", 4, 2), (3, 100, 3), ("1%", 0, 1), ("100%", 7, 7)],
 )
-def test_how_many_may_be_away(part: int | str, nodes: int, wanted: int) -> None:
-    """A part of the nodes is rounded up, and is never none."""
-    assert at_once(part, nodes) == wanted
+def test_max_unavailable_rounds_up(max_unavailable: int | str, nodes: int, expected: int) -> None:
+    """A percentage of the nodes is rounded up and is at least one."""
+    assert resolve_max_unavailable(max_unavailable, nodes) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
+    ("quantity", "expected"),
     [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("4096", 4096), (8192, 8192), ("8Ki", 8192)],
 )
-def test_quantities(text: int | str, number: int) -> None:
-    """Memory is said as in Kubernetes, and told to the agent in bytes."""
-    assert in_bytes(text) == number
+def test_memory_sizes_are_converted_to_bytes(quantity: int | str, expected: int) -> None:
+    """Memory sizes in Kubernetes notation are converted to bytes for the agent."""
+    assert parse_bytes(quantity) == expected

@@ -1,4 +1,4 @@
-"""The resources' definitions: what the API server lets in, completes and refuses, and how it merges what several apply."""
+"""The resource definitions: what the API server accepts, rejects, defaults and merges."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from infrasight_testbed.operator_process import API_VERSION
 
 HASH = f"sha256:{'0' * 64}"
 SERVER = {"address": "server:7443", "plaintext": True}
-LEAST = {"agent": {"image": "agent"}, "server": SERVER}
+MINIMAL = {"agent": {"image": "agent"}, "server": SERVER}
 
 
 def apply(
@@ -20,16 +20,16 @@ def apply(
     name: str = "",
     manager: str = "kubectl",
 ) -> None:
-    """Server-side apply, as one of several who write."""
+    """Applies an object server-side, as one of several field managers."""
     name = name or ("infrasight" if kind == "InfraSight" else "sample")
     body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
     options = ("--server-side", f"--field-manager={manager}", "-n", namespace, "-f", "-")
     control_plane.kubectl("apply", *options, text=yaml.safe_dump(body))
 
 
-def test_an_installation_is_completed(control_plane: ControlPlane, namespace: str) -> None:
-    """Image and server suffice; the rest stands in the object, so that people see what holds."""
-    apply(control_plane, namespace, "InfraSight", LEAST)
+def test_installation_gets_defaults(control_plane: ControlPlane, namespace: str) -> None:
+    """Image and server suffice; the stored object shows the defaults of all other fields."""
+    apply(control_plane, namespace, "InfraSight", MINIMAL)
     agent = control_plane.get("infrasight", "infrasight", namespace)["spec"]["agent"]
     assert agent["security"]["capabilities"] == ["BPF", "PERFMON"]
     assert agent["security"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -43,8 +43,8 @@ def test_an_installation_is_completed(control_plane: ControlPlane, namespace: st
     assert agent["maxUnavailable"] == "10%"
 
 
-def test_a_policy_is_completed(control_plane: ControlPlane, namespace: str) -> None:
-    """A probe that is named is enabled; the priority is 0."""
+def test_policy_gets_defaults(control_plane: ControlPlane, namespace: str) -> None:
+    """A probe is enabled and the priority is 0 by default."""
     apply(
         control_plane,
         namespace,
@@ -57,49 +57,51 @@ def test_a_policy_is_completed(control_plane: ControlPlane, namespace: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "spec"),
+    ("expected", "spec"),
     [
-        ("its name is infrasight", LEAST),
-        ("not both", {**LEAST, "server": {"address": "s:1"}}),
+        ("its name is infrasight", MINIMAL),
+        ("not both", {**MINIMAL, "server": {"address": "s:1"}}),
         (
             "not both",
-            {**LEAST, "server": {"address": "s:1", "plaintext": True, "tls": {"secretName": "x"}}},
+            {
+                **MINIMAL,
+                "server": {"address": "s:1", "plaintext": True, "tls": {"secretName": "x"}},
+            },
         ),
-        ("spec.server.address", {**LEAST, "server": {"address": "https://s", "plaintext": True}}),
+        ("spec.server.address", {**MINIMAL, "server": {"address": "https://s", "plaintext": True}}),
         ("spec.agent.image", {"agent": {}, "server": SERVER}),
-        ("spec.agent.maxUnavailable", {**LEAST, "agent": {"image": "a", "maxUnavailable": "0%"}}),
-        ("spec.agent.maxUnavailable", {**LEAST, "agent": {"image": "a", "maxUnavailable": 0}}),
+        ("spec.agent.maxUnavailable", {**MINIMAL, "agent": {"image": "a", "maxUnavailable": "0%"}}),
+        ("spec.agent.maxUnavailable", {**MINIMAL, "agent": {"image": "a", "maxUnavailable": 0}}),
         (
             "spec.agent.settings.blockMemory",
-            {**LEAST, "agent": {"image": "a", "settings": {"blockMemory": "64 MB"}}},
+            {**MINIMAL, "agent": {"image": "a", "settings": {"blockMemory": "64 MB"}}},
         ),
         (
-            "localhostProfile goes with",
+            "localhostProfile requires",
             {
-                **LEAST,
+                **MINIMAL,
                 "agent": {"image": "a", "security": {"seccompProfile": {"type": "Localhost"}}},
             },
         ),
         (
             "spec.agent.hostPaths.tracing",
-            {**LEAST, "agent": {"image": "a", "hostPaths": {"tracing": "sys"}}},
+            {**MINIMAL, "agent": {"image": "a", "hostPaths": {"tracing": "sys"}}},
         ),
-        ("unknown field", {**LEAST, "agents": {}}),
+        ("unknown field", {**MINIMAL, "agents": {}}),
     ],
 )
-def test_installations_that_are_refused(
-    control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]
+def test_invalid_installation_is_rejected(
+    control_plane: ControlPlane, namespace: str, expected: str, spec: dict[str, Any]
 ) -> None:
-    """Each with words that name the field, or what to do."""
-    name = "another" if words.startswith("its name") else ""
-    with pytest.raises(
-        ToolError, match=words.replace(".", r"\.") if "unknown" not in words else "agents"
-    ):
+    """The error names the field or the remedy."""
+    name = "another" if expected.startswith("its name") else ""
+    pattern = "agents" if "unknown" in expected else expected.replace(".", r"\.")
+    with pytest.raises(ToolError, match=pattern):
         apply(control_plane, namespace, "InfraSight", spec, name)
 
 
 @pytest.mark.parametrize(
-    ("words", "spec"),
+    ("expected", "spec"),
     [
         (r"probes\[0\].name", {"probes": [{"name": "Exec ve"}]}),
         ("Duplicate value|duplicate entries", {"probes": [{"name": "execve"}, {"name": "execve"}]}),
@@ -137,16 +139,16 @@ def test_installations_that_are_refused(
         ),
     ],
 )
-def test_policies_that_are_refused(
-    control_plane: ControlPlane, namespace: str, words: str, spec: dict[str, Any]
+def test_invalid_policy_is_rejected(
+    control_plane: ControlPlane, namespace: str, expected: str, spec: dict[str, Any]
 ) -> None:
-    """Each with words that name the field, or what to do."""
-    with pytest.raises(ToolError, match=words):
+    """The error names the field or the remedy."""
+    with pytest.raises(ToolError, match=expected):
         apply(control_plane, namespace, "ProbePolicy", spec)
 
 
-def test_what_policies_may_say(control_plane: ControlPlane, namespace: str) -> None:
-    """The ends of what is allowed: versions of every kind, cgroups over 2^63, every filter."""
+def test_policy_limits_are_accepted(control_plane: ControlPlane, namespace: str) -> None:
+    """The extremes are valid: every kind of version, cgroup ids over 2^63, every filter."""
     versions = ("1", "1.2.3", "2.0rc1", "1.0.post1", "1.0.dev3", "1!2.0", "1.0+local.1")
     filters = {
         "includePid": [1, 4194303],
@@ -170,8 +172,8 @@ def test_what_policies_may_say(control_plane: ControlPlane, namespace: str) -> N
     assert len(spec["packages"]) == len(versions)
 
 
-def test_several_may_write_one_policy(control_plane: ControlPlane, namespace: str) -> None:
-    """Two managers each apply a probe of their own; both stand there, and what one takes back leaves the other's."""
+def test_several_managers_share_one_policy(control_plane: ControlPlane, namespace: str) -> None:
+    """Two field managers each own a probe; one that removes its probe leaves the other's."""
     apply(control_plane, namespace, "ProbePolicy", {"probes": [{"name": "execve"}]}, manager="one")
     apply(
         control_plane,
@@ -197,10 +199,8 @@ def test_several_may_write_one_policy(control_plane: ControlPlane, namespace: st
     ] == ["open"]
 
 
-def test_a_status_does_not_change_with_the_spec(
-    control_plane: ControlPlane, namespace: str
-) -> None:
-    """Who may write specs only cannot write statuses: these are a subresource."""
+def test_status_is_a_subresource(control_plane: ControlPlane, namespace: str) -> None:
+    """A write to the object does not change its status."""
     apply(control_plane, namespace, "ProbePolicy", {"probes": []})
     patch = '{"status":{"observedGeneration":7}}'
     control_plane.kubectl(
@@ -209,19 +209,21 @@ def test_a_status_does_not_change_with_the_spec(
     assert "status" not in control_plane.get("probepolicy", "sample", namespace)
 
 
-def test_people_find_their_way(control_plane: ControlPlane, namespace: str) -> None:
-    """Short names work, columns show what counts, and every field of a policy is explained."""
+def test_kubectl_shows_columns_and_explanations(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    """Short names, printer columns and `kubectl explain` work."""
     apply(control_plane, namespace, "ProbePolicy", {"probes": []})
     assert "CONFLICT" in control_plane.kubectl("get", "pp", "-n", namespace)
-    apply(control_plane, namespace, "InfraSight", LEAST)
+    apply(control_plane, namespace, "InfraSight", MINIMAL)
     assert "FAILING" in control_plane.kubectl("get", "isight", "-n", namespace)
-    assert "the older policy holds" in control_plane.kubectl("explain", "probepolicy").replace(
+    assert "the older policy wins" in control_plane.kubectl("explain", "probepolicy").replace(
         "\n", " "
     ).replace("    ", "")
 
 
-def test_every_field_is_described(control_plane: ControlPlane) -> None:
-    """No property of the three resources lacks a description."""
+def test_every_field_has_a_description(control_plane: ControlPlane) -> None:
+    """Every property of the three resources has a description."""
 
     def undescribed(schema: dict[str, Any], path: str) -> list[str]:
         found = []

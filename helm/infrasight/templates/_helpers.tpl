@@ -1,4 +1,4 @@
-{{/* Names, labels and parts that several templates share. */}}
+{{/* Names, labels and pod settings that several templates share. */}}
 
 {{- define "infrasight.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
@@ -18,28 +18,28 @@
 {{- printf "%s-%s" (include "infrasight.fullname" (first .)) (last .) -}}
 {{- end -}}
 
-{{/* Labels that select a component's pods, and never change: (list . "server") */}}
+{{/* Labels that select a component's pods; they never change: (list . "server") */}}
 {{- define "infrasight.selector" -}}
 app.kubernetes.io/name: {{ include "infrasight.name" (first .) }}
 app.kubernetes.io/instance: {{ (first .).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of a component's objects: (list . "server"), or with further ones (list . "server" .Values.more.labels) */}}
+{{/* Labels of a component's objects: (list . "server"), or with additional ones (list . "server" .Values.more.labels) */}}
 {{- define "infrasight.labels" -}}
 {{- $root := first . -}}
 {{- $chart := printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" -}}
-{{- $ours := dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service "helm.sh/chart" $chart -}}
-{{- toYaml (merge (fromYaml (include "infrasight.podLabels" .)) $ours) -}}
+{{- $common := dict "app.kubernetes.io/version" $root.Chart.AppVersion "app.kubernetes.io/managed-by" $root.Release.Service "helm.sh/chart" $chart -}}
+{{- toYaml (merge (fromYaml (include "infrasight.podLabels" .)) $common) -}}
 {{- end -}}
 
-{{/* Labels of a component's pods: what a new version of the chart changes is not among them, else it would start every pod anew. */}}
+{{/* Labels of a component's pods, without those that change with the chart's version: these would restart every pod. */}}
 {{- define "infrasight.podLabels" -}}
 {{- $root := first . -}}
-{{- $more := dict -}}
-{{- if gt (len .) 2 -}}{{- $more = index . 2 | default dict -}}{{- end -}}
-{{- $ours := dict "app.kubernetes.io/part-of" "infrasight" -}}
-{{- toYaml (merge (fromYaml (include "infrasight.selector" .)) $more $root.Values.commonLabels $ours) -}}
+{{- $additional := dict -}}
+{{- if gt (len .) 2 -}}{{- $additional = index . 2 | default dict -}}{{- end -}}
+{{- $common := dict "app.kubernetes.io/part-of" "infrasight" -}}
+{{- toYaml (merge (fromYaml (include "infrasight.selector" .)) $additional $root.Values.commonLabels $common) -}}
 {{- end -}}
 
 {{/* An image's reference: (list . .Values.server.image) */}}
@@ -57,7 +57,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* A pod that needs nothing of its node and nothing of the API; Pod Security "restricted" takes it. Takes the user's number. */}}
+{{/* The security context of a pod that Pod Security "restricted" admits; the argument is the uid. */}}
 {{- define "infrasight.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -75,7 +75,7 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* What a pod says of where it runs: the component's values */}}
+{{/* The scheduling fields of a pod, from the component's values. */}}
 {{- define "infrasight.placement" -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -124,7 +124,7 @@ storageClassName: {{ .storageClass | quote }}
 {{- if eq .Values.store.type "embedded" }}true{{ end -}}
 {{- end -}}
 
-{{/* Whether there may be more than one server */}}
+{{/* Whether more than one server can run. */}}
 {{- define "infrasight.several" -}}
 {{- if and (ne .Values.store.type "embedded") (or .Values.server.autoscaling.enabled (gt (int .Values.server.replicas) 1)) }}true{{ end -}}
 {{- end -}}

@@ -1,10 +1,10 @@
-{{/* Parts of network policies. */}}
+{{/* Rules and peers of network policies. */}}
 
 {{- define "infrasight.dnsEgress" }}
 - ports:
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
-    # What OpenShift's DNS pods listen to: policies hold for a pod's port, not for its service's.
+    # OpenShift's DNS pods listen on 5353. Policies apply to the port of the pod, not of the service.
     - {port: 5353, protocol: UDP}
     - {port: 5353, protocol: TCP}
 {{- end }}
@@ -14,7 +14,7 @@
     matchLabels: {{- include "infrasight.selector" . | nindent 6 }}
 {{- end }}
 
-{{/* The agents' pods are the operator's work, and so are their labels; there is one installation in a namespace. */}}
+{{/* The operator creates the agents' pods and sets their labels. A namespace has one installation. */}}
 {{- define "infrasight.agentLabels" -}}
 app.kubernetes.io/name: infrasight-agent
 {{- end -}}

@@ -1,10 +1,10 @@
-{{/* Which secret is whose certificate, and which names stand in it. */}}
+{{/* The Secret of each component's certificate, and the names in the certificate. */}}
 
 {{- define "infrasight.tls" -}}
 {{- if ne .Values.certificates.mode "plaintext" }}true{{ end -}}
 {{- end -}}
 
-{{/* The secret of server, operator, agent or client: (list . "server") */}}
+{{/* The Secret of server, operator, agent or client: (list . "server") */}}
 {{- define "infrasight.tlsSecret" -}}
 {{- $root := first . -}}
 {{- if eq $root.Values.certificates.mode "existing" -}}
@@ -41,7 +41,7 @@
 {{- toJson (uniq $addresses) -}}
 {{- end -}}
 
-{{/* Variables of a command with INFRASIGHT_…TLS settings: (list . "INFRASIGHT_SERVER_TLS__") */}}
+{{/* The environment variables of the TLS settings: (list . "INFRASIGHT_SERVER_TLS__") */}}
 {{- define "infrasight.tlsEnv" -}}
 {{- if include "infrasight.tls" (first .) }}
 - {name: {{ last . }}CERTIFICATE, value: /etc/infrasight/tls/tls.crt}

@@ -1,4 +1,4 @@
-{{/* The server's settings as variables; YAML's numbers are floats to Helm, so whole ones say that they are. */}}
+{{/* The server's settings as environment variables. Helm parses YAML numbers as floats, hence int64. */}}
 {{- define "infrasight.serverEnv" -}}
 {{- $settings := .Values.server.settings -}}
 - {name: INFRASIGHT_SERVER_LISTEN, value: {{ printf "%s:7443" .Values.bindAddress | quote }}}
@@ -23,7 +23,7 @@
 {{- if not (include "infrasight.embedded" .) }}
 - {name: INFRASIGHT_SERVER_STORE_PASSWORD_FILE, value: /etc/infrasight/store/password}
 {{- end }}
-# So that `kubectl exec deploy/… -- infrasight query "SELECT …"` finds this server, and shows its certificate.
+# Lets `kubectl exec deploy/… -- infrasight query "SELECT …"` connect to this server with its certificate.
 - {name: INFRASIGHT_SERVER, value: "localhost:7443"}
 {{- if include "infrasight.tls" . }}
 {{- include "infrasight.tlsEnv" (list . "INFRASIGHT_SERVER_TLS__") }}

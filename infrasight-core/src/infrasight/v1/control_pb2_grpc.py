@@ -50,15 +50,15 @@ class ControlServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Follow(self, request_iterator, context):
-        """An agent's stream: it reports first, then whenever something has changed; down comes its node's configuration, at once and
-        whenever that has changed. That the stream is open says that the agent lives.
+        """The stream of one agent. The agent sends a report first, and another one after each change. The operator sends the node's
+        configuration at once, and again after each change. An open stream means that the agent is alive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConfiguration(self, request, context):
-        """The configuration as it stands, for what prepares a node before its agent starts.
+        """The node's current configuration, for the init container that installs packages before the agent starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

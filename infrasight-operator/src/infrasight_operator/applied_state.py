@@ -34,8 +34,8 @@ class AppliedState:
         ):
             return False
         if kind is Kind.DAEMON_SET:
-            # The API server fills in many defaults, so specs cannot be compared. The digest tells
-            # the manifest, and generation 1 that nobody has changed it since.
+            # The API server fills in many defaults, so specs cannot be compared. The digest
+            # identifies the manifest; generation 1 means that the object was not changed since.
             annotations = metadata.get("annotations") or {}
             desired_digest: str = desired["metadata"]["annotations"][DIGEST_ANNOTATION]
             is_current = annotations.get(DIGEST_ANNOTATION) == desired_digest

@@ -1,9 +1,9 @@
 """Writes the generated parts of the documents: python tools/docs.py [--check]
 
-A part stands between `<!-- generated: NAME … -->` and `<!-- /generated -->` in a Markdown file. Settings come
-from the attrs classes, metrics from their definitions, columns from the comments of the `.proto` files, sample
-rows from the golden files, examples from `tests/examples/`. `--check` writes nothing: it names each stale part
-and exits with status 1.
+A generated part stands between `<!-- generated: NAME … -->` and `<!-- /generated -->` in a Markdown
+file. Settings come from the attrs classes, metrics from their definitions, columns from the
+comments of the `.proto` files, sample rows from the golden files, and examples from
+`tests/examples/`. `--check` writes nothing: it names each stale page and exits with status 1.
 """
 
 import ast
@@ -23,13 +23,14 @@ import attrs
 import grpc_tools
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
+from infrasight.v1.event_pb2 import EventHeader
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.plugin.ddl import clickhouse_types
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.settings.values import allowed
+from infrasight_core.settings.values import describe_type
 from infrasight_operator.settings import OperatorSettings
 from infrasight_server.settings import ServerSettings
 
@@ -149,7 +150,7 @@ def settings_table(cls: Any) -> str:
             [
                 f"`{attribute.name}`",
                 default_text(attribute),
-                allowed(attribute.type),
+                describe_type(attribute.type),
                 described.get(attribute.name, ""),
             ]
         )
@@ -233,7 +234,7 @@ def columns(probe: str) -> str:
     """A table of a probe's own columns, or of those of every event for `header`."""
     if probe == "header":
         schema = plugins().schemas()["execve"]
-        fields = schema.message.DESCRIPTOR.fields[0].message_type.fields
+        fields = EventHeader.DESCRIPTOR.fields
     else:
         schema = plugins().schemas()[probe]
         fields = schema.message.DESCRIPTOR.fields[1:]

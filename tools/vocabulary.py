@@ -1,11 +1,12 @@
-"""Finds words that the project has replaced, in prose: documents, comments, docstrings and messages.
+"""Finds words that the project has replaced in documents, comments, docstrings and messages.
 
     python tools/vocabulary.py                         the whole repository
     python tools/vocabulary.py infrasight-server docs  these files and folders
     python tools/vocabulary.py --list                  the words and their replacements
 
-Prints `file:line: word: use replacement` for each and exits with status 1 if there is one. Code between
-backticks and fenced blocks of Markdown are not prose. docs/glossary.md defines the project's own terms.
+Prints `file:line: word: use replacement` for each and exits with status 1 if there is one. Code
+between backticks and fenced blocks of Markdown are not prose. docs/glossary.md defines the
+project's own terms.
 """
 
 import argparse
@@ -28,7 +29,7 @@ class Word:
 
     pattern: A regular expression; a space in it also matches a line break.
     instead: The replacements, for the message.
-    allowed: Text around the word in which it is right, as a regular expression that must match over the word.
+    allowed: Phrases in which the word is right, as a regular expression.
     """
 
     pattern: str
@@ -63,8 +64,8 @@ WORDS: Final = (
     Word(r"of (its|their|our|your|one's|his) own", "`its own …`, separate, or drop it"),
     Word(r"of ours", "`our …`, InfraSight's"),
     Word(
-        r"nobody (has|had|knows|knew|else|can|could|reads|asks|asked|will|fills|filled|waits|listens|"
-        r"needs|is|was|must|may|does|did|uses|wants|looks|takes)",
+        r"nobody (has|had|knows|knew|else|can|could|reads|asks|asked|will|fills|filled|waits|"
+        r"listens|needs|is|was|must|may|does|did|uses|wants|looks|takes)",
         "no …, unknown, nothing",
     ),
     Word(r"heed(s|ed)?", "applied, honoured"),
@@ -77,7 +78,8 @@ WORDS: Final = (
     Word(r"unseen", "untraced (a reason for dropped operations)"),
     Word(r"missed", "dropped (an event), skipped (a run of a program)"),
     Word(
-        r"(events?|rows?|operations?|updates?|none|nothing)( that)?( (is|are|was|were|be|been|has been))? lost"
+        r"(events?|rows?|operations?|updates?|none|nothing)( that)?"
+        r"( (is|are|was|were|be|been|has been))? lost"
         r"|lost (events?|rows?|operations?|updates?)",
         "dropped",
     ),
@@ -280,10 +282,11 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.list:
-        for word in WORDS:
-            print(f"{word.pattern:60} {word.instead}")
-        for name, instead in [*RETIRED.items(), *NAME_PARTS.items()]:
-            print(f"{'the name ' + name:60} {instead}")
+        entries = [(word.pattern, word.instead) for word in WORDS]
+        entries += [(f"the name {name}", instead) for name, instead in RETIRED.items()]
+        entries += [(f"the name {part}", instead) for part, instead in NAME_PARTS.items()]
+        for pattern, instead in entries:
+            print(f"{pattern:60} {instead}")
         return 0
     count = 0
     for file in files([*arguments.paths, *arguments.more]):

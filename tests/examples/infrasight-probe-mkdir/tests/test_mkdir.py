@@ -23,7 +23,7 @@ class TestMkdir(ProbeContract):
 
 def test_every_call_becomes_a_row(tmp_path: Path) -> None:
     """Two calls that succeed and one that fails become three rows, with arguments and results."""
-    infrasight = Path(sys.executable).with_name("infrasight")
+    infrasight = str(Path(sys.executable).with_name("infrasight"))
     command = [infrasight, "trace", "mkdir", "--include", f"pid={os.getpid()}"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as trace:

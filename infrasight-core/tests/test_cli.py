@@ -12,6 +12,7 @@ import grpc
 import pyarrow as pa
 import pytest
 from infrasight_core import cli
+from infrasight_core.cli.group import COMMANDS, infrasight
 from infrasight_testbed.command import COMMAND, environment, on_terminal, run
 from infrasight_testbed.event_server import EventServer, RefusedError
 
@@ -39,7 +40,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
     """The list that --help shows is that of the modules, and each command's help has examples."""
     done = run("--help")
     folder = Path(cli.__file__).parent
-    for name, text in cli.COMMANDS.items():
+    for name, text in COMMANDS.items():
         assert (folder / f"{name}.py").exists()
         assert f"  {name} " in done.stdout
         assert text.endswith(".")
@@ -54,7 +55,7 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
         (["qeury"], "no command 'qeury'; did you mean query or verify?"),
         (
             ["zzz"],
-            "no command 'zzz'; there are trace, agent, packages, tail, query, verify, probes, doctor",
+            "no command 'zzz'; the commands are trace, agent, packages, tail, query, verify, probes, doctor",
         ),
         (["query"], "Missing argument 'SQL'"),
         (["query", " "], "no statement"),
@@ -194,7 +195,7 @@ def test_a_full_disk(server: EventServer) -> None:
 
 def test_every_command_is_a_click_command() -> None:
     """The group finds each command's own object."""
-    context = click.Context(cli.main)
+    context = click.Context(infrasight)
     assert all(
-        isinstance(cli.main.get_command(context, name), click.Command) for name in cli.COMMANDS
+        isinstance(infrasight.get_command(context, name), click.Command) for name in COMMANDS
     )

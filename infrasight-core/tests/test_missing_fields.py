@@ -9,7 +9,7 @@ from infrasight_core.agent.quality_metrics import (
     FIELDS_MISSING,
     count_missing_fields,
 )
-from infrasight_core.cli.missing_fields import add_missing_fields, in_short
+from infrasight_core.cli.missing_fields import add_missing_fields, summary
 from infrasight_core.plugin.quality import QualityMasks
 
 
@@ -51,14 +51,15 @@ def test_verify_names_the_most_frequent(
     """The share of rows, the columns with the most frequent first, and both in a few words."""
     row: dict[str, Any] = {"node": "n", "probe": "p"}
     asked = [
-        {"node": "n", "probe": "p", "rows": rows, "lacking": lacking, "fields": f}
-        for rows, lacking, f in found
+        {"node": "n", "probe": "p", "rows": rows, "incomplete_rows": incomplete, "fields": f}
+        for rows, incomplete, f in found
     ]
     add_missing_fields(
-        [row], [{"node": "n", "probe": "other", "rows": 1, "lacking": 1, "fields": {}}, *asked]
+        [row],
+        [{"node": "n", "probe": "other", "rows": 1, "incomplete_rows": 1, "fields": {}}, *asked],
     )
-    assert (row["lacking_share"], list(row["missing_fields"].items())) == (
+    assert (row["incomplete_share"], list(row["missing_fields"].items())) == (
         share,
         list(fields.items()),
     )
-    assert in_short(row) == short
+    assert summary(row) == short

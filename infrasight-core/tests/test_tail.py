@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from infrasight_testbed.command import COMMAND, environment
+from infrasight_testbed.command import COMMAND, environment, restore_interrupt
 from infrasight_testbed.event_server import EventServer
 
 TABLE = pa.table(
@@ -28,7 +28,12 @@ def tailing(server: EventServer) -> Iterator[subprocess.Popen[str]]:
     server.events.put(("execve", TABLE, 0))
     command = [*COMMAND, "tail", "execve", "--where", "uid=0"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(server)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(server),
+        preexec_fn=restore_interrupt,
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline()) == {"probe": "execve", "pid": 1, "uid": 0}

@@ -264,7 +264,7 @@ def test_help_shows_examples_and_imports_little() -> None:
     shown = run_command("run", "--help").stdout
     assert "infrasight-operator run --listen 0.0.0.0:7446" in shown
     script = (
-        "import sys, infrasight_operator.cli; "
+        "import sys, infrasight_operator.command; "
         "assert not {'kopf', 'grpc', 'lightkube', 'pyarrow'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

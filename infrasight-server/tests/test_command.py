@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from infrasight_server.store.store import Store
 from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.command import restore_interrupt
 from infrasight_testbed.execve_batches import batch, hello, table
 
 COMMAND = [
@@ -39,6 +40,7 @@ def started(data: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[byt
             [*COMMAND, "--data", str(data), "--probe", "execve"],
             stderr=subprocess.PIPE,
             env=environment(**variables),
+            preexec_fn=restore_interrupt,
         )
         assert process.stderr is not None
         try:

@@ -6,7 +6,7 @@ import attrs
 import pytest
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.tls import TlsFiles
-from infrasight_server.cli import main
+from infrasight_server.command import command
 from infrasight_server.settings import ServerSettings
 from infrasight_testbed.clickhouse import ClickHouseServer
 
@@ -40,6 +40,6 @@ def test_the_password_comes_from_a_file(clickhouse: ClickHouseServer, tmp_path: 
 
 def test_every_setting_has_its_option() -> None:
     """What a file can say, an option can; but a password, which would show in process lists."""
-    options = {option.name for option in main.params} - {"file", "version"}
+    options = {option.name for option in command.params} - {"file", "version"}
     settings = {a.name for a in attrs.fields(ServerSettings)} - {"tls", "store_password"}
     assert options == settings | {f"tls_{a.name}" for a in attrs.fields(TlsFiles)}

@@ -8,86 +8,94 @@ import click
 from infrasight_core import logs
 from infrasight_core.agent.agent import Agent
 from infrasight_core.agent.reload import Source
+from infrasight_core.console.entry import EXIT_STATUSES
+from infrasight_core.console.options import (
+    config_option,
+    log_level_option,
+    settings_flags,
+    tls_options,
+)
+
+EPILOG = f"""\b
+Examples:
+  sudo infrasight agent                              every installed probe, to this machine
+  sudo infrasight agent --probe execve --probe open
+  sudo infrasight agent --server events.example:7443 \\
+      --tls-certificate agent.pem --tls-key agent.key --tls-ca ca.pem
+  sudo infrasight agent --config agent.toml
+
+\b
+A settings file:
+  server = "events.example:7443"
+  probes = ["execve"]
+  [filters.all]
+  exclude_comm = ["cron"]
+  [filters.execve]
+  include_uid = [0, 1000]
+  exclude_path = ["/usr/lib/"]
+  [tls]
+  certificate = "agent.pem"
+  key = "agent.key"
+  ca = "ca.pem"
+
+\b
+Environment: every setting is also a variable, with `__` for the dot of a table:
+  INFRASIGHT_AGENT_SERVER=events.example:7443
+  INFRASIGHT_AGENT_TLS__KEY=agent.key
+Options take precedence over variables, and variables over the file.
+
+{EXIT_STATUSES}"""
 
 
-@click.command()
-@click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="A TOML or YAML file of settings."
-)
-@click.option(
-    "--server", metavar="HOST:PORT", help="Where to send the events; 127.0.0.1:7443 by default."
-)
+@click.command("agent", epilog=EPILOG)
+@config_option
+@click.option("--server", metavar="HOST:PORT", help="Where to send events.  [127.0.0.1:7443]")
 @click.option(
     "--probe",
     "probes",
     multiple=True,
     metavar="PROBE",
-    help="Run this one; may be repeated. All installed ones by default.",
+    help="Run this probe. Can be repeated.  [all installed]",
 )
 @click.option(
-    "--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin; may be repeated."
+    "--disable", multiple=True, metavar="PLUGIN", help="Do not load this plugin. Can be repeated."
 )
 @click.option(
     "--operator",
     metavar="HOST:PORT",
-    help="A cluster's operator, which says what to record; none by default.",
+    help="The cluster's operator, which decides what to record.  [none]",
 )
 @click.option(
     "--state",
     metavar="FOLDER",
-    help="Where the operator's configuration is kept; /var/lib/infrasight by default.",
+    help="Where the operator's configuration is saved.  [/var/lib/infrasight]",
 )
-@click.option("--node", help="The name that the events carry; the host's by default.")
-@click.option("--tls-certificate", metavar="FILE", help="Our certificate, PEM.")
-@click.option("--tls-key", metavar="FILE", help="Its key, PEM.")
+@click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")
+@tls_options("the server and the operator")
 @click.option(
-    "--tls-ca", metavar="FILE", help="What the server's certificate must be signed by, PEM."
+    "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz.  [127.0.0.1:7445]"
 )
-@click.option(
-    "--plaintext",
-    is_flag=True,
-    default=None,
-    help="Send over the network without TLS all the same.",
-)
-@click.option(
-    "--status-listen",
-    metavar="HOST:PORT",
-    help="/metrics, /healthz, /readyz; 127.0.0.1:7445 by default.",
-)
-@click.option("--log-level", help="debug, info, warning or error; info by default.")
+@log_level_option
 def command(file: Path | None, **options: object) -> None:
-    """Record this machine's events and stream them to a server.
+    """Record this machine's events and stream them to a server; needs root.
 
-    Settings come from the file, then from the environment (INFRASIGHT_AGENT_SERVER, INFRASIGHT_AGENT_TLS__KEY …), then from
-    the options; the later win. The server may be away: the agent goes on and sends when it is back. SIGTERM ends it, once
-    what it has recorded is acknowledged.
+    The server may be unavailable: the agent goes on recording, and sends when it can. SIGTERM and
+    Ctrl-C stop the agent once the server has acknowledged what it has recorded.
 
-    SIGHUP, or a change of the file, has the settings read again while it runs: probes, disable, options and filters come into
-    force at once, each probe by itself; the others at the next start. A file with a mistake leaves everything as it was.
+    On SIGHUP, or when the file changes, the agent reads its settings again. New probes, disabled
+    plugins, options and filters take effect at once, each probe independently; other settings
+    take effect at the next start. If the file has a mistake, nothing changes.
 
-    With an operator, its configuration names the probes, and comes over options and filters given here; it comes into force at
-    once, each probe by itself, and one that cannot run leaves the others running. Until the first has come nothing is recorded;
-    later starts begin with the last one. The operator is told what runs, and why the rest does not.
+    With an operator, the operator's configuration selects the probes and takes precedence over
+    the options and filters given here. Until the first configuration arrives, nothing is recorded;
+    later starts begin with the last one. The agent reports to the operator what runs, and why the
+    rest does not.
 
-    Filters decide in the kernel what is recorded: what fits every include that is set (pid, uid, comm, cgroup, path) and no
-    exclude. The agent's own work is never recorded.
-
-    \b
-    A file:
-      server = "events.example:7443"
-      probes = ["execve"]
-      [filters.all]
-      exclude_comm = ["cron"]
-      [filters.execve]
-      include_uid = [0, 1000]
-      exclude_path = ["/usr/lib/"]
-      [tls]
-      certificate = "agent.pem"
-      key = "agent.key"
-      ca = "ca.pem"
+    Filters are evaluated in the kernel. An event is recorded if it matches every include filter
+    that is set (pid, uid, comm, cgroup, path) and no exclude filter. The agent's own events are
+    never recorded.
     """
-    flags = {key.replace("tls_", "tls."): value for key, value in options.items()}
-    source = Source(file, flags)
+    source = Source(file, settings_flags(options))
     settings = source.read()
     logs.configure(settings.log_level)
     asyncio.run(Agent(settings, source).run())

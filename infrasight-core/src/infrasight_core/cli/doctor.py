@@ -1,7 +1,7 @@
 """`infrasight doctor`: whether this machine can record events."""
 
-import json
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from infrasight_core.cli import doctor_checks
 from infrasight_core.cli.doctor_checks import Check
-from infrasight_core.cli.format import printable
+from infrasight_core.cli.format import write_objects
 from infrasight_core.cli.server_options import server_options
+from infrasight_core.cli.table import Column, print_table
+from infrasight_core.console.entry import EXIT_STATUSES, FAILED
+from infrasight_core.console.streams import printable
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.containers.runtimes import answers
 from infrasight_core.errors import InfraSightError, KernelError, PluginError
@@ -23,21 +25,26 @@ from infrasight_core.kernel.attach_points import functions_of, lacking, tracepoi
 from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.loader import refused_functions, running_kernel
 from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.program import BpfProgram
 
 if TYPE_CHECKING:
     from infrasight_core.net.server_client import ServerClient
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   sudo infrasight doctor
-  sudo infrasight doctor --server db.example:7443 --tls-certificate a.pem --tls-key a.key --tls-ca ca.pem
+  sudo infrasight doctor --server db.example:7443 \\
+      --tls-certificate agent.pem --tls-key agent.key --tls-ca ca.pem
   infrasight doctor --json | jq -r 'select(.status == "fail") | .remedy'
 
 \b
-It changes nothing and mounts nothing. Its status is 1 when something that is needed fails.
-"""
+It changes nothing and mounts nothing. Its status is 1 if a check fails; a warning is no
+failure.
+
+{EXIT_STATUSES}"""
 _ROOT = Path("/")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_COLUMNS = (Column("CHECK"), Column("STATUS"), Column("FOUND"), Column("REMEDY"))
 
 
 @click.command("doctor", epilog=EPILOG)
@@ -45,7 +52,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 @click.option(
     "--loader-python",
     envvar="INFRASIGHT_LOADER_PYTHON",
+    show_envvar=True,
     type=click.Path(path_type=Path),
+    metavar="FILE",
     default="/usr/bin/python3",
     show_default=True,
     help="The Python that has bcc.",
@@ -54,89 +63,135 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def command(
     as_json: bool, loader_python: Path, connect: Callable[[], "ServerClient"], server: str | None
 ) -> None:
-    """Check whether this machine can record events, and say for each refusal what to do.
+    """Check whether this machine can record events, with a remedy for each check that fails.
 
-    With --server it is also seen whether that server answers.
+    With --server, check as well whether that server answers.
     """
-    results = [*_machine(loader_python), *_plugins(loader_python)]
+    checks = [*_check_machine(loader_python), *_check_plugins(loader_python)]
     if server is not None:
-        results.append(_server(connect, server))
-    console = Console()
-    if as_json or not console.is_terminal:
-        for check in results:
-            click.echo(json.dumps(attrs.asdict(check), ensure_ascii=False))
+        checks.append(_check_server(connect, server))
+    if as_json or not sys.stdout.isatty():
+        write_objects(attrs.asdict(check) for check in checks)
     else:
-        console.print(_table(results))
-    if any(check.status == "fail" for check in results):
-        click.get_current_context().exit(1)
+        print_table(Console(), _COLUMNS, [_cells(check) for check in checks])
+    if any(check.status == "fail" for check in checks):
+        click.get_current_context().exit(FAILED)
 
 
-def _machine(loader_python: Path) -> Iterator[Check]:
+def _check_machine(loader_python: Path) -> Iterator[Check]:
     yield doctor_checks.kernel(platform.release())
     yield doctor_checks.architecture(platform.machine())
-    yield doctor_checks.btf(_ROOT)
-    yield doctor_checks.tracefs(_ROOT)
-    yield doctor_checks.bpffs(_ROOT)
-    yield doctor_checks.capabilities(_ROOT)
-    yield doctor_checks.lockdown(_ROOT)
-    yield doctor_checks.unprivileged(_ROOT)
+    for check in (
+        doctor_checks.btf,
+        doctor_checks.tracefs,
+        doctor_checks.bpffs,
+        doctor_checks.capabilities,
+        doctor_checks.lockdown,
+        doctor_checks.unprivileged,
+    ):
+        yield _guarded(check.__name__, check, _ROOT)
     yield doctor_checks.bcc(loader_python)
     yield doctor_checks.libbpf()
-    found = answers(ContainerOptions().places())
-    yield doctor_checks.container_runtimes((str(a.path), a.version, a.reason) for a in found)
+    sockets = [
+        (str(answer.path), answer.version, answer.reason)
+        for answer in answers(ContainerOptions().places())
+    ]
+    yield doctor_checks.container_runtimes(sockets)
 
 
-def _plugins(loader_python: Path) -> Iterator[Check]:
-    manager, kernel = PluginManager.discover(), running_kernel()
-    broken = list(manager.failures.values())
-    wanted: list[str] = []
-    absent: list[tuple[str, str]] = []
-    compat: list[str] = []
-    uring: list[str] = []
-    functions: dict[str, list[str]] = {}
-    for probe in (*manager.probes(), *manager.trackers()):
+def _guarded(name: str, check: Callable[[Path], Check], root: Path) -> Check:
+    """The result of a check; a failure where a file of the machine cannot be read."""
+    try:
+        return check(root)
+    except OSError as error:
+        return doctor_checks.unreadable(name, error)
+
+
+def _check_plugins(loader_python: Path) -> Iterator[Check]:
+    manager = PluginManager.discover()
+    kernel = running_kernel()
+    failures = list(manager.failures.values())
+    programs: dict[str, BpfProgram] = {}
+    for name in (*manager.probes(), *manager.trackers()):
         try:
-            program = manager.load_bpf(probe, kernel, {})
-            wanted += [point.event for point in tracepoints_of(program) if not point.optional]
-            absent += [(probe, event) for event in lacking(program)]
-            compat += [
-                probe for point in tracepoints_of(program) if compat_numbers(point, kernel.machine)
-            ]
-            uring += [
-                probe for point in tracepoints_of(program) if point.event.startswith("io_uring:")
-            ]
-            for point in functions_of(program):
-                functions.setdefault(point.kernel_function, []).append(
-                    f"({probe}) {point.lack or 'its events lack something'}"
-                )
+            programs[name] = manager.load_bpf(name, kernel, {})
         except PluginError as error:
-            broken.append(error)
-    for failure in broken:
+            failures.append(error)
+    for failure in failures:
         yield Check(
-            "plugin", "warn", str(failure), "see `infrasight probes`; mend, upgrade or uninstall it"
+            "plugin", "warn", str(failure), "see `infrasight probes`; upgrade or uninstall it"
         )
     if not manager.probes():
         yield Check("probes", "fail", "none is installed", "pip install infrasight-probe-execve")
-    else:
-        yield Check("probes", "ok", ", ".join(manager.probes()))
-        yield doctor_checks.tracepoints(_ROOT, wanted)
-        yield doctor_checks.optional_tracepoints(absent)
-        yield doctor_checks.compat(_ROOT, platform.machine(), compat)
-        yield doctor_checks.io_uring(_ROOT, uring)
-        yield from _functions(functions, loader_python)
+        return
+    yield Check("probes", "ok", ", ".join(manager.probes()))
+    yield _guarded("tracepoints", lambda root: _required_tracepoints(root, programs), _ROOT)
+    yield _optional_tracepoints(programs)
+    yield _guarded(
+        "32-bit calls",
+        lambda root: doctor_checks.compat(
+            root, kernel.machine, _probes_of_32_bit_calls(programs, kernel.machine)
+        ),
+        _ROOT,
+    )
+    yield doctor_checks.io_uring(_ROOT, _probes_of_io_uring(programs))
+    yield from _check_kernel_functions(programs, loader_python)
 
 
-def _functions(wanted: dict[str, list[str]], loader_python: Path) -> Iterator[Check]:
-    """Each of the kernel's functions that a probe wants, tried; what the events are without it."""
+def _required_tracepoints(root: Path, programs: dict[str, BpfProgram]) -> Check:
+    events = [
+        point.event
+        for program in programs.values()
+        for point in tracepoints_of(program)
+        if not point.optional
+    ]
+    return doctor_checks.tracepoints(root, events)
+
+
+def _optional_tracepoints(programs: dict[str, BpfProgram]) -> Check:
     try:
-        refused = refused_functions(wanted, loader_python) if wanted else {}
+        absent = [(name, event) for name, program in programs.items() for event in lacking(program)]
     except KernelError as error:
-        refused = dict.fromkeys(wanted, f"cannot be tried: {error}")
-    for name, lacks in sorted(wanted.items()):
-        yield doctor_checks.function(name, refused.get(name, ""), "; ".join(lacks))
+        return Check("optional tracepoints", "warn", str(error), "run as root")
+    return doctor_checks.optional_tracepoints(absent)
 
 
-def _server(connect: Callable[[], "ServerClient"], address: str) -> Check:
+def _probes_of_32_bit_calls(programs: dict[str, BpfProgram], machine: str) -> list[str]:
+    return [
+        name
+        for name, program in programs.items()
+        if any(compat_numbers(point, machine) for point in tracepoints_of(program))
+    ]
+
+
+def _probes_of_io_uring(programs: dict[str, BpfProgram]) -> list[str]:
+    return [
+        name
+        for name, program in programs.items()
+        if any(point.event.startswith("io_uring:") for point in tracepoints_of(program))
+    ]
+
+
+def _check_kernel_functions(
+    programs: dict[str, BpfProgram], loader_python: Path
+) -> Iterator[Check]:
+    """Attaches to each kernel function that a probe uses, one check for each."""
+    consequences: dict[str, list[str]] = {}
+    for name, program in programs.items():
+        for point in functions_of(program):
+            consequence = f"({name}) {point.lack or 'fields are missing'}"
+            consequences.setdefault(point.kernel_function, []).append(consequence)
+    refused: dict[str, str] = {}
+    if consequences:
+        try:
+            refused = refused_functions(consequences, loader_python)
+        except KernelError as error:
+            refused = dict.fromkeys(consequences, f"not tried: {error}")
+    for function, texts in sorted(consequences.items()):
+        yield doctor_checks.function(function, refused.get(function, ""), "; ".join(texts))
+
+
+def _check_server(connect: Callable[[], "ServerClient"], address: str) -> Check:
     try:
         with connect() as client:
             for _ in client.query("SELECT 1"):
@@ -146,16 +201,10 @@ def _server(connect: Callable[[], "ServerClient"], address: str) -> Check:
     return Check("server", "ok", f"{address} answers")
 
 
-def _table(results: list[Check]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("CHECK", "", "FOUND", "WHAT TO DO"):
-        table.add_column(name, overflow="fold")
-    for check in results:
-        colour = _COLOURS[check.status]
-        table.add_row(
-            check.name,
-            Text(check.status, colour),
-            Text(printable(check.found)),
-            Text(printable(check.remedy)),
-        )
-    return table
+def _cells(check: Check) -> list[Text]:
+    return [
+        Text(check.name),
+        Text(check.status, _COLOURS[check.status]),
+        Text(printable(check.found)),
+        Text(printable(check.remedy)),
+    ]

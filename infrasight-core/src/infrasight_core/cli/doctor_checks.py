@@ -1,4 +1,7 @@
-"""What a machine needs to record events, one check each. Nothing here changes anything; `root` stands before every path."""
+"""The checks of `infrasight doctor`. None changes the machine.
+
+Checks that read files take `root`, the root of the file system, so that a test can make one up.
+"""
 
 import ctypes
 import subprocess
@@ -9,25 +12,31 @@ from typing import Literal
 from attrs import frozen
 
 Status = Literal["ok", "warn", "fail"]
-_OLDEST = (5, 15)
+_OLDEST_KERNEL = (5, 15)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 _TRACEFS = ("sys/kernel/tracing", "sys/kernel/debug/tracing")
-_BCC = "import bcc; print(getattr(bcc, '__version__', '?') if hasattr(bcc, 'BPF') else 'another bcc: ' + str(bcc.__file__))"
+_BCC_VERSION = "bcc version "
+_BCC_PROGRAM = f"""
+import bcc
+if not hasattr(bcc, "BPF"):
+    raise SystemExit("another package is called bcc: " + str(bcc.__file__))
+print("{_BCC_VERSION}" + getattr(bcc, "__version__", "unknown"))
+"""
 _BCC_REMEDY = (
-    "apt-get install python3-bpfcc, and let INFRASIGHT_LOADER_PYTHON (or `loader_python`) be the system's Python; "
-    "PyPI's package `bcc` is an unrelated one"
+    "apt-get install python3-bpfcc, and set INFRASIGHT_LOADER_PYTHON (or `loader_python`) to the "
+    "system's Python; PyPI's package `bcc` is unrelated"
 )
 
 
 @frozen
 class Check:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: `ok`; `warn`, where something works less well; `fail`, where no event can be recorded.
+        name: What was checked.
+        status: `ok`; `warn` if something works less well; `fail` if no event can be recorded.
         found: What is there.
-        remedy: What to do; empty when ok.
+        remedy: What to do; empty if there is nothing to do.
     """
 
     name: str
@@ -36,82 +45,73 @@ class Check:
     remedy: str = ""
 
 
+def unreadable(name: str, error: OSError) -> Check:
+    """The result of a check that could not read what it needs."""
+    where = f"{error.filename}: " if error.filename else ""
+    return Check(name, "warn", f"{where}{error.strerror}", "run as root (sudo)")
+
+
 def kernel(release: str) -> Check:
-    """The kernel's version, `uname -r`."""
+    """Checks the kernel's version, `uname -r`."""
     try:
         version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
     except ValueError:
-        return Check(
-            "kernel", "warn", release, "its version cannot be read; Linux 5.15 or newer is needed"
-        )
-    if version < _OLDEST:
-        return Check(
-            "kernel",
-            "fail",
-            release,
-            "Linux 5.15 or newer is needed: install a newer kernel and reboot",
-        )
+        return Check("kernel", "warn", release, "unknown version; Linux 5.15 or newer is needed")
+    if version < _OLDEST_KERNEL:
+        remedy = "Linux 5.15 or newer is needed: install a newer kernel and reboot"
+        return Check("kernel", "fail", release, remedy)
     return Check("kernel", "ok", release)
 
 
 def architecture(machine: str) -> Check:
-    """The machine, `uname -m`."""
+    """Checks the machine, `uname -m`."""
     if machine == "x86_64":
         return Check("architecture", "ok", machine)
     if machine == "aarch64":
-        return Check(
-            "architecture", "warn", machine, "not tested there yet; please report what you see"
-        )
+        return Check("architecture", "warn", machine, "little tested; please report problems")
     return Check("architecture", "fail", machine, "x86_64 is needed")
 
 
 def btf(root: Path) -> Check:
-    """The kernel's own type information, from which struct offsets come."""
+    """Checks the kernel's type information, which struct offsets come from."""
     path = root / "sys/kernel/btf/vmlinux"
+    remedy = "a kernel built with CONFIG_DEBUG_INFO_BTF=y is needed"
     try:
         with path.open("rb") as file:
             magic = file.read(2)
     except FileNotFoundError:
-        return Check(
-            "BTF", "fail", f"no {path}", "a kernel built with CONFIG_DEBUG_INFO_BTF=y is needed"
-        )
+        return Check("BTF", "fail", f"no {path}", remedy)
     except OSError as error:
         return Check(
             "BTF", "fail", f"{path}: {error.strerror}", "run as root, or make the file readable"
         )
     if magic not in (b"\x9f\xeb", b"\xeb\x9f"):
-        return Check(
-            "BTF",
-            "fail",
-            f"{path} is not BTF",
-            "a kernel built with CONFIG_DEBUG_INFO_BTF=y is needed",
-        )
+        return Check("BTF", "fail", f"{path} is not BTF", remedy)
     return Check("BTF", "ok", str(path))
 
 
 def tracefs(root: Path) -> Check:
-    """Where tracepoints are found."""
-    mounted = _mounted(root, "tracefs")
-    found = [root / place for place in _TRACEFS if f"/{place}" in mounted]
-    if not found:
+    """Checks the file system of tracepoints."""
+    folder = _tracefs_folder(root)
+    if folder is None:
         return Check(
             "tracefs", "fail", "not mounted", "mount -t tracefs tracefs /sys/kernel/tracing"
         )
     try:
-        next((found[0] / "events").iterdir(), None)
+        next((folder / "events").iterdir(), None)
     except OSError as error:
         return Check(
             "tracefs",
             "fail",
-            f"{found[0]}: {error.strerror}",
-            "run as root (or with CAP_DAC_READ_SEARCH)",
+            f"{folder}: {error.strerror}",
+            "run as root (sudo), or with CAP_DAC_READ_SEARCH",
         )
-    return Check("tracefs", "ok", str(found[0]))
+    return Check("tracefs", "ok", str(folder))
 
 
 def bpffs(root: Path) -> Check:
-    """Where programs and maps can be pinned."""
-    if "/sys/fs/bpf" in _mounted(root, "bpf"):
+    """Checks the file system where programs and maps can be pinned."""
+    if "/sys/fs/bpf" in _mount_points(root, "bpf"):
         return Check("bpffs", "ok", "/sys/fs/bpf")
     return Check(
         "bpffs",
@@ -122,79 +122,78 @@ def bpffs(root: Path) -> Check:
 
 
 def capabilities(root: Path) -> Check:
-    """What this process may do: CAP_BPF with CAP_PERFMON, or CAP_SYS_ADMIN."""
+    """Checks for CAP_BPF with CAP_PERFMON, or CAP_SYS_ADMIN."""
     status = (root / "proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
     effective = int(line.split()[1], 16)
     held = {name for bit, name in _CAPABILITIES.items() if effective >> bit & 1}
     if "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held:
         return Check("capabilities", "ok", ", ".join(sorted(held)))
-    missing = ", ".join(name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held)
-    found = f"without {missing}"
+    absent = ", ".join(name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held)
     return Check(
         "capabilities",
         "fail",
-        found,
+        f"without {absent}",
         "run as root (sudo), or give CAP_BPF and CAP_PERFMON to the agent's service",
     )
 
 
 def lockdown(root: Path) -> Check:
-    """Whether the kernel is locked down so far that BPF may not read its memory."""
+    """Checks whether kernel lockdown keeps BPF from reading kernel memory."""
     try:
         text = (root / "sys/kernel/security/lockdown").read_text()
     except OSError:
-        return Check("lockdown", "ok", "not told (securityfs is not mounted)")
+        return Check("lockdown", "ok", "unknown (securityfs is not mounted)")
     mode = text.partition("[")[2].partition("]")[0]
     if mode == "confidentiality":
-        return Check(
-            "lockdown",
-            "fail",
-            mode,
-            "boot without lockdown=confidentiality: with it BPF may not read kernel memory",
-        )
+        remedy = "boot without lockdown=confidentiality, which keeps BPF from reading kernel memory"
+        return Check("lockdown", "fail", mode, remedy)
     return Check("lockdown", "ok", mode)
 
 
 def unprivileged(root: Path) -> Check:
-    """Whether everyone may load BPF programs, which widens what an attacker can reach."""
+    """Checks whether every user may load BPF programs, which widens the attack surface."""
     try:
         allowed = (root / "proc/sys/kernel/unprivileged_bpf_disabled").read_text().strip() == "0"
     except OSError:
-        return Check("unprivileged BPF", "ok", "not told")
+        return Check("unprivileged BPF", "ok", "unknown")
     if allowed:
         return Check(
             "unprivileged BPF",
             "warn",
-            "everyone may load programs",
+            "every user may load programs",
             "sysctl kernel.unprivileged_bpf_disabled=1",
         )
     return Check("unprivileged BPF", "ok", "off")
 
 
 def bcc(python: Path) -> Check:
-    """Whether the Python that is to compile and load the probes has bcc."""
+    """Checks whether the Python that compiles and loads the probes has bcc."""
     try:
         done = subprocess.run(
-            [python, "-E", "-s", "-c", _BCC],
+            [python, "-E", "-s", "-c", _BCC_PROGRAM],
             capture_output=True,
             text=True,
             errors="replace",
             timeout=60,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("bcc", "fail", f"{python} cannot be run: {error}", _BCC_REMEDY)
-    said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or [
-        "nothing"
-    ]
-    if done.returncode != 0 or said[-1].startswith("another"):
-        return Check("bcc", "fail", f"{python}: {said[-1]}", _BCC_REMEDY)
-    return Check("bcc", "ok", f"{python}: bcc {said[-1]}")
+    except OSError as error:
+        return Check("bcc", "fail", f"cannot run {python}: {error.strerror}", _BCC_REMEDY)
+    except subprocess.TimeoutExpired:
+        return Check("bcc", "fail", f"{python} does not answer", _BCC_REMEDY)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    last_line = lines[-1] if lines else ""
+    if done.returncode != 0:
+        reason = last_line or f"exit status {done.returncode}"
+        return Check("bcc", "fail", f"{python}: {reason}", _BCC_REMEDY)
+    if not last_line.startswith(_BCC_VERSION):
+        return Check("bcc", "fail", f"{python} is not a Python", _BCC_REMEDY)
+    return Check("bcc", "ok", f"{python}: bcc {last_line.removeprefix(_BCC_VERSION)}")
 
 
 def libbpf(load: Callable[[str], object] = ctypes.CDLL) -> Check:
-    """The library that reads the kernel's types."""
+    """Checks the library that reads the kernel's types."""
     try:
         load("libbpf.so.1")
     except OSError as error:
@@ -202,69 +201,70 @@ def libbpf(load: Callable[[str], object] = ctypes.CDLL) -> Check:
     return Check("libbpf", "ok", "libbpf.so.1")
 
 
-def tracepoints(root: Path, wanted: Iterable[str]) -> Check:
-    """Whether the kernel has what the installed probes hang on, each `category:name`."""
-    events = sorted(set(wanted))
-    mounted = _mounted(root, "tracefs")
-    place = next((root / p for p in _TRACEFS if f"/{p}" in mounted), None)
-    if place is None:
-        return Check("tracepoints", "warn", "cannot be seen without tracefs", "mount tracefs first")
-    try:
-        missing = [
-            e for e in events if not (place / "events" / e.replace(":", "/") / "id").exists()
-        ]
-    except PermissionError:
-        return Check("tracepoints", "warn", "cannot be seen by this user", "run as root")
-    if missing:
-        remedy = "a kernel with CONFIG_FTRACE_SYSCALLS=y is needed, or leave the probe out that wants them"
-        return Check("tracepoints", "fail", f"not in this kernel: {', '.join(missing)}", remedy)
-    return Check("tracepoints", "ok", f"all {len(events)} that the installed probes want")
-
-
-def function(name: str, refused: str, lack: str) -> Check:
-    """Whether a program may hang on a function of the kernel (fentry); without it the events lack something.
+def tracepoints(root: Path, events: Iterable[str]) -> Check:
+    """Checks whether the kernel has the tracepoints that the installed probes attach to.
 
     Args:
-        name: The kernel's.
-        refused: Why not, as it was tried; empty where it may.
-        lack: What the events are without it.
+        root: The root of the file system.
+        events: The tracepoints, each `category:name`.
     """
-    if refused:
-        return Check(
-            "kernel function", "warn", f"{name}: {refused}", f"without it {lack}" if lack else ""
-        )
-    return Check("kernel function", "ok", name)
+    distinct = sorted(set(events))
+    folder = _tracefs_folder(root)
+    if folder is None:
+        return Check("tracepoints", "warn", "unknown without tracefs", "mount tracefs first")
+    try:
+        absent = [
+            event
+            for event in distinct
+            if not (folder / "events" / event.replace(":", "/") / "id").exists()
+        ]
+    except PermissionError:
+        return Check("tracepoints", "warn", f"cannot read {folder}", "run as root (sudo)")
+    if absent:
+        remedy = "use a kernel with CONFIG_FTRACE_SYSCALLS=y, or disable the probes that need them"
+        return Check("tracepoints", "fail", f"not in this kernel: {', '.join(absent)}", remedy)
+    return Check("tracepoints", "ok", f"all {len(distinct)} of the installed probes")
+
+
+def function(name: str, refusal: str, consequence: str) -> Check:
+    """Reports whether a program can attach to a kernel function (fentry).
+
+    Args:
+        name: The function.
+        refusal: Why the attempt failed; empty if it succeeded.
+        consequence: How events differ without it.
+    """
+    if not refusal:
+        return Check("kernel function", "ok", name)
+    remedy = f"without it {consequence}" if consequence else ""
+    return Check("kernel function", "warn", f"{name}: {refusal}", remedy)
 
 
 def optional_tracepoints(absent: Iterable[tuple[str, str]]) -> Check:
-    """What the installed probes go without.
+    """Reports the optional tracepoints that the kernel lacks.
 
     Args:
-        absent: Probe and `category:name` of each tracepoint in whose place the kernel has no other one.
+        absent: The probe and the `category:name` of each tracepoint that has no substitute.
     """
-    missing = sorted(set(absent))
-    if not missing:
-        return Check("optional tracepoints", "ok", "nothing is lacking")
-    found = "not in this kernel: " + ", ".join(f"{event} ({probe})" for probe, event in missing)
-    if all(
-        event.startswith("syscalls:") for _, event in missing
-    ):  # where the call is, its tracepoint is
-        return Check("optional tracepoints", "ok", f"{found}; it has no such calls")
-    return Check(
-        "optional tracepoints",
-        "warn",
-        found,
-        "operations that pass these are not recorded; a newer kernel has them",
-    )
+    distinct = sorted(set(absent))
+    if not distinct:
+        return Check("optional tracepoints", "ok", "all of the installed probes")
+    names = ", ".join(f"{event} ({probe})" for probe, event in distinct)
+    found = f"not in this kernel: {names}"
+    # A kernel that has a system call has its tracepoint, too.
+    if all(event.startswith("syscalls:") for _, event in distinct):
+        return Check("optional tracepoints", "ok", f"{found}; it lacks these calls as well")
+    remedy = "operations that pass these are not recorded; a newer kernel has them"
+    return Check("optional tracepoints", "warn", found, remedy)
 
 
 def compat(root: Path, machine: str, probes: Iterable[str]) -> Check:
-    """Whether there are calls of the 32-bit ABI, and whose are recorded.
+    """Reports whether the kernel has calls of the 32-bit ABI, and which probes record them.
 
     Args:
-        root: Of the file system.
+        root: The root of the file system.
         machine: `uname -m`.
-        probes: Those that name numbers of such calls.
+        probes: The probes that list the numbers of such calls.
     """
     if machine == "x86_64" and not (root / "proc/sys/abi/vsyscall32").exists():
         return Check("32-bit calls", "ok", "this kernel has none (no CONFIG_IA32_EMULATION)")
@@ -275,19 +275,16 @@ def compat(root: Path, machine: str, probes: Iterable[str]) -> Check:
             "not recorded: no raw_syscalls:sys_enter",
             "a kernel with CONFIG_FTRACE_SYSCALLS=y is needed",
         )
-    return Check(
-        "32-bit calls",
-        "ok",
-        f"recorded by {_names(probes)}, unless the agent's setting `compat` is false",
-    )
+    found = f"recorded by {_names(probes)}, unless the agent's setting `compat` is false"
+    return Check("32-bit calls", "ok", found)
 
 
 def io_uring(root: Path, probes: Iterable[str]) -> Check:
-    """Whether operations can be asked for through io_uring, and whose are recorded.
+    """Reports whether io_uring is enabled, and which probes record its operations.
 
     Args:
-        root: Of the file system.
-        probes: Those that hang on tracepoints of io_uring.
+        root: The root of the file system.
+        probes: The probes that attach to tracepoints of io_uring.
     """
     try:
         disabled = (root / "proc/sys/kernel/io_uring_disabled").read_text().strip()
@@ -295,41 +292,53 @@ def io_uring(root: Path, probes: Iterable[str]) -> Check:
         disabled = "0"  # kernels before 6.6 have no such switch
     if disabled == "2":
         return Check("io_uring", "ok", "off (kernel.io_uring_disabled=2)")
-    who = "on for the privileged (kernel.io_uring_disabled=1)" if disabled == "1" else "on"
-    return Check(
-        "io_uring",
-        "ok",
-        f"{who}; what is done through it is recorded by {_names(probes)}, by no other probe",
-    )
+    state = "on"
+    if disabled == "1":
+        state = "on for privileged processes (kernel.io_uring_disabled=1)"
+    found = f"{state}; its operations are recorded by {_names(probes)} and by no other probe"
+    return Check("io_uring", "ok", found)
 
 
-def container_runtimes(found: Iterable[tuple[str, str, str]]) -> Check:
-    """Who can say what the containers of this machine are called.
+def container_runtimes(sockets: Iterable[tuple[str, str, str]]) -> Check:
+    """Reports the container runtimes that can name this machine's containers.
 
     Args:
-        found: Of each socket its path, who answers there, and why nobody does.
+        sockets: The path of each socket, the runtime that answers there, and the reason if none
+            does.
     """
-    sockets = sorted(found)
-    if not sockets:
+    found = sorted(sockets)
+    if not found:
         return Check(
             "container runtimes",
             "ok",
-            "no socket at the usual places; containers will have ids and no names",
+            "no socket in the usual places; containers have ids and no names",
         )
-    said = "; ".join(
-        f"{version} at {path}" if version else reason for path, version, reason in sockets
+    texts = [f"{version} at {path}" if version else reason for path, version, reason in found]
+    text = "; ".join(texts)
+    if all(version for _, version, _ in found):
+        return Check("container runtimes", "ok", text)
+    remedy = (
+        "names of its containers are missing: run as root, start the runtime, or set the right "
+        "sockets in options.containers.sockets"
     )
-    if all(version for _, version, _ in sockets):
-        return Check("container runtimes", "ok", said)
-    remedy = "names of its containers are missing: run as root, start it, or name the right ones in options.containers.sockets"
-    return Check("container runtimes", "warn", said, remedy)
+    return Check("container runtimes", "warn", text, remedy)
 
 
 def _names(probes: Iterable[str]) -> str:
     return ", ".join(sorted(set(probes))) or "none of the installed probes"
 
 
-def _mounted(root: Path, kind: str) -> set[str]:
-    """Where file systems of a kind are mounted."""
+def _tracefs_folder(root: Path) -> Path | None:
+    """Where tracefs is mounted; None if it is not."""
+    mounted = _mount_points(root, "tracefs")
+    for place in _TRACEFS:
+        if f"/{place}" in mounted:
+            return root / place
+    return None
+
+
+def _mount_points(root: Path, file_system: str) -> set[str]:
+    """Where file systems of a type are mounted."""
     lines = (root / "proc/self/mounts").read_text(errors="surrogateescape").splitlines()
-    return {line.split(" ")[1] for line in lines if line.split(" ")[2] == kind}
+    entries = [line.split(" ") for line in lines]
+    return {entry[1] for entry in entries if entry[2] == file_system}

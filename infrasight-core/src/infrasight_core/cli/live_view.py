@@ -1,13 +1,15 @@
 """Events as they come: a live table on a terminal, JSON lines anywhere else."""
 
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 from attrs import frozen
 from infrasight.v1.event_pb2 import EventHeader
@@ -16,33 +18,57 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from infrasight_core.cli.format import address, is_address, json_lines, printable, quoted, shown
+from infrasight_core.cli.format import (
+    address,
+    is_address,
+    json_lines,
+    quoted,
+    shown,
+    write_lines,
+)
+from infrasight_core.console.streams import printable, report, stdout_is_utf8
 
 _HEADER = frozenset(EventHeader.DESCRIPTOR.fields_by_name)
-_KEPT = 200  # rows; no terminal shows more
+_ROWS = 200  # no terminal shows more
 _EVENT_CHARACTERS = 1000
-# Column, its width, and how wide the terminal must be to show it.
-_COLUMNS = {
-    "TIME": (12, 0),
-    "NODE": (12, 130),
-    "PROBE": (8, 0),
-    "COMM": (15, 0),
-    "PID": (7, 0),
-    "PPID": (7, 90),
-    "USER": (10, 70),
-    "RESULT": (8, 0),
-    "TOOK": (7, 100),
+_LEAST_EVENT_WIDTH = 12
+# Columns in the order of the table, each with its width. The numbers always fit.
+_WIDTHS = {
+    "TIME": 12,
+    "NODE": 12,
+    "PROBE": 8,
+    "COMM": 15,
+    "PID": 7,
+    "PPID": 7,
+    "USER": 10,
+    "RESULT": 8,
+    "TOOK": 7,
 }
+# Columns with the most important first, each with the least width of a terminal that shows it.
+_IMPORTANCE = {
+    "PID": 0,
+    "PROBE": 0,
+    "RESULT": 0,
+    "COMM": 0,
+    "TIME": 0,
+    "USER": 70,
+    "PPID": 90,
+    "TOOK": 100,
+    "NODE": 130,
+}
+_NUMBERS = ("PID", "PPID", "TOOK")
+
+Batches = Sequence[tuple[str, pa.Table]]
 
 
 class EventView(Protocol):
     """Where events are shown."""
 
-    def add(self, probe: str, rows: pa.Table, dropped: int = 0) -> None:
-        """Shows one probe's events; before them, `dropped` others could not be shown."""
+    def add(self, batches: Batches, dropped: int = 0) -> None:
+        """Shows events, each batch with its probe; `dropped` events before them are not shown."""
 
     def say(self, text: str) -> None:
-        """Says why no events come; what is said holds until the next ones do."""
+        """Shows why no events come, until the next ones do."""
 
 
 @contextmanager
@@ -52,7 +78,7 @@ def event_view(as_table: bool | None = None) -> Iterator[EventView]:
     Messages on stderr may be written meanwhile; on a terminal they appear above the table.
 
     Args:
-        as_table: A live table, or JSON lines; None to choose the table on a terminal.
+        as_table: A live table, or JSON lines; None chooses the table on a terminal.
     """
     console = Console()
     if as_table is None:
@@ -61,36 +87,51 @@ def event_view(as_table: bool | None = None) -> Iterator[EventView]:
         yield Lines()
         return
     table = EventTable()
-    on_screen = sys.stderr.isatty()  # what goes to a file stays on its way there
     with Live(
         table,
         console=console,
         refresh_per_second=8,
-        redirect_stderr=on_screen,
+        redirect_stderr=sys.stderr.isatty(),
         vertical_overflow="crop",
     ):
         yield table
 
 
 class Lines:
-    """JSON lines on stdout, each with its probe, flushed at the end of each batch."""
+    """JSON lines on stdout, each with its probe, flushed at the end of each call."""
 
-    def add(self, probe: str, rows: pa.Table, dropped: int = 0) -> None:
-        """Writes the rows. Raises BrokenPipeError when nobody reads any more."""
+    def add(self, batches: Batches, dropped: int = 0) -> None:
+        """Writes the rows in order of time. Raises BrokenPipeError when no one reads any more."""
         if dropped:
             self.say(_dropped(dropped))
-        named = rows.add_column(0, "probe", pa.array([probe] * rows.num_rows, pa.string()))
-        for line in json_lines(named):
-            sys.stdout.buffer.write(line.encode() + b"\n")
-        sys.stdout.buffer.flush()
+        lines = [line for probe, rows in batches for line in json_lines(_with_probe(probe, rows))]
+        if len(batches) > 1:
+            times = [rows.column("time").cast(pa.int64()).to_numpy() for _, rows in batches]
+            order = np.argsort(np.concatenate(times), kind="stable")
+            lines = [lines[index] for index in order]
+        write_lines(lines)
+        sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        """Writes it to stderr."""
-        print(f"infrasight: {text}", file=sys.stderr)
+        """Writes the text to stderr."""
+        report(f"infrasight: {text}")
+
+
+def _with_probe(probe: str, rows: pa.Table) -> pa.Table:
+    return rows.add_column(0, "probe", pa.array([probe] * rows.num_rows, pa.string()))
 
 
 @frozen
 class _Row:
+    """An event as it is shown.
+
+    Attributes:
+        time: Its time, in nanoseconds since 1970.
+        cells: The text of each column.
+        event: The probe's own fields.
+        failed: Whether the call failed.
+    """
+
     time: int
     cells: dict[str, str]
     event: Text
@@ -101,63 +142,86 @@ class EventTable:
     """The newest events, as many as the terminal has lines for, the newest at the bottom."""
 
     def __init__(self) -> None:
-        self._rows: deque[_Row] = deque(maxlen=_KEPT)
+        self._rows: deque[_Row] = deque(maxlen=_ROWS)
         self._lock = Lock()
-        self._events = self._dropped = 0
-        self._said = ""
+        self._events = 0
+        self._dropped = 0
+        self._status = ""
         self._probes: set[str] = set()
 
-    def add(self, probe: str, rows: pa.Table, dropped: int = 0) -> None:
-        """Takes events in; only those that can be seen are looked at."""
+    def add(self, batches: Batches, dropped: int = 0) -> None:
+        """Adds events; only the newest, which can be seen, are formatted."""
         if dropped:
             self.say(_dropped(dropped))
-        newest = _rows(probe, rows.slice(max(0, rows.num_rows - _KEPT)))
-        with self._lock:
-            self._rows.extend(newest)
-            self._events += rows.num_rows
-            self._dropped += dropped
-            self._probes.add(probe)
-            self._said = ""
+        for probe, rows in batches:
+            newest = list(_rows(probe, rows.slice(max(0, rows.num_rows - _ROWS))))
+            with self._lock:
+                self._rows.extend(newest)
+                self._events += rows.num_rows
+                self._dropped += dropped
+                self._probes.add(probe)
+                self._status = ""
+            dropped = 0
 
     def say(self, text: str) -> None:
-        """Shows it in the last line; and writes it to stderr, should that lead elsewhere than to the same terminal."""
+        """Shows the text in the last line, and writes it to stderr unless that is a terminal."""
         with self._lock:
-            self._said = f"; {text}"
+            self._status = f"; {text}"
         if not sys.stderr.isatty():
-            print(f"infrasight: {text}", file=sys.stderr)
+            report(f"infrasight: {text}")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = max(1, console.size.height - 3)
         with self._lock:
-            rows, probes = sorted(self._rows, key=lambda row: row.time), len(self._probes)
+            # Each CPU's events come in a batch of their own: the last rows are the newest only
+            # once they are sorted.
+            rows = sorted(self._rows, key=lambda row: row.time)[-height:]
+            several_probes = len(self._probes) > 1
             dropped = f", {_dropped(self._dropped)}" if self._dropped else ""
-            footer = f"{self._events:,} shown{dropped}{self._said}; Ctrl-C ends"
-        rows = rows[
-            -height:
-        ]  # each CPU's events come in a batch of their own: only sorted are the last the newest
-        shows = [name for name, (_, least) in _COLUMNS.items() if console.width >= least]
-        shows = [
-            name
-            for name in shows
-            if any(r.cells[name] for r in rows) and (name != "PROBE" or probes > 1)
-        ]
+            footer = f"{self._events:,} shown{dropped}{self._status}; Ctrl-C ends"
+        overflow: Any = "ellipsis" if stdout_is_utf8() else "crop"
+        names = _columns_that_fit(rows, several_probes, console.width)
         table = Table(
             box=None, expand=True, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0)
         )
-        for name in shows:
-            number = name in ("PID", "PPID", "TOOK")
+        for name in names:
             table.add_column(
-                name, width=_COLUMNS[name][0], no_wrap=True, justify="right" if number else "left"
+                _time_header() if name == "TIME" else name,
+                width=_WIDTHS[name],
+                no_wrap=True,
+                overflow=overflow,
+                justify="right" if name in _NUMBERS else "left",
             )
-        table.add_column("EVENT", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("EVENT", ratio=1, no_wrap=True, overflow=overflow)
         for row in rows:
             cells = [
                 Text(row.cells[name], "red" if name == "RESULT" and row.failed else "")
-                for name in shows
+                for name in names
             ]
             table.add_row(*cells, row.event)
         yield table
-        yield Text(footer, "dim", no_wrap=True, overflow="ellipsis")
+        yield Text(printable(footer), "dim", no_wrap=True, overflow=overflow)
+
+
+def _columns_that_fit(rows: Sequence[_Row], several_probes: bool, width: int) -> list[str]:
+    """The columns that hold something and leave room for the event on a terminal of this width."""
+    chosen = set()
+    room = width - _LEAST_EVENT_WIDTH
+    for name, least_terminal in _IMPORTANCE.items():
+        if width < least_terminal or _WIDTHS[name] + 1 > room:
+            continue
+        if name == "PROBE" and not several_probes:
+            continue
+        if any(row.cells[name] for row in rows):
+            chosen.add(name)
+            room -= _WIDTHS[name] + 1
+    return [name for name in _WIDTHS if name in chosen]
+
+
+def _time_header() -> str:
+    """The column's name with the time zone that its times are in, as an offset from UTC."""
+    offset = time.strftime("%z")
+    return "TIME UTC" if offset in ("", "+0000") else f"TIME {offset}"
 
 
 def _dropped(events: int) -> str:
@@ -169,16 +233,14 @@ def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
         field.name: _python(rows.column(field.name), is_address(field)) for field in rows.schema
     }
     own = [name for name in columns if name not in _HEADER]
-    own.sort(
-        key=lambda name: not pa.types.is_list(rows.schema.field(name).type)
-    )  # argv says most: lists come first
+    # Lists come first: argv says most about an execution.
+    own.sort(key=lambda name: not pa.types.is_list(rows.schema.field(name).type))
     for index in range(rows.num_rows):
         row = {name: column[index] for name, column in columns.items()}
+        nanoseconds = row.get("time", 0)
         code = row.get("return_code") or 0
         cells = {
-            "TIME": datetime.fromtimestamp(row.get("time", 0) // 1_000_000 / 1000).strftime(
-                "%H:%M:%S.%f"
-            )[:-3],
+            "TIME": _time_of_day(nanoseconds),
             "NODE": _text(row.get("node") or ""),
             "PROBE": probe,
             "COMM": _text(row.get("comm") or ""),
@@ -188,55 +250,59 @@ def _rows(probe: str, rows: pa.Table) -> Iterator[_Row]:
             "RESULT": _text(row.get("error") or str(code)),
             "TOOK": _duration(row.get("duration_ns", 0)),
         }
-        yield _Row(
-            row.get("time", 0),
-            cells,
-            _event({name: row[name] for name in own}, row.get("quality") or []),
-            code < 0,
-        )
+        event = _event({name: row[name] for name in own}, row.get("quality") or [])
+        yield _Row(nanoseconds, cells, event, failed=code < 0)
 
 
 def _python(column: pa.ChunkedArray, addresses: bool) -> list[Any]:
-    if addresses:  # none is shown where there is none
-        return [
-            address(value) if isinstance(value, bytes) and any(value) else ""
-            for value in column.to_pylist()
-        ]
-    return list(
-        (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_pylist()
-    )
+    if addresses:
+        return [_shown_address(value) for value in column.to_pylist()]
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    return list(column.to_pylist())
 
 
-def _event(own: dict[str, Any], quality: list[str]) -> Text:
+def _shown_address(value: Any) -> str:
+    """An IP address; nothing where the event has none, which is 16 bytes of zero."""
+    return address(value) if isinstance(value, bytes) and any(value) else ""
+
+
+def _event(own: dict[str, Any], quality: Iterable[str]) -> Text:
     text = Text(no_wrap=True)
-    if quality:  # a mark where it is surely seen; which flags they are stands at the end
+    flags = " ".join(map(_text, quality))
+    if flags:  # a mark where it is seen; the flags follow at the end
         text.append("! ", "yellow")
     for name, value in own.items():
         if value in (None, 0, b"", "", []) or len(text) > _EVENT_CHARACTERS:
             continue
         if isinstance(value, list):
-            words = [
-                quoted(v[:_EVENT_CHARACTERS]) if isinstance(v, bytes) else _text(v)
-                for v in value[:_EVENT_CHARACTERS]
-            ]
-            text.append(" ".join(words)[:_EVENT_CHARACTERS] + " ")
+            words = " ".join(_word(item) for item in value[:_EVENT_CHARACTERS])
+            text.append(words[:_EVENT_CHARACTERS] + " ")
         else:
             text.append(f"{name}=", "dim").append(_text(value)[:_EVENT_CHARACTERS] + " ")
-    if quality:
-        text.append(f"[{' '.join(map(_text, quality))}]", "yellow")
+    if flags:
+        text.append(f"[{flags}]", "yellow")
     return text
+
+
+def _word(item: Any) -> str:
+    return quoted(item[:_EVENT_CHARACTERS]) if isinstance(item, bytes) else _text(item)
 
 
 def _text(value: Any) -> str:
     return printable(shown(value) if isinstance(value, bytes) else str(value))
 
 
+def _time_of_day(nanoseconds: int) -> str:
+    """Local time to the millisecond."""
+    moment = datetime.fromtimestamp(nanoseconds // 1_000_000 / 1000)
+    return moment.strftime("%H:%M:%S.%f")[:-3]
+
+
 def _duration(nanoseconds: int) -> str:
-    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1000)):
+    for unit, size in (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000)):
+        if nanoseconds >= 100 * size:
+            return f"{nanoseconds // size}{unit}"
         if nanoseconds >= size:
-            return (
-                f"{nanoseconds / size:.1f}{unit}"
-                if nanoseconds < 100 * size
-                else f"{nanoseconds // size}{unit}"
-            )
+            return f"{nanoseconds / size:.1f}{unit}"
     return f"{nanoseconds}ns"

@@ -1,42 +1,52 @@
-"""The part of `infrasight verify` that says which fields the period's rows went without."""
+"""The part of `infrasight verify` about fields that could not be had."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infrasight_core.cli.format import shown
+
 SQL = """
-SELECT node, probe, sum(m.rows) AS rows, sumIf(m.rows, notEmpty(m.missing)) AS lacking,
+SELECT node, probe, sum(m.rows) AS rows, sumIf(m.rows, notEmpty(m.missing)) AS incomplete_rows,
        sumMap(m.missing, arrayWithConstant(length(m.missing), m.rows)) AS fields
 FROM missing AS m
 WHERE time >= now() - {seconds}{conditions}
 GROUP BY node, probe
 """
-_NAMED = 3  # columns that the table has room for
+_NAMED_FIELDS = 3  # the table has room for no more
 
 
-def add_missing_fields(rows: Sequence[dict[str, Any]], found: Sequence[Mapping[str, Any]]) -> None:
-    """Gives each row of verify `lacking`, `lacking_share` and `missing_fields` (rows by column, the most frequent first).
+def add_missing_fields(
+    accounts: Sequence[dict[str, Any]], answers: Sequence[Mapping[str, Any]]
+) -> None:
+    """Adds to each account how many rows miss a field, and which fields.
+
+    The keys are `incomplete_rows`, `incomplete_share` (of all rows) and `missing_fields` (rows by
+    field, the most frequent first).
 
     Args:
-        rows: A row per node and probe.
-        found: What `SQL` answers.
+        accounts: One row of verify for each node and probe.
+        answers: The rows that `SQL` returns.
     """
-    by_key = {(row["node"], row["probe"]): row for row in found}
-    for row in rows:
-        said = by_key.get((row["node"], row["probe"]), {"rows": 0, "lacking": 0, "fields": {}})
-        names, counts = said["fields"].values() if said["fields"] else ((), ())
-        pairs = sorted(zip(names, counts, strict=True), key=lambda pair: (-pair[1], pair[0]))
-        row["lacking"] = said["lacking"]
-        row["lacking_share"] = said["lacking"] / said["rows"] if said["rows"] else 0.0
-        row["missing_fields"] = {
-            name.decode("utf-8", "backslashreplace"): count for name, count in pairs
-        }
+    answers_by_key = {(answer["node"], answer["probe"]): answer for answer in answers}
+    nothing = {"rows": 0, "incomplete_rows": 0, "fields": {}}
+    for account in accounts:
+        answer = answers_by_key.get((account["node"], account["probe"]), nothing)
+        account["incomplete_rows"] = answer["incomplete_rows"]
+        account["incomplete_share"] = 0.0
+        if answer["rows"]:
+            account["incomplete_share"] = answer["incomplete_rows"] / answer["rows"]
+        names, counts = answer["fields"].values() if answer["fields"] else ((), ())
+        fields = [(shown(name), count) for name, count in zip(names, counts, strict=True)]
+        fields.sort(key=lambda field: (-field[1], field[0]))
+        account["missing_fields"] = dict(fields)
 
 
-def in_short(row: Mapping[str, Any]) -> str:
-    """The share of rows that lack something and what it is most often: `2.5 % container_name, cwd`."""
-    if not row["lacking"]:
+def summary(account: Mapping[str, Any]) -> str:
+    """The share of incomplete rows and the most frequent fields: `2.5% container_name, cwd`."""
+    if not account["incomplete_rows"]:
         return "none"
-    names = list(row["missing_fields"])
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    share = f"{row['lacking_share']:.1%}" if row["lacking_share"] >= 0.001 else "<0.1%"
-    return f"{share} {', '.join(names[:_NAMED])}{more}"
+    names = list(account["missing_fields"])
+    more = f" and {len(names) - _NAMED_FIELDS} more" if len(names) > _NAMED_FIELDS else ""
+    share = account["incomplete_share"]
+    percentage = f"{share:.1%}" if share >= 0.001 else "<0.1%"
+    return f"{percentage} {', '.join(names[:_NAMED_FIELDS])}{more}"

@@ -1,4 +1,4 @@
-"""`infrasight packages`: installs what a node's policies want beside the agent, before the agent starts."""
+"""`infrasight packages`: installs a node's plugin packages before the agent starts."""
 
 import importlib.util
 from pathlib import Path
@@ -6,83 +6,83 @@ from pathlib import Path
 import click
 
 from infrasight_core import logs
-from infrasight_core.cli.server_options import tls_files
+from infrasight_core.console.entry import EXIT_STATUSES
+from infrasight_core.console.options import tls_files, tls_options
+from infrasight_core.console.streams import printable, report
 from infrasight_core.errors import ConfigError, InfraSightError
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   infrasight packages --operator operator.infrasight:7444 --node "$NODE" --target /packages
   PYTHONPATH=/packages infrasight agent --operator operator.infrasight:7444
 
 \b
-report.json in the folder:
-  {"installed": [{"name": "infrasight-probe-x", "version": "1.2"}],
-   "failures": [{"name": "infrasight-probe-y", "reason": "…"}]}
-"""
+report.json in the target folder:
+  {{"installed": [{{"name": "infrasight-probe-x", "version": "1.2"}}],
+   "failures": [{{"name": "infrasight-probe-y", "reason": "..."}}]}}
+
+\b
+Environment: the options are read from the agent's variables, too. pip is configured by its
+own (PIP_INDEX_URL, PIP_CONFIG_FILE ...).
+
+{EXIT_STATUSES}
+A failed installation is part of the report and no error of the command."""
 
 
-@click.command(epilog=EPILOG)
+@click.command("packages", epilog=EPILOG)
 @click.option(
     "--operator",
     envvar="INFRASIGHT_AGENT_OPERATOR",
+    show_envvar=True,
     metavar="HOST:PORT",
     required=True,
-    help="Whom to ask.",
+    help="The cluster's operator.",
 )
-@click.option("--node", envvar="INFRASIGHT_AGENT_NODE", required=True, help="Whose packages.")
+@click.option(
+    "--node",
+    envvar="INFRASIGHT_AGENT_NODE",
+    show_envvar=True,
+    metavar="NAME",
+    required=True,
+    help="The node whose packages are installed.",
+)
 @click.option(
     "--target",
     envvar="INFRASIGHT_AGENT_PACKAGES",
+    show_envvar=True,
+    metavar="FOLDER",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder that they go into; it is emptied first.",
+    help="The folder to install into; it is emptied first.",
 )
 @click.option(
     "--timeout",
     default=300.0,
     show_default=True,
+    metavar="SECONDS",
     type=click.FloatRange(1, 86400),
-    help="How many seconds to wait for the operator, and as long again for pip.",
+    help="How long to wait for the operator, and as long again for pip.",
 )
-@click.option(
-    "--tls-certificate",
-    envvar="INFRASIGHT_AGENT_TLS__CERTIFICATE",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-)
-@click.option(
-    "--tls-key", envvar="INFRASIGHT_AGENT_TLS__KEY", type=click.Path(path_type=Path), metavar="FILE"
-)
-@click.option(
-    "--tls-ca", envvar="INFRASIGHT_AGENT_TLS__CA", type=click.Path(path_type=Path), metavar="FILE"
-)
-@click.option(
-    "--plaintext",
-    envvar="INFRASIGHT_AGENT_PLAINTEXT",
-    is_flag=True,
-    help="No TLS, even to another machine.",
-)
+@tls_options("the operator", variables="INFRASIGHT_AGENT_TLS__")
 def command(
     operator: str,
     node: str,
     target: Path,
     timeout: float,
-    tls_certificate: Path | None,
-    tls_key: Path | None,
-    tls_ca: Path | None,
-    plaintext: bool,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
+    plaintext: bool | None,
 ) -> None:
-    """Install the packages that a cluster's operator wants on this node.
+    """Install the plugin packages that a cluster's operator assigns to a node.
 
-    pip installs them, one by one, from where its own configuration says (PIP_INDEX_URL, PIP_CONFIG_FILE …). What this Python
-    holds stays as it is and is not copied: a package that wants another version of it fails. A package with hashes brings
-    nothing along: name what it needs, too. An agent with the folder in PYTHONPATH finds what was installed, and tells the
-    operator what report.json in it says (the setting `packages`).
-
-    Ends with status 0 once the report is written, whatever stands in it; each option is also read from the agent's variable
-    (INFRASIGHT_AGENT_OPERATOR, INFRASIGHT_AGENT_NODE, INFRASIGHT_AGENT_PACKAGES, INFRASIGHT_AGENT_TLS__KEY …).
+    pip installs the packages one by one. Packages of this Python stay as they are and are not
+    copied: a package that needs another version of one fails. A package with hashes brings no
+    dependencies: list them, too. An agent with the target folder in PYTHONPATH finds the
+    installed plugins and reports report.json to the operator (the setting `packages`).
     """
     logs.configure("info")
+    # Imported here, because gRPC takes a while to import and `--help` does not need it.
     from infrasight_core.net.operator_client import configuration_of
     from infrasight_core.net.reconnecting_stream import Peer
     from infrasight_core.packages.install import Installation
@@ -91,18 +91,18 @@ def command(
 
     emptied(target)
     try:
-        peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), plaintext)
-        wanted = configuration_of(node, peer, timeout).packages
-        if wanted and importlib.util.find_spec("pip") is None:
+        peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), bool(plaintext))
+        packages = configuration_of(node, peer, timeout).packages
+        if packages and importlib.util.find_spec("pip") is None:
             raise ConfigError(
-                "packages cannot be installed: this Python has no pip; build the image with it"
+                "packages cannot be installed: this Python has no pip; add it to the image"
             )
     except InfraSightError as error:
-        report = PackagesReport(failures=(PackageFailure("packages", str(error)),))
+        result = PackagesReport(failures=(PackageFailure("packages", str(error)),))
     else:
-        report = Installation(target, wanted, timeout).run()
-    report.write(target)
-    for package in report.installed:
-        click.echo(f"installed {package.name} {package.version}")
-    for failure in report.failures:
-        click.echo(f"failed {failure.name}: {failure.reason}", err=True)
+        result = Installation(target, packages, timeout).run()
+    result.write(target)
+    for package in result.installed:
+        click.echo(printable(f"installed {package.name} {package.version}"))
+    for failure in result.failures:
+        report(f"infrasight: {failure.name} is not installed: {failure.reason}")

@@ -1,51 +1,58 @@
 """`infrasight probes`: the installed plugins."""
 
-import json
+import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 import attrs
 import click
-from attrs import frozen
+from attrs import evolve, frozen
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from infrasight_core import logs
-from infrasight_core.cli.format import printable
+from infrasight_core.cli.format import write_objects
+from infrasight_core.cli.table import Column, print_table
+from infrasight_core.console.entry import EXIT_STATUSES
+from infrasight_core.console.streams import printable
 from infrasight_core.errors import ConfigError, PluginError, SchemaError
 from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.plugin import ddl
 from infrasight_core.plugin.hookspecs import ENTRY_POINT_GROUP
 from infrasight_core.plugin.manager import PluginManager
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   infrasight probes
   infrasight probes --json | jq -r 'select(.failed_hook != "") | .name + ": " + .reason'
   infrasight probes --ddl execve
 
 \b
-An agent runs every probe that is installed. In its configuration (or as an option, or as a
-variable) `probes` names the only ones to run, and `disable` those to leave out:
+An agent runs every installed probe. The setting `probes` (an option, a variable or a key of
+the settings file) names the only probes to run, and `disable` the plugins to leave out:
   INFRASIGHT_AGENT_PROBES=execve infrasight agent
   INFRASIGHT_AGENT_DISABLE=users infrasight agent
-"""
+
+{EXIT_STATUSES}"""
+_HINT = "Run only some: INFRASIGHT_AGENT_PROBES=NAME,NAME; leave some out: INFRASIGHT_AGENT_DISABLE"
+_COLUMNS = tuple(
+    Column(name) for name in ("NAME", "DISTRIBUTION", "HOOKS", "MESSAGE", "TABLE", "STATUS")
+)
 
 
 @frozen
-class Row:
-    """One installed plugin.
+class PluginRow:
+    """One installed plugin, as the command lists it.
 
     Attributes:
         name: Its entry-point name.
-        distribution: What brought it.
+        distribution: The distribution that provides it.
         version: That distribution's version.
         hooks: The hooks it implements, sorted.
         message_type: The full name of its protobuf message; empty for an enricher.
         table: Where its events are stored; empty for an enricher.
         status: `loaded` or `failed`.
-        failed_hook: Which hook failed, or `import`; empty when loaded.
+        failed_hook: The hook that failed, or `import`; empty when loaded.
         reason: Why, in one line; empty when loaded.
     """
 
@@ -69,38 +76,18 @@ class Row:
     help="Print the complete CREATE TABLE statement of this probe's table and exit.",
 )
 def command(as_json: bool, ddl_probe: str | None) -> None:
-    """List the installed plugins, and for each that is broken which hook failed and why."""
-    logs.configure("error")  # a failure stands in the list
+    """List the installed plugins, with the hook that failed and the reason for a broken one."""
+    logs.configure("error")  # the list shows each failure
     if ddl_probe is not None:
-        click.echo(f"{_table_statement(ddl_probe)};")
+        print(f"{_table_statement(ddl_probe)};")
         return
     rows = list(_rows())
-    console = Console()
-    if as_json or not console.is_terminal:
-        for row in rows:
-            click.echo(json.dumps(attrs.asdict(row), ensure_ascii=False))
+    if as_json or not sys.stdout.isatty():
+        write_objects(attrs.asdict(row) for row in rows)
         return
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("NAME", "DISTRIBUTION", "HOOKS", "MESSAGE", "TABLE", "STATUS"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        failed = printable(f"{row.failed_hook}: {row.reason}")
-        status = Text("loaded", "green") if row.status == "loaded" else Text(failed, "red")
-        cells = (
-            row.name,
-            f"{row.distribution} {row.version}",
-            ", ".join(row.hooks),
-            row.message_type,
-            row.table,
-        )
-        table.add_row(*(Text(printable(cell)) for cell in cells), status)
-    console.print(table)
-    console.print(
-        Text(
-            "Run only some: INFRASIGHT_AGENT_PROBES=NAME,…; leave some out: INFRASIGHT_AGENT_DISABLE=NAME,…",
-            "dim",
-        )
-    )
+    console = Console()
+    print_table(console, _COLUMNS, [_cells(row) for row in rows])
+    console.print(Text(_HINT, "dim"))
 
 
 def _table_statement(probe: str) -> str:
@@ -113,32 +100,33 @@ def _table_statement(probe: str) -> str:
     return ddl.define_table(probe, schema).statement
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[PluginRow]:
     manager = PluginManager.discover()
-    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda p: p.name):
-        row = Row(
-            point.name,
-            point.dist.name if point.dist else "unknown",
-            point.dist.version if point.dist else "",
-        )
-        failure = manager.failures.get(point.name)
-        plugin = manager.plugins.get(point.name)
-        if plugin is not None:
-            failure = _failure(manager, point.name)
-            row = attrs.evolve(row, hooks=tuple(sorted(plugin.hooks)))
-            if plugin.schema is not None:
-                row = attrs.evolve(
-                    row, message_type=plugin.schema.message_type, table=f"{point.name}_events"
-                )
-        if failure is not None:
-            row = attrs.evolve(
-                row, status="failed", failed_hook=failure.hook, reason=failure.reason
-            )
-        yield row
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+        yield _row(manager, point)
+
+
+def _row(manager: PluginManager, point: EntryPoint) -> PluginRow:
+    row = PluginRow(
+        point.name,
+        point.dist.name if point.dist else "unknown",
+        point.dist.version if point.dist else "",
+    )
+    failure = manager.failures.get(point.name)
+    plugin = manager.plugins.get(point.name)
+    if plugin is not None:
+        failure = _failure(manager, point.name)
+        row = evolve(row, hooks=tuple(sorted(plugin.hooks)))
+        if plugin.schema is not None:
+            message_type = plugin.schema.message_type
+            row = evolve(row, message_type=message_type, table=f"{point.name}_events")
+    if failure is not None:
+        row = evolve(row, status="failed", failed_hook=failure.hook, reason=failure.reason)
+    return row
 
 
 def _failure(manager: PluginManager, name: str) -> PluginError | None:
-    """What goes wrong in a plugin that could be imported, as far as it shows without touching the kernel."""
+    """The failure of a plugin that could be imported, found without touching the kernel."""
     plugin = manager.plugins[name]
     try:
         if plugin.schema is not None:
@@ -150,3 +138,17 @@ def _failure(manager: PluginManager, name: str) -> PluginError | None:
     except PluginError as error:
         return error
     return None
+
+
+def _cells(row: PluginRow) -> list[Text]:
+    texts = (
+        row.name,
+        f"{row.distribution} {row.version}",
+        ", ".join(row.hooks),
+        row.message_type,
+        row.table,
+    )
+    status = Text("loaded", "green")
+    if row.status == "failed":
+        status = Text(printable(f"{row.failed_hook}: {row.reason}"), "red")
+    return [*(Text(printable(text)) for text in texts), status]

@@ -1,44 +1,48 @@
 """`infrasight tail`: events as a server stores them."""
 
 import math
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
+import pyarrow as pa
 
-from infrasight_core.cli.live_view import event_view
+from infrasight_core.cli.live_view import EventView, event_view
 from infrasight_core.cli.server_options import server_options
-from infrasight_core.cli.shutdown import until_stopped
-from infrasight_core.cli.where import Where
+from infrasight_core.cli.shutdown import stop_event
+from infrasight_core.cli.where import Where, where_option
+from infrasight_core.console.entry import EXIT_STATUSES
+from infrasight_core.console.streams import utf8_argument
 from infrasight_core.errors import TransportError
 
 if TYPE_CHECKING:
     from infrasight_core.net.server_client import ServerClient
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
-  infrasight tail                             every probe's events
+  infrasight tail                             the events of every probe
   infrasight tail execve --where uid=0        what root executes
   infrasight tail execve --where 'comm=ba*' | jq -c '[.time, .argv]'
 
 \b
-It goes on until Ctrl-C. If the server goes away it waits and comes back; what was stored
-in the meantime is in the tables: ask with `infrasight query`.
-"""
+It runs until Ctrl-C, SIGTERM or the end of the pipe. While the server is unavailable it
+waits and reconnects; the events of that time are in the tables: use `infrasight query`.
+
+{EXIT_STATUSES}"""
+_WAITING_UPDATES = 16
+_POLL_SECONDS = 0.1
+
+Update = tuple[str, pa.Table, int]
 
 
 @click.command("tail", epilog=EPILOG)
 @click.argument("probes", metavar="[PROBE]...", nargs=-1)
-@click.option(
-    "--where",
-    "conditions",
-    metavar="COLUMN=VALUE",
-    multiple=True,
-    help="uid=…, pid=… or comm=…; all must hold.",
-)
+@where_option
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "json"]),
     help="[table on a terminal, json in a pipe]",
 )
@@ -46,17 +50,59 @@ in the meantime is in the tables: ask with `infrasight query`.
 def command(
     probes: tuple[str, ...],
     conditions: tuple[str, ...],
-    form: str | None,
+    output_format: str | None,
     connect: Callable[[], "ServerClient"],
     server: str | None,
 ) -> None:
     """Show events as a server stores them, from now on."""
     where = Where.parse(conditions)
-    as_table = None if form is None else form == "table"
-    with until_stopped(), connect() as client, event_view(as_table) as view:
+    as_table = None if output_format is None else output_format == "table"
+    names = [utf8_argument(probe) for probe in probes]
+    with stop_event() as stop, connect() as client, event_view(as_table) as view:
+        for probe, rows, dropped in _Subscription(client, names, view, stop).updates():
+            view.add([(probe, where.apply(rows))], dropped)
 
-        def away(reason: TransportError, seconds: float) -> None:
-            view.say(f"{reason}; trying again in {math.ceil(seconds)} s")
 
-        for probe, rows, dropped in client.watch(probes, away):
-            view.add(probe, where.apply(rows), dropped)
+class _Subscription:
+    """Reads from the server in its own thread, so that the main thread can stop at any time."""
+
+    def __init__(
+        self, client: "ServerClient", probes: Sequence[str], view: EventView, stop: threading.Event
+    ) -> None:
+        self._client = client
+        self._probes = probes
+        self._view = view
+        self._stop = stop
+        self._queue: queue.Queue[Update | Exception] = queue.Queue(_WAITING_UPDATES)
+
+    def updates(self) -> Iterator[Update]:
+        """Yields events until the command is stopped. Raises what the reading thread raised."""
+        threading.Thread(target=self._read, name="subscription", daemon=True).start()
+        while not self._stop.is_set():
+            try:
+                update = self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(update, Exception):
+                raise update
+            yield update
+
+    def _read(self) -> None:
+        try:
+            for update in self._client.watch(self._probes, self._report_unavailable):
+                self._put(update)
+        except Exception as error:  # noqa: BLE001 - the main thread raises it
+            self._put(error)
+
+    def _put(self, update: Update | Exception) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(update, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return
+
+    def _report_unavailable(self, reason: TransportError, seconds: float) -> None:
+        if self._stop.is_set():
+            raise reason
+        self._view.say(f"{reason}; trying again in {math.ceil(seconds)} s")

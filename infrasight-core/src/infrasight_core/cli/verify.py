@@ -1,24 +1,27 @@
 """`infrasight verify`: does the store hold every event that the kernel saw?"""
 
-import json
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from infrasight_core.cli import missing_fields
-from infrasight_core.cli.format import printable
+from infrasight_core.cli.format import shown, write_objects
 from infrasight_core.cli.server_options import server_options
+from infrasight_core.cli.table import Column, fits, print_table
+from infrasight_core.console.entry import EXIT_STATUSES, FAILED
+from infrasight_core.console.streams import printable, report, utf8_argument
 
 if TYPE_CHECKING:
     from infrasight_core.net.server_client import ServerClient
 
-EPILOG = """\b
+EPILOG = f"""\b
 Examples:
   infrasight verify                        the last hour, every node and probe
   infrasight verify --since 1d --probe execve
@@ -26,51 +29,91 @@ Examples:
   infrasight query "SELECT * FROM accounting WHERE difference != 0"
 
 \b
-For every node and probe: seen = filtered + dropped + rejected + on the way + stored, to the event, where stored is
-counted in the probe's table now. Dropped, rejected and skipped events were lost, and counted; a difference means that
-rows came or went behind InfraSight's back. The status is 0 if nothing is missing, else 1.
+For every node and probe, to the event:
+  seen = filtered + dropped + rejected + pending + stored + difference
+  stored       rows that the probe's table holds now
+  pending      on the way from the kernel to the store
+  dropped      never become rows; each has a reason, and so have rejected ones
+  skipped      runs of the probe's program that the kernel skipped
+  untraced     operations that no program traces
+  difference   rows that no account explains: someone changed the table
 
 \b
-Missing fields: the share of the period's rows that a column could not be filled for, as their quality says, and which
-columns most often. They are no failure. What a row lacks of its container does not count once the container is known.
-"""
+Missing fields: the share of rows with a field that could not be had, and the most frequent
+ones. They are no failure. Fields about a container do not count once it is known.
+
+\b
+The status is 0 if every event is stored, filtered or pending, and 1 otherwise.
+
+{EXIT_STATUSES}"""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_LOST = {
-    "block_full": "its slots were taken faster than they were read: give its blocks more memory (block_memory)",
-    "heap_full": "its texts filled the blocks faster than they were read: give its blocks more memory (block_memory)",
-    "decode_failed": "a plugin failed at them: the agent's log says why",
-    "outbox_full": "the server was away for longer than the agent's memory lasted (outbox_memory)",
+_DROP_REASONS = ("block_full", "heap_full", "decode_failed", "outbox_full")
+_PROBLEMS = {
+    "block_full": "the kernel filled the slots of its blocks faster than the agent read them: "
+    "give the blocks more memory (block_memory)",
+    "heap_full": "the kernel filled the text of its blocks faster than the agent read it: "
+    "give the blocks more memory (block_memory)",
+    "decode_failed": "a plugin failed on them: the agent's log has the reason",
+    "outbox_full": "the server was unavailable for longer than the agent's memory lasted "
+    "(outbox_memory)",
     "rejected": "the server rejected them: SELECT * FROM rejections",
-    "untraced": "operations that no probe saw: requests of io_uring, or calls of the 32-bit ABIs, that could not be recorded",
-    "skipped": "runs of its programs that the kernel skipped; what they would have seen is not known",
+    "untraced": "operations that no program traces: io_uring requests or calls of 32-bit ABIs",
+    "skipped": "runs of the probe's program that the kernel skipped; how many events they would "
+    "have recorded is unknown",
 }
-_SHOWN = (
+_COLUMNS = (
     "seen",
     "filtered",
     "dropped",
     "rejected",
-    "on_the_way",
+    "pending",
     "stored",
     "skipped",
     "untraced",
     "difference",
 )
+_ALWAYS_SHOWN = ("seen", "stored", "difference")
 _SQL = """
 SELECT
-    node, probe, sum(r.seen) AS seen, sum(r.filtered) AS filtered, sum(r.block_full) AS block_full,
-    sum(r.heap_full) AS heap_full, sum(r.decode_failed) AS decode_failed, sum(r.outbox_full) AS outbox_full,
-    sum(r.rejected) AS rejected, sum(r.on_the_way) AS on_the_way, sum(r.stored) AS stored, sum(r.entries_full) AS entries_full,
-    sum(r.skipped) AS skipped, sum(r.untraced) AS untraced, sum(r.wrong) AS wrong, sum(r.difference) AS difference,
+    node,
+    probe,
+    sum(r.seen) AS seen,
+    sum(r.filtered) AS filtered,
+    sum(r.block_full) AS block_full,
+    sum(r.heap_full) AS heap_full,
+    sum(r.decode_failed) AS decode_failed,
+    sum(r.outbox_full) AS outbox_full,
+    sum(r.rejected) AS rejected,
+    sum(r.pending) AS pending,
+    sum(r.stored) AS stored,
+    sum(r.entries_full) AS entries_full,
+    sum(r.skipped) AS skipped,
+    sum(r.untraced) AS untraced,
+    sum(r.wrong) AS wrong,
+    sum(r.difference) AS difference,
     countIf(NOT r.ended AND r.run != r.newest) AS broken_off
-FROM (
+FROM
+(
     SELECT
-        node, probe, run, max(run) OVER (PARTITION BY node, probe) AS newest, max(a.ended) AS ended,
-        sum(a.seen) AS seen, sum(a.filtered) AS filtered,
-        sum(a.block_full) AS block_full, sum(a.heap_full) AS heap_full, sum(a.decode_failed) AS decode_failed,
-        sum(a.outbox_full) AS outbox_full, sum(a.rejected) AS rejected, sum(a.stored) AS stored,
-        sum(a.entries_full) AS entries_full, sum(a.skipped) AS skipped, sum(a.untraced) AS untraced,
-        sum(a.waiting + a.in_progress + if(a.settled, 0, a.difference)) AS on_the_way,
-        sumIf(abs(a.difference), a.settled) AS wrong, sumIf(a.difference, a.settled) AS difference
+        node,
+        probe,
+        run,
+        max(run) OVER (PARTITION BY node, probe) AS newest,
+        max(a.ended) AS ended,
+        sum(a.seen) AS seen,
+        sum(a.filtered) AS filtered,
+        sum(a.block_full) AS block_full,
+        sum(a.heap_full) AS heap_full,
+        sum(a.decode_failed) AS decode_failed,
+        sum(a.outbox_full) AS outbox_full,
+        sum(a.rejected) AS rejected,
+        sum(a.stored) AS stored,
+        sum(a.entries_full) AS entries_full,
+        sum(a.skipped) AS skipped,
+        sum(a.untraced) AS untraced,
+        sum(a.waiting + a.in_progress + if(a.settled, 0, a.difference)) AS pending,
+        sumIf(abs(a.difference), a.settled) AS wrong,
+        sumIf(a.difference, a.settled) AS difference
     FROM accounting AS a
     WHERE time >= now() - {seconds}{conditions}
     GROUP BY node, probe, run
@@ -82,17 +125,17 @@ ORDER BY node, probe
 
 @click.command("verify", epilog=EPILOG)
 @click.option(
-    "--since", default="1h", show_default=True, metavar="TIME", help="How far back: 30m, 6h, 7d …"
+    "--since", default="1h", show_default=True, metavar="TIME", help="How far back: 30m, 6h, 7d ..."
 )
 @click.option(
-    "--node", "nodes", multiple=True, metavar="NODE", help="Only this one; may be repeated."
+    "--node", "nodes", multiple=True, metavar="NODE", help="Only this node. Can be repeated."
 )
 @click.option(
-    "--probe", "probes", multiple=True, metavar="PROBE", help="Only this one; may be repeated."
+    "--probe", "probes", multiple=True, metavar="PROBE", help="Only this probe. Can be repeated."
 )
 @click.option(
     "--format",
-    "form",
+    "output_format",
     type=click.Choice(["table", "json"]),
     help="[table on a terminal, json in a pipe]",
 )
@@ -101,96 +144,129 @@ def command(
     since: str,
     nodes: tuple[str, ...],
     probes: tuple[str, ...],
-    form: str | None,
+    output_format: str | None,
     connect: Callable[[], "ServerClient"],
     server: str | None,
 ) -> None:
-    """Prove that the store holds every event that the kernel saw, or say what is missing and why."""
-    conditions = "".join(
-        _one_of(column, names) for column, names in (("node", nodes), ("probe", probes))
-    )
+    """Prove that the store holds every event that the kernel saw, or report the losses and why."""
+    period = {
+        "seconds": _seconds(since),
+        "conditions": _is_one_of("node", nodes) + _is_one_of("probe", probes),
+    }
     with connect() as client:
-        period = {"seconds": _seconds(since), "conditions": conditions}
-        rows = _rows(client.query(_SQL.format(**period)))
-        missing_fields.add_missing_fields(
-            rows, _decoded(client.query(missing_fields.SQL.format(**period)))
-        )
-    if (form or ("table" if sys.stdout.isatty() else "json")) == "json":
-        for row in rows:
-            click.echo(json.dumps(row | {"missing": list(_missing(row))}))
-    else:
-        _print(rows)
-    if not rows:
-        click.echo(
-            f"infrasight: no account of the last {since}: has an agent sent anything?", err=True
-        )
-    for row in rows:
-        for said in _missing(row):
-            click.echo(
-                f"infrasight: {printable(row['node'])}, {printable(row['probe'])}: {said}", err=True
-            )
-    if not rows or any(True for row in rows for _ in _missing(row)):
-        sys.exit(1)
+        accounts = _accounts(client.query(_SQL.format(**period)))
+        answers = _decoded(client.query(missing_fields.SQL.format(**period)))
+    missing_fields.add_missing_fields(accounts, answers)
+    if output_format is None:
+        output_format = "table" if sys.stdout.isatty() else "json"
+    if output_format == "json":
+        write_objects({**account, "problems": list(_problems(account))} for account in accounts)
+    elif accounts:
+        _print(accounts)
+    complete = bool(accounts)
+    if not accounts:
+        named = "".join(f" of {printable(name)}" for name in (*nodes, *probes))
+        report(f"infrasight: no account{named} in the last {since}: has an agent sent anything?")
+    for account in accounts:
+        for problem in _problems(account):
+            report(f"infrasight: {account['node']}, {account['probe']}: {problem}")
+            complete = False
+    if not complete:
+        click.get_current_context().exit(FAILED)
 
 
-def _rows(pieces: Iterator[pa.Table]) -> list[dict[str, Any]]:
-    rows = _decoded(pieces)
-    for row in rows:
-        row["dropped"] = sum(
-            row[reason] for reason in ("block_full", "heap_full", "decode_failed", "outbox_full")
-        )
-    return rows
+def _accounts(pieces: Iterator[pa.Table]) -> list[dict[str, Any]]:
+    """One row for each node and probe, without impossible numbers."""
+    accounts = _decoded(pieces)
+    for account in accounts:
+        account["dropped"] = sum(account[reason] for reason in _DROP_REASONS)
+        # The store holds rows that the accounts of the period do not know: rows of events seen
+        # before it began, or rows that came before their account. They have been seen as well.
+        unaccounted = max(0, -account["pending"])
+        account["seen"] += unaccounted
+        account["pending"] += unaccounted
+    return accounts
 
 
 def _decoded(pieces: Iterator[pa.Table]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pa.concat_tables(pieces).to_pylist()
     for row in rows:
-        row |= {
-            name: value.decode("utf-8", "backslashreplace")
-            for name, value in row.items()
-            if isinstance(value, bytes)
-        }
+        for name, value in row.items():
+            if isinstance(value, bytes):
+                row[name] = shown(value)
     return rows
 
 
-def _missing(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is missing of a node's probe, and what to do, a line each."""
-    if row["wrong"]:
-        few = "few" if row["difference"] > 0 else "many"
-        yield f"{row['wrong']:,} rows too {few} in the store: SELECT * FROM accounting WHERE difference != 0"
-    for reason, why in _LOST.items():
-        if row[reason]:
-            yield f"{row[reason]:,} {reason}: {why}"
-    if row["broken_off"]:
-        yield f"{row['broken_off']:,} broken_off: runs that ended without a last account; what they had not yet sent is lost"
+def _problems(account: Mapping[str, Any]) -> Iterator[str]:
+    """Describes each loss of a node's probe in a line, with its remedy."""
+    if account["wrong"]:
+        few_or_many = "few" if account["difference"] > 0 else "many"
+        yield (
+            f"{account['wrong']:,} rows too {few_or_many} in the store: "
+            "SELECT * FROM accounting WHERE difference != 0"
+        )
+    for reason, explanation in _PROBLEMS.items():
+        if account[reason]:
+            yield f"{account[reason]:,} {reason}: {explanation}"
+    if account["broken_off"]:
+        yield (
+            f"{account['broken_off']:,} broken_off: runs that ended without a last account; "
+            "the events that they had not sent are dropped"
+        )
 
 
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("node", "probe", *_SHOWN):
-        table.add_column(
-            name.replace("_", " "), justify="left" if name in ("node", "probe") else "right"
-        )
-    table.add_column("missing fields")
-    for row in rows:
-        numbers = (f"{row[name]:,}" for name in _SHOWN)
-        table.add_row(
-            printable(row["node"]),
-            printable(row["probe"]),
-            *numbers,
-            printable(missing_fields.in_short(row)),
-        )
-    Console().print(table)
+def _print(accounts: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table; a narrow terminal gets no column that is zero in every row."""
+    console = Console()
+    names = list(_COLUMNS)
+    columns, rows = _table(accounts, names)
+    zero = []
+    if not fits(console.width, columns, rows):
+        zero = [
+            name
+            for name in names
+            if name not in _ALWAYS_SHOWN and not any(account[name] for account in accounts)
+        ]
+        columns, rows = _table(accounts, [name for name in names if name not in zero])
+    print_table(console, columns, rows)
+    if zero:
+        console.print(Text(f"0 everywhere: {', '.join(zero)}", "dim"), soft_wrap=True)
+
+
+def _table(
+    accounts: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> tuple[list[Column], list[list[Text]]]:
+    columns = [
+        Column("node"),
+        Column("probe"),
+        *(Column(name, is_number=True) for name in names),
+        Column("missing fields"),
+    ]
+    rows = []
+    for account in accounts:
+        texts = [
+            printable(account["node"]),
+            printable(account["probe"]),
+            *(f"{account[name]:,}" for name in names),
+            printable(missing_fields.summary(account)),
+        ]
+        rows.append([Text(text) for text in texts])
+    return columns, rows
 
 
 def _seconds(since: str) -> int:
-    if not (match := re.fullmatch(r"(\d{1,6})([smhdw])", since)):
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", since)
+    if match is None:
         raise click.BadParameter(
             f"{since!r} is not a time: write 90s, 30m, 6h, 7d or 2w", param_hint="--since"
         )
-    return int(match[1]) * _UNITS[match[2]]
+    return min(int(match[1]) * _UNITS[match[2]], int(time.time()))
 
 
-def _one_of(column: str, names: Sequence[str]) -> str:
-    quoted = ", ".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names)
-    return f" AND {column} IN ({quoted})" if names else ""
+def _is_one_of(column: str, names: Sequence[str]) -> str:
+    """An SQL condition; empty without names."""
+    if not names:
+        return ""
+    escaped = [name.replace("\\", "\\\\").replace("'", "\\'") for name in names]
+    literals = ", ".join(f"'{utf8_argument(name)}'" for name in escaped)
+    return f" AND {column} IN ({literals})"

@@ -1,10 +1,12 @@
-"""The filter of `--where`: which events to show, decided on whole columns."""
+"""The filter of `--where`: which events are shown, decided on whole columns."""
 
 import fnmatch
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import click
 import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
@@ -12,13 +14,25 @@ from attrs import frozen
 from infrasight_core.errors import ConfigError
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
-_HELP = "write uid=NUMBER, pid=NUMBER, or comm=NAME, where NAME may hold * ? [abc]"
-_COMM_BYTES = 15  # the kernel keeps no more of a name
+_SYNTAX = "write uid=NUMBER, pid=NUMBER, or comm=NAME, where NAME may contain * ? [abc]"
+_COMM_BYTES = 15  # the kernel cuts longer names
+
+
+def where_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds `--where`, whose values the command receives as `conditions`."""
+    return click.option(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        help="Show only events with this uid=, pid= or comm= (which may contain * ?). "
+        "Can be repeated: all conditions must match.",
+    )(command)
 
 
 @frozen
 class Condition:
-    """One `column=value`.
+    """One condition `column=value`.
 
     Attributes:
         column: `uid`, `pid` or `comm`.
@@ -30,53 +44,52 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> "Condition":
-        """Reads `uid=…`, `pid=…` or `comm=…`. Raises ConfigError."""
+        """Reads `uid=...`, `pid=...` or `comm=...`. Raises ConfigError."""
         column, _, value = text.partition("=")
         if column in ("uid", "pid") and re.fullmatch("[0-9]{1,10}", value) and int(value) < 1 << 32:
             return cls(column, int(value))
         if column == "comm" and value:
-            if len(value.encode()) > _COMM_BYTES and not set(value) & set("*?["):
-                cut = value.encode()[:_COMM_BYTES].decode(errors="ignore")
+            name = os.fsencode(value)
+            if len(name) > _COMM_BYTES and not set(value) & set("*?["):
+                shortened = name[:_COMM_BYTES].decode(errors="ignore")
                 raise ConfigError(
-                    f"--where {text!r}: the kernel keeps {_COMM_BYTES} bytes of a name: write comm={cut}"
+                    f"--where {text!r}: the kernel cuts names to {_COMM_BYTES} bytes: "
+                    f"write comm={shortened}"
                 )
             return cls(column, value)
-        raise ConfigError(f"--where {text!r}: {_HELP}")
+        raise ConfigError(f"--where {text!r}: {_SYNTAX}")
 
     def mask(self, column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
-        """True where the column's value fits."""
+        """True where the column's value matches; evaluated once per distinct name."""
         if isinstance(self.value, int):
             return pc.equal(column, self.value)
-        fits = re.compile(fnmatch.translate(self.value).encode("utf-8"), re.DOTALL).fullmatch
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        encoded = [c if pa.types.is_dictionary(c.type) else c.dictionary_encode() for c in chunks]
-        masks = [
-            pa.array([fits(n) is not None for n in c.dictionary.to_pylist()], pa.bool_()).take(
-                c.indices
-            )
-            for c in encoded
-        ]
+        pattern = re.compile(os.fsencode(fnmatch.translate(self.value)), re.DOTALL)
+        masks = []
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            if not pa.types.is_dictionary(chunk.type):
+                chunk = chunk.dictionary_encode()
+            names = chunk.dictionary.to_pylist()
+            matches = [pattern.fullmatch(name) is not None for name in names]
+            masks.append(pa.array(matches, pa.bool_()).take(chunk.indices))
         return pa.chunked_array(masks, pa.bool_())
 
 
 @frozen
 class Where:
-    """Conditions that must all hold; with none, everything does."""
+    """Conditions that must all match; without any, every row does."""
 
     conditions: tuple[Condition, ...] = ()
 
     @classmethod
     def parse(cls, expressions: Iterable[str]) -> "Where":
-        """Reads each expression. Raises ConfigError, which says what is allowed."""
+        """Reads each expression. Raises ConfigError, which names the syntax."""
         return cls(tuple(Condition.parse(text) for text in expressions))
 
     def apply(self, rows: Rows) -> Rows:
-        """The rows for which all conditions hold; a dictionary column is judged once per distinct value."""
+        """The rows that match all conditions."""
         for condition in self.conditions:
             mask = condition.mask(rows.column(condition.column))
-            rows = rows.filter(
-                mask
-                if isinstance(rows, pa.Table) or isinstance(mask, pa.Array)
-                else mask.combine_chunks()
-            )
+            if isinstance(rows, pa.RecordBatch) and isinstance(mask, pa.ChunkedArray):
+                mask = mask.combine_chunks()
+            rows = rows.filter(mask)
         return rows

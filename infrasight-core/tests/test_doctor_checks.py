@@ -119,7 +119,7 @@ def test_optional_tracepoints() -> None:
     )
     found = [doctor_checks.optional_tracepoints(absent) for absent in ([], [call], [call, ring])]
     assert [check.status for check in found] == ["ok", "ok", "warn"]
-    assert "syscalls:sys_enter_fchmodat2 (chmod); it has no such calls" in found[1].found
+    assert "syscalls:sys_enter_fchmodat2 (chmod); it lacks these calls as well" in found[1].found
     assert "are not recorded" in found[2].remedy
 
 
@@ -134,7 +134,8 @@ def test_compat(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"), [(None, "on; "), ("0", "on; "), ("1", "for the privileged"), ("2", "off")]
+    ("setting", "words"),
+    [(None, "on; "), ("0", "on; "), ("1", "for privileged processes"), ("2", "off")],
 )
 def test_io_uring(root: Path, setting: str | None, words: str) -> None:
     """Who may use it, and whose operations through it are recorded."""
@@ -142,7 +143,7 @@ def test_io_uring(root: Path, setting: str | None, words: str) -> None:
         put(root / "proc/sys/kernel/io_uring_disabled", f"{setting}\n".encode())
     check = doctor_checks.io_uring(root, ["open"])
     assert (check.status, words in check.found) == ("ok", True)
-    assert ("by open, by no other probe" in check.found) == (setting != "2")
+    assert ("by open and by no other probe" in check.found) == (setting != "2")
 
 
 def test_bpffs(root: Path) -> None:
@@ -192,14 +193,16 @@ def test_lockdown_and_unprivileged(root: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "status", "said"),
     [
-        ("echo 0.26.0", "ok", "bcc 0.26.0"),
-        ("echo another bcc: /x/bcc.py", "fail", "another bcc: /x/bcc.py"),
+        ("echo bcc version 0.26.0", "ok", "bcc 0.26.0"),
+        ("echo another package is called bcc: /x/bcc.py >&2; exit 1", "fail", "/x/bcc.py"),
         (
             "echo \"ModuleNotFoundError: No module named 'bcc'\" >&2; exit 1",
             "fail",
             "No module named 'bcc'",
         ),
-        ("exit 1", "fail", "nothing"),
+        ("exit 1", "fail", "exit status 1"),
+        ("true", "fail", "is not a Python"),
+        ("echo 0.26.0", "fail", "is not a Python"),
     ],
 )
 def test_bcc(tmp_path: Path, script: str, status: str, said: str) -> None:
@@ -217,7 +220,7 @@ def test_bcc(tmp_path: Path, script: str, status: str, said: str) -> None:
 
 def test_no_python_at_all(tmp_path: Path) -> None:
     """A Python that is not there is said so."""
-    assert "cannot be run" in doctor_checks.bcc(tmp_path / "python3").found
+    assert "cannot run" in doctor_checks.bcc(tmp_path / "python3").found
 
 
 def test_libbpf() -> None:

@@ -48,8 +48,8 @@ def screen(table: EventTable, width: int = 160, height: int = 10) -> list[str]:
 def test_the_newest_are_at_the_bottom_and_fit() -> None:
     """Of more events than lines the last ones are shown, in order, and all are counted."""
     table = EventTable()
-    table.add("execve", events(1000, 5))
-    table.add("execve", events(2000, 1000))
+    table.add([("execve", events(1000, 5))])
+    table.add([("execve", events(2000, 1000))])
     lines = screen(table, height=10)
     assert len(lines) <= 9
     pids = [int(line.split()[2]) for line in lines[1:-1]]
@@ -60,20 +60,20 @@ def test_the_newest_are_at_the_bottom_and_fit() -> None:
 def test_batches_of_several_cpus_are_shown_in_order() -> None:
     """A batch that comes later but holds earlier events stands above."""
     table = EventTable()
-    table.add("execve", events(1, 1, time=2))
-    table.add("execve", events(2, 1, time=1))
+    table.add([("execve", events(1, 1, time=2))])
+    table.add([("execve", events(2, 1, time=1))])
     assert [line.split()[2] for line in screen(table)[1:-1]] == ["2", "1"]
 
 
 def test_what_was_skipped_and_why_nothing_comes(capsys: pytest.CaptureFixture[str]) -> None:
     """The last line counts what was dropped and says that the server is away until events come again; so does stderr."""
     table = EventTable()
-    table.add("execve", events(1, 1), dropped=7)
+    table.add([("execve", events(1, 1))], dropped=7)
     table.say("the server is away")
     last = screen(table)[-1]
     assert last.startswith("1 shown, 7 events dropped here")
     assert last.endswith("; the server is away; Ctrl-C ends")
-    table.add("execve", events(1, 1))
+    table.add([("execve", events(1, 1))])
     assert "away" not in screen(table)[-1]
     assert capsys.readouterr().err.splitlines()[-1] == "infrasight: the server is away"
 
@@ -81,9 +81,9 @@ def test_what_was_skipped_and_why_nothing_comes(capsys: pytest.CaptureFixture[st
 def test_a_row_says_what_happened() -> None:
     """Name, pid, result, duration, then the arguments as a shell would take them, then the probe's other fields."""
     table = EventTable()
-    table.add("execve", events(42, 1, code=-2, quality=("argv_cut",)))
+    table.add([("execve", events(42, 1, code=-2, quality=("argv_cut",)))])
     header, row, _ = screen(table)
-    assert header.split() == ["TIME", "COMM", "PID", "RESULT", "TOOK", "EVENT"]
+    assert header.split() == ["TIME", "UTC", "COMM", "PID", "RESULT", "TOOK", "EVENT"]
     assert row.split(maxsplit=1)[1].split() == [
         *(
             "sh",
@@ -104,7 +104,7 @@ def test_a_row_says_what_happened() -> None:
 def test_nothing_from_an_event_reaches_the_terminal_raw() -> None:
     """Escape sequences and rich's markup in names and arguments are shown, not obeyed."""
     table = EventTable()
-    table.add("execve", events(1, 1, comm=b"\x1b]0;hi\x07"))
+    table.add([("execve", events(1, 1, comm=b"\x1b]0;hi\x07"))])
     text = "\n".join(screen(table))
     assert not {c for c in text if not c.isprintable()} - {"\n"}
     assert "\\x1b]0;hi\\x07" in text
@@ -115,9 +115,9 @@ def test_nothing_from_an_event_reaches_the_terminal_raw() -> None:
 def test_several_probes_and_narrow_terminals() -> None:
     """The probe is named once there are two; a narrow terminal leaves columns out, and no line is longer than it."""
     table = EventTable()
-    table.add("execve", events(1, 1))
+    table.add([("execve", events(1, 1))])
     assert "PROBE" not in screen(table)[0]
-    table.add("open", events(2, 1))
+    table.add([("open", events(2, 1))])
     assert "PROBE" in screen(table)[0]
     narrow = screen(table, width=70)
     assert "TOOK" not in narrow[0]

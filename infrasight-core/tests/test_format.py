@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from infrasight_core.cli.format import json_lines, printable, quoted, shown, unique_names
+from infrasight_core.cli.format import json_lines, quoted, shown, unique_names
+from infrasight_core.console.streams import printable
 from infrasight_core.plugin.schema import IP_ADDRESS, IP_ADDRESS_MARK
 
 

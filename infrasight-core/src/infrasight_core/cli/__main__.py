@@ -1,0 +1,5 @@
+"""`python -m infrasight_core.cli`."""
+
+from infrasight_core.cli import main
+
+main()

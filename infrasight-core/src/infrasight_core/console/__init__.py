@@ -1,0 +1,1 @@
+"""What all commands of the project share: start and end, standard streams, common options."""

@@ -1,0 +1,114 @@
+"""The command line of `infrasight-server`."""
+
+import asyncio
+from pathlib import Path
+
+import click
+from infrasight_core import logs
+from infrasight_core.console.entry import EXIT_STATUSES
+from infrasight_core.console.options import (
+    config_option,
+    log_level_option,
+    settings_flags,
+    tls_options,
+)
+from infrasight_core.settings.reader import read_settings
+
+from infrasight_server import __version__
+
+EPILOG = f"""\b
+Examples:
+  infrasight-server --data ./data
+      everything on this machine, with the store embedded in ./data/store
+  infrasight-server --store http://infrasight@clickhouse:8123/
+      a ClickHouse server; its password in INFRASIGHT_SERVER_STORE_PASSWORD
+  infrasight-server --listen 0.0.0.0:7443 \\
+      --tls-certificate server.pem --tls-key server.key --tls-ca ca.pem
+      agents on other machines, which present certificates of the same CA
+  infrasight-server --config server.toml
+
+\b
+Environment: every option is also a key of the settings file (tls.certificate for
+--tls-certificate) and a variable (INFRASIGHT_SERVER_TLS__CERTIFICATE). Options take
+precedence over variables, and variables over the file.
+
+\b
+Then, on this machine or another:
+  infrasight agent --server HOST:7443
+  infrasight query "SELECT time, node, comm, argv FROM execve_events ORDER BY time DESC LIMIT 5"
+
+\b
+SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
+
+{EXIT_STATUSES}"""
+
+
+@click.command(
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@config_option
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where agents and readers connect.  [127.0.0.1:7443]"
+)
+@click.option(
+    "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz.  [127.0.0.1:7444]"
+)
+@click.option("--data", metavar="FOLDER", help="The data directory.  [/var/lib/infrasight]")
+@click.option(
+    "--store",
+    metavar="STORE",
+    help="`embedded`, or a ClickHouse server: http[s]://user@host:port/.  [embedded]",
+)
+@click.option(
+    "--store-password-file", metavar="FILE", help="A file with the ClickHouse user's password."
+)
+@click.option("--database", metavar="NAME", help="The database of all tables.  [infrasight]")
+@tls_options("agents and readers")
+@click.option(
+    "--probe",
+    "probes",
+    metavar="PROBE",
+    multiple=True,
+    help="Store only this probe's events. Can be repeated.  [all installed]",
+)
+@click.option(
+    "--linger-seconds",
+    metavar="SECONDS",
+    help="The least time between two inserts into a table.  [0.5]",
+)
+@click.option(
+    "--max-insert-rows",
+    metavar="ROWS",
+    help="Insert at once when this many rows wait.  [100000]",
+)
+@click.option(
+    "--max-batch-bytes", metavar="BYTES", help="Reject batches larger than this.  [33554432]"
+)
+@click.option(
+    "--max-pending-bytes",
+    metavar="BYTES",
+    help="Accept no batches while this much waits for the store.  [268435456]",
+)
+@click.option("--ttl-days", metavar="DAYS", help="Delete rows older than this.  [never]")
+@click.option("--query-seconds", metavar="SECONDS", help="The time limit of a query.  [60]")
+@click.option("--query-bytes", metavar="BYTES", help="The size limit of an answer.  [1073741824]")
+@click.option(
+    "--stop-seconds", metavar="SECONDS", help="How long to wait for the store at the end.  [10]"
+)
+@log_level_option
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def command(file: Path | None, **options: object) -> None:
+    """Receive events from InfraSight agents, store them in ClickHouse, and answer queries.
+
+    Without options it listens on this machine only and stores events in an embedded ClickHouse.
+    """
+    # Imported here, because chDB and pyarrow take seconds to import and `--help` needs neither.
+    from infrasight_server.server import serve
+    from infrasight_server.settings import ServerSettings
+
+    server_settings = read_settings(
+        ServerSettings, file=file, env_prefix="INFRASIGHT_SERVER_", flags=settings_flags(options)
+    )
+    logs.configure(server_settings.log_level)
+    asyncio.run(serve(server_settings))

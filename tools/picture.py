@@ -34,10 +34,11 @@ COLUMNS: Final = 140
 LINES: Final = 24
 SECONDS: Final = 60.0
 NOBODY: Final = 65534
-# The libraries that programs open would fill the screen. Busybox is linked statically and opens none.
+# Libraries would fill the screen. Busybox is linked statically and opens none.
 WITHOUT_LIBRARIES: Final = ("--exclude", "path=/usr/lib/", "--exclude", "path=/etc/ld.so.cache")
 PROGRAMS: Final = ("id", "cat", "cp", "chmod", "nc")
 SCRIPT: Final = """
+PATH=.
 id -un
 cat /etc/shadow
 cp /etc/hostname notes
@@ -85,9 +86,15 @@ def run_script(folder: str) -> None:
             os._exit(0)
         port = str(server.getsockname()[1])
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    quiet = subprocess.DEVNULL
-    command = [*user, "/bin/sh", "-c", SCRIPT, "sh", port]
-    subprocess.run(command, cwd=folder, stdout=quiet, stderr=quiet, check=False, timeout=SECONDS)
+    subprocess.run(
+        [*user, "/bin/sh", "-c", SCRIPT, "sh", port],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+        timeout=SECONDS,
+    )
     os.waitpid(child, 0)
 
 

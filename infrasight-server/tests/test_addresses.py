@@ -11,9 +11,9 @@ from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
 from infrasight_server.ingest.enrichment import enrich
-from infrasight_server.ingest.validation import validate
+from infrasight_server.ingest.validation import validate_events
+from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate_table
-from infrasight_server.store.store import Store
 from infrasight_testbed.execve_batches import TIME
 
 PLUGINS = PluginManager.discover(["connect"])
@@ -50,7 +50,7 @@ def answer(store: Store, sql: str) -> list[dict[str, object]]:
 def test_addresses_come_back_as_text(store: Store) -> None:
     """No address, IPv4, IPv6 and the extremes: from protobuf messages through both stores to JSON; `::` where none is given."""
     migrate_table(store, define_table("connect", SCHEMA), None)
-    taken = validate(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
+    taken = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
     assert isinstance(taken, pa.Table)
     rows = enrich(
         taken, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
@@ -68,7 +68,7 @@ def test_addresses_come_back_as_text(store: Store) -> None:
 
 def test_an_address_of_another_length_is_refused() -> None:
     """Bytes that are no address make the batch malformed, in words that name the column."""
-    rejected = validate(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
+    rejected = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
     assert not isinstance(rejected, pa.Table)
     assert "remote_address" in rejected.detail
 

@@ -10,8 +10,8 @@ import pytest
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_server import metrics
-from infrasight_server.ingest.budget import Budget
 from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store.migration import migrate_table
 from infrasight_testbed.agent_client import AgentClient
@@ -19,12 +19,12 @@ from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
-MakeConfig = Callable[..., ServerSettings]
+MakeSettings = Callable[..., ServerSettings]
 
 
-def stored_sequences(config: ServerSettings) -> list[int]:
+def stored_sequences(settings: ServerSettings) -> list[int]:
     """The sequence numbers in the table, sorted, with what is there twice twice."""
-    store = config.open_store()
+    store = settings.open_store()
     found = pa.Table.from_batches(
         store.query("SELECT sequence FROM execve_events ORDER BY sequence")
     )
@@ -32,9 +32,9 @@ def stored_sequences(config: ServerSettings) -> list[int]:
     return list(found["sequence"].to_pylist())
 
 
-def test_a_batch_sent_again_is_stored_once(config: MakeConfig) -> None:
+def test_a_batch_sent_again_is_stored_once(make_settings: MakeSettings) -> None:
     """A repeated batch that is in the store is acknowledged and not inserted; one that is not there is inserted."""
-    settings = config()
+    settings = make_settings()
     repeated = metrics.BATCHES_REPEATED.labels("execve")._value.get()
     with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
         agent.send(hello())
@@ -48,9 +48,9 @@ def test_a_batch_sent_again_is_stored_once(config: MakeConfig) -> None:
     assert metrics.BATCHES_REPEATED.labels("execve")._value.get() == repeated + 1
 
 
-def test_the_same_batch_twice_at_once_is_stored_once(config: MakeConfig) -> None:
+def test_the_same_batch_twice_at_once_is_stored_once(make_settings: MakeSettings) -> None:
     """An agent that reconnects sends what still waits for its insert: both streams get an acknowledgement."""
-    settings = config(linger_seconds=1.0)
+    settings = make_settings(linger_seconds=1.0)
     with (
         running_server(settings, plugins()) as server,
         AgentClient(server.address) as old,
@@ -67,9 +67,9 @@ def test_the_same_batch_twice_at_once_is_stored_once(config: MakeConfig) -> None
     assert stored_sequences(settings) == list(range(11))
 
 
-def test_half_a_batch_becomes_a_whole_one(config: MakeConfig) -> None:
+def test_half_a_batch_becomes_a_whole_one(make_settings: MakeSettings) -> None:
     """Where an earlier attempt left only some rows, the repeated batch brings all of them, each once; others' rows stay."""
-    settings = config()
+    settings = make_settings()
     store = settings.open_store()
     migrate_table(store, define_table("execve", SCHEMA), None)
     for node, batch_id, rows in ((NODE, "a", table(4)), ("node-2", "a", table(2, first=100))):
@@ -84,9 +84,9 @@ def test_half_a_batch_becomes_a_whole_one(config: MakeConfig) -> None:
     assert stored_sequences(settings) == [*range(10), 100, 101]
 
 
-def test_only_the_batch_that_the_store_rejects_is_refused(config: MakeConfig) -> None:
+def test_only_the_batch_that_the_store_rejects_is_refused(make_settings: MakeSettings) -> None:
     """In one insert with others, rows that ClickHouse never takes cost only their own batch."""
-    settings = config(linger_seconds=1.0)
+    settings = make_settings(linger_seconds=1.0)
     days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
         SCHEMA.agent.field("time").type
     )
@@ -108,9 +108,9 @@ def test_only_the_batch_that_the_store_rejects_is_refused(config: MakeConfig) ->
     assert stored_sequences(settings) == [0, 1, 2]
 
 
-def test_a_batch_refused_and_stored_later_counts_once(config: MakeConfig) -> None:
+def test_a_batch_refused_and_stored_later_counts_once(make_settings: MakeSettings) -> None:
     """A server without the probe refuses two batches; one that has it stores one of them: the other alone is rejected."""
-    settings = config()
+    settings = make_settings()
     accounted = "SELECT sum(rejected) AS rejected, sum(a.stored) AS stored FROM accounting AS a WHERE probe = 'execve'"
     with running_server(settings, plugins()):
         pass
@@ -220,19 +220,19 @@ def test_a_budget_makes_its_takers_wait() -> None:
     """No more is held than the limit, but for one that is larger than the limit alone."""
 
     async def take() -> None:
-        budget = Budget(100)
-        await budget.take(60)
-        waiting = asyncio.create_task(budget.take(60))
+        budget = MemoryBudget(100)
+        await budget.acquire(60)
+        waiting = asyncio.create_task(budget.acquire(60))
         await asyncio.sleep(0)
         assert not waiting.done()
-        budget.give_back(60)
+        budget.release(60)
         await waiting
-        budget.give_back(60)
-        await budget.take(1000)
-        huge = asyncio.create_task(budget.take(1))
+        budget.release(60)
+        await budget.acquire(1000)
+        huge = asyncio.create_task(budget.acquire(1))
         await asyncio.sleep(0)
         assert not huge.done()
-        budget.give_back(1000)
+        budget.release(1000)
         await huge
 
     asyncio.run(take())

@@ -9,15 +9,15 @@ from infrasight_core.errors import StoreError
 from infrasight_core.plugin.ddl import canonical_type, define_table
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate, migrate_table
-from infrasight_server.store.store import Store
 from infrasight_testbed.execve_batches import SCHEMA
 
 EXECVE = define_table("execve", SCHEMA)
 EXPECTED = Path(__file__).parent / "execve_events.expected.sql"
 
 
-def columns_of(store: Store, table: str) -> list[tuple[str, str]]:
+def table_from_messages(store: Store, table: str) -> list[tuple[str, str]]:
     """Returns the names and canonical types of a table's columns."""
     return [(name, canonical_type(type_)) for name, type_ in store.columns(table).items()]
 
@@ -46,7 +46,7 @@ def test_second_migration_changes_nothing(store: Store) -> None:
     """All columns exist in order with their types; a second migration changes nothing."""
     migrate_table(store, EXECVE, None)
     created = store.create_statement("execve_events")
-    assert columns_of(store, "execve_events") == [(c.name, c.type) for c in EXECVE.columns]
+    assert table_from_messages(store, "execve_events") == [(c.name, c.type) for c in EXECVE.columns]
     migrate_table(store, EXECVE, None)
     assert store.create_statement("execve_events") == created
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from infrasight_core.errors import QueryError
 from infrasight_server.query import guard
-from infrasight_server.store.store import Store
+from infrasight_server.store.clickhouse import Store
 
 ACCEPTED = [
     "SELECT 1",
@@ -33,7 +33,7 @@ REJECTED = [
     ("SELEC 1", "Syntax error"),
     ("SELECT 1; SELECT 2", "Multi-statements are not allowed"),
     ("SELECT 1; DROP TABLE t", "Multi-statements are not allowed"),
-    ("INSERT INTO t VALUES (1)", "only reading is allowed here, not INSERT"),
+    ("INSERT INTO t VALUES (1)", "a query may only read, not INSERT"),
     ("WITH 1 AS x INSERT INTO t SELECT x", "not INSERT"),
     ("CREATE TABLE t (a UInt8) ENGINE = Memory", "not CREATE"),
     ("DROP TABLE t", "not DROP"),
@@ -68,12 +68,12 @@ REJECTED = [
     ("SELECT * FROM sqlite('/tmp/x', 't')", "sqlite() reaches outside"),
     ("DESCRIBE TABLE url('http://127.0.0.1/')", "url() reaches outside"),
     ("EXPLAIN SELECT * FROM file('/etc/passwd')", "file() reaches outside"),
-    ("SELECT 1 INTO OUTFILE '/tmp/infrasight-test'", "leave INTO OUTFILE out"),
+    ("SELECT 1 INTO OUTFILE '/tmp/infrasight-test'", "remove INTO OUTFILE"),
     (
         "(SELECT 1) UNION ALL (SELECT 2) INTO OUTFILE '/tmp/infrasight-test' FORMAT CSV",
-        "leave INTO OUTFILE out",
+        "remove INTO OUTFILE",
     ),
-    ("SELECT 1 FORMAT JSON", "leave FORMAT out"),
+    ("SELECT 1 FORMAT JSON", "remove FORMAT"),
 ]
 
 

@@ -23,13 +23,13 @@ from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.execve_batches import NODE, SCHEMA, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
-MakeConfig = Callable[..., ServerSettings]
+MakeSettings = Callable[..., ServerSettings]
 
 
 @pytest.fixture
-def server(config: MakeConfig) -> Iterator[Server]:
+def server(make_settings: MakeSettings) -> Iterator[Server]:
     """A server with the execve probe, on each store."""
-    with running_server(config(max_batch_bytes=1 << 20), plugins()) as running:
+    with running_server(make_settings(max_batch_bytes=1 << 20), plugins()) as running:
         yield running
 
 
@@ -120,7 +120,10 @@ def test_hello_is_answered_for_each_probe(server: Server) -> None:
         answers = {p.probe: p for p in agent.answer().welcome.probes}
         assert answers["execve"].accepted
         assert not answers["nowhere"].accepted
-        assert "this server has no probe 'nowhere'; it knows: execve" in answers["nowhere"].reason
+        assert (
+            "this server does not know probe 'nowhere'; it knows: execve"
+            in answers["nowhere"].reason
+        )
         agent.send(hello(fingerprint="0000000000000000"))
         (answer,) = agent.answer().welcome.probes
         assert not answer.accepted
@@ -139,13 +142,16 @@ def test_a_stream_begins_with_hello(server: Server, first: Hello) -> None:
 
 
 def test_one_refused_table_leaves_the_other_probe_running(
-    config: MakeConfig, tmp_path: Path
+    make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     """A probe whose DDL does not agree is rejected in the welcome and per batch; the other one stores, and /readyz tells."""
     wrong = tmp_path / "wrong.sql"
     wrong.write_text(SCHEMA.ddl_text())
     both = {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}
-    with running_server(config(), plugins(both)) as server, AgentClient(server.address) as agent:
+    with (
+        running_server(make_settings(), plugins(both)) as server,
+        AgentClient(server.address) as agent,
+    ):
         agent.send(hello("broken", "execve"))
         answers = {p.probe: p for p in agent.answer().welcome.probes}
         assert "the table is named execve_events, not broken_events" in answers["broken"].reason
@@ -183,7 +189,7 @@ def test_queries_are_answered_or_refused(server: Server) -> None:
     assert query(server, "SELECT pid FROM execve_events").schema.names == ["pid"]
     assert query(server, "SELECT number FROM numbers(1000000)").num_rows == 1_000_000
     for sql, said in [
-        ("DROP TABLE execve_events", "only reading is allowed here, not DROP"),
+        ("DROP TABLE execve_events", "a query may only read, not DROP"),
         ("SELECT * FROM nowhere", "Unknown table"),
         ("SELECT * FROM file('/etc/passwd')", "file() reaches outside the store"),
         ("SELECT throwIf(number = 500000) FROM numbers(1000000)", "throwIf"),
@@ -221,7 +227,9 @@ def test_watchers_see_what_is_stored(server: Server) -> None:
         assert rows.schema.names == SCHEMA.stored.names
         assert rows["sequence"].to_pylist() == [0, 1, 2]
         assert set(rows["node"].to_pylist()) == {NODE}
-        with pytest.raises(grpc.RpcError, match="no probe nowhere here; this server knows: execve"):
+        with pytest.raises(
+            grpc.RpcError, match="this server does not know probe nowhere; it knows: execve"
+        ):
             next(EventServiceStub(channel).Watch(WatchRequest(probes=["nowhere"]), timeout=60))
 
 
@@ -232,14 +240,14 @@ def test_health_is_told(server: Server) -> None:
     assert "infrasight_server_pending_bytes 0.0" in get(server, "/metrics")[1]
 
 
-def test_mutual_tls(config: MakeConfig, tmp_path: Path) -> None:
+def test_mutual_tls(make_settings: MakeSettings, tmp_path: Path) -> None:
     """Who has a certificate of the CA comes in; who has none, or another CA's, does not."""
     ours, others = (
         CertificateAuthority(tmp_path / "ours", "ours"),
         CertificateAuthority(tmp_path / "others", "others"),
     )
     agent_files = ours.issue("agent")
-    with running_server(config(tls=ours.issue("server")), plugins()) as server:
+    with running_server(make_settings(tls=ours.issue("server")), plugins()) as server:
         channel = sync_channel(server.address, agent_files, plaintext=False)
         with AgentClient(server.address, channel) as agent:
             agent.send(hello())

@@ -1,3 +1,3 @@
-"""InfraSight's server: batches come in over gRPC, rows go into ClickHouse, questions are answered."""
+"""InfraSight's server: receives batches over gRPC, stores them in ClickHouse, answers queries."""
 
 __version__ = "0.1.0"

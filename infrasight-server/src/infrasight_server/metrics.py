@@ -1,52 +1,58 @@
-"""What the server counts."""
-
-import re
+"""The server's Prometheus metrics."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
-BATCHES_RECEIVED = Counter("infrasight_server_batches_received", "Batches that arrived.", ["probe"])
+BATCHES_RECEIVED = Counter(
+    "infrasight_server_batches_received", "Batches that arrived from agents.", ["probe"]
+)
 ROWS_RECEIVED = Counter(
-    "infrasight_server_rows_received", "Rows that arrived, as their batches say.", ["probe"]
+    "infrasight_server_rows_received", "Rows that the arrived batches declare.", ["probe"]
 )
-ROWS_STORED = Counter("infrasight_server_rows_stored", "Rows that the store has.", ["probe"])
-BATCHES_STORED = Counter(
-    "infrasight_server_batches_stored", "Batches that the store has.", ["probe"]
-)
+BATCHES_STORED = Counter("infrasight_server_batches_stored", "Batches inserted.", ["probe"])
+ROWS_STORED = Counter("infrasight_server_rows_stored", "Rows inserted.", ["probe"])
 BATCHES_REPEATED = Counter(
     "infrasight_server_batches_repeated",
-    "Batches sent again that the store had already.",
+    "Batches that an agent sent again although the store had them.",
     ["probe"],
 )
 BATCHES_REJECTED = Counter(
-    "infrasight_server_batches_rejected", "Batches rejected.", ["probe", "reason"]
+    "infrasight_server_batches_rejected",
+    "Batches that the server will not store.",
+    ["probe", "reason"],
 )
 ROWS_REJECTED = Counter(
     "infrasight_server_rows_rejected",
-    "Rows of rejected batches, as the batches said.",
+    "Rows that the rejected batches declare.",
     ["probe", "reason"],
 )
 EVENTS_DROPPED = Counter(
-    "infrasight_server_events_dropped", "Events that agents report lost.", ["probe", "reason"]
+    "infrasight_server_events_dropped",
+    "Events that agents report as dropped.",
+    ["probe", "reason"],
+)
+COLUMNS_REJECTED = Counter(
+    "infrasight_server_enricher_columns_rejected",
+    "Columns of enrichers rejected because their type does not fit, one per batch.",
+    ["probe", "column"],
 )
 INSERT_SECONDS = Histogram(
-    "infrasight_server_insert_seconds", "How long an insert takes.", ["probe"]
+    "infrasight_server_insert_seconds", "Duration of inserts in seconds.", ["probe"]
 )
 INSERT_RETRIES = Counter(
-    "infrasight_server_insert_retries", "Inserts tried again because the store was away.", ["probe"]
+    "infrasight_server_insert_retries",
+    "Inserts repeated because the store was unavailable; the label holds a probe or a table.",
+    ["probe"],
 )
 UPSERTS_REJECTED = Counter(
     "infrasight_server_upserts_rejected",
-    "Accounts, rejections, containers that the store rejected.",
+    "Rows of accounts, rejections or containers that the store rejected.",
     ["table"],
 )
 CONTAINERS_RECEIVED = Counter(
-    "infrasight_server_containers_received", "News of containers that arrived and were taken."
+    "infrasight_server_containers_received", "Container updates accepted from agents."
 )
-PENDING_BYTES = Gauge("infrasight_server_pending_bytes", "Bytes of batches not yet stored.")
-STREAMS = Gauge("infrasight_server_streams", "Agents' streams that are open.")
-WATCHERS = Gauge("infrasight_server_watchers", "Watch calls that are open.")
-
-
-def safe_label(text: str) -> str:
-    """A reason that came over the wire, fit to be a label: a stranger must not make series without end."""
-    return text if re.fullmatch(r"[a-z][a-z0-9_]{0,31}", text) else "other"
+PENDING_BYTES = Gauge(
+    "infrasight_server_pending_bytes", "Bytes of batches that wait for their insert."
+)
+STREAMS = Gauge("infrasight_server_streams", "Open streams of agents.")
+WATCHERS = Gauge("infrasight_server_watchers", "Open Watch calls.")

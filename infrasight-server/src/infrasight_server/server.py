@@ -1,4 +1,4 @@
-"""The server: puts the parts together, starts and stops them."""
+"""Starts and stops the server: builds its parts, connects them and runs their tasks."""
 
 import asyncio
 import signal
@@ -14,123 +14,121 @@ from infrasight_core.net.channel import server_options
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.plugin.manager import PluginManager
 
-from infrasight_server.ingest.budget import Budget
-from infrasight_server.ingest.intake import Intake
-from infrasight_server.query.queries import Queries
+from infrasight_server.ingest.memory_budget import MemoryBudget
+from infrasight_server.ingest.pipeline import IngestPipeline
+from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.service import EventService
 from infrasight_server.settings import ServerSettings
-from infrasight_server.store.accounts import SCHEMAS, Accounts, migrate_accounts
+from infrasight_server.store.accounts import TABLES, AccountTables, migrate_accounts
+from infrasight_server.store.batch_writer import BatchWriter
+from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.connections import CONNECTIONS
-from infrasight_server.store.containers import Containers
+from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.migration import migrate
-from infrasight_server.store.store import Store
-from infrasight_server.store.upsert_tables import UpsertTables
-from infrasight_server.store.writer import TableWriter
+from infrasight_server.store.upsert_writer import UpsertWriter
 
 log = structlog.get_logger(__name__)
 
 
 class Server:
-    """A running server.
+    """A server; it runs between `start` and `stop`.
 
     Args:
-        config: Its settings.
-        plugins: The probes it has tables for, and the enrichers.
+        settings: The settings.
+        plugins: The probes whose events it stores, and the enrichers.
         store: An open store; `stop` closes it.
     """
 
-    def __init__(self, config: ServerSettings, plugins: PluginManager, store: Store) -> None:
-        self._config, self._plugins, self._store = config, plugins, store
+    def __init__(self, settings: ServerSettings, plugins: PluginManager, store: Store) -> None:
+        self._settings = settings
+        self._plugins = plugins
+        self._store = store
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
         self._watchers = Watchers()
-        self._rejected: dict[str, str] = {}
-        self._writing: list[asyncio.Task[None]] = []
-        self._status = StatusServer(config.status_listen, self._ready)
+        self._rejected_probes: dict[str, str] = {}
+        self._batch_tasks: list[asyncio.Task[None]] = []
+        self._upsert_tasks: list[asyncio.Task[None]] = []
+        self._status = StatusServer(settings.status_listen, self._readiness)
 
     async def start(self) -> None:
         """Migrates the tables and listens.
 
         Raises:
-            ConfigError: An address cannot be listened to, or the TLS files are not usable.
-            StoreError: The store went away.
+            ConfigError: The server cannot listen on an address, or the TLS files are not usable.
+            StoreError: The store rejects a table or is unavailable.
         """
-        config = self._config
+        settings = self._settings
         schemas = self._plugins.schemas()
-        self._rejected = await asyncio.to_thread(migrate, self._store, schemas, config.ttl_days)
+        self._rejected_probes = await asyncio.to_thread(
+            migrate, self._store, schemas, settings.ttl_days
+        )
         self._writers = {
-            probe: TableWriter(
-                probe,
-                self._store,
-                self._threads,
-                config.linger_seconds,
-                config.max_insert_rows,
-                self._watchers.publish,
-            )
+            probe: self._batch_writer(probe)
             for probe in schemas
-            if probe not in self._rejected
+            if probe not in self._rejected_probes
         }
-        budget = Budget(config.max_pending_bytes)
-        containers = Containers(
-            self._store, self._threads, config.linger_seconds, config.max_batch_bytes
-        )
-        ledger = UpsertTables(self._store, self._threads, config.linger_seconds, SCHEMAS)
-        self._news = (containers.tables, ledger)
-        intake = Intake(
-            self._plugins, self._writers, self._rejected, containers, budget, config.max_batch_bytes
-        )
         if self._writers:
-            await asyncio.to_thread(migrate_accounts, self._store, config.ttl_days)
-        accounts = Accounts(ledger, self._writers.keys())
-        self._queries = Queries(self._store, await asyncio.to_thread(self._store.table_functions))
-        self._service = EventService(
-            intake, accounts, self._queries, self._watchers, frozenset(self._writers)
+            await asyncio.to_thread(migrate_accounts, self._store, settings.ttl_days)
+        table_functions = await asyncio.to_thread(self._store.table_functions)
+        containers = ContainerTable(self._store, self._threads, settings.linger_seconds)
+        account_writer = UpsertWriter(self._store, self._threads, settings.linger_seconds, TABLES)
+        pipeline = IngestPipeline(
+            self._plugins,
+            self._writers,
+            self._rejected_probes,
+            containers,
+            MemoryBudget(settings.max_pending_bytes),
+            settings.max_batch_bytes,
         )
-        self._grpc = self._listening()
+        accounts = AccountTables(account_writer, self._writers.keys())
+        self._queries = QueryRunner(self._store, table_functions)
+        self._service = EventService(
+            pipeline, accounts, self._queries, self._watchers, frozenset(self._writers)
+        )
+        self._grpc = self._grpc_server()
         self._status.start()
         await self._grpc.start()
-        self._writing = [asyncio.create_task(writer.run()) for writer in self._writers.values()]
-        self._telling = [asyncio.create_task(tables.run()) for tables in self._news]
+        self._upsert_writers = (containers.writer, account_writer)
+        self._batch_tasks = [asyncio.create_task(w.run()) for w in self._writers.values()]
+        self._upsert_tasks = [asyncio.create_task(w.run()) for w in self._upsert_writers]
         log.info(
             "listening",
             address=self.address,
             status=self.status_address,
-            store=config.store,
+            store=settings.store,
             probes=sorted(self._writers),
         )
 
     @property
     def address(self) -> str:
-        """Where agents and readers connect, with the real port."""
-        listen = Address.parse(self._config.listen)
+        """The address for agents and readers, with the actual port."""
+        listen = Address.parse(self._settings.listen)
         return str(listen if listen.is_unix else Address(listen.host, self._port))
 
     @property
     def status_address(self) -> str:
-        """Where `/metrics`, `/healthz` and `/readyz` are, with the real port."""
+        """The address of `/metrics`, `/healthz` and `/readyz`, with the actual port."""
         return self._status.address
 
     async def stop(self) -> None:
-        """Takes nothing new, stores and answers what has come, and closes the store.
+        """Stops reading, stores and answers the batches that have been read, closes the store.
 
-        What the store does not take within `stop_seconds` is not acknowledged, so that the agents keep it.
+        Batches that the store does not accept within `stop_seconds` are not acknowledged, so that
+        the agents keep them.
         """
-        seconds = self._config.stop_seconds
+        seconds = self._settings.stop_seconds
         stopping = asyncio.create_task(self._grpc.stop(seconds))
-        await asyncio.sleep(0)  # it refuses new calls from now on
+        await asyncio.sleep(0)  # lets the task begin: from now on gRPC rejects new calls
         self._service.stop()
-        for writer in self._writers.values():
-            writer.close()
-        unfinished = (
-            (await asyncio.wait(self._writing, timeout=seconds))[1] if self._writing else set()
-        )
-        for tables in self._news:
-            tables.close()
-        unfinished |= (await asyncio.wait(self._telling, timeout=seconds))[1]
+        for batch_writer in self._writers.values():
+            batch_writer.close()
+        unfinished = await _wait_for(self._batch_tasks, seconds)
+        for upsert_writer in self._upsert_writers:
+            upsert_writer.close()
+        unfinished |= await _wait_for(self._upsert_tasks, seconds)
         for task in unfinished:
-            log.warning(
-                "the store did not take everything in time; the agents keep what is not acknowledged"
-            )
+            log.warning("the store was too slow; the agents keep the unacknowledged batches")
             task.cancel()
         await stopping
         self._queries.close()
@@ -139,67 +137,86 @@ class Server:
         self._store.close()
         log.info("stopped")
 
-    def _listening(self) -> grpc.aio.Server:
-        config = self._config
-        # Without this two servers could listen on one port, each getting some of the agents.
+    def _batch_writer(self, probe: str) -> BatchWriter:
+        return BatchWriter(
+            probe,
+            self._store,
+            self._threads,
+            self._settings.linger_seconds,
+            self._settings.max_insert_rows,
+            self._watchers.publish,
+        )
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        listen = self._settings.listen
+        tls = self._settings.tls
+        # Without so_reuseport=0 two servers could share a port, each getting some of the agents.
         server = grpc.aio.server(options=[*server_options(), ("grpc.so_reuseport", 0)])
         add_EventServiceServicer_to_server(self._service, server)
         try:
-            if config.tls is None:
-                self._port = server.add_insecure_port(config.listen)
+            if tls is None:
+                self._port = server.add_insecure_port(listen)
             else:
-                certificate, key, ca = config.tls.read()
+                certificate, key, ca = tls.read()
                 credentials = grpc.ssl_server_credentials(
                     [(key, certificate)], ca, require_client_auth=True
                 )
-                self._port = server.add_secure_port(config.listen, credentials)
+                self._port = server.add_secure_port(listen, credentials)
         except RuntimeError as error:
             raise ConfigError(
-                f"listen: cannot listen on {config.listen}: in use, or not this machine's address"
+                f"listen: cannot listen on {listen}: in use, or not this machine's address"
             ) from error
         return server
 
-    def _ready(self) -> tuple[bool, str]:
+    def _readiness(self) -> tuple[bool, str]:
         try:
             self._store.ping()
         except StoreError as error:
-            return False, f"the store does not answer: {error}"
-        rejected = "".join(
-            f"; rejected {probe}: {reason}" for probe, reason in sorted(self._rejected.items())
-        )
-        return True, f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}{rejected}"
+            return False, f"store unavailable: {error}"
+        parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
+        for probe, reason in sorted(self._rejected_probes.items()):
+            parts.append(f"rejected {probe}: {reason}")
+        return True, "; ".join(parts)
+
+
+async def _wait_for(tasks: list[asyncio.Task[None]], seconds: float) -> set[asyncio.Task[None]]:
+    """Waits until the tasks end, and returns those that do not end in time."""
+    if not tasks:
+        return set()
+    return (await asyncio.wait(tasks, timeout=seconds))[1]
 
 
 async def serve(
-    config: ServerSettings, started: Callable[[Server], None] = lambda server: None
+    settings: ServerSettings, started: Callable[[Server], None] = lambda server: None
 ) -> None:
     """Runs a server until SIGTERM or SIGINT.
 
     Args:
-        config: Its settings.
-        started: Called when it listens.
+        settings: The settings.
+        started: Called when the server listens.
 
     Raises:
         ConfigError: A setting is not usable.
         StoreError: The store cannot be opened.
     """
-    config.check()
-    plugins = PluginManager.discover(enable=config.probes or None)
+    settings.check()
+    plugins = PluginManager.discover(enable=settings.probes or None)
     if not plugins.schemas():
         log.warning(
-            "no probe is installed: nothing can be stored; install infrasight-probe-… packages beside the server"
+            "no probe is installed, so no event can be stored; "
+            "install infrasight-probe-… packages beside the server"
         )
-    stop = asyncio.Event()
+    stop_requested = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    store = await asyncio.to_thread(config.open_store)
-    server = Server(config, plugins, store)
+        asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
+    store = await asyncio.to_thread(settings.open_store)
+    server = Server(settings, plugins, store)
     try:
         await server.start()
     except BaseException:
         store.close()
         raise
     started(server)
-    await stop.wait()
+    await stop_requested.wait()
     log.info("stopping")
     await server.stop()

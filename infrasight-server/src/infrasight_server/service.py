@@ -1,4 +1,4 @@
-"""The gRPC service: turns calls into what the other modules do, and their errors into status codes."""
+"""The gRPC service: passes each call to its handler and translates errors into status codes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,10 +24,10 @@ from infrasight_core.net import ipc
 
 from infrasight_server import metrics
 from infrasight_server.ingest.agent_session import AgentSession
-from infrasight_server.ingest.intake import Intake
-from infrasight_server.query.queries import Queries
+from infrasight_server.ingest.pipeline import IngestPipeline
+from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
-from infrasight_server.store.accounts import Accounts
+from infrasight_server.store.accounts import AccountTables
 
 _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -38,65 +38,79 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EventService(EventServiceServicer):
-    """`infrasight.v1.EventService`."""
+    """Implements `infrasight.v1.EventService`.
+
+    Args:
+        pipeline: Accepts or rejects batches.
+        accounts: Records accounts and rejected batches.
+        queries: Runs queries.
+        watchers: Publishes stored events.
+        probes: The probes whose events the server stores.
+    """
 
     def __init__(
         self,
-        intake: Intake,
-        accounts: Accounts,
-        queries: Queries,
+        pipeline: IngestPipeline,
+        accounts: AccountTables,
+        queries: QueryRunner,
         watchers: Watchers,
         probes: frozenset[str],
     ) -> None:
-        self._intake, self._accounts = intake, accounts
-        self._queries, self._watchers, self._probes = queries, watchers, probes
-        self._streams: set[AgentSession] = set()
+        self._pipeline = pipeline
+        self._accounts = accounts
+        self._queries = queries
+        self._watchers = watchers
+        self._probes = probes
+        self._sessions: set[AgentSession] = set()
 
     def stop(self) -> None:
-        """Ends the calls that would last for ever, each after its last answer."""
-        for stream in self._streams:
-            stream.stop()
+        """Ends the Stream and Watch calls, each after its last answer."""
+        for session in self._sessions:
+            session.stop()
         self._watchers.end()
 
-    async def Stream(  # noqa: N802
+    async def Stream(  # noqa: N802 - gRPC's name
         self, request_iterator: AsyncIterator[StreamRequest], context: _Context
     ) -> AsyncIterator[StreamResponse]:
-        """An agent's stream."""
-        stream = AgentSession(self._intake, self._accounts)
-        self._streams.add(stream)
+        """Receives one agent's batches."""
+        session = AgentSession(self._pipeline, self._accounts)
+        self._sessions.add(session)
         try:
             with metrics.STREAMS.track_inprogress():
-                async for answer in stream.answers(request_iterator):
-                    yield answer
+                async for response in session.run(request_iterator):
+                    yield response
         except InfraSightError as error:
             await _abort(context, error)
         finally:
-            self._streams.remove(stream)
+            self._sessions.remove(session)
 
-    async def Query(self, request: QueryRequest, context: _Context) -> AsyncIterator[QueryResponse]:  # noqa: N802
-        """One reading statement."""
+    async def Query(  # noqa: N802 - gRPC's name
+        self, request: QueryRequest, context: _Context
+    ) -> AsyncIterator[QueryResponse]:
+        """Runs one read-only statement."""
         try:
-            async for piece in self._queries.answer(request.sql):
+            async for piece in self._queries.run(request.sql):
                 yield QueryResponse(arrow=piece)
         except InfraSightError as error:
             await _abort(context, error)
 
-    async def Watch(self, request: WatchRequest, context: _Context) -> AsyncIterator[WatchResponse]:  # noqa: N802
-        """Events as they are stored."""
-        if unknown := sorted(set(request.probes) - self._probes):
+    async def Watch(  # noqa: N802 - gRPC's name
+        self, request: WatchRequest, context: _Context
+    ) -> AsyncIterator[WatchResponse]:
+        """Sends events as they are stored."""
+        unknown = sorted(set(request.probes) - self._probes)
+        if unknown:
             known = ", ".join(sorted(self._probes)) or "none"
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
-                f"no probe {', '.join(unknown)} here; this server knows: {known}",
+                f"this server does not know probe {', '.join(unknown)}; it knows: {known}",
             )
         with self._watchers.watching(request.probes) as watcher:
-            await context.send_initial_metadata(
-                ()
-            )  # now the watcher knows that nothing escapes it any more
-            while (found := await watcher.next()) is not None:
-                probe, rows, dropped = found
-                body = await asyncio.to_thread(ipc.to_bytes, *rows.to_batches())
-                yield WatchResponse(probe=probe, arrow=body, dropped=dropped)
+            # The metadata tells the client that from now on it gets every stored event.
+            await context.send_initial_metadata(())
+            while (watched := await watcher.next()) is not None:
+                body = await asyncio.to_thread(ipc.to_bytes, *watched.rows.to_batches())
+                yield WatchResponse(probe=watched.probe, arrow=body, dropped=watched.dropped)
 
 
 async def _abort(context: _Context, error: InfraSightError) -> None:

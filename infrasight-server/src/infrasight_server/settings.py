@@ -8,7 +8,7 @@ from infrasight_core.errors import ConfigError
 from infrasight_core.net.address import Address
 from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
 
-from infrasight_server.store.store import Store
+from infrasight_server.store.clickhouse import Store
 
 EMBEDDED = "embedded"
 _positive: Any = validators.gt(0)
@@ -16,28 +16,36 @@ _positive: Any = validators.gt(0)
 
 @frozen
 class ServerSettings:
-    """What `infrasight-server` can be told, by file, environment (`INFRASIGHT_SERVER_…`) and options, the later winning.
+    """The settings of `infrasight-server`.
+
+    They come from a file, from environment variables (`INFRASIGHT_SERVER_…`) and from options of
+    the command; variables override the file, options override variables.
 
     Attributes:
-        listen: Where agents and readers connect, `host:port`.
-        status_listen: Where `/metrics`, `/healthz` and `/readyz` are, `host:port`.
-        data: The data directory; the embedded store is in its folder `store`.
-        store: `embedded`, or a ClickHouse server's `http[s]://user@host:port/`.
-        store_password: That user's password; better in the environment or in `store_password_file` than in a file here.
-        store_password_file: A file with that password.
-        database: The database of all tables.
-        tls: Certificate, key and CA for mutual TLS; agents and readers must show a certificate of that CA.
-        plaintext: Listen without TLS even where others can reach it.
-        probes: Only these probes; empty for all that are installed.
-        linger_seconds: A table's inserts begin so long after each other, at the earliest; batches wait together meanwhile.
-        max_insert_rows: With as many rows an insert begins at once, and takes no more batches.
-        max_batch_bytes: The longest batch that is taken.
-        max_pending_bytes: What all batches together may hold until they are stored; then agents wait.
-        ttl_days: After how many days rows are deleted; not set: never.
-        query_seconds: How long one query may run.
-        query_bytes: How large its answer may be.
-        stop_seconds: How long to wait for the store when stopping; what is not stored by then stays with the agents.
-        log_level: `debug`, `info`, `warning` or `error`.
+        listen: The address for agents and readers, `host:port`.
+        status_listen: The address of `/metrics`, `/healthz` and `/readyz`, `host:port`.
+        data: The data directory; the embedded store uses its folder `store`.
+        store: `embedded`, or the URL of a ClickHouse server, `http[s]://user@host:port/`.
+        store_password: The password of the ClickHouse user; set it by environment variable or use
+            `store_password_file`, so that no settings file contains it.
+        store_password_file: A file that contains the password of the ClickHouse user.
+        database: The ClickHouse database of all tables.
+        tls: Certificate, key and CA for mutual TLS; agents and readers need a certificate that
+            this CA has signed.
+        plaintext: Whether to listen without TLS on an address that other machines can reach.
+        probes: The probes whose events the server stores; empty for all that are installed.
+        linger_seconds: The shortest time between two inserts into a table, in seconds; batches
+            that arrive in between are merged.
+        max_insert_rows: The number of waiting rows with which an insert begins at once.
+        max_batch_bytes: The largest batch that the server accepts, in bytes; at most 48 MiB.
+        max_pending_bytes: The most bytes that batches may hold until they are stored; then the
+            server stops reading and the agents wait.
+        ttl_days: The age in days after which the store deletes rows; not set: never.
+        query_seconds: The longest time that one query may run, in seconds.
+        query_bytes: The largest answer of one query, in bytes.
+        stop_seconds: How long the server waits for the store when it stops, in seconds; agents
+            keep the batches that are not stored by then.
+        log_level: The least severe level that is logged: `debug`, `info`, `warning` or `error`.
     """
 
     listen: str = "127.0.0.1:7443"
@@ -63,30 +71,33 @@ class ServerSettings:
     log_level: str = "info"
 
     def check(self) -> None:
-        """Sees that the addresses can be listened to as they are meant to. Raises ConfigError."""
+        """Checks that the combination of address, TLS and plaintext is safe. Raises ConfigError."""
         if Address.parse(self.listen).is_unix and self.tls is not None:
             raise ConfigError(
-                f"listen: {self.listen} is a Unix socket, which needs no TLS; leave tls out"
+                f"listen: {self.listen} is a Unix socket, which does not use TLS; remove tls"
             )
         require_tls_or_loopback(self.listen, self.tls, self.plaintext)
 
     def open_store(self) -> Store:
-        """Opens the store that is configured.
+        """Opens the store.
 
         Raises:
             ConfigError: The store's URL or password file is not usable.
-            StoreError: It cannot be opened.
+            StoreError: The store cannot be opened.
         """
         if self.store == EMBEDDED:
-            return Store.embedded(
-                self.data / "store", self.database, self.query_seconds, self.query_bytes
-            )
-        password = self.store_password
-        if self.store_password_file is not None:
-            try:
-                password = self.store_password_file.read_text().strip()
-            except OSError as error:
-                raise ConfigError(
-                    f"store_password_file: cannot read {self.store_password_file}: {error.strerror}"
-                ) from error
-        return Store.at(self.store, self.database, password, self.query_seconds, self.query_bytes)
+            folder = self.data / "store"
+            return Store.embedded(folder, self.database, self.query_seconds, self.query_bytes)
+        return Store.at(
+            self.store, self.database, self._password(), self.query_seconds, self.query_bytes
+        )
+
+    def _password(self) -> str:
+        if self.store_password_file is None:
+            return self.store_password
+        try:
+            return self.store_password_file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(
+                f"store_password_file: cannot read {self.store_password_file}: {error.strerror}"
+            ) from error

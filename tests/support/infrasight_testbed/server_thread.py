@@ -11,13 +11,13 @@ from infrasight_server.settings import ServerSettings
 
 
 @contextmanager
-def running_server(config: ServerSettings, plugins: PluginManager) -> Iterator[Server]:
-    """A server that listens while the context lasts, then stops cleanly. The config's ports should be 0."""
+def running_server(settings: ServerSettings, plugins: PluginManager) -> Iterator[Server]:
+    """A server that listens while the context lasts, then stops cleanly. The ports of the settings should be 0."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="server")
     thread.start()
     try:
-        server = Server(config, plugins, config.open_store())
+        server = Server(settings, plugins, settings.open_store())
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(60)
         try:
             yield server

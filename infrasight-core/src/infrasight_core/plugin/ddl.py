@@ -51,12 +51,14 @@ class TableColumn:
         type: Its ClickHouse type in canonical spelling, e.g. `DateTime64(9, 'UTC')`.
         stored: Whether rows contain a value for it; False for ALIAS and MATERIALIZED columns.
         definition: Name, type, default and codec, as `ALTER TABLE … ADD COLUMN` expects them.
+        expression: The expression of an ALIAS or MATERIALIZED column; "" for stored columns.
     """
 
     name: str
     type: str
     stored: bool
     definition: str
+    expression: str = ""
 
 
 @frozen
@@ -132,6 +134,16 @@ def derive_table(sql: str) -> TableDefinition:
         own_columns=frozenset(item.name for item in own_items if isinstance(item, exp.ColumnDef)),
         statement=create.sql(_DIALECT, pretty=True, comments=False),
     )
+
+
+def declared_columns(sql: str) -> tuple[TableColumn, ...]:
+    """Returns the columns that a `CREATE TABLE IF NOT EXISTS` statement declares, as it stands.
+
+    Raises:
+        SchemaError: It is another statement.
+    """
+    items = _items(_parse(sql))
+    return tuple(_column(item) for item in items if isinstance(item, exp.ColumnDef))
 
 
 def canonical_type(text: str) -> str:
@@ -243,7 +255,14 @@ def _constraints_and_indexes(items: list[exp.Expression]) -> list[exp.Expression
 
 
 def _is_computed(column: exp.ColumnDef) -> bool:
-    return any(isinstance(c.kind, exp.ComputedColumnConstraint) for c in column.constraints)
+    return bool(_expression(column))
+
+
+def _expression(column: exp.ColumnDef) -> str:
+    for constraint in column.constraints:
+        if isinstance(constraint.kind, exp.ComputedColumnConstraint):
+            return str(constraint.kind.this.sql(_DIALECT, comments=False))
+    return ""
 
 
 def _clauses(create: exp.Create, shared: exp.Create) -> list[exp.Expression]:
@@ -287,4 +306,5 @@ def _column(definition: exp.ColumnDef) -> TableColumn:
         type=data_type.sql(_DIALECT),
         stored=not _is_computed(definition),
         definition=definition.sql(_DIALECT, comments=False),
+        expression=_expression(definition),
     )

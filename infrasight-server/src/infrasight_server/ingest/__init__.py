@@ -1,1 +1,1 @@
-"""Receives batches from agents: validates, enriches, acknowledges or rejects them."""
+"""Receives batches from agents: validates, enriches and queues them, and answers each."""

@@ -1,4 +1,4 @@
-"""One agent's stream: reads what comes, answers each batch when its fate is known."""
+"""Serves one agent's stream: reads its batches and answers each when the outcome is known."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,128 +16,143 @@ from infrasight.v1.stream_pb2 import (
 from infrasight_core.errors import StoreError, TransportError
 
 from infrasight_server import metrics
-from infrasight_server.ingest.intake import Intake, count_refusal
-from infrasight_server.store.accounts import Accounts
+from infrasight_server.ingest.pipeline import IngestPipeline, count_rejection
+from infrasight_server.store.accounts import AccountTables
+from infrasight_server.store.outcome import StoreOutcome
 
 log = structlog.get_logger(__name__)
 
 
 class AgentSession:
-    """The server's side of `EventService.Stream`."""
+    """The server's side of one `EventService.Stream` call.
 
-    def __init__(self, intake: Intake, accounts: Accounts) -> None:
-        self._intake, self._accounts = intake, accounts
-        self._answers: asyncio.Queue[StreamResponse | None] = asyncio.Queue()
+    Args:
+        pipeline: Accepts or rejects the batches.
+        accounts: Records the agent's accounts and the rejected batches.
+    """
+
+    def __init__(self, pipeline: IngestPipeline, accounts: AccountTables) -> None:
+        self._pipeline = pipeline
+        self._accounts = accounts
+        self._responses: asyncio.Queue[StreamResponse | None] = asyncio.Queue()
         self._unanswered: set[asyncio.Task[None]] = set()
         self._node = ""
-        self._reading: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
 
-    async def answers(
-        self, requests: AsyncIterator[StreamRequest]
-    ) -> AsyncIterator[StreamResponse]:
-        """Reads the requests and yields their answers, until the agent ends or `stop`, and the last batch is answered.
+    async def run(self, requests: AsyncIterator[StreamRequest]) -> AsyncIterator[StreamResponse]:
+        """Reads the requests and yields the responses.
+
+        It ends when the agent ends the stream or `stop` is called, after the last batch that was
+        read has been answered.
 
         Raises:
-            TransportError: The agent broke the protocol.
+            TransportError: The agent violates the protocol.
         """
-        self._reading = asyncio.create_task(self._read(requests))
-        self._reading.add_done_callback(lambda _: self._end_if_done())
+        self._reader = asyncio.create_task(self._read(requests))
+        self._reader.add_done_callback(lambda _: self._end_if_complete())
         try:
-            while (answer := await self._answers.get()) is not None:
-                yield answer
-            if not self._reading.cancelled() and (error := self._reading.exception()):
+            while (response := await self._responses.get()) is not None:
+                yield response
+            error = None if self._reader.cancelled() else self._reader.exception()
+            if error is not None:
                 raise error
         finally:
-            self._reading.cancel()
+            self._reader.cancel()
             for task in self._unanswered:
                 task.cancel()
 
     def stop(self) -> None:
-        """Reads no further; what has been read is still answered."""
-        if self._reading is not None:
-            self._reading.cancel()
+        """Stops reading; every batch that was read is still answered."""
+        if self._reader is not None:
+            self._reader.cancel()
 
     async def _read(self, requests: AsyncIterator[StreamRequest]) -> None:
         async for request in requests:
             match request.WhichOneof("message"):
                 case "hello":
-                    self._greet(request.hello)
+                    self._welcome(request.hello)
                 case "batch" if self._node:
-                    await self._take(request.batch)
+                    await self._accept(request.batch)
                 case _:
                     raise TransportError(
-                        "a stream begins with hello, which names the node; then come batches"
+                        "a stream must begin with hello, which names the node; batches follow"
                     )
 
-    def _greet(self, hello: Hello) -> None:
+    def _welcome(self, hello: Hello) -> None:
         if not hello.node:
-            raise TransportError("hello names no node")
+            raise TransportError("hello must name the node")
         self._node = hello.node
-        welcome = self._intake.welcome(hello)
+        welcome = self._pipeline.welcome(hello)
         for answer in welcome.probes:
             if not answer.accepted:
                 log.warning(
-                    "probe not accepted", node=self._node, probe=answer.probe, reason=answer.reason
+                    "probe rejected", node=self._node, probe=answer.probe, reason=answer.reason
                 )
         log.info(
             "agent connected",
             node=self._node,
             version=hello.agent_version,
-            probes=[p.probe for p in hello.probes],
+            probes=[announced.probe for announced in hello.probes],
         )
-        self._answers.put_nowait(StreamResponse(welcome=welcome))
+        self._responses.put_nowait(StreamResponse(welcome=welcome))
 
-    async def _take(self, batch: Batch) -> None:
-        taken = await self._intake.take(self._node, batch)
+    async def _accept(self, batch: Batch) -> None:
+        accepted = await self._pipeline.accept(self._node, batch)
+        # The answer may take long; only the batch's numbers are needed for it.
         batch.ClearField("body")
-        batch.ClearField(
-            "containers"
-        )  # it may have to wait for long, and only its numbers are needed now
-        task = asyncio.create_task(self._answer(batch, taken))
+        batch.ClearField("containers")
+        task = asyncio.create_task(self._answer(batch, accepted))
         self._unanswered.add(task)
-        task.add_done_callback(self._answered)
+        task.add_done_callback(self._on_answered)
 
-    async def _answer(self, batch: Batch, taken: asyncio.Future[bool] | Rejection) -> None:
-        """Waits for the batch's fate, has its account stored, then tells the agent."""
-        rejection = taken if isinstance(taken, Rejection) else await self._fate(batch, taken)
+    async def _answer(
+        self, batch: Batch, accepted: asyncio.Future[StoreOutcome] | Rejection
+    ) -> None:
+        """Waits until the batch and its account are stored, then acknowledges or rejects it."""
+        if isinstance(accepted, Rejection):
+            rejection: Rejection | None = accepted
+        else:
+            rejection = await self._wait_stored(batch, accepted)
         await self._accounts.record(self._node, batch, rejection)
-        if rejection is not None:
+        if rejection is None:
+            acknowledgement = Acknowledgement(batch_id=batch.batch_id)
+            self._responses.put_nowait(StreamResponse(acknowledgement=acknowledgement))
+        else:
             log.warning(
                 "batch rejected", node=self._node, probe=batch.probe, reason=rejection.detail
             )
-            self._answers.put_nowait(StreamResponse(rejection=rejection))
-        else:
-            self._answers.put_nowait(
-                StreamResponse(acknowledgement=Acknowledgement(batch_id=batch.batch_id))
-            )
+            self._responses.put_nowait(StreamResponse(rejection=rejection))
 
-    async def _fate(self, batch: Batch, stored: asyncio.Future[bool]) -> Rejection | None:
+    async def _wait_stored(
+        self, batch: Batch, stored: asyncio.Future[StoreOutcome]
+    ) -> Rejection | None:
+        """Waits until the store has the batch; returns a rejection if the store rejects it."""
         try:
-            repeated = await asyncio.shield(
-                stored
-            )  # the writer goes on, whatever becomes of this stream
+            outcome = await asyncio.shield(stored)  # the insert survives the end of this stream
         except StoreError as error:
-            count_refusal(batch.probe, batch, REJECTION_REASON_STORE_ERROR)
-            detail = f"batch {batch.batch_id!r} of {batch.probe}: the store rejects it: {error}"
+            count_rejection(batch.probe, batch, REJECTION_REASON_STORE_ERROR)
             return Rejection(
-                batch_id=batch.batch_id, reason=REJECTION_REASON_STORE_ERROR, detail=detail
+                batch_id=batch.batch_id,
+                reason=REJECTION_REASON_STORE_ERROR,
+                detail=f"batch {batch.batch_id!r} of {batch.probe}: the store rejects it: {error}",
             )
-        if batch.rows:
-            (metrics.BATCHES_REPEATED if repeated else metrics.BATCHES_STORED).labels(
-                batch.probe
-            ).inc()
+        if batch.rows and outcome is StoreOutcome.INSERTED:
+            metrics.BATCHES_STORED.labels(batch.probe).inc()
+        elif batch.rows and outcome is StoreOutcome.ALREADY_STORED:
+            metrics.BATCHES_REPEATED.labels(batch.probe).inc()
         return None
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _on_answered(self, task: asyncio.Task[None]) -> None:
         self._unanswered.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             log.error(
-                "a batch is left unanswered; its agent sends it again",
+                "cannot answer a batch; its agent sends it again",
                 node=self._node,
                 error=repr(error),
             )
-        self._end_if_done()
+        self._end_if_complete()
 
-    def _end_if_done(self) -> None:
-        if self._reading is not None and self._reading.done() and not self._unanswered:
-            self._answers.put_nowait(None)
+    def _end_if_complete(self) -> None:
+        if self._reader is not None and self._reader.done() and not self._unanswered:
+            self._responses.put_nowait(None)

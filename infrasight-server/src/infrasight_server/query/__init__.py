@@ -1,1 +1,1 @@
-"""Answers readers: SQL queries and live events."""
+"""Serves readers: SQL queries and live events."""

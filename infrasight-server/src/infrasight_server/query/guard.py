@@ -1,8 +1,9 @@
-"""Which statements people may run: reading ones, that reach nothing outside the store.
+"""Decides which statements users may run: those that only read the store.
 
-The store has the last word, its read-only mode holds for every query connection; but that mode still lets a query read files
-of the server's machine, write them, and kill other people's queries. What is judged here is not the text that somebody sent
-but ClickHouse's own rendering of how it understood it (`Store.formatted`), so that no comment or quoting hides anything.
+ClickHouse's read-only mode, which every query connection has, still permits reading files of the
+server's machine, writing them, and killing other users' queries. The guard therefore checks the
+statement too. It checks ClickHouse's own rendering of it (`Store.formatted`), so that no comment
+or quoting hides anything.
 """
 
 import re
@@ -13,27 +14,24 @@ from infrasight_core.errors import QueryError
 _READING = ("SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS")
 _HARMLESS_TABLE_FUNCTIONS = frozenset(
     {
-        *(
-            "numbers",
-            "numbers_mt",
-            "zeros",
-            "zeros_mt",
-            "primes",
-            "generate_series",
-            "generateseries",
-            "generaterandom",
-        ),
-        *(
-            "values",
-            "sqlstandardvalues",
-            "null",
-            "view",
-            "viewexplain",
-            "viewifpermitted",
-            "merge",
-            "format",
-        ),
-        *("mergetreeindex", "mergetreeprojection"),
+        "format",
+        "generate_series",
+        "generaterandom",
+        "generateseries",
+        "merge",
+        "mergetreeindex",
+        "mergetreeprojection",
+        "null",
+        "numbers",
+        "numbers_mt",
+        "primes",
+        "sqlstandardvalues",
+        "values",
+        "view",
+        "viewexplain",
+        "viewifpermitted",
+        "zeros",
+        "zeros_mt",
     }
 )
 _OUTWARD_FUNCTIONS = frozenset({"file", "catboostevaluate"})
@@ -41,32 +39,34 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 
 
 def check(statement: str, table_functions: Collection[str]) -> None:
-    """Refuses a statement that does more than read the store.
+    """Rejects a statement that does more than read the store.
 
     Args:
-        statement: One statement as `Store.formatted` gives it: without comments, every clause on a line of its own.
-        table_functions: What `Store.table_functions` gives; all but a few harmless ones are rejected.
+        statement: One statement as `Store.formatted` returns it: each clause on its own line.
+        table_functions: The names that `Store.table_functions` returns; all but a few harmless
+            ones are rejected.
 
     Raises:
-        QueryError: Why it is rejected.
+        QueryError: The statement is rejected; the message names the reason.
     """
-    bare = _QUOTED.sub(_bare, statement)
-    first = bare.split(maxsplit=1)[0].upper() if bare.strip() else "nothing"
-    if first not in _READING:
+    bare = _QUOTED.sub(_unquote, statement)
+    first_word = bare.split(maxsplit=1)[0].upper() if bare.strip() else "nothing"
+    if first_word not in _READING:
         raise QueryError(
-            f"only reading is allowed here, not {first}: begin with {', '.join(_READING)}"
+            f"a query may only read, not {first_word}: begin with {', '.join(_READING)}"
         )
     rejected = (frozenset(table_functions) - _HARMLESS_TABLE_FUNCTIONS) | _OUTWARD_FUNCTIONS
     for name in re.findall(r"(\w+)\s*\(", bare):
         if name.lower() in rejected:
             raise QueryError(
-                f"{name}() reaches outside the store; a query may read the store's own tables only"
+                f"{name}() reaches outside the store; a query may read the store's tables only"
             )
-    if clause := re.search(r"^(INTO OUTFILE|FORMAT)\b", bare, re.MULTILINE):
-        raise QueryError(f"leave {clause[0]} out: the answer goes to the one who asks, as Arrow")
+    clause = re.search(r"^(INTO OUTFILE|FORMAT)\b", bare, re.MULTILINE)
+    if clause:
+        raise QueryError(f"remove {clause[0]}: the answer is returned to the client, as Arrow")
 
 
-def _bare(quoted: re.Match[str]) -> str:
-    """Nothing for a string; a quoted name's own letters, as it may still be a function's."""
+def _unquote(quoted: re.Match[str]) -> str:
+    """Empties a string, and keeps the word of a quoted name, which may be a function's."""
     name = quoted[1]
     return "''" if name is None else re.sub(r"\W", "_", name)

@@ -1,4 +1,4 @@
-"""Those who want to see events as they are stored; a slow one misses some and is told how many."""
+"""Publishes stored events to Watch calls; a slow watcher loses some and learns how many."""
 
 import asyncio
 from collections import deque
@@ -6,65 +6,82 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
+from attrs import frozen
 
 from infrasight_server.metrics import WATCHERS
 
 _QUEUED_BYTES = 16 << 20
 
 
+@frozen(eq=False)
+class WatchedRows:
+    """Stored rows for one watcher.
+
+    Attributes:
+        probe: The probe that recorded them.
+        rows: The rows, with all stored columns.
+        dropped: The number of rows that the watcher was too slow for since the rows before.
+    """
+
+    probe: str
+    rows: pa.Table
+    dropped: int
+
+
 class Watcher:
-    """One who watches.
+    """One Watch call's queue of stored rows.
 
     Args:
-        probes: Whose events; empty for all.
+        probes: The probes to watch; empty for all.
     """
 
     def __init__(self, probes: Collection[str]) -> None:
         self._probes = frozenset(probes)
         self._queue: deque[tuple[str, pa.Table]] = deque()
-        self._bytes = 0
+        self._queued_bytes = 0
         self._dropped = 0
         self._changed = asyncio.Event()
         self._ended = False
 
     def offer(self, probe: str, rows: pa.Table) -> None:
-        """Queues rows, or counts them as dropped when too much is queued."""
+        """Queues rows of a watched probe, or counts them as dropped if the queue is full."""
         if not rows.num_rows or (self._probes and probe not in self._probes):
             return
-        if self._queue and self._bytes + rows.nbytes > _QUEUED_BYTES:
+        if self._queue and self._queued_bytes + rows.nbytes > _QUEUED_BYTES:
             self._dropped += rows.num_rows
         else:
             self._queue.append((probe, rows))
-            self._bytes += rows.nbytes
+            self._queued_bytes += rows.nbytes
         self._changed.set()
 
     def end(self) -> None:
-        """No more rows will come."""
+        """Ends the watch after the queued rows."""
         self._ended = True
         self._changed.set()
 
-    async def next(self) -> tuple[str, pa.Table, int] | None:
-        """The next rows with their probe, and how many were dropped since the last; None at the end."""
+    async def next(self) -> WatchedRows | None:
+        """Waits for the next rows; None after `end`."""
         while not self._queue:
             if self._ended:
                 return None
             self._changed.clear()
             await self._changed.wait()
         probe, rows = self._queue.popleft()
-        self._bytes -= rows.nbytes
-        dropped, self._dropped = self._dropped, 0
-        return probe, rows, dropped
+        self._queued_bytes -= rows.nbytes
+        watched = WatchedRows(probe, rows, self._dropped)
+        self._dropped = 0
+        return watched
 
 
 class Watchers:
-    """All who watch."""
+    """The open Watch calls."""
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
 
     @contextmanager
     def watching(self, probes: Collection[str]) -> Iterator[Watcher]:
-        """Takes a watcher in for as long as the context lasts."""
+        """Registers a watcher for the duration of the context."""
         watcher = Watcher(probes)
         self._watchers.add(watcher)
         try:
@@ -74,11 +91,11 @@ class Watchers:
             self._watchers.remove(watcher)
 
     def publish(self, probe: str, rows: pa.Table) -> None:
-        """Offers stored rows to everyone."""
+        """Offers stored rows to every watcher."""
         for watcher in self._watchers:
             watcher.offer(probe, rows)
 
     def end(self) -> None:
-        """Lets everyone see what is queued and go."""
+        """Ends every watch after its queued rows."""
         for watcher in self._watchers:
             watcher.end()

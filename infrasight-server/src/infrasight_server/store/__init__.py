@@ -1,1 +1,1 @@
-"""Stores rows: the connection to ClickHouse, migrations, and the tables' writers."""
+"""Stores rows: the ClickHouse client, the migrations, and the writers of the tables."""

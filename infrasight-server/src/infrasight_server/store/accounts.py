@@ -1,4 +1,4 @@
-"""Accounts and rejections: what the senders say became of their events, stored beside them before a batch is answered."""
+"""Stores accounts and rejections: what became of each agent's events, stored before the answer."""
 
 import asyncio
 from collections.abc import Collection
@@ -9,119 +9,127 @@ import pyarrow as pa
 from infrasight.v1.stream_pb2 import Account, Batch, Rejection, RejectionReason
 
 from infrasight_server import metrics
-from infrasight_server.store.store import Store
-from infrasight_server.store.upsert_tables import UpsertTables
+from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.upsert_writer import UpsertTable, UpsertWriter
 
 WINDOW_SECONDS = 60
 _SQL = resources.files("infrasight_server") / "sql"
-_NUMBERS = tuple(
-    f.name for f in Account.DESCRIPTOR.fields if f.name not in ("run", "window", "ended")
+_VIEWS = ("accounting", "missing")
+_COUNTS = tuple(
+    field.name
+    for field in Account.DESCRIPTOR.fields
+    if field.name not in ("run", "window", "ended")
 )
-_LOST = ("block_full", "heap_full", "decode_failed", "outbox_full")
+_SIGNED_COUNTS = ("waiting", "in_progress")
+_DROP_REASONS = ("block_full", "heap_full", "decode_failed", "outbox_full")
 
-_KEY = [
+_KEY_COLUMNS = [
     ("node", pa.string()),
     ("probe", pa.string()),
     ("run", pa.string()),
     ("window", pa.uint32()),
     ("time", pa.uint32()),
 ]
-_ACCOUNTS = pa.schema(
-    [
-        *_KEY,
-        ("ended", pa.bool_()),
-        *(
-            (name, pa.int64() if name in ("waiting", "in_progress") else pa.uint64())
-            for name in _NUMBERS
-        ),
-    ]
-)
-_REFUSALS = pa.schema(
-    [
-        *_KEY,
-        ("batch_id", pa.string()),
-        ("rows", pa.uint64()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
-SCHEMAS = {"accounts": _ACCOUNTS, "rejections": _REFUSALS}
+_ACCOUNT_COLUMNS = [
+    ("ended", pa.bool_()),
+    *((name, pa.int64() if name in _SIGNED_COUNTS else pa.uint64()) for name in _COUNTS),
+]
+_REJECTION_COLUMNS = [
+    ("batch_id", pa.string()),
+    ("rows", pa.uint64()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+]
+TABLES = {
+    "accounts": UpsertTable(pa.schema([*_KEY_COLUMNS, *_ACCOUNT_COLUMNS]), version="number"),
+    "rejections": UpsertTable(pa.schema([*_KEY_COLUMNS, *_REJECTION_COLUMNS])),
+}
 
 
 def migrate_accounts(store: Store, ttl_days: int | None) -> None:
-    """Creates the tables and the views, for which there must be a probe's table. Raises StoreError, StoreUnavailableError."""
-    for table in SCHEMAS:
+    """Creates the tables `accounts` and `rejections` and the views over them.
+
+    The views read the probes' tables, of which there must be one at least.
+
+    Raises:
+        StoreError: The store rejects a statement.
+        StoreUnavailableError: The store does not answer.
+    """
+    for table in TABLES:
         store.command((_SQL / f"{table}.sql").read_text(encoding="utf-8"))
         store.set_ttl(table, ttl_days)
-    for view in ("accounting", "missing"):
+    for view in _VIEWS:
         sql = (_SQL / f"{view}.sql").read_text(encoding="utf-8")
-        store.command(
-            sql.replace("{database}", store.literal(store.database)).replace(
-                "{name}", store.database
-            )
-        )
+        sql = sql.replace("{database}", store.literal(store.database))
+        store.command(sql.replace("{name}", store.database))
 
 
-class Accounts:
-    """Takes accounts and rejections; of several accounts of one window only the newest.
+class AccountTables:
+    """Records the accounts of agents and the batches that the server rejects.
 
     Args:
-        tables: What writes them; of the schemas `SCHEMAS`.
-        probes: The probes that may be a label in the metrics.
+        writer: Writes the tables `TABLES`.
+        probes: The probes that may be a label of the metrics.
     """
 
-    def __init__(self, tables: UpsertTables, probes: Collection[str]) -> None:
-        self._tables, self._probes = tables, probes
-        self._counted: dict[
-            tuple[str, str], Account
-        ] = {}  # the last account of each node and probe
+    def __init__(self, writer: UpsertWriter, probes: Collection[str]) -> None:
+        self._writer = writer
+        self._probes = probes
+        self._last_accounts: dict[tuple[str, str], Account] = {}  # by node and probe
 
     async def record(self, node: str, batch: Batch, rejection: Rejection | None = None) -> None:
-        """Returns when the store has the batch's account, and its rejection if it is rejected."""
-        if not batch.HasField("account") and rejection is None:
-            return
+        """Waits until the store has the batch's account and its rejection, if there is one."""
+        inserts = []
         if batch.HasField("account"):
-            self._add(node, batch.probe, batch.account)
+            inserts.append(self._put_account(node, batch.probe, batch.account))
         if rejection is not None:
-            run, window, *_ = (*batch.batch_id.split("-"), "", "")
-            row = _row(node, batch.probe, run, int(window) if window.isdecimal() else 0)
-            reason = (
-                RejectionReason.Name(rejection.reason).removeprefix("REJECTION_REASON_").lower()
-            )
-            row |= {
-                "batch_id": batch.batch_id,
-                "rows": batch.rows,
-                "reason": reason,
-                "detail": rejection.detail,
-            }
-            self._tables.put("rejections", (node, batch.probe, batch.batch_id), row)
-        await asyncio.shield(self._tables.stored())  # others wait for it too
+            inserts.append(self._put_rejection(node, batch, rejection))
+        for insert in inserts:
+            await asyncio.shield(insert)
 
-    def _add(self, node: str, probe: str, account: Account) -> None:
-        row = _row(node, probe, account.run, account.window) | {"ended": account.ended}
-        row |= {name: getattr(account, name) for name in _NUMBERS}
-        key = (node, probe, account.run, str(account.window))
-        if (waiting := self._tables.waiting("accounts", key)) is None or waiting[
-            "number"
-        ] <= account.number:
-            self._tables.put("accounts", key, row)
-        self._count(node, probe, account)
+    def _put_account(self, node: str, probe: str, account: Account) -> asyncio.Future[None]:
+        self._count_drops(node, probe, account)
+        row = _key_columns(node, probe, account.run, account.window)
+        row["ended"] = account.ended
+        for name in _COUNTS:
+            row[name] = getattr(account, name)
+        return self._writer.put("accounts", (node, probe, account.run, str(account.window)), row)
 
-    def _count(self, node: str, probe: str, account: Account) -> None:
-        """What was lost since the account before, for the metrics; the tables hold the truth."""
-        before = self._counted.get((node, probe))
-        same = before is not None and (before.run, before.window) == (account.run, account.window)
-        if same and before is not None and before.number >= account.number:
+    def _put_rejection(self, node: str, batch: Batch, rejection: Rejection) -> asyncio.Future[None]:
+        run, _, position = batch.batch_id.partition("-")
+        window = position.partition("-")[0]
+        row = _key_columns(node, batch.probe, run, int(window) if window.isdecimal() else 0)
+        row["batch_id"] = batch.batch_id
+        row["rows"] = batch.rows
+        row["reason"] = reason_name(rejection.reason)
+        row["detail"] = rejection.detail
+        return self._writer.put("rejections", (node, batch.probe, batch.batch_id), row)
+
+    def _count_drops(self, node: str, probe: str, account: Account) -> None:
+        """Adds what the agent dropped since its account before to the metrics."""
+        previous = self._last_accounts.get((node, probe))
+        if previous is not None and not _is_same_window(previous, account):
+            previous = None
+        if previous is not None and previous.number >= account.number:
             return
-        for reason in _LOST:
-            lost = getattr(account, reason) - (getattr(before, reason) if same else 0)
-            metrics.EVENTS_DROPPED.labels(
-                probe if probe in self._probes else "unknown", reason
-            ).inc(lost)
-        self._counted[node, probe] = account
+        label = probe if probe in self._probes else "unknown"
+        for reason in _DROP_REASONS:
+            counted = 0 if previous is None else getattr(previous, reason)
+            dropped = getattr(account, reason) - counted
+            metrics.EVENTS_DROPPED.labels(label, reason).inc(dropped)
+        self._last_accounts[node, probe] = account
 
 
-def _row(node: str, probe: str, run: str, window: int) -> dict[str, Any]:
+def reason_name(reason: RejectionReason) -> str:
+    """Returns a rejection's reason as tables and metrics show it, e.g. `too_large`."""
+    return RejectionReason.Name(reason).removeprefix("REJECTION_REASON_").lower()
+
+
+def _is_same_window(one: Account, other: Account) -> bool:
+    return (one.run, one.window) == (other.run, other.window)
+
+
+def _key_columns(node: str, probe: str, run: str, window: int) -> dict[str, Any]:
     return {
         "node": node,
         "probe": probe,

@@ -1,4 +1,4 @@
-"""A few connections to the store, each used by one thread at a time."""
+"""A pool of connections to the store, each used by one thread at a time."""
 
 import queue
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 CONNECTIONS = 4
-"""How many statements of each kind run at once; a further one waits."""
+"""The number of statements of each kind that run at once; further ones wait."""
 
 
 class Connections:
-    """Connections of one kind, opened when first needed.
+    """Connections of one kind, each opened when it is first needed.
 
     Args:
-        connect: Opens one: a client with a method `close`.
+        connect: Opens a connection and returns its client, which has a method `close`.
     """
 
     def __init__(self, connect: Callable[[], Any]) -> None:
@@ -23,8 +23,8 @@ class Connections:
             self._idle.put(None)
 
     @contextmanager
-    def one(self) -> Iterator[Any]:
-        """A client for one statement; waits until one is idle."""
+    def acquire(self) -> Iterator[Any]:
+        """Waits for an idle connection and yields its client for one statement."""
         client = self._idle.get()
         try:
             client = client or self._connect()
@@ -33,7 +33,7 @@ class Connections:
             self._idle.put(client)
 
     def close(self) -> None:
-        """Closes those that are idle."""
+        """Closes the idle connections."""
         while not self._idle.empty():
             client = self._idle.get_nowait()
             if client is not None:

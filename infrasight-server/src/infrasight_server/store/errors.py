@@ -1,4 +1,4 @@
-"""ClickHouse's errors as ours: whether trying again makes sense, and in one line."""
+"""Translates ClickHouse's errors: each becomes one line, and shows whether a retry may help."""
 
 import re
 from collections.abc import Iterator
@@ -7,51 +7,70 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError
 
-# Errors that say nothing about the rows: the same insert can succeed later.
-_AWAY = frozenset(
+# Error codes that do not depend on the rows: the same insert can succeed later.
+_TRANSIENT_CODES = frozenset(
     {
-        *(74, 75, 76, 95, 243),  # cannot read, write or open a file; no space
-        *(202, 209, 210, 279, 425),  # network, too many at once
-        *(159, 236, 241, 394),  # time, memory, shutting down, cancelled
-        *(164, 242, 291, 492, 497, 516, 999),  # read-only, no access, no coordinator
-        *(60, 81),  # no such table or database: somebody is at work on the store
+        *(74, 75, 76, 95, 243),  # cannot read, write or open a file; no space left
+        *(202, 209, 210, 279, 425),  # network errors, too many simultaneous queries
+        *(159, 236, 241, 394),  # timeout, aborted, memory limit, cancelled
+        *(164, 242, 291, 492, 497, 516, 999),  # read-only, access denied, no coordinator
+        *(60, 81),  # unknown table or database: somebody is changing the store
         *(1000, 1001, 1002),  # exceptions of the operating system and the standard library
     }
 )
-_TOO_MANY_PARTS = (
-    252  # of a whole table, which merges will mend; of one insert too, which nothing will
-)
+# Of a whole table, merges reduce the number of parts; of one insert, a retry fails again.
+_TOO_MANY_PARTS = 252
+_NOISE = (" (version ", ", Stack trace", ": In scope SELECT formatQuery(")
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """For what the server itself does: whether trying again makes sense."""
+    """Translates errors of the server's own statements.
+
+    Raises:
+        StoreUnavailableError: A retry can succeed.
+        StoreError: A retry fails again.
+    """
     try:
         yield
     except ClickHouseError as error:
-        code, text = getattr(error, "code", None), one_line(error)
-        away = (
-            code is None or code in _AWAY or (code == _TOO_MANY_PARTS and "partitions" not in text)
-        )
-        raise (StoreUnavailableError if away else StoreError)(text) from error
+        message = one_line(error)
+        if _is_transient(getattr(error, "code", None), message):
+            raise StoreUnavailableError(message) from error
+        raise StoreError(message) from error
 
 
 @contextmanager
 def query_errors() -> Iterator[None]:
-    """For what people ask: whatever the store answers is the asker's matter."""
+    """Translates errors of queries.
+
+    Raises:
+        QueryError: The store answered with an error.
+        StoreUnavailableError: The store did not answer.
+    """
     try:
         yield
     except ClickHouseError as error:
-        answered = getattr(error, "code", None) is not None
-        raise (QueryError if answered else StoreUnavailableError)(one_line(error)) from error
+        if getattr(error, "code", None) is None:
+            raise StoreUnavailableError(one_line(error)) from error
+        raise QueryError(one_line(error)) from error
 
 
 def one_line(error: BaseException) -> str:
-    """ClickHouse's words, or the operating system's, without what only their developers need."""
-    text = " ".join(str(error).split())
-    if system := re.search(r"\[Errno \d+\] ([\w ]+)", text):
-        return system[1]
-    text = text.partition("server response: ")[2] or text
-    for noise in (" (version ", ", Stack trace", ": In scope SELECT formatQuery("):
-        text = text.partition(noise)[0]
-    return text.removesuffix(".")
+    """Returns the message of ClickHouse or the operating system, without client and version."""
+    message = " ".join(str(error).split())
+    system_error = re.search(r"\[Errno \d+\] ([\w ]+)", message)
+    if system_error:
+        return system_error[1]
+    message = message.partition("server response: ")[2] or message
+    for noise in _NOISE:
+        message = message.partition(noise)[0]
+    return message.removesuffix(".")
+
+
+def _is_transient(code: int | None, message: str) -> bool:
+    if code is None:  # the client got no answer
+        return True
+    if code == _TOO_MANY_PARTS:
+        return "partitions" not in message
+    return code in _TRANSIENT_CODES

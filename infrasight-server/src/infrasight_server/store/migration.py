@@ -7,8 +7,8 @@ from infrasight_core.errors import SchemaError, StoreError, StoreUnavailableErro
 from infrasight_core.plugin.ddl import TableDefinition, canonical_type, define_table
 from infrasight_core.plugin.schema import EventSchema
 
-from infrasight_server.store.containers import add_columns, migrate_containers
-from infrasight_server.store.store import Store
+from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.containers import add_container_columns, migrate_containers
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ def migrate(
         try:
             table = define_table(probe, schema)
             migrate_table(store, table, ttl_days)
-            add_columns(store, table.name, table.own_columns)
+            add_container_columns(store, table.name, table.own_columns)
         except StoreUnavailableError:
             raise
         except (SchemaError, StoreError) as error:

@@ -23,7 +23,7 @@ def test_plaintext_leaves_the_machine_only_when_asked_for() -> None:
     ):
         with pytest.raises(ConfigError, match="plaintext"):
             wrong.check()
-    with pytest.raises(ConfigError, match="Unix socket, which needs no TLS"):
+    with pytest.raises(ConfigError, match="Unix socket, which does not use TLS"):
         ServerSettings(listen="unix:/run/x", tls=files).check()
 
 

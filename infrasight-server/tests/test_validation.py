@@ -9,7 +9,7 @@ from infrasight.v1.event_pb2 import EventHeader
 from infrasight.v1.stream_pb2 import Messages, Rejection, RejectionReason
 from infrasight_core.net import ipc
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
-from infrasight_server.ingest.validation import validate
+from infrasight_server.ingest.validation import validate_events
 from infrasight_testbed.execve_batches import SCHEMA, TIME, batch, table
 
 LIMIT = 1 << 20
@@ -26,7 +26,7 @@ def with_nulls(name: str, values: pa.Array) -> pa.Table:
 def test_good_rows_pass_unchanged() -> None:
     """What an agent sends arrives as the same columns."""
     sent = table(1000)
-    found = validate(batch("b", sent), SCHEMA, LIMIT)
+    found = validate_events(batch("b", sent), SCHEMA, LIMIT)
     assert isinstance(found, pa.Table)
     assert found.equals(sent)
 
@@ -37,8 +37,8 @@ def test_good_rows_pass_unchanged() -> None:
         ({"arrow": b""}, "MALFORMED", "not an Arrow IPC stream"),
         ({"arrow": b"\x00" * 100}, "MALFORMED", "Arrow IPC stream"),
         ({"arrow": GOOD[: len(GOOD) // 2]}, "MALFORMED", "not an Arrow IPC stream"),
-        ({"arrow": b"\xff" * LIMIT}, "TOO_LARGE", "at most 1048576 are taken"),
-        ({"rows": 4}, "MALFORMED", "it says 4 rows and holds 3"),
+        ({"arrow": b"\xff" * LIMIT}, "TOO_LARGE", "exceed the limit of 1048576"),
+        ({"rows": 4}, "MALFORMED", "it declares 4 rows and contains 3"),
         ({"batch_id": ""}, "MALFORMED", "no batch_id"),
         (
             {"fingerprint": "0123"},
@@ -83,7 +83,9 @@ def test_good_rows_pass_unchanged() -> None:
 )
 def test_what_is_not_as_it_says_is_refused(fields: dict[str, Any], reason: str, said: str) -> None:
     """Truncated, foreign, oversized, or of another schema: the reason has a name, and a line for people."""
-    rejection = validate(batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT)
+    rejection = validate_events(
+        batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT
+    )
     assert isinstance(rejection, Rejection)
     assert RejectionReason.Name(rejection.reason) == f"REJECTION_REASON_{reason}"
     assert said in rejection.detail
@@ -93,7 +95,7 @@ def test_a_batch_without_a_body_is_refused() -> None:
     """Nothing is not zero rows."""
     empty = batch("b", table(1))
     empty.ClearField("body")
-    assert "it has no body" in validate(empty, SCHEMA, LIMIT).detail
+    assert "it has no body" in validate_events(empty, SCHEMA, LIMIT).detail
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_nulls_are_refused(name: str, values: pa.Array) -> None:
         values = pa.Array.from_buffers(
             SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values]
         )
-    rejection = validate(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
+    rejection = validate_events(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
     assert f"column {name} has nulls" in rejection.detail
 
 
@@ -122,7 +124,7 @@ def test_an_index_outside_its_dictionary_is_refused() -> None:
     outside = pa.DictionaryArray.from_arrays(
         pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False
     )
-    rejection = validate(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
+    rejection = validate_events(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
     assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
 
 
@@ -142,7 +144,7 @@ def test_messages_become_the_same_columns() -> None:
         ExecveEvent(),
     ]
     messages = Messages(messages=[event.SerializeToString() for event in events])
-    found = validate(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
+    found = validate_events(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
     assert isinstance(found, pa.Table)
     assert found.schema.equals(SCHEMA.agent)
     first, second = found.to_pylist()
@@ -164,7 +166,7 @@ def test_messages_become_the_same_columns() -> None:
 def test_a_time_beyond_the_column_is_refused() -> None:
     """A timestamp that nanoseconds cannot hold is malformed, not an error of the server."""
     event = ExecveEvent(header=EventHeader(time=Timestamp(seconds=2**40)))
-    rejection = validate(
+    rejection = validate_events(
         batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT
     )
     assert "column time" in rejection.detail

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 from infrasight_core import map_distinct_lists
 from infrasight_core.plugin.context import EnrichContext
-from infrasight_server.ingest.enrichment import COLUMNS_REJECTED, enrich
+from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.metrics import COLUMNS_REJECTED
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
 
 CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from infrasight_server.store.store import Store
+from infrasight_server.store.clickhouse import Store
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.command import restore_interrupt
 from infrasight_testbed.execve_batches import batch, hello, table
@@ -153,10 +153,10 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store cannot be written"),
+        (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store is not writable"),
         (
             ["--store", "http://127.0.0.1:9/"],
-            "the ClickHouse server at http://127.0.0.1:9/ cannot be used: Connection refused",
+            "cannot use the ClickHouse server at http://127.0.0.1:9/: Connection refused",
         ),
         (["--listen", "0.0.0.0:7443"], "0.0.0.0:7443 is not on this machine and there is no TLS"),
         (["--probe", "nowhere"], "no installed plugin is called 'nowhere'"),

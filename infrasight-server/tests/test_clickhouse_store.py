@@ -1,5 +1,6 @@
 """Both stores as the server uses them: every type there and back, and errors that say whether to try again."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,11 +9,13 @@ from infrasight_core.errors import ConfigError, QueryError, StoreError, StoreUna
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.settings import ServerSettings
+from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate_table
-from infrasight_server.store.store import Store
 from infrasight_testbed.clickhouse import ClickHouseServer, free_port
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
 
+MakeSettings = Callable[..., ServerSettings]
 ODD = [
     b"\xff\xfe not UTF-8",
     b"two\nlines\tand a tab",
@@ -122,10 +125,10 @@ def test_a_large_answer_comes_in_pieces(store: Store) -> None:
     assert sum(piece.num_rows for piece in pieces) == 300_000
 
 
-def test_an_answer_beyond_the_bound_is_an_error(config, store: Store) -> None:  # type: ignore[no-untyped-def]
+def test_answer_beyond_the_limit_is_an_error(make_settings: MakeSettings, store: Store) -> None:
     """An answer that is too large for the server's memory is rejected, not attempted."""
     store.close()
-    small = config(query_bytes=1_000_000).open_store()
+    small = make_settings(query_bytes=1_000_000).open_store()
     with pytest.raises(QueryError, match="Limit for result exceeded"):
         list(small.query("SELECT number FROM numbers(10000000)"))
     small.close()
@@ -150,7 +153,7 @@ def test_an_unreachable_server_is_named() -> None:
     """The URL and what the system says are in the error."""
     url = f"http://127.0.0.1:{free_port()}/"
     with pytest.raises(
-        StoreError, match=f"the ClickHouse server at {url} cannot be used: Connection refused"
+        StoreError, match=f"cannot use the ClickHouse server at {url}: Connection refused"
     ):
         Store.at(url, "infrasight")
 
@@ -160,7 +163,7 @@ def test_an_unreachable_server_is_named() -> None:
 )
 def test_what_is_no_store_is_refused(url: str) -> None:
     """A misspelt store, or one with a password in its URL, is a ConfigError that does not repeat the password."""
-    with pytest.raises(ConfigError, match="store: write `embedded` or http") as raised:
+    with pytest.raises(ConfigError, match="store: must be `embedded` or http") as raised:
         Store.at(url, "infrasight")
     assert "secret" not in str(raised.value)
 
@@ -173,8 +176,8 @@ def test_an_unknown_user_is_refused(clickhouse: ClickHouseServer) -> None:
 
 
 def test_an_unwritable_data_directory_is_named(tmp_path: Path) -> None:
-    """A file where the folder should be, or a place that cannot be written, is one clear error."""
+    """A file where the folder should be, or a place that is not writable, is one clear error."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc/infrasight")):
-        with pytest.raises(StoreError, match=f"data directory {folder} cannot be written"):
+        with pytest.raises(StoreError, match=f"data directory {folder} is not writable"):
             Store.embedded(folder, "infrasight")

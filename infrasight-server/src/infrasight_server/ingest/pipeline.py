@@ -1,0 +1,173 @@
+"""Accepts or rejects a batch: validates it, enriches it, and queues it for its table."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import pyarrow as pa
+from infrasight.v1.stream_pb2 import (
+    REJECTION_REASON_UNKNOWN_PROBE,
+    Batch,
+    Hello,
+    ProbeAnswer,
+    Rejection,
+    RejectionReason,
+    Welcome,
+)
+from infrasight_core.plugin.context import EnrichContext
+from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.plugin.schema import EventSchema
+
+from infrasight_server import __version__, metrics
+from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.ingest.memory_budget import MemoryBudget
+from infrasight_server.ingest.validation import (
+    schema_mismatch,
+    validate_containers,
+    validate_events,
+)
+from infrasight_server.store.accounts import reason_name
+from infrasight_server.store.batch_writer import BatchWriter, PendingBatch
+from infrasight_server.store.containers import ContainerTable
+from infrasight_server.store.outcome import StoreOutcome
+
+
+class IngestPipeline:
+    """Accepts or rejects the batches of all streams.
+
+    Args:
+        plugins: The plugins; their `enrich` hooks are called.
+        writers: The writers of the probes whose tables can be used.
+        rejected_probes: The other probes, each with the reason.
+        containers: Stores container updates.
+        budget: Bounds the memory of batches that are not stored yet.
+        max_batch_bytes: The largest size of a batch on the wire.
+    """
+
+    def __init__(
+        self,
+        plugins: PluginManager,
+        writers: Mapping[str, BatchWriter],
+        rejected_probes: Mapping[str, str],
+        containers: ContainerTable,
+        budget: MemoryBudget,
+        max_batch_bytes: int,
+    ) -> None:
+        self._plugins = plugins
+        self._writers = writers
+        self._rejected_probes = rejected_probes
+        self._containers = containers
+        self._budget = budget
+        self._max_batch_bytes = max_batch_bytes
+        self._schemas: Mapping[str, EventSchema] = plugins.schemas()
+
+    def welcome(self, hello: Hello) -> Welcome:
+        """Returns which of an agent's probes the server accepts, and why not the others."""
+        answers = []
+        for announced in hello.probes:
+            reason = self._unusable(announced.probe)
+            if not reason:
+                schema = self._schemas[announced.probe]
+                reason = schema_mismatch(schema, announced.message_type, announced.fingerprint)
+            answers.append(ProbeAnswer(probe=announced.probe, accepted=not reason, reason=reason))
+        return Welcome(
+            server_version=__version__, probes=answers, max_batch_bytes=self._max_batch_bytes
+        )
+
+    async def accept(self, node: str, batch: Batch) -> asyncio.Future[StoreOutcome] | Rejection:
+        """Validates a batch, enriches it and queues it for its table.
+
+        While pending batches use up the memory budget, it waits, and so does the calling stream.
+
+        Returns:
+            A future that is done when the store has the batch and fails with a StoreError if the
+            store rejects it; shield it. Or the reason why the server rejects the batch.
+        """
+        if batch.containers:
+            return await self._accept_containers(node, batch)
+        if batch.WhichOneof("body") is None and not batch.rows and batch.HasField("account"):
+            return _nothing_to_store()
+        return await self._accept_events(node, batch)
+
+    async def _accept_events(
+        self, node: str, batch: Batch
+    ) -> asyncio.Future[StoreOutcome] | Rejection:
+        is_known = batch.probe in self._writers
+        label = batch.probe if is_known else "unknown"
+        metrics.BATCHES_RECEIVED.labels(label).inc()
+        metrics.ROWS_RECEIVED.labels(label).inc(batch.rows)
+        if is_known:
+            table = await asyncio.to_thread(self._validate_and_enrich, node, batch)
+        else:
+            table = self._unknown_probe(batch)
+        if isinstance(table, Rejection):
+            count_rejection(label, batch, table.reason)
+            return table
+        size = table.nbytes
+        await self._budget.acquire(size)
+        writer = self._writers[batch.probe]
+        pending = writer.pending(node, batch.batch_id)
+        if pending is not None:
+            self._budget.release(size)
+            return pending
+        stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+        stored.add_done_callback(lambda _: self._budget.release(size))
+        writer.submit(PendingBatch(node, batch.batch_id, table, batch.retry, stored))
+        return stored
+
+    async def _accept_containers(
+        self, node: str, batch: Batch
+    ) -> asyncio.Future[StoreOutcome] | Rejection:
+        rejection = validate_containers(batch, self._max_batch_bytes)
+        if rejection is not None:
+            count_rejection("containers", batch, rejection.reason)
+            return rejection
+        size = batch.ByteSize()
+        await self._budget.acquire(size)
+        inserted = self._containers.upsert(node, batch)
+        inserted.add_done_callback(lambda _: self._budget.release(size))
+        return asyncio.ensure_future(_no_rows_after(inserted))
+
+    def _validate_and_enrich(self, node: str, batch: Batch) -> pa.Table | Rejection:
+        schema = self._schemas[batch.probe]
+        table = validate_events(batch, schema, self._max_batch_bytes)
+        if isinstance(table, Rejection):
+            return table
+        context = EnrichContext("server", batch.probe, node, batch.batch_id, time.time_ns())
+        return enrich(table, schema.stored, context, self._plugins)
+
+    def _unknown_probe(self, batch: Batch) -> Rejection:
+        return Rejection(
+            batch_id=batch.batch_id,
+            reason=REJECTION_REASON_UNKNOWN_PROBE,
+            detail=f"batch {batch.batch_id!r}: {self._unusable(batch.probe)}",
+        )
+
+    def _unusable(self, probe: str) -> str:
+        """Returns why the server cannot store a probe's events; "" if it can."""
+        if probe in self._writers:
+            return ""
+        if probe in self._rejected_probes:
+            return f"probe {probe!r} has no table here: {self._rejected_probes[probe]}"
+        known = ", ".join(sorted(self._writers)) or "none"
+        return (
+            f"this server does not know probe {probe!r}; it knows: {known}; "
+            "install the probe's package beside the server"
+        )
+
+
+def count_rejection(probe: str, batch: Batch, reason: RejectionReason) -> None:
+    """Adds a rejected batch to the metrics."""
+    metrics.BATCHES_REJECTED.labels(probe, reason_name(reason)).inc()
+    metrics.ROWS_REJECTED.labels(probe, reason_name(reason)).inc(batch.rows)
+
+
+async def _no_rows_after(inserted: asyncio.Future[None]) -> StoreOutcome:
+    await asyncio.shield(inserted)
+    return StoreOutcome.NO_ROWS
+
+
+def _nothing_to_store() -> asyncio.Future[StoreOutcome]:
+    done: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+    done.set_result(StoreOutcome.NO_ROWS)
+    return done

@@ -33,6 +33,7 @@ from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.settings.values import describe_type
 from infrasight_operator.settings import OperatorSettings
 from infrasight_server.settings import ServerSettings
+from vocabulary import WORDS
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PART: Final = re.compile(
@@ -301,6 +302,15 @@ def file(path: str) -> str:
     return f"```{LANGUAGES.get(Path(path).suffix, '')}\n{text}\n```"
 
 
+def vocabulary() -> str:
+    """A table of the words that `tools/vocabulary.py` rejects in prose."""
+    rows = [
+        [f"`{word.pattern}`", word.instead, f"`{word.allowed}`" if word.allowed else ""]
+        for word in WORDS
+    ]
+    return table(["Pattern", "Use instead", "Allowed"], rows)
+
+
 def table(heading: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
@@ -317,6 +327,7 @@ GENERATORS: Final[dict[str, Callable[..., str]]] = {
     "columns": columns,
     "sample": sample,
     "file": file,
+    "vocabulary": vocabulary,
 }
 
 

@@ -8,7 +8,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 
-.PHONY: help setup run tour test test-all test-kernels lint images proto lock bench clean
+.PHONY: help setup run tour test test-all test-kernels lint images proto docs lock bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,10 @@ images: ## Build the images with podman; ARGS="--base own" where no registry of 
 proto: ## Generate the Python code of the .proto files
 	@$(PYTHON) tools/setup.py lint
 	$(BIN)/python tools/proto.py
+
+docs: ## Write the generated parts of the documents
+	@$(PYTHON) tools/setup.py lint
+	$(BIN)/python tools/docs.py
 
 lock: ## Write the newest versions that fit together into requirements.lock
 	@$(PYTHON) tools/setup.py lint

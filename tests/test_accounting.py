@@ -123,6 +123,7 @@ def test_everything_that_was_seen_is_stored(system: System) -> None:
     assert found["accept"]["filtered"] > 0  # the agent's own: its status pages were asked for
 
 
+@pytest.mark.alone
 def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
     """Blocks of 256 slots and a storm on every CPU: much is dropped, the difference is 0, and what is stored is whole."""
     agent = system.start_agent(

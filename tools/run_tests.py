@@ -50,7 +50,7 @@ class Outcome:
             outcomes = {child.tag for child in case}
             if outcomes & {"failure", "error"}:
                 self.counts["failed"] += 1
-                self.failures.append(f"{case.get('classname')}::{case.get('name')}")
+                self.failures.append(f"{case.get('file')}::{case.get('name')}")
             elif "skipped" in outcomes:
                 self.counts["skipped"] += 1
             else:
@@ -74,12 +74,9 @@ def run_stage(outcome: Outcome, *arguments: str) -> None:
     """Runs pytest and adds what it reports."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "junit.xml"
-        command = [sys.executable, "-m", "pytest", "-p", "infrasight_testbed.progress_plugin"]
-        command += ["-o", "console_output_style=classic", f"--junitxml={report}", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support")}
-        outcome.statuses.append(
-            subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        )
+        command = [sys.executable, "-m", "pytest", "-o", "console_output_style=classic"]
+        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *arguments]
+        outcome.statuses.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
         if report.exists():
             outcome.add(report)
 
@@ -121,7 +118,7 @@ def main(arguments: list[str]) -> int:
     outcome = Outcome()
     with cluster_tools_being_built():
         announce(f"stage 1 of 2: test files side by side, on {workers} workers")
-        side_by_side = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        side_by_side = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
         run_stage(outcome, *side_by_side, *rest, "-m", f"({markers}) and not alone")
         if outcome.statuses[-1] == INTERRUPTED or (outcome.status and "-x" in rest):
             return outcome.status

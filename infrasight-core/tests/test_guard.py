@@ -17,9 +17,9 @@ from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
-from infrasight_testbed.compat import Call, build, make_calls, only_x86
+from infrasight_testbed.compat import Call, build, make_calls, one_file_at_a_time, only_x86
 
-pytestmark = only_x86
+pytestmark = [only_x86, one_file_at_a_time]
 CALLS: list[Call] = [("openat", [-100, b"/nowhere", 7])]
 COMPAT = tuple(
     evolve(point, compat=295) for point in tracepoints_of(sample.load_bpf(running_kernel(), {}))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from infrasight_recording import Recording
 from infrasight_testbed.chmod_rows import NOT_HAD, changed
-from infrasight_testbed.compat import Call, build, make_calls, only_x86
+from infrasight_testbed.compat import Call, build, make_calls, one_file_at_a_time, only_x86
 
-pytestmark = only_x86
+pytestmark = [only_x86, one_file_at_a_time]
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 COMMON = {
     "via": "compat",

@@ -1,4 +1,4 @@
-"""Recordings that go on through all tests, because loading the programs takes longer than what they record; and sockets."""
+"""Recordings that run through all tests, because loading takes longer than the tests; sockets."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -14,52 +14,49 @@ from infrasight_testbed.syscalls import in_child
 
 
 def _recorded(probe: str, module: ModuleType) -> Iterator[Recording]:
-    with recording(probe, module) as kept:
-        yield kept
-    counts = kept.counts
-    assert (counts.dropped, counts.entries_full) == (0, 0)
-    assert counts.seen == counts.submitted == counts.read
+    with recording(probe, module) as running:
+        yield running
+    running.assert_accounted()
+    assert running.counts.entries_full == 0
 
 
 @pytest.fixture(scope="session")
 def connects() -> Iterator[Recording]:
-    """Of the probe connect; in the end nothing has been lost."""
+    """A running recording of connect; in the end every event is accounted for."""
     yield from _recorded("connect", infrasight_probe_net.connect)
 
 
 @pytest.fixture(scope="session")
 def accepts() -> Iterator[Recording]:
-    """Of the probe accept; in the end nothing has been lost."""
+    """A running recording of accept; in the end every event is accounted for."""
     yield from _recorded("accept", infrasight_probe_net.accept)
 
 
 @pytest.fixture
 def record(connects: Recording) -> Callable[..., tuple[list[Row], list[Row], Any]]:
-    """Records what a child does: the rows of its calls of connect, those of outcomes, and what it returned."""
+    """Does some work in a child; returns its rows of calls and of outcomes, and the result."""
 
-    def recorded(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], list[Row], Any]:
-        pid, said = in_child(work, uid)
+    def record_child(work: Callable[[], Any], uid: int = 0) -> tuple[list[Row], list[Row], Any]:
+        pid, result = in_child(work, uid)
         connects.wait("connect")
         rows = rows_of(connects, pid, uid)
-        return (
-            [r for r in rows if r["stage"] == b"call"],
-            [r for r in rows if r["stage"] == b"outcome"],
-            said,
-        )
+        calls = [row for row in rows if row["stage"] == b"call"]
+        outcomes = [row for row in rows if row["stage"] == b"outcome"]
+        return calls, outcomes, result
 
-    return recorded
+    return record_child
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A socket that listens on the loopback and that nobody accepts from."""
+    """A socket that listens on the loopback; no connection is accepted from it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
 
 @pytest.fixture
 def closed() -> Iterator[int]:
-    """A port of the loopback that refuses every connection, because it is bound and nobody listens."""
+    """A port of the loopback that refuses every connection: bound, but not listening."""
     with socket.socket() as bound, socket.socket(INET6) as bound6:
         bound.bind(("127.0.0.1", 0))
         bound6.bind(("::1", bound.getsockname()[1]))
@@ -68,7 +65,7 @@ def closed() -> Iterator[int]:
 
 @pytest.fixture
 def full() -> Iterator[socket.socket]:
-    """A listening socket whose queue is full, so that the kernel lets further attempts wait."""
+    """A listening socket whose queue is full, so that further attempts wait."""
     with socket.socket() as server, socket.socket() as first:
         server.bind(("127.0.0.1", 0))
         server.listen(0)

@@ -14,7 +14,7 @@ import infrasight_probe_net.connect
 import pytest
 from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import column
-from infrasight_testbed.socket_rows import INET, INET6, Row, has, rows_of
+from infrasight_testbed.socket_rows import INET, INET6, Row, assert_fields, rows_of
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
 Record = Callable[..., tuple[list[Row], Any]]
@@ -85,11 +85,11 @@ def test_a_connection(family: int, bound: str, host: str, record: Record) -> Non
         )
         for row, fd, client in zip(rows, fds, (first, second), strict=True):
             own = client.getsockname()
-            has(
+            assert_fields(
                 row,
                 TCP | {"family": family, "family_name": b"inet" if family == INET else b"inet6"},
             )
-            has(
+            assert_fields(
                 row,
                 {
                     "fd": fd,
@@ -99,8 +99,10 @@ def test_a_connection(family: int, bound: str, host: str, record: Record) -> Non
                     "quality": [],
                 },
             )
-            has(row, {"local_address": column(host), "local_port": server.getsockname()[1]})
-            has(row, {"remote_address": column(own[0]), "remote_port": own[1]})
+            assert_fields(
+                row, {"local_address": column(host), "local_port": server.getsockname()[1]}
+            )
+            assert_fields(row, {"remote_address": column(own[0]), "remote_port": own[1]})
     assert [row["flags"] for row in rows] == [0, flags]
     assert [row["flag_names"] for row in rows] == [[], [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]]
 
@@ -142,8 +144,8 @@ def test_every_way_to_fail(listener: socket.socket, record: Record) -> None:
             lambda: [call("accept4", fd, 0, 0, *(flags or [0])) for (fd, *flags), _, _ in cases]
         )
     for row, ((listening, *_), error, wanted) in zip(rows, cases, strict=True):
-        has(row, wanted | {"error": error, "listen_fd": listening, "fd": -1})
-        has(row, {"remote_address": bytes(16), "remote_port": 0, "unix_client_path": b""})
+        assert_fields(row, wanted | {"error": error, "listen_fd": listening, "fd": -1})
+        assert_fields(row, {"remote_address": bytes(16), "remote_port": 0, "unix_client_path": b""})
 
 
 def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
@@ -157,7 +159,7 @@ def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
             return call("accept", listener.fileno(), 0, 0)
 
         (row,), _ = record(work)
-    has(
+    assert_fields(
         row,
         TCP
         | {
@@ -193,7 +195,7 @@ def test_a_call_that_waits_and_is_killed(
         for row in delivery.batch.to_pylist()
         if row["pid"] == killed
     ]
-    has(
+    assert_fields(
         row,
         {
             "error": "ERESTARTSYS",
@@ -225,7 +227,7 @@ def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, reco
 
     port = listener.getsockname()[1]
     (row,), fd = record(work)
-    has(
+    assert_fields(
         row,
         TCP | {"fd": fd, "local_port": port, "local_address": column("127.0.0.1"), "quality": []},
     )
@@ -258,8 +260,7 @@ def test_a_storm() -> None:
             in_child(work)
         port = server.getsockname()[1]
     for kept in (connects, accepts):
-        assert kept.counts.dropped == 0
-        assert kept.counts.seen == kept.counts.submitted + kept.counts.filtered
+        kept.assert_accounted()
     connected = [
         row
         for row in connects.table.to_pylist()

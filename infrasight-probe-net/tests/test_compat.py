@@ -8,10 +8,26 @@ from pathlib import Path
 import pytest
 from infrasight_recording import Recording
 from infrasight_testbed.addresses import column, inet, inet6, unix
-from infrasight_testbed.compat import Call, CallResults, build, make_calls, only_x86
-from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind, remote
+from infrasight_testbed.compat import (
+    Call,
+    CallResults,
+    build,
+    make_calls,
+    one_file_at_a_time,
+    only_x86,
+)
+from infrasight_testbed.socket_rows import (
+    INET,
+    INET6,
+    TCP,
+    UDP,
+    Row,
+    assert_fields,
+    remote_end,
+    socket_kind,
+)
 
-pytestmark = only_x86
+pytestmark = [only_x86, one_file_at_a_time]
 CONNECT, ACCEPT, ACCEPT4 = 3, 5, 18  # calls of socketcall(2)
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NOWHERE = {
@@ -43,7 +59,7 @@ def made_by(
         if row["pid"] == made.pid
     ]
     for row in rows:
-        has(
+        assert_fields(
             row,
             {
                 "via": "compat",
@@ -84,28 +100,33 @@ def test_every_way_to_connect(
     named.bind(name)
     named.listen()
     cases: list[tuple[int, bytes | int, int, Row]] = [
-        (tcp.fileno(), inet("127.0.0.1", port), 16, kind(INET, TCP) | remote("127.0.0.1", port)),
+        (
+            tcp.fileno(),
+            inet("127.0.0.1", port),
+            16,
+            socket_kind(INET, TCP) | remote_end("127.0.0.1", port),
+        ),
         (
             refused.fileno(),
             inet("127.0.0.1", closed),
             16,
-            kind(INET, TCP)
-            | remote("127.0.0.1", closed)
+            socket_kind(INET, TCP)
+            | remote_end("127.0.0.1", closed)
             | {"error": "ECONNREFUSED", "local_address": column("127.0.0.1")},
         ),
         (
             refused6.fileno(),
             inet6("::1", closed),
             28,
-            kind(INET6, TCP)
-            | remote("::1", closed)
+            socket_kind(INET6, TCP)
+            | remote_end("::1", closed)
             | {"error": "ECONNREFUSED", "local_address": column("::1")},
         ),
         (
             udp.fileno(),
             inet("127.0.0.1", 9),
             16,
-            kind(INET, UDP) | remote("127.0.0.1", 9) | {"connection_id": 0},
+            socket_kind(INET, UDP) | remote_end("127.0.0.1", 9) | {"connection_id": 0},
         ),
         (
             client.fileno(),
@@ -123,7 +144,7 @@ def test_every_way_to_connect(
             9999,
             inet("127.0.0.1", port),
             16,
-            NOWHERE | remote("127.0.0.1", port) | {"error": "EBADF"},
+            NOWHERE | remote_end("127.0.0.1", port) | {"error": "EBADF"},
         ),
     ]
     calls: list[Call] = [
@@ -151,9 +172,9 @@ def test_every_way_to_connect(
         }
         if fd == 9999:
             common["quality"] = ["socket_missing", *ASKED]
-        has(row, common | wanted)
+        assert_fields(row, common | wanted)
         if fd in own:
-            has(
+            assert_fields(
                 row,
                 {"local_address": column(own[fd][0]), "local_port": own[fd][1], "return_code": 0},
             )
@@ -183,10 +204,10 @@ def test_an_outcome_is_the_call_s(
             [],
         )
         for row in (call, outcome):
-            has(
+            assert_fields(
                 row,
-                kind(INET, TCP)
-                | remote("127.0.0.1", to)
+                socket_kind(INET, TCP)
+                | remote_end("127.0.0.1", to)
                 | {"connection_id": call["connection_id"]},
             )
             assert row["local_port"] > 0
@@ -199,7 +220,7 @@ def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> N
         server.setblocking(False)
         port, fd = server.getsockname()[1], server.fileno()
         clients = [socket.create_connection(server.getsockname()) for _ in range(3)]
-        local = kind(INET, TCP) | {
+        local = socket_kind(INET, TCP) | {
             "local_address": column("127.0.0.1"),
             "local_port": port,
             "listen_fd": fd,
@@ -234,10 +255,10 @@ def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> N
         end = clients[number].getsockname() if number < len(clients) else ("", 0)
         wanted: Row = local if own.get("error") not in ("EBADF", "EINVAL") or "flags" in own else {}
         wanted = wanted | {"return_code": result, "error": "", "fd": max(result, -1), "flags": 0}
-        wanted |= remote(*end) | {
+        wanted |= remote_end(*end) | {
             "quality": ["socket_missing"] if own.get("error") == "EBADF" else []
         }
-        has(row, wanted | own)
+        assert_fields(row, wanted | own)
     for each in clients:
         each.close()
 
@@ -264,7 +285,7 @@ def test_arguments_that_cannot_be_read(
             for row in each.batch.to_pylist()
             if row["pid"] == made.pid
         ]
-        has(row, NOWHERE | {"via": "compat", "error": "EFAULT", "quality": missing})
+        assert_fields(row, NOWHERE | {"via": "compat", "error": "EFAULT", "quality": missing})
 
 
 def test_ordinary_calls_say_so(

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 from infrasight_testbed.addresses import column, inet, inet6
-from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind, remote
+from infrasight_testbed.socket_rows import (
+    INET,
+    INET6,
+    TCP,
+    UDP,
+    Row,
+    assert_fields,
+    remote_end,
+    socket_kind,
+)
 from infrasight_testbed.syscalls import call
 
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
@@ -43,13 +52,15 @@ def test_a_call_that_succeeds(
         )
         own = client.getsockname()
         assert result == 0
-        has(
+        assert_fields(
             row,
-            kind(family, type)
-            | remote(host, port)
+            socket_kind(family, type)
+            | remote_end(host, port)
             | {"fd": client.fileno(), "return_code": 0, "quality": []},
         )
-        has(row, {"local_address": column(own[0]), "local_port": own[1], "in_progress": False})
+        assert_fields(
+            row, {"local_address": column(own[0]), "local_port": own[1], "in_progress": False}
+        )
     assert outcomes == []
     assert bool(row["connection_id"]) == (type == TCP)
 
@@ -64,10 +75,10 @@ def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Rec
         (row,), outcomes, _ = record(
             lambda: call("connect", client.fileno(), address, len(address))
         )
-    has(
+    assert_fields(
         row,
-        kind(family, TCP)
-        | remote(host, closed)
+        socket_kind(family, TCP)
+        | remote_end(host, closed)
         | {"error": "ECONNREFUSED", "quality": [], "in_progress": False},
     )
     assert (row["local_address"], outcomes) == (column(host), [])
@@ -79,8 +90,8 @@ def test_what_fails_before_the_kernel_takes_the_address(
 ) -> None:
     """EBADF to EAFNOSUPPORT: what was asked for comes from the caller's memory and says so, or that it could not be had."""
     good, short6 = inet("127.0.0.1", closed), inet6("::1", closed)
-    asked = remote("127.0.0.1", closed) | {"quality": [USER_MEMORY]}
-    none = remote("", 0) | {"quality": [MISSING]}
+    asked = remote_end("127.0.0.1", closed) | {"quality": [USER_MEMORY]}
+    none = remote_end("", 0) | {"quality": [MISSING]}
     other = (99).to_bytes(2, "little") + bytes(14)
     with (
         socket.socket() as tcp,
@@ -130,13 +141,13 @@ def test_what_fails_before_the_kernel_takes_the_address(
                 udp.fileno(),
                 inet("127.255.255.255", 9),
                 16,
-                remote("127.255.255.255", 9) | {"error": "EACCES"},
+                remote_end("127.255.255.255", 9) | {"error": "EACCES"},
             ),
             (
                 listener.fileno(),
                 good,
                 16,
-                asked | {"error": "EISCONN", "quality": []} | remote("", 0),
+                asked | {"error": "EISCONN", "quality": []} | remote_end("", 0),
             ),
         ]
         rows, outcomes, _ = record(
@@ -144,7 +155,7 @@ def test_what_fails_before_the_kernel_takes_the_address(
         )
     assert len(rows) == len(cases)
     for row, (fd, _, _, wanted) in zip(rows, cases, strict=True):
-        has(row, wanted | {"fd": fd, "in_progress": False, "connection_id": 0})
+        assert_fields(row, wanted | {"fd": fd, "in_progress": False, "connection_id": 0})
     assert outcomes == []
 
 
@@ -166,8 +177,12 @@ def test_no_way_there(record: Record) -> None:
 
     rows, outcomes, _ = record(work)
     for row, error, (family, type, _) in zip(rows, errors, addresses, strict=True):
-        has(row, kind(family, type) | remote("192.0.2.1" if family == INET else "2001:db8::1", 80))
-        has(row, {"error": error, "quality": [USER_MEMORY]})
+        assert_fields(
+            row,
+            socket_kind(family, type)
+            | remote_end("192.0.2.1" if family == INET else "2001:db8::1", 80),
+        )
+        assert_fields(row, {"error": error, "quality": [USER_MEMORY]})
     assert outcomes == []
 
 
@@ -180,4 +195,4 @@ def test_a_connection_is_dissolved(listener: socket.socket, record: Record) -> N
         )
     assert results == [0, 0]
     for row in rows:
-        has(row, remote("", 0) | {"quality": [], "return_code": 0})
+        assert_fields(row, remote_end("", 0) | {"quality": [], "return_code": 0})

@@ -16,7 +16,16 @@ from infrasight_core import hookimpl
 from infrasight_core.kernel.filters import Filters
 from infrasight_recording import recording
 from infrasight_testbed.addresses import column, inet, inet6
-from infrasight_testbed.socket_rows import INET, INET6, TCP, Row, has, kind, remote, rows_of
+from infrasight_testbed.socket_rows import (
+    INET,
+    INET6,
+    TCP,
+    Row,
+    assert_fields,
+    remote_end,
+    rows_of,
+    socket_kind,
+)
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
@@ -48,13 +57,19 @@ def test_a_call_that_does_not_wait(
         (row,), (outcome,), _ = record(
             lambda: call("connect", client.fileno(), address, len(address))
         )
-    both = kind(family, TCP) | remote(host, port) | {"local_address": column(host), "fd": row["fd"]}
-    has(row, both | {"error": "EINPROGRESS", "in_progress": True, "quality": []})
-    has(
+    both = (
+        socket_kind(family, TCP)
+        | remote_end(host, port)
+        | {"local_address": column(host), "fd": row["fd"]}
+    )
+    assert_fields(row, both | {"error": "EINPROGRESS", "in_progress": True, "quality": []})
+    assert_fields(
         outcome,
         both | {"error": "ECONNREFUSED" if refused else "", "return_code": -111 if refused else 0},
     )
-    has(outcome, {name: row[name] for name in SAME} | {"in_progress": False, "quality": []})
+    assert_fields(
+        outcome, {name: row[name] for name in SAME} | {"in_progress": False, "quality": []}
+    )
     assert outcome["local_port"] == row["local_port"] > 0
     assert row["connection_id"] > 0
 
@@ -75,14 +90,15 @@ def test_further_calls_while_it_is_made_and_after(
         rows, outcomes, _ = record(work)
         assert [row["error"] for row in rows] == ["EINPROGRESS", "EALREADY", "EISCONN"]
         for row in rows[:2]:
-            has(
+            assert_fields(
                 row,
-                remote("127.0.0.1", port) | {"quality": [], "local_port": waiting.getsockname()[1]},
+                remote_end("127.0.0.1", port)
+                | {"quality": [], "local_port": waiting.getsockname()[1]},
             )
         assert rows[0]["connection_id"] == rows[1]["connection_id"] != 0
-        has(
+        assert_fields(
             rows[2],
-            remote(*listener.getsockname())
+            remote_end(*listener.getsockname())
             | {"connection_id": 0, "local_port": connected.getsockname()[1]},
         )
     assert outcomes == []  # it was still waiting when the recording ended
@@ -109,7 +125,7 @@ def test_a_socket_that_is_closed_while_it_connects(full: socket.socket, record: 
     assert [row["error"] for row in outcomes] == ["ECANCELED"] * 3
     begun = [row for row in rows if row["in_progress"]]
     for row, outcome in zip(begun, outcomes, strict=True):
-        has(outcome, {name: row[name] for name in SAME} | remote(*full.getsockname()))
+        assert_fields(outcome, {name: row[name] for name in SAME} | remote_end(*full.getsockname()))
     assert len({row["connection_id"] for row in begun}) == 3
 
 
@@ -132,9 +148,11 @@ def test_a_call_that_a_signal_breaks_off(full: socket.socket, record: Record) ->
         (0, False),
     ]
     assert rows[0]["connection_id"] == rows[1]["connection_id"] == outcome["connection_id"] != 0
-    has(
+    assert_fields(
         outcome,
-        {name: rows[0][name] for name in SAME} | remote(*full.getsockname()) | {"return_code": 0},
+        {name: rows[0][name] for name in SAME}
+        | remote_end(*full.getsockname())
+        | {"return_code": 0},
     )
     assert outcome["duration_ns"] > rows[0]["duration_ns"]
     assert rows[1]["local_port"] == outcome["local_port"] > 0
@@ -152,10 +170,10 @@ def test_nobody_answers(full: socket.socket, record: Record) -> None:
         )
     assert [row["error"] for row in (*rows, outcome)] == ["EINPROGRESS", "ETIMEDOUT", "ETIMEDOUT"]
     for row in (rows[1], outcome):
-        has(row, remote(*full.getsockname()) | {"local_address": column("127.0.0.1")})
+        assert_fields(row, remote_end(*full.getsockname()) | {"local_address": column("127.0.0.1")})
         assert row["local_port"] > 0
         assert row["duration_ns"] > 10**9
-    has(outcome, {name: rows[0][name] for name in SAME})
+    assert_fields(outcome, {name: rows[0][name] for name in SAME})
 
 
 def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, record: Record) -> None:
@@ -180,10 +198,10 @@ def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, recor
 
     (row,), outcomes, result = record(work)
     assert result == 0
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
-        | remote(*full.getsockname())
+        socket_kind(INET, TCP)
+        | remote_end(*full.getsockname())
         | {"quality": [], "local_address": column("127.0.0.1")},
     )
     assert outcomes == []
@@ -204,7 +222,7 @@ def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
         (others, _), (roots, _) = in_child(work, 65534), in_child(work)
     assert rows_of(kept, others, 65534) == []
     assert [row["stage"] for row in rows_of(kept, roots)] == [b"call", b"outcome"]
-    assert kept.counts.seen == kept.counts.submitted + kept.counts.filtered
+    kept.assert_accounted()
     assert kept.counts.filtered >= 1
 
 
@@ -259,10 +277,10 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
         key=lambda row: row["stage"]
     )  # each CPU has a block of its own, and the thread may have moved meanwhile
     assert (result, [row["stage"] for row in rows]) == (-115, [b"call", b"outcome"])
-    has(
+    assert_fields(
         rows[1],
         {name: rows[0][name] for name in SAME}
-        | remote(*full.getsockname())
+        | remote_end(*full.getsockname())
         | {"return_code": 0, "duration_ns": 0},
     )
     assert rows[1]["quality"] == ["return_code_missing", "duration_ns_missing"]
@@ -288,9 +306,7 @@ def test_a_storm(listener: socket.socket) -> None:
 
     with recording("connect", infrasight_probe_net.connect) as kept:
         _, _ = in_child(work)
-    counts = kept.counts
-    assert counts.seen == counts.submitted + counts.filtered + counts.dropped
-    assert counts.dropped == 0
+    kept.assert_accounted()
     port = listener.getsockname()[1]
     rows = [row for row in kept.table.to_pylist() if row["remote_port"] == port]
     begun = [row["connection_id"] for row in rows if row["in_progress"]]

@@ -14,7 +14,7 @@ import pytest
 from infrasight_core.kernel.filters import Filters
 from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import inet, unix
-from infrasight_testbed.socket_rows import Row, has, rows_of
+from infrasight_testbed.socket_rows import Row, assert_fields, rows_of
 from infrasight_testbed.syscalls import call, in_child
 
 UNIX, STREAM, DGRAM, SEQPACKET = (
@@ -48,7 +48,7 @@ def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -
     kept.wait(probe)
     rows = rows_of(kept, pid, uid)
     for row in rows:
-        has(
+        assert_fields(
             row,
             NO_ADDRESS
             | {"family": UNIX, "family_name": b"unix", "protocol": 0, "protocol_name": b"0"},
@@ -84,7 +84,7 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
                 client.bind(own)
             connect = partial(call, "connect", client.fileno(), address, len(address))
             (row,) = record(connects, "connect", connect)
-            has(
+            assert_fields(
                 row,
                 {
                     "unix_path": name,
@@ -94,7 +94,7 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
                     "fd": client.fileno(),
                 },
             )
-            has(
+            assert_fields(
                 row,
                 {
                     "socket_type": kind,
@@ -142,7 +142,9 @@ def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
         dgram.close()
     assert len(rows) == len(cases)
     for row, (_, _, error, path, quality) in zip(rows, cases, strict=True):
-        has(row, {"error": error, "unix_path": path, "quality": quality, "in_progress": False})
+        assert_fields(
+            row, {"error": error, "unix_path": path, "quality": quality, "in_progress": False}
+        )
 
 
 def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
@@ -158,7 +160,9 @@ def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
             lambda: call("connect", client.fileno(), address, len(address)),
             65534,
         )
-    has(row, {"error": "EACCES", "unix_path": bytes(folder / "closed"), "quality": USER_MEMORY})
+    assert_fields(
+        row, {"error": "EACCES", "unix_path": bytes(folder / "closed"), "quality": USER_MEMORY}
+    )
 
 
 def test_another_family_s_address(connects: Recording) -> None:
@@ -167,7 +171,7 @@ def test_another_family_s_address(connects: Recording) -> None:
         pid, _ = in_child(lambda: call("connect", client.fileno(), inet("10.1.2.3", 99), 16))
     connects.wait("connect")
     (row,) = rows_of(connects, pid)
-    has(
+    assert_fields(
         row,
         {
             "error": "EINVAL",
@@ -219,7 +223,7 @@ def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> No
         assert [row["error"] for row in rows] == ["", "", "EAGAIN"]
         assert [row["unix_client_path"] for row in rows] == [own, b"", b""]
         for row in rows:
-            has(
+            assert_fields(
                 row,
                 {
                     "unix_path": name,

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from infrasight_recording import Recording
 from infrasight_testbed.addresses import column, inet, inet6, unix
-from infrasight_testbed.socket_rows import INET, INET6, TCP, UDP, Row, has, kind, remote
+from infrasight_testbed.socket_rows import (
+    INET,
+    INET6,
+    TCP,
+    UDP,
+    Row,
+    assert_fields,
+    remote_end,
+    socket_kind,
+)
 from infrasight_testbed.uring import (
     ASYNC,
     DROPPED_UPDATES,
@@ -86,7 +95,7 @@ def made_by(
         if row["pid"] == made.pid
     ]
     for row in rows:
-        has(
+        assert_fields(
             row,
             {
                 "via": "io_uring",
@@ -126,22 +135,22 @@ def test_every_way_to_connect(
     nonblocking.setblocking(False)
     named.bind(name)
     named.listen()
-    here, there = remote("127.0.0.1", port), remote("127.0.0.1", closed)
+    here, there = remote_end("127.0.0.1", port), remote_end("127.0.0.1", closed)
     unix_kind = {"family_name": b"unix", "type_name": b"stream", "remote_port": 0}
     cases: list[tuple[int, bytes, Row]] = [
-        (tcp.fileno(), inet("127.0.0.1", port), kind(INET, TCP) | here),
-        (nonblocking.fileno(), inet("127.0.0.1", port), kind(INET, TCP) | here),
+        (tcp.fileno(), inet("127.0.0.1", port), socket_kind(INET, TCP) | here),
+        (nonblocking.fileno(), inet("127.0.0.1", port), socket_kind(INET, TCP) | here),
         (
             refused.fileno(),
             inet("127.0.0.1", closed),
-            kind(INET, TCP) | there | {"error": "ECONNREFUSED"},
+            socket_kind(INET, TCP) | there | {"error": "ECONNREFUSED"},
         ),
         (
             refused6.fileno(),
             inet6("::1", closed),
-            kind(INET6, TCP) | remote("::1", closed) | {"error": "ECONNREFUSED"},
+            socket_kind(INET6, TCP) | remote_end("::1", closed) | {"error": "ECONNREFUSED"},
         ),
-        (udp.fileno(), inet("127.0.0.1", 9), kind(INET, UDP) | remote("127.0.0.1", 9)),
+        (udp.fileno(), inet("127.0.0.1", 9), socket_kind(INET, UDP) | remote_end("127.0.0.1", 9)),
         (client.fileno(), unix(name), unix_kind | {"unix_path": name}),
         (
             unnamed.fileno(),
@@ -166,8 +175,8 @@ def test_every_way_to_connect(
         (
             unused.fileno(),
             b"\x02",
-            kind(INET, TCP)
-            | remote("", 0)
+            socket_kind(INET, TCP)
+            | remote_end("", 0)
             | {"error": "EINVAL", "quality": ["remote_address_missing"]},
         ),
     ]
@@ -183,10 +192,10 @@ def test_every_way_to_connect(
             "in_progress": False,
             "quality": [],
         }
-        has(row, common | wanted)
+        assert_fields(row, common | wanted)
         assert bool(row["connection_id"]) == (row in rows[:4])
     for row, each in zip((*rows[:2], rows[4]), (tcp, nonblocking, udp), strict=True):
-        has(
+        assert_fields(
             row,
             {
                 "local_address": column(each.getsockname()[0]),
@@ -209,10 +218,10 @@ def test_a_connection_that_takes_its_time(
     (row,), _ = made_by(
         connects, "connect", program, [Connect(second.fileno(), inet(*address))], [second]
     )
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
-        | remote(*address)
+        socket_kind(INET, TCP)
+        | remote_end(*address)
         | {"error": "ETIMEDOUT", "quality": [], "stage": b"call", "in_progress": False},
     )
     assert (row["local_address"], row["local_port"] > 0) == (column("127.0.0.1"), True)
@@ -222,13 +231,13 @@ def test_a_connection_that_takes_its_time(
         connects, "connect", program, [Connect(first.fileno(), inet(*address))], [first]
     )
     timer.join()
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
-        | remote(*address)
+        socket_kind(INET, TCP)
+        | remote_end(*address)
         | {"return_code": 0, "quality": [], "stage": b"call", "in_progress": False},
     )
-    has(row, {"local_address": column("127.0.0.1"), "local_port": first.getsockname()[1]})
+    assert_fields(row, {"local_address": column("127.0.0.1"), "local_port": first.getsockname()[1]})
     assert row["duration_ns"] > 10**8
 
 
@@ -251,10 +260,10 @@ def test_connects_that_say_less(
         clients,
         NEVER_TAKE,
     )
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
-        | remote(*address)
+        socket_kind(INET, TCP)
+        | remote_end(*address)
         | {"return_code": 0, "quality": [*ASKED, "return_code_missing"]},
     )
     assert made.results == [DROPPED_UPDATES]
@@ -264,7 +273,10 @@ def test_connects_that_say_less(
     ]
     rows, _ = made_by(connects, "connect", program, requests, clients)
     by_error = {row["error"]: row for row in rows}
-    has(by_error["EBADF"], {"fd": -1, "quality": NO_SOCKET + ASKED} | remote("127.0.0.1", closed))
+    assert_fields(
+        by_error["EBADF"],
+        {"fd": -1, "quality": NO_SOCKET + ASKED} | remote_end("127.0.0.1", closed),
+    )
     assert "remote_address_missing" in by_error["EFAULT"]["quality"]
     assert len(rows) == 2
     rows, _ = made_by(
@@ -304,12 +316,12 @@ def test_every_way_to_accept(
     first, third = (socket.create_connection(local) for _ in range(2))
     second = socket.create_connection(local6[:2])
     clients += [server6, idle, named, bound, first, second, third]
-    here = kind(INET, TCP) | {
+    here = socket_kind(INET, TCP) | {
         "local_address": column("127.0.0.1"),
         "local_port": local[1],
         "listen_fd": fd,
     }
-    here6 = kind(INET6, TCP) | {
+    here6 = socket_kind(INET6, TCP) | {
         "local_address": column("::1"),
         "local_port": local6[1],
         "listen_fd": fd6,
@@ -319,7 +331,7 @@ def test_every_way_to_accept(
             Accept(fd, FLAGS),
             here | {"flags": FLAGS, "flag_names": [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]},
         ),
-        (Accept(fd6), here6 | remote(*second.getsockname()[:2])),
+        (Accept(fd6), here6 | remote_end(*second.getsockname()[:2])),
         (
             Accept(named.fileno()),
             {"family_name": b"unix", "unix_path": name, "unix_client_path": own},
@@ -343,13 +355,15 @@ def test_every_way_to_accept(
             "fd": max(result, -1),
             "flags": request.flags,
         }
-        has(row, common | {"quality": []} | wanted)
-    ends = [remote(*each.getsockname()) for each in (first, third)]
-    has(rows[0], ends[0])
+        assert_fields(row, common | {"quality": []} | wanted)
+    ends = [remote_end(*each.getsockname()) for each in (first, third)]
+    assert_fields(rows[0], ends[0])
     (row,), _ = made_by(
         accepts, "accept", program, [Accept(fd, slot=3, sqe_flags=how)], [listener], setup
     )
-    has(row, here | remote("", 0) | {"return_code": 0, "fd": -1, "quality": UNKNOWN_END})
+    assert_fields(
+        row, here | remote_end("", 0) | {"return_code": 0, "fd": -1, "quality": UNKNOWN_END}
+    )
 
 
 def test_an_accept_that_waits(
@@ -362,10 +376,10 @@ def test_an_accept_that_waits(
     timer.start()
     (row,), _ = made_by(accepts, "accept", program, [Accept(listener.fileno())], [listener])
     timer.join()
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
-        | remote(*clients[0].getsockname())
+        socket_kind(INET, TCP)
+        | remote_end(*clients[0].getsockname())
         | {"fd": row["return_code"], "quality": []},
     )
     assert row["duration_ns"] > 10**8
@@ -391,8 +405,8 @@ def test_one_request_for_many(
     rows = [row for row in rows if row["return_code"] >= 0]  # its end may be this process's too
     assert len(rows) >= 3
     for row, client in zip(rows, clients, strict=False):
-        has(row, kind(INET, TCP) | local | remote(*client.getsockname()))
-        has(row, {"fd": row["return_code"], "flags": FLAGS, "quality": []})
+        assert_fields(row, socket_kind(INET, TCP) | local | remote_end(*client.getsockname()))
+        assert_fields(row, {"fd": row["return_code"], "flags": FLAGS, "quality": []})
     for before, after in pairwise(rows):
         assert (
             abs((after["time"] - before["time"]).total_seconds() * 10**9 - before["duration_ns"])
@@ -414,9 +428,9 @@ def test_accepts_that_say_less(
         [listener],
         NEVER_TAKE,
     )
-    has(
+    assert_fields(
         row,
-        kind(INET, TCP)
+        socket_kind(INET, TCP)
         | {"local_port": listener.getsockname()[1], "listen_fd": listener.fileno(), "fd": -1},
     )
     assert (row["quality"], made.results) == (
@@ -426,4 +440,6 @@ def test_accepts_that_say_less(
     (row,), _ = made_by(
         accepts, "accept", program, [Accept(listener.fileno(), flags=7)], [listener]
     )
-    has(row, {"error": "EINVAL", "listen_fd": -1, "quality": ["entry_missing", "socket_missing"]})
+    assert_fields(
+        row, {"error": "EINVAL", "listen_fd": -1, "quality": ["entry_missing", "socket_missing"]}
+    )

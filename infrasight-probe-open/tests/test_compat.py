@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from infrasight_recording import Recording
-from infrasight_testbed.compat import Call, build, make_calls, only_x86
+from infrasight_testbed.compat import Call, build, make_calls, one_file_at_a_time, only_x86
 
-pytestmark = only_x86
+pytestmark = [only_x86, one_file_at_a_time]
 AT_FDCWD = -100
 BENEATH = 8
 COMMON = {

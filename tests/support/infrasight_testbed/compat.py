@@ -29,6 +29,8 @@ Call = tuple[str, Sequence[Argument]]
 _AREA, _RECORD = 0x20000000, 24
 _SOURCE = Path(__file__).parents[1] / "workloads/compat_calls.c"
 only_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="i386 calls are x86's")
+# The guard counts the machine's calls, so that two files must not make them at the same time.
+one_file_at_a_time = pytest.mark.xdist_group("compat")
 
 
 @frozen

@@ -80,6 +80,6 @@ def _file_of(node_id: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reports where the tests' results are shown: not in a worker."""
-    if not hasattr(config, "workerinput"):
+    """Registers the reporter, except in a worker and where `-v` or `-q` asks for another output."""
+    if not hasattr(config, "workerinput") and config.get_verbosity() == 0:
         config.pluginmanager.register(Progress(config), "infrasight-progress")

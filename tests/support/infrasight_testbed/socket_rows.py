@@ -1,4 +1,4 @@
-"""What tests of sockets share: what a row must say of one, and the rows of one process."""
+"""Expected fields of rows about sockets, and the rows of one process."""
 
 import os
 import socket
@@ -10,12 +10,15 @@ from infrasight_recording import Recording
 from infrasight_testbed.addresses import column
 
 Row = dict[str, Any]
-INET, INET6, TCP, UDP = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
+INET = socket.AF_INET
+INET6 = socket.AF_INET6
+TCP = socket.SOCK_STREAM
+UDP = socket.SOCK_DGRAM
 _FAMILIES: dict[int, bytes] = {INET: b"inet", INET6: b"inet6"}
 
 
-def kind(family: int, type: int) -> Row:
-    """What the row says of the socket itself."""
+def socket_kind(family: int, type: int) -> Row:
+    """The fields that describe an IP socket."""
     return {
         "family": family,
         "family_name": _FAMILIES[family],
@@ -28,34 +31,27 @@ def kind(family: int, type: int) -> Row:
     }
 
 
-def remote(host: str, port: int) -> Row:
-    """The remote end of a row."""
+def remote_end(host: str, port: int) -> Row:
+    """The fields of the remote end."""
     return {"remote_address": column(host), "remote_port": port}
 
 
-def has(row: Row, wanted: Row) -> None:
-    """The row has these values."""
-    assert {name: row[name] for name in wanted} == wanted
+def assert_fields(row: Row, expected: Row) -> None:
+    """Asserts that the row has these values."""
+    assert {name: row[name] for name in expected} == expected
 
 
-def rows_of(kept: Recording, pid: int, uid: int = 0) -> list[Row]:
-    """A child's rows in order, each with the header that the child must have."""
-    found = [
-        row
-        for delivery in list(kept.deliveries)
-        for row in delivery.batch.to_pylist()
-        if row["pid"] == pid
-    ]
-    for row in found:
-        has(
-            row,
-            {
-                "uid": uid,
-                "gid": uid,
-                "ppid": os.getpid(),
-                "comm": Path("/proc/self/comm").read_bytes().rstrip(),
-            },
-        )
-        assert row["exe"] == bytes(Path("/proc/self/exe").resolve())
+def rows_of(recorded: Recording, pid: int, uid: int = 0) -> list[Row]:
+    """A child's rows, by time; asserts that each has the child's header."""
+    header = {
+        "uid": uid,
+        "gid": uid,
+        "ppid": os.getpid(),
+        "comm": Path("/proc/self/comm").read_bytes().rstrip(),
+        "exe": bytes(Path("/proc/self/exe").resolve()),
+    }
+    rows = recorded.rows_of(pid)
+    for row in rows:
+        assert_fields(row, header)
         assert row["duration_ns"] > 0
-    return sorted(found, key=lambda row: row["time"])
+    return rows

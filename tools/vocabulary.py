@@ -238,7 +238,7 @@ def findings(file: Path, text: str) -> Iterator[tuple[int, str, str]]:
                 continue
             line = searched.count("\n", 0, match.start()) + 1
             yield line, " ".join(match[0].split()), word.instead
-    for match in _RETIRED.finditer(text):
+    for match in _RETIRED.finditer("" if file.suffix == ".md" else text):
         yield text.count("\n", 0, match.start()) + 1, match[0], RETIRED[match[0]]
     if file.suffix == ".py":
         yield from _names(text)

@@ -19,7 +19,7 @@ def enrich(
     """Returns the rows with all stored columns, in the order and types of the probe's table.
 
     A null in an enricher's column becomes the empty value and a flag in the row's `quality`. A
-    column that nobody fills is empty.
+    column without a source is empty.
 
     Args:
         table: The agent's columns.

@@ -1,5 +1,6 @@
--- What became of the events of each run of a probe, window by window; stream.proto, Account, says what the numbers mean. An
--- account comes several times as its window grows: the greatest number holds. It may be run again.
+-- The account of each window of a probe's run: how many events were seen, filtered, dropped and
+-- sent; stream.proto defines the columns (Account). An agent sends an account again as its window
+-- grows; the row with the greatest `number` wins.
 CREATE TABLE IF NOT EXISTS accounts
 (
     node          LowCardinality(String),
@@ -16,12 +17,12 @@ CREATE TABLE IF NOT EXISTS accounts
     submitted     UInt64 CODEC(T64, ZSTD(1)),
     read          UInt64 CODEC(T64, ZSTD(1)),
     waiting       Int64 CODEC(T64, ZSTD(1)),
-    in_progress     Int64 CODEC(T64, ZSTD(1)),
+    in_progress   Int64 CODEC(T64, ZSTD(1)),
     decode_failed UInt64 CODEC(T64, ZSTD(1)),
     outbox_full   UInt64 CODEC(T64, ZSTD(1)),
     entries_full  UInt64 CODEC(T64, ZSTD(1)),
-    skipped        UInt64 CODEC(T64, ZSTD(1)),
-    untraced        UInt64 CODEC(T64, ZSTD(1))
+    skipped       UInt64 CODEC(T64, ZSTD(1)),
+    untraced      UInt64 CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplacingMergeTree(number)
 PARTITION BY toYYYYMM(time)

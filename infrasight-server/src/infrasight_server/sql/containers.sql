@@ -1,5 +1,5 @@
--- What the containers' runtimes say, a row per container, kept by the newest news; stream.proto, Container, says what the
--- columns mean. It has no TTL: a container may live longer than its news. It may be run again.
+-- One row per container, as its runtime described it last; stream.proto defines the columns
+-- (Container). The table has no TTL, because a container can outlive its last update.
 CREATE TABLE IF NOT EXISTS containers
 (
     node          LowCardinality(String),

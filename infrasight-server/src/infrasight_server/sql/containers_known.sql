@@ -1,5 +1,6 @@
--- The containers as known now, in memory, for the columns `labels` and `container` of the events' tables. It is bounded: the
--- newest 200,000. The server that stores news has it loaded again; other nodes of a ClickHouse cluster look every few seconds.
+-- The newest 200,000 containers, in memory, for the columns `labels` and `container` of the probes'
+-- tables. The server reloads it after each insert of container updates; other nodes of a ClickHouse
+-- cluster look for changes every few seconds.
 CREATE OR REPLACE DICTIONARY containers_known
 (
     node          String,
@@ -9,7 +10,7 @@ CREATE OR REPLACE DICTIONARY containers_known
     pod_namespace String,
     pod_name      String,
     pod_container String,
-    label_names   Array(String), -- a dictionary takes arrays on every version, maps not
+    label_names   Array(String), -- not every version of ClickHouse supports maps in dictionaries
     label_values  Array(String)
 )
 PRIMARY KEY node, container_id

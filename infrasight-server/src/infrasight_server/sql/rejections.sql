@@ -1,4 +1,4 @@
--- Batches that the server rejected for good, one row each however often they came. It may be run again.
+-- The batches that the server rejected: one row each, however often an agent sent it.
 CREATE TABLE IF NOT EXISTS rejections
 (
     node     LowCardinality(String),

@@ -1,4 +1,4 @@
-"""Stores accounts and rejections: what became of each agent's events, stored before the answer."""
+"""Stores accounts and rejections: what each agent saw, dropped and sent, and what was rejected."""
 
 import asyncio
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""A plugin that fails hurts only itself: each hook, in a real agent and server, beside a probe that works."""
+"""A failing plugin affects only itself: each hook, in a real agent and server, beside a probe."""
 
 import json
 import os
@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 from infrasight_testbed.system import BIN, System, execute, running_system, until
 
-# What a broken plugin is made of: the probe `sample`, with one hook that raises.
-_WHOLE = "from infrasight_probe_sample.plugin import *\nfrom infrasight_core import hookimpl\ninfrasight_api = 1\n"
+# A broken plugin is the probe `sample` with one hook that raises.
+_WHOLE = """\
+from infrasight_probe_sample.plugin import *
+from infrasight_core import hookimpl
+infrasight_api = 1
+"""
 _RAISES = '@hookimpl\ndef {hook}({arguments}):\n    raise RuntimeError("broken on purpose")\n'
 BROKEN = {
     "import": 'raise RuntimeError("broken on purpose")\n',
@@ -22,7 +26,7 @@ BROKEN = {
 
 
 def installed(folder: Path, name: str, source: str) -> dict[str, str]:
-    """Installs a module as a plugin into a folder of its own; the environment that sees it."""
+    """Installs a module as a plugin into a new folder; returns the environment that finds it."""
     metadata = folder / f"broken_{name}-1.0.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
@@ -34,8 +38,8 @@ def installed(folder: Path, name: str, source: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{folder}:{support}"}
 
 
-def probes(environment: dict[str, str]) -> dict[str, dict[str, str]]:
-    """What `infrasight probes --json` says, by name."""
+def listed_plugins(environment: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The rows of `infrasight probes --json` by name."""
     done = subprocess.run(
         [BIN / "infrasight", "probes", "--json"],
         capture_output=True,
@@ -47,33 +51,36 @@ def probes(environment: dict[str, str]) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("hook", ["import", "api", "schema"])
-def test_a_plugin_that_cannot_be_loaded_is_named_with_its_reason(tmp_path: Path, hook: str) -> None:
-    """`infrasight probes` lists it as failed, with the hook and the reason, and execve as loaded."""
-    said = probes(installed(tmp_path, hook, BROKEN[hook]))
-    assert said["execve"]["status"] == "loaded"
-    assert said["broken"]["status"] == "failed"
-    assert ("99" if hook == "api" else "broken on purpose") in json.dumps(said["broken"])
+def test_probes_command_lists_a_failed_plugin_with_its_reason(tmp_path: Path, hook: str) -> None:
+    """`infrasight probes` lists it as failed, with hook and reason, and execve as loaded."""
+    plugins = listed_plugins(installed(tmp_path, hook, BROKEN[hook]))
+    assert plugins["execve"]["status"] == "loaded"
+    assert plugins["broken"]["status"] == "failed"
+    reason = "99" if hook == "api" else "broken on purpose"
+    assert reason in json.dumps(plugins["broken"])
 
 
 @pytest.mark.parametrize("hook", list(BROKEN))
-def test_the_other_probes_go_on(tmp_path: Path, hook: str) -> None:
-    """With a plugin that raises in this hook, every execve event is in the table all the same, and the failure is counted."""
+def test_failing_plugin_does_not_affect_other_probes(tmp_path: Path, hook: str) -> None:
+    """With a plugin that raises in this hook all execve events are stored."""
     environment = installed(tmp_path / "plugins", hook, BROKEN[hook])
     with running_system(tmp_path) as system:
         system.start_server()
-        agent = system.start_agent(ready=False, every_probe=True, environment=environment)
+        agent = system.start_agent(
+            "--probe", "execve", "--probe", "broken", ready=False, environment=environment
+        )
         until(lambda: "stream open" in agent.log(), "the stream is open")
         execute(f"mark-{hook}", 10)
-        until(lambda: count(system, f"mark-{hook}") == 10, "all ten are stored")
-        failures = f'infrasight_plugin_failures_total{{hook="{"import" if hook == "api" else hook}",plugin="broken"}}'
-        assert agent.metric(failures) > 0
+        until(lambda: stored_rows(system, f"mark-{hook}") == 10, "all ten are stored")
+        label = "import" if hook == "api" else hook
+        metric = f'infrasight_plugin_failures_total{{hook="{label}",plugin="broken"}}'
+        assert agent.metric(metric) > 0
         assert agent.stop() == 0
         if hook == "decode":
             assert "decode_failed" in agent.log()
 
 
-def count(system: System, marker: str) -> int:
-    """How many of the marked calls are in the table."""
-    return int(
-        system.query(f"SELECT count() AS n FROM execve_events WHERE argv[2] = '{marker}'")[0]["n"]
-    )
+def stored_rows(system: System, marker: str) -> int:
+    """The number of marked calls in the table."""
+    sql = f"SELECT count() AS n FROM execve_events WHERE argv[2] = '{marker}'"
+    return int(system.query(sql)[0]["n"])

@@ -15,6 +15,7 @@ from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.system import running_system, until
 
 pytestmark = [
+    pytest.mark.slow(reason="builds an image, for minutes"),
     pytest.mark.skipif(os.geteuid() != 0, reason="containers and recording need root"),
     pytest.mark.timeout(900),  # building the image is part of it
 ]

@@ -15,6 +15,7 @@ from infrasight_testbed.podman import IMAGE, Podman, running_podman
 from infrasight_testbed.system import System, execute, running_system, until
 
 pytestmark = [
+    pytest.mark.slow(reason="builds the images, for minutes"),
     pytest.mark.skipif(os.geteuid() != 0, reason="containers and recording need root"),
     pytest.mark.timeout(900),  # building them is part of it
 ]

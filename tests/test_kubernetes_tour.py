@@ -3,7 +3,10 @@
 import runpy
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow(reason="repeats in one run, for minutes, what smaller tests show")
 def test_from_an_empty_cluster_to_an_empty_cluster(cluster_tools: Path) -> None:
     """Chart, operator, server and three agents, through changes, kills and a dead API server: told right at each step, no event
     lost, nothing left."""

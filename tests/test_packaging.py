@@ -1,8 +1,10 @@
-"""The wheels: whole, and installable without this tree."""
+"""The wheels are complete, and installable without this tree."""
 
+import json
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -10,28 +12,39 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("infrasight-*/pyproject.toml"))
-# Of the installed wheels: everything comes from them, plugins are found, and their resources can be read.
+# Run with the installed wheels: everything is imported from them, the plugins are found, and their
+# resources can be read. The arguments are the import packages and the probes.
 USE = """
-import sys
+import importlib, json, sys
 from importlib import resources
 from pathlib import Path
 import infrasight.v1.stream_pb2_grpc
-import infrasight_core, infrasight_operator, infrasight_server
-import infrasight_probe_chmod, infrasight_probe_execve, infrasight_probe_net, infrasight_probe_open
 from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import Kernel
-ours = infrasight.v1, infrasight_core, infrasight_operator, infrasight_server, infrasight_probe_execve, infrasight_probe_net
-for module in ours:
+packages, probes = map(json.loads, sys.argv[1:])
+for name in ["infrasight.v1", *packages]:
+    module = importlib.import_module(name)
     assert all(Path(path).is_relative_to(sys.prefix) for path in module.__path__), module.__path__
 plugins = PluginManager.discover()
 assert not plugins.failures, plugins.failures
-assert plugins.probes() == ["accept", "chmod", "connect", "execve", "open"], plugins.probes()
+assert plugins.probes() == probes, plugins.probes()
 assert {"errors", "users"} < plugins.plugins.keys(), plugins.plugins.keys()
 assert "filename" in define_table("execve", plugins.schemas()["execve"]).statement
-assert "infrasight.bpf.h" in plugins.load_bpf("execve", Kernel("6.1", "x86_64", 2), {}).source.read_text()
+program = plugins.load_bpf("execve", Kernel("6.1", "x86_64", 2), {})
+assert "infrasight.bpf.h" in program.source.read_text()
 assert (resources.files("infrasight") / "v1" / "event.proto").read_text().startswith("syntax")
 """
+
+
+def declared_probes() -> list[str]:
+    """The names of the probes that the packages declare as entry points."""
+    names: list[str] = []
+    for package in PACKAGES:
+        if package.startswith("infrasight-probe-"):
+            text = (ROOT / package / "pyproject.toml").read_text(encoding="utf-8")
+            names += tomllib.loads(text)["project"]["entry-points"]["infrasight"]
+    return sorted(names)
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +52,24 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A freshly built wheel of each package."""
     folder = tmp_path_factory.mktemp("wheels")
     for package in PACKAGES:
-        command = [
-            sys.executable,
-            "-m",
-            "hatchling",
-            "build",
-            "--target",
-            "wheel",
-            "--directory",
-            str(folder),
-        ]
-        subprocess.run(command, cwd=ROOT / package, check=True)
+        build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+        subprocess.run([*build, "--directory", str(folder)], cwd=ROOT / package, check=True)
     return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in PACKAGES}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
-    """What lies in the package's `src` is in its wheel, resources and generated code too, and nothing else but the licences."""
+    """A wheel holds every file of the package's `src`, the licences, and nothing else."""
     source = ROOT / package / "src"
-    wanted = {
-        str(f.relative_to(source))
-        for f in source.rglob("*")
-        if f.is_file() and "__pycache__" not in f.parts
-    }
+    expected = set()
+    for file in source.rglob("*"):
+        if file.is_file() and "__pycache__" not in file.parts:
+            expected.add(str(file.relative_to(source)))
     with zipfile.ZipFile(wheels[package]) as wheel:
         names = wheel.namelist()
     held = {name for name in names if ".dist-info/" not in name}
     licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
-    assert held == wanted
+    assert held == expected
     assert licences == {f.name for f in (ROOT / package).glob("LICENSE*")}
 
 
@@ -88,27 +91,28 @@ def test_wheel_holds_every_file(wheels: dict[str, Path], package: str) -> None:
         ("infrasight-server", "infrasight_server/py.typed"),
     ],
 )
-def test_wheel_holds_what_is_not_python(wheels: dict[str, Path], package: str, name: str) -> None:
-    """The files that are easily forgotten are in the wheel."""
+def test_wheel_holds_resources(wheels: dict[str, Path], package: str, name: str) -> None:
+    """The wheels hold files that are easily forgotten because they are not Python."""
     with zipfile.ZipFile(wheels[package]) as wheel:
         assert name in wheel.namelist()
 
 
 def test_namespace_is_shared(wheels: dict[str, Path]) -> None:
-    """`infrasight` is a namespace package, so that another distribution may add to it."""
+    """`infrasight` is a namespace package, so that other distributions can extend it."""
     with zipfile.ZipFile(wheels["infrasight-core"]) as wheel:
         assert "infrasight/__init__.py" not in wheel.namelist()
 
 
 def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -> None:
-    """Installed into an environment of their own, the packages import, the plugins are found and the commands start."""
+    """Installed elsewhere, the packages import, the plugins are found and the commands start."""
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     python = environment / "bin" / "python"
     site = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     ).strip()
-    # The dependencies come from this environment; its own .pth files, which name the tree, are not followed from there.
+    # The dependencies come from this environment. Python does not follow its .pth files, which
+    # name the tree, from there.
     (Path(site) / "dependencies.pth").write_text(
         sysconfig.get_path("purelib") + "\n", encoding="utf-8"
     )
@@ -117,7 +121,9 @@ def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -
         [uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()],
         check=True,
     )
-    subprocess.run([python, "-I", "-c", USE], check=True, cwd=tmp_path)
+    modules = [package.replace("-", "_") for package in PACKAGES]
+    arguments = [json.dumps(modules), json.dumps(declared_probes())]
+    subprocess.run([python, "-I", "-c", USE, *arguments], check=True, cwd=tmp_path)
     for command in ("infrasight", "infrasight-operator", "infrasight-server"):
         shown = subprocess.run(
             [python.with_name(command), "--help"],

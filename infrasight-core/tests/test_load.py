@@ -1,4 +1,4 @@
-"""Loading: what is refused is explained, and what is loaded is what the header promises."""
+"""Loads programs: what is loaded keeps the header's promises, and a refusal names its cause."""
 
 import json
 import subprocess
@@ -8,18 +8,23 @@ import infrasight_probe_sample.plugin as sample
 import pytest
 from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
+from infrasight_core.enrichers import containers
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel import loader
+from infrasight_core.kernel.bcc_client import explain
 from infrasight_core.kernel.btf import kernel_offsets
+from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.loader import (
+    LoadedProbe,
     LoadSettings,
-    _explained,
     load,
     refused_functions,
     running_kernel,
 )
 
 PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
+CALL_HEADER = loader.HEADERS_FOLDER / "call.bpf.h"
+COMMON = "common(b, entry, call->ret);"  # a line of the sample's C
 
 # Compiles a request and prints every function's bytecode, 8 bytes an instruction, in hexadecimal.
 _DUMP = """
@@ -30,6 +35,23 @@ from bcc import BPF
 bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-DSLOTS=64"])
 print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["attach"]]))
 """
+_FULLY_ORDERED = {0x01, 0xF1}  # BPF_ADD | BPF_FETCH, BPF_CMPXCHG
+
+
+def changed(tmp_path: Path, old: str, new: str) -> tuple[BpfProgram, int]:
+    """The sample with other C, in the file `changed.bpf.c`, and the line of the change."""
+    text = PROGRAM.source.read_text(encoding="utf-8")
+    assert old in text
+    source = tmp_path / "changed.bpf.c"
+    source.write_text(text.replace(old, new))
+    return evolve(PROGRAM, source=source), text[: text.index(old)].count("\n") + 1
+
+
+def loaded_and_closed(program: BpfProgram) -> LoadedProbe:
+    """What loading the program gives; the program does not stay attached."""
+    loaded = load("sample", program, running_kernel(), LoadSettings())
+    loaded.close()
+    return loaded
 
 
 @pytest.mark.parametrize("python", ["/etc/passwd", "/nowhere/python3", "/etc"])
@@ -39,9 +61,17 @@ def test_loader_reports_a_python_that_cannot_run(python: str) -> None:
         refused_functions(["security_path_chmod"], Path(python))
 
 
-def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
-    """`commit` compiles to BPF_ADD | BPF_FETCH on a double word, `forget` to BPF_CMPXCHG: every architecture's JIT makes both
-    fully ordered."""
+def test_loader_names_the_package_that_has_bcc(tmp_path: Path) -> None:
+    """A Python without bcc: the error says what to install."""
+    without_bcc = tmp_path / "python3"
+    without_bcc.write_text('#!/bin/sh\nexec /usr/bin/python3 -S "$@"\n')
+    without_bcc.chmod(0o755)
+    with pytest.raises(PluginError, match="apt-get install python3-bpfcc"):
+        load("sample", PROGRAM, running_kernel(), LoadSettings(python=without_bcc))
+
+
+def test_head_and_entries_move_by_fully_ordered_atomics() -> None:
+    """`commit` compiles to BPF_ADD | BPF_FETCH and `forget` to BPF_CMPXCHG, both fully ordered."""
     request = loader._request(PROGRAM, running_kernel(), LoadSettings())
     run = subprocess.run(
         ["/usr/bin/python3", "-c", _DUMP],
@@ -52,16 +82,12 @@ def test_the_head_moves_by_a_fully_ordered_atomic() -> None:
     )
     codes = [bytes.fromhex(code) for code in json.loads(run.stdout.splitlines()[-1])]
     instructions = [code[i : i + 8] for code in codes for i in range(0, len(code), 8)]
-    atomic = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
-    assert atomic
-    assert {int.from_bytes(i[4:], "little") for i in atomic} == {
-        0x01,
-        0xF1,
-    }  # BPF_ADD | BPF_FETCH, BPF_CMPXCHG
+    atomics = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
+    assert {int.from_bytes(atomic[4:], "little") for atomic in atomics} == _FULLY_ORDERED
 
 
 def test_blocks_are_made_smaller_until_they_fit() -> None:
-    """A memory budget that the wanted slots would exceed halves them, and the layout says how many there are."""
+    """A memory budget that the wanted slots would exceed halves them until they fit."""
     loaded = load("sample", PROGRAM, running_kernel(), LoadSettings(memory=1 << 20))
     layout = loaded.blocks.layout
     loaded.close()
@@ -70,123 +96,135 @@ def test_blocks_are_made_smaller_until_they_fit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "message"),
     [
         (evolve(PROGRAM, attach=(Tracepoint("no_such", "syscalls:sys_enter_openat"),)), "no_such"),
         (
             evolve(PROGRAM, attach=(Tracepoint("enter_openat", "syscalls:no_such_event"),)),
             "no_such_event",
         ),
-        (evolve(PROGRAM, kernel_fields=("task_struct.no_such",)), "no member 'no_such'"),
-        (evolve(PROGRAM, kernel_fields=("no_struct.field",)), "no struct 'no_struct'"),
         (evolve(PROGRAM, slots=1000), "power of two"),
-        (evolve(PROGRAM, source=Path(__file__)), "does not include infrasight.bpf.h"),
+        (evolve(PROGRAM, source=CALL_HEADER), "call.bpf.h does not include infrasight.bpf.h"),
     ],
 )
-def test_what_cannot_be_loaded_is_named(program: BpfProgram, said: str) -> None:
-    """A wrong function, event, field, size or source: a PluginError of load_bpf that names it."""
-    with pytest.raises(PluginError, match=said) as caught:
+def test_load_error_names_its_cause(program: BpfProgram, message: str) -> None:
+    """A wrong function, event, size or source: a PluginError of load_bpf that names it."""
+    with pytest.raises(PluginError, match=message) as caught:
         load("sample", program, running_kernel(), LoadSettings())
     assert (caught.value.plugin, caught.value.hook) == ("sample", "load_bpf")
 
 
-def test_a_mistake_in_the_c_is_shown_with_its_file_and_line(tmp_path: Path) -> None:
-    """A compiler error names the probe's own file and the line there, not the header's."""
-    source = tmp_path / "wrong.bpf.c"
-    text = PROGRAM.source.read_text(encoding="utf-8").replace(
-        "common(b, entry, call->ret);", "common(b, nothing, call->ret);"
-    )
-    source.write_text(text)
-    line = next(
-        number for number, content in enumerate(text.splitlines(), 1) if "nothing" in content
-    )
-    with pytest.raises(
-        PluginError, match=rf"wrong\.bpf\.c:{line}:.*undeclared identifier 'nothing'"
-    ):
-        load("sample", evolve(PROGRAM, source=source), running_kernel(), LoadSettings())
-
-
-def test_a_python_without_bcc_says_what_to_install(tmp_path: Path) -> None:
-    """A loader Python that is not there, or has no bcc: the remedy is in the message."""
-    with pytest.raises(PluginError, match="loader_python"):
-        load("sample", PROGRAM, running_kernel(), LoadSettings(python=tmp_path / "python"))
-    without = tmp_path / "python3"
-    without.write_text('#!/bin/sh\nexec /usr/bin/python3 -S "$@"\n')
-    without.chmod(0o755)
-    with pytest.raises(PluginError, match="apt-get install python3-bpfcc"):
-        load("sample", PROGRAM, running_kernel(), LoadSettings(python=without))
-
-
-NOWHERE = KernelFunction(
-    "hung_nowhere", "no_such_function_of_any_kernel", optional=True, lack="what the row lacks"
-)
-
-
-def test_a_function_that_the_kernel_does_not_have_is_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An optional one: its C is not compiled, the rest records, and the log and the loaded probe say why and what it costs."""
-    source = tmp_path / "with_function.bpf.c"
-    mistake = "\n#ifdef HAVE_hung_nowhere\n#error compiled\n#endif\n"
-    source.write_text(PROGRAM.source.read_text(encoding="utf-8") + mistake)
-    program = evolve(PROGRAM, source=source, attach=(NOWHERE, *PROGRAM.attach))
-    loaded = load("sample", program, running_kernel(), LoadSettings())
-    loaded.close()
-    assert (loaded.functions, dict(loaded.refused)) == (
-        (),
-        {"hung_nowhere": "the kernel has no such function"},
-    )
-    logged = capsys.readouterr().out
-    for said in (NOWHERE.kernel_function, NOWHERE.lack, "the kernel has no such function"):
-        assert said in logged
-
-
-def test_a_function_that_is_needed_is_named() -> None:
-    """One that is not optional, where the kernel has none of that name: a PluginError of load_bpf that names it."""
-    program = evolve(PROGRAM, attach=(evolve(NOWHERE, optional=False), *PROGRAM.attach))
-    with pytest.raises(
-        PluginError,
-        match=r"hung_nowhere.*no_such_function_of_any_kernel: the kernel has no such function",
-    ):
+def test_compiler_error_names_the_file_and_line(tmp_path: Path) -> None:
+    """A mistake in the C is reported at its line in the probe's own file."""
+    program, line = changed(tmp_path, COMMON, "common(b, nothing, call->ret);")
+    message = rf"changed\.bpf\.c:{line}:.*undeclared identifier 'nothing'"
+    with pytest.raises(PluginError, match=message):
         load("sample", program, running_kernel(), LoadSettings())
 
 
-def test_what_is_tried_is_what_can_be_loaded(tmp_path: Path) -> None:
-    """A program that does nothing hangs on a function of the kernel, or not: the same is so of a probe's, which is optional."""
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("task_struct__no_such", "task_struct.no_such: .*'task_struct' has no member 'no_such'"),
+        ("no_struct__field", "no_struct.field: this kernel has no struct 'no_struct'"),
+        ("task_struct__pid__x", "task_struct.pid.x: this kernel's member 'pid' has no member 'x'"),
+    ],
+)
+def test_misspelt_kernel_field_is_named_with_its_line(
+    tmp_path: Path, field: str, message: str
+) -> None:
+    """The error names the struct, the member, and the line of the C that uses it."""
+    use = f"SET(b, flags, FIELD(u32, bpf_get_current_task(), {field}));"
+    program, line = changed(tmp_path, COMMON, f"{COMMON} {use}")
+    with pytest.raises(PluginError, match=rf"changed\.bpf\.c:{line}: kernel field {message}"):
+        load("sample", program, running_kernel(), LoadSettings())
+
+
+def test_optional_kernel_field_may_be_absent(tmp_path: Path) -> None:
+    """The C can ask whether the kernel has an optional field; the offset of one it lacks is -1."""
+    check = """
+OPTIONAL_FIELDS(task_struct__no_such, task_struct__pid);
+_Static_assert(!HAS_FIELD(task_struct__no_such) && OFFSET_task_struct__no_such == -1, "absent");
+_Static_assert(HAS_FIELD(task_struct__pid), "present");
+"""
+    include = '#include "infrasight.bpf.h"'
+    program, _ = changed(tmp_path, include, include + check)
+    assert loaded_and_closed(program).warnings == ()
+
+
+def test_compiler_warnings_are_logged_with_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A probe whose C has a dubious line is loaded, and the log shows the line."""
+    program, line = changed(tmp_path, COMMON, f"int unused; {COMMON}")
+    (warning,) = loaded_and_closed(program).warnings
+    assert warning == f"changed.bpf.c:{line}: warning: unused variable 'unused' [-Wunused-variable]"
+    assert f"changed.bpf.c:{line}: warning" in capsys.readouterr().out
+
+
+def test_own_programs_compile_without_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sample, the tracker of containers and the guard; ProbeContract looks at the probes."""
+    tracker = containers.load_bpf(running_kernel(), {})
+    assert loaded_and_closed(PROGRAM).warnings == ()
+    assert loaded_and_closed(tracker).warnings == ()
+    guard = Guard(running_kernel(), LoadSettings())
+    guard._load().close()
+    assert "the compiler warns" not in capsys.readouterr().out
+
+
+ABSENT_FUNCTION = KernelFunction(
+    "never_attached", "no_such_function_of_any_kernel", optional=True, lack="what the row lacks"
+)
+
+
+def test_optional_function_that_the_kernel_lacks_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its C is not compiled, the rest records; log and loaded probe say why and what is lacking."""
+    include = '#include "infrasight.bpf.h"'
+    mistake = "\n#ifdef HAVE_never_attached\n#error compiled\n#endif\n"
+    program, _ = changed(tmp_path, include, include + mistake)
+    loaded = loaded_and_closed(evolve(program, attach=(ABSENT_FUNCTION, *PROGRAM.attach)))
+    assert loaded.functions == ()
+    assert loaded.refused == {"never_attached": "the kernel has no such function"}
+    logged = capsys.readouterr().out
+    assert "cannot attach to kernel function" in logged
+    assert ABSENT_FUNCTION.kernel_function in logged
+    assert ABSENT_FUNCTION.lack in logged
+    assert "the kernel has no such function" in logged
+
+
+def test_required_function_that_the_kernel_lacks_is_named() -> None:
+    """The probe is not loaded; a PluginError of load_bpf names the function."""
+    required = evolve(ABSENT_FUNCTION, optional=False)
+    program = evolve(PROGRAM, attach=(required, *PROGRAM.attach))
+    message = "never_attached.*no_such_function_of_any_kernel: the kernel has no such function"
+    with pytest.raises(PluginError, match=message):
+        load("sample", program, running_kernel(), LoadSettings())
+
+
+def test_refused_functions_are_those_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """An empty program attaches to a kernel function if and only if a probe's program does."""
     point = KernelFunction("at_open", "security_file_open", optional=True)
-    source = (
-        PROGRAM.source.read_text(encoding="utf-8")
-        + "\nint at_open(u64 *arguments) {\n  return 0;\n}\n"
-    )
-    path = tmp_path / "at_open.bpf.c"
-    path.write_text(source)
-    loaded = load(
-        "sample",
-        evolve(PROGRAM, source=path, attach=(point, *PROGRAM.attach)),
-        running_kernel(),
-        LoadSettings(),
-    )
-    loaded.close()
+    include = '#include "infrasight.bpf.h"'
+    function = "\nint at_open(u64 *arguments) {\n  return 0;\n}\n"
+    program, _ = changed(tmp_path, include, include + function)
+    loaded = loaded_and_closed(evolve(program, attach=(point, *PROGRAM.attach)))
     refused = refused_functions(["security_file_open"], LoadSettings().python)
-    assert (loaded.functions == ("at_open",), "at_open" in loaded.refused) == (
-        not refused,
-        bool(refused),
-    )
+    assert (loaded.functions == ("at_open",)) == (not refused)
+    assert ("at_open" in loaded.refused) == bool(refused)
 
 
-def test_a_function_whose_program_is_refused_is_left_out() -> None:
-    """A program that the verifier refuses, or that is not there: the probe goes without it, and says why."""
+def test_optional_function_whose_program_is_refused_is_left_out() -> None:
+    """A program that the verifier refuses, or that is not in the C: the rest of the probe loads."""
     point = KernelFunction("never_written", "security_file_open", optional=True)
-    loaded = load(
-        "sample", evolve(PROGRAM, attach=(point, *PROGRAM.attach)), running_kernel(), LoadSettings()
-    )
-    loaded.close()
+    loaded = loaded_and_closed(evolve(PROGRAM, attach=(point, *PROGRAM.attach)))
     assert loaded.functions == ()
     assert loaded.refused.keys() == {"never_written"}
 
 
-def test_offsets_are_the_kernels_own() -> None:
-    """Members, members of anonymous members and of members: in bytes, within their struct."""
+def test_offsets_are_those_of_the_kernel() -> None:
+    """Members, members of anonymous members and of members, in bytes; unknown ones are missing."""
     offsets = kernel_offsets(
         [
             "list_head.next",
@@ -195,24 +233,29 @@ def test_offsets_are_the_kernels_own() -> None:
             "path.dentry",
             "dentry.d_name.name",
             "dentry.d_name",
+            "dentry.no_such",
         ]
     )
-    assert (offsets["list_head.next"], offsets["list_head.prev"]) == (0, 8)
-    assert offsets["path.dentry"] == offsets["path.mnt"] + 8
-    assert offsets["dentry.d_name.name"] == offsets["dentry.d_name"] + 8
+    found = offsets.found
+    assert (found["list_head.next"], found["list_head.prev"]) == (0, 8)
+    assert found["path.dentry"] == found["path.mnt"] + 8
+    assert found["dentry.d_name.name"] == found["dentry.d_name"] + 8
+    assert offsets.missing == {
+        "dentry.no_such": "this kernel's struct 'dentry' has no member 'no_such'"
+    }
 
 
-def test_options_that_are_not_known_are_refused() -> None:
-    """The sample probe knows `slots` only."""
+def test_unknown_option_is_rejected() -> None:
+    """The sample probe has the option `slots` only."""
     with pytest.raises(ConfigError, match="slotz"):
         sample.load_bpf(running_kernel(), {"slotz": 1})
 
 
-def test_a_container_without_tracefs_is_told_so(
+def test_missing_tracefs_is_explained_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Where tracefs is not mounted, that is said, though bcc then tries a way that the kernel does not permit."""
-    monkeypatch.setattr("infrasight_core.kernel.loader.TRACEFS", (str(tmp_path),))
-    assert "tracefs is not mounted" in _explained("OSError: Operation not permitted")
+    """Without tracefs, bcc fails in a way that the kernel does not permit; tracefs is the cause."""
+    monkeypatch.setattr("infrasight_core.kernel.attach_points.TRACEFS", (str(tmp_path),))
+    assert "tracefs is not mounted" in explain("OSError: Operation not permitted")
     (tmp_path / "events").mkdir()
-    assert "seccomp" in _explained("OSError: Operation not permitted")
+    assert "seccomp" in explain("OSError: Operation not permitted")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from infrasight_core.plugin.hookspecs import API_VERSION, hookimpl
     from infrasight_core.plugin.options import options_of
     from infrasight_core.plugin.program import (
-        URING_FIELDS,
         BpfProgram,
         Kernel,
         KernelFunction,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "API_VERSION",
     "TAGS",
-    "URING_FIELDS",
     "BpfProgram",
     "Columns",
     "ConfigError",
@@ -69,8 +67,7 @@ _HOMES = {
     "plugin.hookspecs": ("API_VERSION", "hookimpl"),
     "plugin.options": ("options_of",),
     "plugin.program": (
-        "URING_FIELDS",
-        "BpfProgram",
+            "BpfProgram",
         "Kernel",
         "KernelFunction",
         "Tracepoint",

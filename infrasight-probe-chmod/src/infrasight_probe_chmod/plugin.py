@@ -26,14 +26,6 @@ _CALLS = {  # whether a kernel may be without it (no chmod on arm64, fchmodat2 s
     "fchmodat": (False, 306, 333),
     "fchmodat2": (True, 452, 452),
 }
-_FIELDS = (
-    "dentry.d_inode",
-    "file.f_inode",
-    "fs_struct.pwd",
-    "fs_struct.root",
-    "inode.i_mode",
-    "task_struct.fs",
-)
 _FUNCTION = KernelFunction(
     "path_chmod",
     "security_path_chmod",
@@ -64,7 +56,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "chmod.bpf.c",
         attach=(_FUNCTION, *entries, *exits),
-        kernel_fields=_FIELDS,
         headers=(_FILES / "changed.bpf.h",),
         slots=8192,
     )

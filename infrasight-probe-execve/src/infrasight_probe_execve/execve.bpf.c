@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * execve(2) and execveat(2). A call that succeeds is recorded when the new image is in place (sched_process_exec), from the
- * image's own memory, which no thread of the caller can reach any more; one that fails, at its exit.
+ * execve(2) and execveat(2). A call that succeeds is recorded when the new image is in place
+ * (sched_process_exec), from the image's own memory, which no thread of the caller can reach any
+ * more. A call that fails is recorded at its exit.
  */
-#define COLUMNS(FIXED, CHARS, TEXT)                                                                                            \
-  TEXT(exe, 4096, 64)                                                                                                          \
-  TEXT(filename, 4096, 64)                                                                                                     \
-  TEXT(argv, 32768, 256)                                                                                                       \
-  TEXT(cwd, 4096, 64)                                                                                                          \
-  CHARS(parent_comm, 16)                                                                                                       \
-  FIXED(u32, argv_length)                                                                                                      \
-  FIXED(s32, dirfd)                                                                                                            \
+#define COLUMNS(FIXED, CHARS, TEXT)                                                                \
+  TEXT(exe, 4096, 64)                                                                              \
+  TEXT(filename, 4096, 64)                                                                         \
+  TEXT(argv, 32768, 256)                                                                           \
+  TEXT(cwd, 4096, 64)                                                                              \
+  CHARS(parent_comm, 16)                                                                           \
+  FIXED(u32, argv_length)                                                                          \
+  FIXED(s32, dirfd)                                                                                \
   FIXED(u32, at_flags)
 #define FILTER_PATH exe
 
@@ -24,7 +25,7 @@ struct entry {
 
 #include "infrasight.bpf.h"
 
-#define FAILED_ARGUMENTS 1024 /* how many arguments of a failed call are read */
+#define FAILED_ARGUMENTS 1024 /* the most arguments of a failed call that are read */
 
 struct sched_process_exec {
   u64 common;
@@ -49,45 +50,51 @@ int enter_execveat(struct sys_enter *call) {
   return enter(&entry);
 }
 
-static inline void places(struct block *b) {
-  char *task = (char *)bpf_get_current_task(), *mm = FIELD(char *, task, task_struct__mm);
+static inline void set_paths(struct block *b) {
+  char *task = (char *)bpf_get_current_task();
+  char *mm = FIELD(char *, task, task_struct__mm);
   SET_PATH(b, exe, FIELD(char *, mm, mm_struct__exe_file) + OFFSET_file__f_path);
   SET_PATH(b, cwd, FIELD(char *, task, task_struct__fs) + OFFSET_fs_struct__pwd);
 }
 
-static inline void who(struct block *b, struct entry *entry, int return_code) {
+/* Fills the columns that do not depend on whether the call succeeded. */
+static inline void set_call(struct block *b, struct entry *entry, int result) {
   char *parent = FIELD(char *, bpf_get_current_task(), task_struct__real_parent);
-  common(b, entry, return_code);
-  if (entry) SET(b, via, entry->is_compat ? VIA_COMPAT : VIA_SYSCALL); /* by now the task is as the new program is */
+  common(b, entry, result);
+  /* By now the task has the ABI of the new program; the entry has that of the call. */
+  if (entry) SET(b, via, entry->is_compat ? VIA_COMPAT : VIA_SYSCALL);
   bpf_probe_read_kernel(CHARS_AT(b, parent_comm, 16), 16, parent + OFFSET_task_struct__comm);
   SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
   SET(b, at_flags, entry ? entry->at_flags : 0);
 }
 
 int succeeded(struct sched_process_exec *exec) {
-  u32 tid = exec->old_pid; /* a thread that executes takes the place of its group's leader, and its id */
+  u32 thread = exec->old_pid; /* a thread that executes takes over the id of the group's leader */
   struct block *b = begin();
   if (b) {
     char *mm = FIELD(char *, bpf_get_current_task(), task_struct__mm);
-    u64 from = FIELD(u64, mm, mm_struct__arg_start), size = FIELD(u64, mm, mm_struct__arg_end) - from;
-    places(b); /* see SET_PATH */
-    who(b, entry_of(tid), 0);
+    u64 start = FIELD(u64, mm, mm_struct__arg_start);
+    u64 size = FIELD(u64, mm, mm_struct__arg_end) - start;
+    set_paths(b); /* see SET_PATH */
+    set_call(b, entry_of(thread), 0);
     SET_KERNEL_STRING(b, filename, DATA_LOC(exec, filename));
     SET(b, argv_length, size);
-    SET_USER_BYTES(b, argv, (void *)from, size);
+    SET_USER_BYTES(b, argv, (void *)start, size);
     commit(b);
   }
-  forget(tid);
+  forget(thread);
   return 0;
 }
 
-/* The arguments of a failed call, from the caller's memory: each with its NUL, one after the other. */
-static inline void user_argv(struct block *b, const char *argv, bool is_compat) {
+/* Fills argv and argv_length with the arguments of a failed call, from the caller's memory: one
+ * after the other, each with its NUL. */
+static inline void set_user_argv(struct block *b, const char *pointers, bool is_compat) {
   b->_quality |= TEXT_USER_MEMORY(argv);
   SET(b, argv_length, 0);
   for (int i = 0; i < FAILED_ARGUMENTS; i++) {
     const char *argument = NULL;
-    long length = is_compat ? bpf_probe_read_user(&argument, 4, argv + 4 * i) : bpf_probe_read_user(&argument, 8, argv + 8 * i);
+    long length = is_compat ? bpf_probe_read_user(&argument, 4, pointers + 4 * i)
+                            : bpf_probe_read_user(&argument, 8, pointers + 8 * i);
     if (!length && !argument) return;
     if (!length) {
       *TEXT_AT(b, argv) = 0;
@@ -98,7 +105,8 @@ static inline void user_argv(struct block *b, const char *argv, bool is_compat) 
       b->_quality |= TEXT_MISSING(argv);
       return;
     }
-    u64 total = (((argv_length_column *)b->argv_length)[SLOT(b)] += length);
+    u64 total = GET(b, argv_length) + length;
+    SET(b, argv_length, total);
     if (total < argv_max)
       TEXT_LENGTH(b, argv) = total;
     else
@@ -108,16 +116,16 @@ static inline void user_argv(struct block *b, const char *argv, bool is_compat) 
 }
 
 int failed(struct sys_exit *call) {
-  u32 tid = bpf_get_current_pid_tgid();
+  u32 thread = bpf_get_current_pid_tgid();
   struct block *b = call->ret < 0 ? begin() : NULL;
-  if (b) places(b); /* see SET_PATH */
-  struct entry *entry = entry_of(tid);
+  if (b) set_paths(b); /* see SET_PATH */
+  struct entry *entry = entry_of(thread);
   if (b) {
-    who(b, entry, call->ret);
+    set_call(b, entry, call->ret);
     SET_USER_STRING(b, filename, entry ? entry->filename : NULL);
-    user_argv(b, entry ? entry->argv : NULL, entry && entry->is_compat);
+    set_user_argv(b, entry ? entry->argv : NULL, entry && entry->is_compat);
     commit(b);
   }
-  forget(tid);
+  forget(thread);
   return 0;
 }

@@ -38,16 +38,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("failed", "syscalls:sys_exit_execve", compat=11, compat_arm=11),
             Tracepoint("failed", "syscalls:sys_exit_execveat", compat=358, compat_arm=387),
         ),
-        kernel_fields=(
-            "file.f_path",
-            "fs_struct.pwd",
-            "mm_struct.arg_end",
-            "mm_struct.arg_start",
-            "mm_struct.exe_file",
-            "task_struct.comm",
-            "task_struct.fs",
-            "task_struct.mm",
-        ),
         slots=4096,
     )
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 from infrasight_core import (
-    URING_FIELDS,
     BpfProgram,
     Columns,
     EventSchema,
@@ -23,13 +22,6 @@ from infrasight_probe_net.v1.accept_pb2 import AcceptEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
-_REQUEST = (
-    "io_accept.file_slot",
-    "io_accept.flags",
-    "io_accept.iou_flags",
-    "io_kiocb.cqe.fd",
-    "io_kiocb.file",
-)
 _FLAGS = ((b"SOCK_NONBLOCK", 0o4000), (b"SOCK_CLOEXEC", 0o2000000))
 
 
@@ -70,9 +62,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             ),
             *uring_points("submitted", "completed", "overflowed"),
         ),
-        kernel_fields=("unix_sock.peer",),
-        optional_fields=(*URING_FIELDS, *_REQUEST),
-        headers=(_FILES / "uring_socket.bpf.h", _FILES / "uring_accept.bpf.h"),
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from infrasight_core import (
-    URING_FIELDS,
     BpfProgram,
     Columns,
     EventSchema,
@@ -25,7 +24,6 @@ from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_net")
-_REQUEST = ("io_connect.addr", "io_connect.addr_len", "io_kiocb.cqe.fd", "io_kiocb.file")
 _STAGES = (b"call", b"outcome")
 
 
@@ -58,12 +56,8 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),
         ),
-        kernel_fields=("sock.sk_err", "sock_common.skc_state", "unix_sock.peer"),
-        optional_fields=(*URING_FIELDS, *_REQUEST),
         defines={"BOOT_TIME": boot_time_ns()},
-        headers=tuple(
-            _FILES / name for name in ("attempt.bpf.h", "uring_socket.bpf.h", "uring_connect.bpf.h")
-        ),
+        headers=(_FILES / "attempt.bpf.h",),
     )
 
 

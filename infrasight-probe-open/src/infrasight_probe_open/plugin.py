@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from infrasight_core import (
-    URING_FIELDS,
     BpfProgram,
     Columns,
     EventSchema,
@@ -29,7 +28,6 @@ _CALLS = {  # whether a kernel may be without it (arm64 has neither open nor cre
     "openat": (False, 295, 322),
     "openat2": (False, 437, 437),
 }
-_REQUEST = ("filename.name", "io_open.dfd", "io_open.file_slot", "io_open.filename", "io_open.how")
 
 
 @hookimpl
@@ -51,9 +49,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "open.bpf.c",
         attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),
-        optional_fields=(*URING_FIELDS, *_REQUEST),
         defines={"LARGE_FILE": LARGE_FILE},
-        headers=(_FILES / "uring_open.bpf.h",),
     )
 
 

@@ -19,12 +19,13 @@ typedef unsigned long word;
 typedef unsigned int word;
 #endif
 
-static int call(unsigned int number, unsigned int a, unsigned int b, unsigned int c, unsigned int d, unsigned int e) {
+static int call(unsigned int number, unsigned int a, unsigned int b, unsigned int c, unsigned int d,
+                unsigned int e) {
   int result;
   __asm__ volatile("int $0x80"
                    : "=a"(result)
-                   : "a"(number), "b"(RUBBISH | (word)a), "c"(RUBBISH | (word)b), "d"(RUBBISH | (word)c),
-                     "S"(RUBBISH | (word)d), "D"(RUBBISH | (word)e)
+                   : "a"(number), "b"(RUBBISH | (word)a), "c"(RUBBISH | (word)b),
+                     "d"(RUBBISH | (word)c), "S"(RUBBISH | (word)d), "D"(RUBBISH | (word)e)
                    : "memory");
   return result;
 }

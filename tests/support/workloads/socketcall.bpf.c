@@ -14,7 +14,8 @@ struct entry {
 int enter_socketcall(struct sys_enter *call) {
   u32 arguments[3] = {};
   struct entry entry = {};
-  if (socketcall_arguments(call, arguments, 3)) entry.socket = arguments[0], entry.size = arguments[2];
+  if (socketcall_arguments(call, arguments, 3))
+    entry.socket = arguments[0], entry.size = arguments[2];
   return enter(&entry);
 }
 

@@ -23,20 +23,25 @@ static void *map(int ring, size_t size, off_t what) {
 }
 
 int main(int argc, char **argv) {
-  unsigned setup = argc > 1 ? strtoul(argv[1], NULL, 0) : 0, completions = argc > 2 ? atoi(argv[2]) : 0;
+  unsigned setup = argc > 1 ? strtoul(argv[1], NULL, 0) : 0,
+           completions = argc > 2 ? atoi(argv[2]) : 0;
   int never_take = !!(setup & NEVER_TAKE), ring;
-  struct io_uring_params p = {
-      .flags = (setup & ~NEVER_TAKE) | IORING_SETUP_SUBMIT_ALL, .sq_thread_idle = 50, .cq_entries = completions};
+  struct io_uring_params p = {.flags = (setup & ~NEVER_TAKE) | IORING_SETUP_SUBMIT_ALL,
+                              .sq_thread_idle = 50,
+                              .cq_entries = completions};
   mmap(AREA, AREA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   for (ssize_t got, at = 0; (got = read(0, AREA + at, AREA_BYTES - at)) > 0;)
     at += got;
   if (completions) p.flags |= IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
   if ((ring = syscall(SYS_io_uring_setup, completions ? 1 : BATCH, &p)) < 0) return 1;
   char *sq = map(ring, p.sq_off.array + p.sq_entries * 4, IORING_OFF_SQ_RING);
-  char *cq = map(ring, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), IORING_OFF_CQ_RING);
-  struct io_uring_sqe *sqes = map(ring, p.sq_entries * sizeof(*sqes), IORING_OFF_SQES), *given = (void *)AREA;
+  char *cq =
+      map(ring, p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe), IORING_OFF_CQ_RING);
+  struct io_uring_sqe *sqes = map(ring, p.sq_entries * sizeof(*sqes), IORING_OFF_SQES),
+                      *given = (void *)AREA;
   struct io_uring_cqe *cqes = (void *)(cq + p.cq_off.cqes);
-  unsigned count = *(unsigned *)given++, mask = *AT(sq, p.sq_off.ring_mask), cq_mask = *AT(cq, p.cq_off.ring_mask);
+  unsigned count = *(unsigned *)given++, mask = *AT(sq, p.sq_off.ring_mask),
+           cq_mask = *AT(cq, p.cq_off.ring_mask);
   int32_t *results = malloc(count * sizeof(*results));
   int files[8] = {-1, -1, -1, -1, -1, -1, -1, -1};
   syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, files, 8);
@@ -51,10 +56,12 @@ int main(int argc, char **argv) {
       wait += !(given[done + i].flags & IOSQE_CQE_SKIP_SUCCESS);
     }
     __atomic_store_n(AT(sq, p.sq_off.tail), tail + batch, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(AT(sq, p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP) flags |= IORING_ENTER_SQ_WAKEUP;
-    syscall(SYS_io_uring_enter, ring, batch, never_take ? 0 : wait, never_take ? flags & ~IORING_ENTER_GETEVENTS : flags, NULL,
-            0);
-    while (!never_take && *AT(cq, p.cq_off.head) != __atomic_load_n(AT(cq, p.cq_off.tail), __ATOMIC_SEQ_CST)) {
+    if (__atomic_load_n(AT(sq, p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP)
+      flags |= IORING_ENTER_SQ_WAKEUP;
+    syscall(SYS_io_uring_enter, ring, batch, never_take ? 0 : wait,
+            never_take ? flags & ~IORING_ENTER_GETEVENTS : flags, NULL, 0);
+    while (!never_take &&
+           *AT(cq, p.cq_off.head) != __atomic_load_n(AT(cq, p.cq_off.tail), __ATOMIC_SEQ_CST)) {
       struct io_uring_cqe *cqe = &cqes[*AT(cq, p.cq_off.head) & cq_mask];
       results[cqe->user_data] = cqe->res;
       if (cqe->res > 2) close(cqe->res);

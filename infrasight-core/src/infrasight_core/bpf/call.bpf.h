@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Calls as they come into the kernel. Included by infrasight.bpf.h and guard.bpf.c.
+ * System calls as the tracepoints show them. Included by infrasight.bpf.h and guard.bpf.c.
  */
-/* The contexts of the tracepoints of system calls, as in their format files, of `syscalls:` and of `raw_syscalls:` alike; the
- * first 8 bytes are common to all. */
+
+/* The contexts of the system call tracepoints, as their format files describe them. They are the
+ * same for `syscalls:` and `raw_syscalls:`. All tracepoints share the first 8 bytes. */
 struct sys_enter {
   u64 common;
   long number;
@@ -16,11 +17,13 @@ struct sys_exit {
   long ret;
 };
 
-/* The column `via`; agent/batches.py has their names. */
+/* Values of the column `via`. VIA in agent/batches.py names them. */
 enum via { VIA_SYSCALL, VIA_COMPAT, VIA_IO_URING };
 
-/* Whether the current task is in a call of the 32-bit ABI: of a 32-bit program, or of any that makes `int $0x80`. No tracepoint
- * of `syscalls:` shows such a call: the guard brings it. The task is read as the kernel's own code reads it, without a call. */
+/* Tells whether the current task is in a system call of the 32-bit ABI: one of a 32-bit program, or
+ * one that a 64-bit program makes with `int $0x80`. No tracepoint in `syscalls:` shows these calls;
+ * the guard (guard.bpf.c) forwards them. The load follows the kernel's own types, so it needs no
+ * helper call. */
 static inline bool in_compat_call(void) {
 #ifdef COMPAT_MASK
   return *(u32 *)((char *)bpf_get_current_task_btf() + COMPAT_OFFSET) & COMPAT_MASK;
@@ -29,13 +32,15 @@ static inline bool in_compat_call(void) {
 #endif
 }
 
-/* An argument that is a pointer. Of a 32-bit call the kernel takes the lower half, whatever the upper one holds. */
+/* An argument that is a pointer. In a 32-bit call the kernel ignores the upper half of the
+ * register. */
 static inline void *pointer(unsigned long argument) {
   return (void *)(in_compat_call() ? (u32)argument : argument);
 }
 
-/* The arguments of one of socketcall(2)'s calls, which 32-bit programs have in memory: `count` of them, as many as `to` holds;
- * false where they cannot be read. A program that the guard calls for SOCKETCALL(n) finds them so. */
+/* Reads the arguments of a call that came through socketcall(2): 32-bit programs pass them in
+ * memory. Copies the first `count` of them to `to`; returns false if they cannot be read. For
+ * programs that the guard calls, that is, whose tracepoint has `compat=socketcall(n)`. */
 static inline bool socketcall_arguments(struct sys_enter *call, u32 *to, u32 count) {
   return !bpf_probe_read_user(to, count * sizeof(*to), pointer(call->args[1]));
 }

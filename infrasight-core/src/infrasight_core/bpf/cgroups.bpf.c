@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Cgroups as they come and go: a tracker's program, whose rows are no events, but what the enricher `containers` knows by the
- * time that it sees an event of a task in such a cgroup. A cgroup is announced before any task can be in it.
+ * Cgroups as they are created, renamed and removed: the program of a tracker. Its rows are not
+ * events but state that the enricher `containers` needs. A cgroup is announced before any task can
+ * be in it, and so before the enricher sees an event of such a task.
  */
 #define COLUMNS(FIXED, CHARS, TEXT) FIXED(u64, key) FIXED(u8, gone) TEXT(path, 1024, 256)
 
-struct entry { /* nothing is kept: these are no calls */
+struct entry { /* these are no calls, so that nothing is stored */
   u64 time;
 };
 
 #include "infrasight.bpf.h"
 
-/* As in the tracepoints' format files. The kernel gives no more than 1,023 bytes of a path. */
+/* The context, as the tracepoints' format files describe it. The kernel truncates the path to 1,023
+ * bytes. */
 struct cgroup_change {
   u64 common;
   int hierarchy, level;
@@ -19,14 +21,14 @@ struct cgroup_change {
   u32 path;
 };
 
-static inline int keep(struct cgroup_change *change, u8 gone) {
-  u64 key = cgroup_key(change->hierarchy, change->id);
-  if (!key) return 0;
+static inline int record(struct cgroup_change *change, bool is_gone) {
+  u64 cgroup = cgroup_key(change->hierarchy, change->id);
+  if (!cgroup) return 0;
   struct block *b = begin();
   if (b) {
     SET(b, time, bpf_ktime_get_boot_ns());
-    SET(b, key, key);
-    SET(b, gone, gone);
+    SET(b, key, cgroup);
+    SET(b, gone, is_gone);
     SET_KERNEL_STRING(b, path, DATA_LOC(change, path));
     commit(b);
   }
@@ -34,13 +36,13 @@ static inline int keep(struct cgroup_change *change, u8 gone) {
 }
 
 int cgroup_made(struct cgroup_change *change) {
-  return keep(change, 0);
+  return record(change, false);
 }
 
 int cgroup_renamed(struct cgroup_change *change) {
-  return keep(change, 0);
+  return record(change, false);
 }
 
 int cgroup_gone(struct cgroup_change *change) {
-  return keep(change, 1);
+  return record(change, true);
 }

@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What a call's entry tells, kept until its exit. Included by infrasight.bpf.h.
+ * Stores a call's `struct entry` from its entry to its exit. Included by infrasight.bpf.h.
  *
- * A thread's entry lies in the slot of its number's last bits, where it costs a load and an atomic exchange; only when another
- * thread's call is under way in that slot, it goes into the hash, which costs ten times as much.
+ * The last bits of a thread's id choose a slot of an array, which costs a load and an atomic
+ * exchange. A hash takes the entry only if another thread's call in progress occupies that slot;
+ * the hash costs ten times as much.
  */
-struct held {
-  u64 owner; /* the thread, 0 for none */
+struct entry_slot {
+  u64 owner; /* the thread's id; 0 if the slot is free */
   struct entry entry;
 };
 
-BPF_ARRAY(held_entries, struct held, ENTRY_SLOTS);
+BPF_ARRAY(entry_slots, struct entry_slot, ENTRY_SLOTS);
 BPF_HASH(entries, u32, struct entry, ENTRIES);
 
-static inline struct held *held_by(u32 tid) {
-  int slot = tid & (ENTRY_SLOTS - 1);
-  return held_entries.lookup(&slot);
+static inline struct entry_slot *entry_slot_of(u32 tid) {
+  int index = tid & (ENTRY_SLOTS - 1);
+  return entry_slots.lookup(&index);
 }
 
-/* Keeps an entry; without it the event is recorded all the same, as ENTRY_MISSING. */
+/* Stores the entry of the current thread's call and sets its `time`. Without room for it, the event
+ * is still recorded, flagged ENTRY_MISSING. Returns 0, so that a program can return the result. */
 static inline int enter(struct entry *entry) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct held *held = held_by(tid);
+  struct entry_slot *slot = entry_slot_of(tid);
   entry->time = bpf_ktime_get_boot_ns();
-  if (held && (held->owner == tid || __sync_val_compare_and_swap(&held->owner, 0, (u64)tid) == 0)) {
-    held->entry = *entry;
+  if (slot && (slot->owner == tid || __sync_val_compare_and_swap(&slot->owner, 0, (u64)tid) == 0)) {
+    slot->entry = *entry;
   } else if (entries.update(&tid, entry)) {
     struct block *b = this_block();
     if (b) b->_entries_full++;
@@ -32,13 +34,15 @@ static inline int enter(struct entry *entry) {
   return 0;
 }
 
+/* The entry of a thread's call in progress, or NULL. */
 static inline struct entry *entry_of(u32 tid) {
-  struct held *held = held_by(tid);
-  return held && held->owner == tid ? &held->entry : entries.lookup(&tid);
+  struct entry_slot *slot = entry_slot_of(tid);
+  return slot && slot->owner == tid ? &slot->entry : entries.lookup(&tid);
 }
 
-/* Lets the slot go only after all that was read of it: the exchange is fully ordered. */
+/* Discards a thread's entry. The exchange is fully ordered, so the slot becomes free only after
+ * everything has been read from it. */
 static inline void forget(u32 tid) {
-  struct held *held = held_by(tid);
-  if (!held || __sync_val_compare_and_swap(&held->owner, (u64)tid, 0) != tid) entries.delete(&tid);
+  struct entry_slot *slot = entry_slot_of(tid);
+  if (!slot || __sync_val_compare_and_swap(&slot->owner, (u64)tid, 0) != tid) entries.delete(&tid);
 }

@@ -1,53 +1,63 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What a probe's C includes. The probe lists its columns once, says what it keeps from a call's entry to its exit, and
- * includes this file:
+ * The header that a probe's C includes. The probe first lists its columns and declares what it
+ * stores from a call's entry to its exit:
  *
  *   #define COLUMNS(FIXED, CHARS, TEXT) FIXED(u32, flags) CHARS(parent_comm, 16) TEXT(path, 4096, 64)
  *   struct entry { u64 time; const char *path; u32 flags; };
  *   #include "infrasight.bpf.h"
  *
- * FIXED is a number, CHARS a string in a fixed width, TEXT a string at its own length: at most the second number of bytes
- * (a power of two) and about the third on average. Every CPU has a block: an array per column, and for each TEXT column a
- * heap and an array of ends. A program writes an event into the slot at `_head`, field by field, and moves `_head` last;
- * the agent has the block mapped, takes slices of the columns up to `_head`, and moves `_tail`.
- * Names that begin with an underscore, or hold two in a row, are the header's own.
+ * FIXED is a number, CHARS a string in an array of fixed width, TEXT a string of variable length:
+ * at most the first number of bytes (a power of two), about the second on average.
  *
- * Only programs on perf-type tracepoints (syscalls:, sched:, sock: …) may write a block: they run with preemption off and
- * never nest on a CPU, so a block has one writer at a time. A program on a function of the kernel (KernelFunction) is compiled
- * `#ifdef HAVE_<its name>`; it takes `u64 *arguments`, returns 0, and writes a map of the probe's own, from which the program
+ * Each CPU has a block: an array for each column, and for each TEXT column a heap and an array of
+ * ends. A program writes an event into the slot at `_head`, column by column, and moves `_head`
+ * last. The agent maps the blocks, copies the columns up to `_head` (kernel/block.py), and moves
+ * `_tail`. Names that begin with an underscore or contain two in a row belong to this header.
+ *
+ * Only programs on perf-type tracepoints (`syscalls:`, `sched:`, `sock:` …) may write to a block:
+ * they run with preemption disabled and never nest on a CPU, so that a block has one writer at a
+ * time. A program on a kernel function (KernelFunction) is compiled `#ifdef HAVE_<its name>`; it
+ * takes `u64 *arguments`, returns 0, and writes to a map of the probe's own, from which the program
  * at the call's exit fills the row.
+ *
+ * The agent compiles with warnings enabled and logs each with its file and line.
  */
 #define PATH_BYTES 4096
-#define PATH_DEPTH 128 /* components and mounts that a path may have */
+#define PATH_DEPTH 128 /* the most components and mounts of a path */
 #define NEAR_BYTES 512
+#define EXE_CACHE_BYTES 256
 #define CURRENT_DIRECTORY (-100)
 
 #include "call.bpf.h"
 
-#define DATA_LOC(context, member) ((char *)(context) + ((context)->member & 0xffff))
+/* The header: the columns that every event has. Each entry also gets the list's own further
+ * arguments, for macros that need more than the column. */
+#define HEADER_COLUMNS(FIXED, CHARS, ...)                                                          \
+  FIXED(u64, time, __VA_ARGS__)                                                                    \
+  FIXED(u64, duration_ns, __VA_ARGS__)                                                             \
+  FIXED(u64, process_key, __VA_ARGS__)                                                             \
+  FIXED(u64, parent_process_key, __VA_ARGS__)                                                      \
+  FIXED(u64, grandparent_process_key, __VA_ARGS__)                                                 \
+  FIXED(u64, cgroup_id, __VA_ARGS__)                                                               \
+  FIXED(u64, quality, __VA_ARGS__)                                                                 \
+  FIXED(u32, pid, __VA_ARGS__)                                                                     \
+  FIXED(u32, tid, __VA_ARGS__)                                                                     \
+  FIXED(u32, ppid, __VA_ARGS__)                                                                    \
+  FIXED(u32, uid, __VA_ARGS__)                                                                     \
+  FIXED(u32, gid, __VA_ARGS__)                                                                     \
+  FIXED(s32, return_code, __VA_ARGS__)                                                             \
+  FIXED(u8, via, __VA_ARGS__)                                                                      \
+  CHARS(comm, 16, __VA_ARGS__)
 
-/* The columns that every event has, filled by common(). */
-#define HEADER_COLUMNS(FIXED, CHARS)                                                                                           \
-  FIXED(u64, time)                                                                                                             \
-  FIXED(u64, duration_ns)                                                                                                      \
-  FIXED(u64, process_key)                                                                                                      \
-  FIXED(u64, parent_process_key)                                                                                               \
-  FIXED(u64, grandparent_process_key)                                                                                          \
-  FIXED(u64, cgroup_id)                                                                                                        \
-  FIXED(u64, quality)                                                                                                          \
-  FIXED(u32, pid)                                                                                                              \
-  FIXED(u32, tid)                                                                                                              \
-  FIXED(u32, ppid)                                                                                                             \
-  FIXED(u32, uid)                                                                                                              \
-  FIXED(u32, gid)                                                                                                              \
-  FIXED(s32, return_code)                                                                                                      \
-  FIXED(u8, via)                                                                                                               \
-  CHARS(comm, 16)
+#ifndef FLAGS /* the probe's own flags in the column `quality`: FLAG(name) … */
+#define FLAGS(FLAG)
+#endif
 
-/* A column's array is of bytes, because LLVM writes an array of u64 out element by element (0.5 s per 16,384) and char in no
- * time; its type stands before it as an array of no elements, for the agent to read from the layout. Widths are numbers,
- * because BCC's layout description trips over a sizeof in an array bound. */
+/* The declarations that are made from the lists. A column's array is of bytes, because LLVM writes
+ * an array of u64 element by element (0.5 s for 16,384) and an array of char at once. The column's
+ * type stands before it as an array without elements, for the agent to read from the layout. The
+ * widths are literals, because BCC's layout description fails on a sizeof in an array's bound. */
 #define WIDTH_u8 1
 #define WIDTH_u16 2
 #define WIDTH_u32 4
@@ -55,51 +65,59 @@
 #define WIDTH_u64 8
 #define WIDTH_s64 8
 
-#ifndef FLAGS /* what else a row may say of itself in `quality`: FLAG(name) … */
-#define FLAGS(FLAG)
-#endif
 #define NOTHING(...)
 #define FLAG_INDEX(name) FLAG_##name,
 #define FLAG_MEMBER(name) char name##__flag[0];
-#define FIXED_TYPE(type, name) typedef type name##_column;
+#define COLUMN_TYPE(type, name, ...) typedef type name##_column;
+#define HEADER_MEMBER(type, name, ...) type name;
 #define TEXT_INDEX(name, max, mean) TEXT_##name,
-#define TEXT_SIZES(name, max, mean) name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
-#define FIXED_ARRAY(type, name)                                                                                                \
-  type name##__type[0];                                                                                                        \
+#define TEXT_SIZES(name, max, mean)                                                                \
+  name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
+#define FIXED_ARRAY(type, name, ...)                                                               \
+  type name##__type[0];                                                                            \
   char name[SLOTS * WIDTH_##type];
-#define CHARS_ARRAY(name, width) char name[SLOTS * width];
-#define TEXT_ARRAYS(name, max, mean)                                                                                           \
-  char name##__end[SLOTS * 4];                                                                                                 \
-  char name##__heap[name##_heap_size + 2 * max + 8]; /* a string may run past the end, so that it never wraps */
+#define CHARS_ARRAY(name, width, ...) char name[SLOTS * width];
+/* A heap has a guard behind it, so that a string that runs past the end does not wrap. */
+#define TEXT_ARRAYS(name, max, mean)                                                               \
+  char name##__end[SLOTS * 4];                                                                     \
+  char name##__heap[name##_heap_size + 2 * max + 8];
 
-HEADER_COLUMNS(FIXED_TYPE, NOTHING)
-COLUMNS(FIXED_TYPE, NOTHING, NOTHING)
+HEADER_COLUMNS(COLUMN_TYPE, NOTHING)
+COLUMNS(COLUMN_TYPE, NOTHING, NOTHING)
 enum text { COLUMNS(NOTHING, NOTHING, TEXT_INDEX) TEXTS };
 enum flag { FLAGS(FLAG_INDEX) FLAG_COUNT };
 enum sizes { COLUMNS(NOTHING, NOTHING, TEXT_SIZES) };
 
-/* A walk from a file to the root (path.bpf.h): where it is, what it has read, and the path so far, from the end of the first
- * PATH_BYTES on. It lies in a map: in the block, or in a map of a program that may not write blocks. */
+/* The FIXED columns of the header, of one event. */
+struct header {
+  HEADER_COLUMNS(HEADER_MEMBER, NOTHING)
+};
+
+/* The state of a walk from a file to the root (path.bpf.h): its position, what it has read, and the
+ * path so far, which ends at PATH_BYTES in `scratch`. It lies in a map: in the block, or in a map of
+ * a program that may not write to blocks. */
 struct walk {
   u64 dentry, mount, root, outer, mountpoint, at, is_deleted, spare[9];
-  u64 near[NEAR_BYTES / 8]; /* members of a kernel struct that are read at once */
+  u64 near[NEAR_BYTES / 8]; /* members of a kernel struct, read at once */
   char scratch[PATH_BYTES + 512];
 };
 #define WALK_BYTES 5248
 _Static_assert(sizeof(struct walk) == WALK_BYTES, "a block holds a walk");
 
-/* A CPU's block. What is being written of the event at `_head` stands in the block too (its quality, the length of each text, a
- * walk's position), not on the stack: to the verifier, what it loads from a map is any number, so that it checks the rounds of
- * a loop once each and not every way through all of them. */
+/* The block of one CPU. The state of the event at `_head` (its quality, the length of each text, the
+ * position of a walk) lies in the block, not on the stack: the verifier takes a value that is loaded
+ * from a map for an unknown number, so that it checks a round of a loop once and not on every path
+ * through all rounds. */
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
-  u64 _tail, _heap_tail[15]; /* moved by the agent, on cache lines of their own */
-  u64 _seen, _filtered, _block_full, _heap_full, _submitted, _entries_full, _untraced, _counters[9]; /* read at once */
+  u64 _tail, _heap_tail[15]; /* moved by the agent; on cache lines of their own */
+  u64 _seen, _filtered, _block_full, _heap_full, _submitted; /* the agent reads these at once */
+  u64 _entries_full, _untraced, _counters[9];
   u64 _quality, _length[15];
-  u64 _filters, _prefix[33];                /* what filter.bpf.h keeps of the event */
+  u64 _filters, _prefix[33];                /* filter.bpf.h: state of the event */
   char _walk[WALK_BYTES];                   /* a `struct walk` */
-  u64 _exe_place, _exe_length, _exe_number; /* what exe.bpf.h keeps from event to event */
-  char _exe[256];
+  u64 _exe_place, _exe_length, _exe_number; /* exe.bpf.h: cached from event to event */
+  char _exe[EXE_CACHE_BYTES];
   HEADER_COLUMNS(FIXED_ARRAY, CHARS_ARRAY)
   COLUMNS(FIXED_ARRAY, CHARS_ARRAY, TEXT_ARRAYS)
   FLAGS(FLAG_MEMBER)
@@ -107,7 +125,16 @@ struct block {
 
 BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
 
-/* What a row says of itself: bit 0, then three bits for each TEXT column, then one for each of the probe's own flags. */
+/* The sizes of the TEXT columns, and where their ends lie in the block. */
+struct text_column {
+  u32 max, heap_size, ends;
+};
+#define TEXT_COLUMN(name, max, mean)                                                               \
+  {name##_max, name##_heap_size, __builtin_offsetof(struct block, name##__end)},
+static const struct text_column text_columns[] = {COLUMNS(NOTHING, NOTHING, TEXT_COLUMN)};
+
+/* The bits of the column `quality`: bit 0, then three bits for each TEXT column, then one bit for
+ * each flag of the probe. quality_bits in plugin/arrays.py names them. */
 #define ENTRY_MISSING 1ULL
 #define TEXT_FLAGS(name, bits) ((u64)(bits) << (1 + 3 * TEXT_##name))
 #define TEXT_CUT(name) TEXT_FLAGS(name, 1)
@@ -115,38 +142,44 @@ BPF_F_TABLE("array", int, struct block, blocks, CPUS, BPF_F_MMAPABLE);
 #define TEXT_USER_MEMORY(name) TEXT_FLAGS(name, 4)
 #define FLAG(name) (1ULL << (1 + 3 * TEXTS + FLAG_##name))
 
+/* The event's slot, and its place in a column. */
+#define SLOT(b) ((b)->_head & (SLOTS - 1))
+#define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
+#define GET(b, name) (((name##_column *)(b)->name)[SLOT(b)])
+#define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * (width)])
+
 static inline struct block *this_block(void) {
   int cpu = bpf_get_smp_processor_id();
   return blocks.lookup(&cpu);
 }
 
 #include "task.bpf.h"
-
+#include "text.bpf.h"
 #include "filter.bpf.h"
-
 #include "entry.bpf.h"
 
-#define HEAP_ROOM(name, max, mean)                                                                                             \
-  if (b->_heap_head[TEXT_##name] - b->_heap_tail[TEXT_##name] + max > name##_heap_size) {                                      \
-    b->_heap_full++;                                                                                                           \
-    return NULL;                                                                                                               \
-  }
-#define NO_TEXT(name, max, mean) b->_length[TEXT_##name] = 0;
-
-/* Takes the next slot of a block; NULL, and counted why, where there is none. */
+/* Prepares the next slot of a block. Returns NULL, and counts the reason, if there is none. */
 static inline struct block *next_slot(struct block *b) {
   if (b->_head - b->_tail >= SLOTS) {
     b->_block_full++;
     return NULL;
   }
-  COLUMNS(NOTHING, NOTHING, HEAP_ROOM)
-  COLUMNS(NOTHING, NOTHING, NO_TEXT)
+#pragma unroll
+  for (int text = 0; text < TEXTS; text++) {
+    u64 used = b->_heap_head[text] - b->_heap_tail[text];
+    if (used + text_columns[text].max > text_columns[text].heap_size) {
+      b->_heap_full++;
+      return NULL;
+    }
+    b->_length[text] = 0;
+  }
   b->_quality = 0;
-  ((struct walk *)b->_walk)->mount = 0; /* none has been read for this event */
+  ((struct walk *)b->_walk)->mount = 0; /* no mount has been read for this event */
   return b;
 }
 
-/* Takes the next slot of this CPU's block; NULL, and counted why, where there is none or the event is filtered. */
+/* Begins an event of the current task. Returns NULL, and counts the reason, if the event is filtered
+ * or the block has no room. */
 static inline struct block *begin(void) {
   struct block *b = this_block();
   if (!b) return NULL;
@@ -158,7 +191,7 @@ static inline struct block *begin(void) {
   return next_slot(b);
 }
 
-/* The same for an event that is not the current task's: whether it is wanted has been decided before. */
+/* Begins an event of another task, which has passed the filters before. */
 static inline struct block *begin_for_other(void) {
   struct block *b = this_block();
   if (!b) return NULL;
@@ -167,69 +200,74 @@ static inline struct block *begin_for_other(void) {
   return next_slot(b);
 }
 
-#define SLOT(b) ((b)->_head & (SLOTS - 1))
-#define SET(b, name, value) (((name##_column *)(b)->name)[SLOT(b)] = (value))
-#define GET(b, name) (((name##_column *)(b)->name)[SLOT(b)])
-#define CHARS_AT(b, name, width) (&(b)->name[SLOT(b) * width])
-
-/* Makes the compiler forget what it knows of a number, so that the check that follows is of the very register that is used:
- * the verifier does not see that a check of one number bounds another that was computed from it. */
-#define OPAQUE(number) asm volatile("" : "+r"(number))
-
-/* Fills the header's columns, of the current task; what began at an unknown time, 0, begins now. */
-static inline void header(struct block *b, u64 time, int return_code, enum via via) {
-  u64 now = bpf_ktime_get_boot_ns(), began = time ? time : now, ids = bpf_get_current_pid_tgid();
+/* Fills the members of a header that identify the current task. */
+static inline void read_task(struct header *header) {
+  u64 ids = bpf_get_current_pid_tgid();
   u64 user = bpf_get_current_uid_gid();
-  u64 task = CURRENT_TASK, parent = MEMBER(u64, task, task_struct__real_parent);
-  u32 ppid = MEMBER(u32, parent, task_struct__tgid);
-  SET(b, time, began);
-  SET(b, duration_ns, now - began);
-  SET(b, pid, ids >> 32);
-  SET(b, tid, ids);
-  SET(b, ppid, ppid);
-  FILTER_PARENT(b, ppid);
-  SET(b, process_key, process_key(task, ids >> 32));
-  SET(b, parent_process_key, process_key(parent, ppid));
-  SET(b, grandparent_process_key, key_of(MEMBER(u64, parent, task_struct__real_parent)));
-  SET(b, uid, user);
-  SET(b, gid, user >> 32);
-  SET(b, cgroup_id, cgroup_of(task));
-  SET(b, return_code, return_code);
-  SET(b, via, via);
+  u64 task = CURRENT_TASK;
+  u64 parent = MEMBER(u64, task, task_struct__real_parent);
+  u64 grandparent = MEMBER(u64, parent, task_struct__real_parent);
+  header->pid = ids >> 32;
+  header->tid = ids;
+  header->ppid = MEMBER(u32, parent, task_struct__tgid);
+  header->process_key = process_key_of(task, header->pid);
+  header->parent_process_key = process_key_of(parent, header->ppid);
+  header->grandparent_process_key =
+      process_key_of(grandparent, MEMBER(u32, grandparent, task_struct__tgid));
+  header->uid = user;
+  header->gid = user >> 32;
+  header->cgroup_id = cgroup_of(task);
+}
+
+/* Fills the FIXED columns of the header. */
+#define SET_FROM(type, name, b, header) SET(b, name, (header)->name);
+static inline void set_header(struct block *b, struct header *header) {
+  HEADER_COLUMNS(SET_FROM, NOTHING, b, header)
+}
+
+/* Fills all columns of the header for an event of the current task, which ends now. If `began` is 0
+ * the event's beginning is unknown; it then begins now. */
+static inline void fill_header(struct block *b, u64 began, int result, enum via way) {
+  u64 now = bpf_ktime_get_boot_ns();
+  struct header header = {.time = began ? began : now, .return_code = result, .via = way};
+  header.duration_ns = now - header.time;
+  read_task(&header);
+  drop_if_child_of_agent(b, header.ppid);
+  set_header(b, &header);
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
 }
 
-/* The same, of a call. */
-static inline void common(struct block *b, struct entry *entry, int return_code) {
+/* The same for a system call. `entry` may be NULL: the row is then flagged ENTRY_MISSING. */
+static inline void common(struct block *b, struct entry *entry, int result) {
   if (!entry) b->_quality |= ENTRY_MISSING;
-  header(b, entry ? entry->time : 0, return_code, in_compat_call() ? VIA_COMPAT : VIA_SYSCALL);
+  fill_header(b, entry ? entry->time : 0, result, in_compat_call() ? VIA_COMPAT : VIA_SYSCALL);
 }
 
-/* Which process loads this program's loader: the agent, as the kernel numbers it, whatever its pid namespace says. Run once, by
- * the loader; hung nowhere. */
+/* Returns the process that runs the program's loader: the agent, as the kernel numbers it,
+ * regardless of pid namespaces. The loader runs this program once; it is not attached. */
 int agent_process(void *context) {
   void *parent = FIELD(void *, bpf_get_current_task(), task_struct__real_parent);
   return FIELD(u32, parent, task_struct__tgid);
 }
 
-#include "text.bpf.h"
 #include "path.bpf.h"
-/* It needs the former. */
 #include "exe.bpf.h"
 
-#define COMMIT_TEXT(name, max, mean)                                                                                           \
-  b->_heap_head[TEXT_##name] += TEXT_LENGTH(b, name);                                                                          \
-  ((u32 *)b->name##__end)[SLOT(b)] = b->_heap_head[TEXT_##name];
-
-/* Publishes the event, unless it is filtered. The fetching form of the addition is fully ordered on every architecture: whoever
- * sees the new head sees all that was written before it. */
+/* Publishes the event, unless the filters reject it. The atomic addition is fully ordered on every
+ * architecture because its result is used: a reader that sees the new head also sees all that was
+ * written before it. */
 static inline void commit(struct block *b) {
   if (event_is_filtered(b)) {
     b->_filtered++;
     return;
   }
   SET(b, quality, b->_quality);
-  COLUMNS(NOTHING, NOTHING, COMMIT_TEXT)
+#pragma unroll
+  for (int text = 0; text < TEXTS; text++) {
+    u32 *ends = (u32 *)((char *)b + text_columns[text].ends);
+    b->_heap_head[text] += b->_length[text];
+    ends[SLOT(b)] = b->_heap_head[text];
+  }
   b->_submitted++;
   if (__sync_fetch_and_add(&b->_head, 1) == ~0ULL) b->_seen++;
 }

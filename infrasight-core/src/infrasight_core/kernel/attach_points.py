@@ -1,4 +1,4 @@
-"""Where a program's functions hang: what this kernel has of it."""
+"""Compares a program's attach points with the tracepoints that this kernel has."""
 
 import re
 from pathlib import Path
@@ -15,17 +15,17 @@ _MEMBER = re.compile(r"field:.*?(\w+);\toffset:(\d+);")
 
 
 def tracepoints_of(program: BpfProgram) -> list[Tracepoint]:
-    """The tracepoints that a program wants."""
+    """Returns the tracepoints among a program's attach points."""
     return [point for point in program.attach if isinstance(point, Tracepoint)]
 
 
 def functions_of(program: BpfProgram) -> list[KernelFunction]:
-    """The kernel's functions that a program wants."""
+    """Returns the kernel functions among a program's attach points."""
     return [point for point in program.attach if isinstance(point, KernelFunction)]
 
 
 def tracefs_is_mounted() -> bool:
-    """Whether tracefs is mounted where this user can see it; a directory out of reach may be it."""
+    """Whether tracefs is mounted. A directory that this user may not read counts as mounted."""
     for folder in TRACEFS:
         try:
             if Path(folder, "events").is_dir():
@@ -36,16 +36,16 @@ def tracefs_is_mounted() -> bool:
 
 
 def has_tracepoint(event: str) -> bool:
-    """Whether tracefs lists the tracepoint `category:name`. Raises KernelError."""
-    return _tracepoint_folder(event) is not None
-
-
-def _tracepoint_folder(event: str) -> Path | None:
-    """The folder of a tracepoint in tracefs; None if there is none.
+    """Whether the kernel has the tracepoint `category:name`.
 
     Raises:
         KernelError: This user may not read tracefs.
     """
+    return _tracepoint_folder(event) is not None
+
+
+def _tracepoint_folder(event: str) -> Path | None:
+    """Returns the folder of a tracepoint in tracefs, None if there is none. Raises KernelError."""
     denied = None
     for folder in TRACEFS:
         path = Path(folder, "events", *event.split(":"))
@@ -62,45 +62,51 @@ def _tracepoint_folder(event: str) -> Path | None:
 
 
 def lacking(program: BpfProgram) -> list[str]:
-    """The optional tracepoints that this kernel does not have, but for those whose function hangs on another one of the kind: a
-    tracepoint that has been renamed, or a call's exit where only its entry tells calls apart."""
+    """Returns the optional tracepoints that this kernel lacks and that nothing replaces.
+
+    A tracepoint is replaced if its function is attached to another one: the tracepoint was renamed,
+    or it is a call's exit and only the entry tells the calls apart.
+    """
     points = tracepoints_of(program)
-    in_use = {point.function for point in points if has_tracepoint(point.event)}
+    attached = {point.function for point in points if has_tracepoint(point.event)}
     return [
         point.event
         for point in points
-        if point.optional and not has_tracepoint(point.event) and point.function not in in_use
+        if point.optional and not has_tracepoint(point.event) and point.function not in attached
     ]
 
 
 def present(
     probe: str, program: BpfProgram, kernel: Kernel
 ) -> tuple[Tracepoint | KernelFunction, ...]:
-    """The attach points without the optional tracepoints that this kernel does not have, unless 32-bit calls pass them.
+    """Returns the attach points that can be used on this kernel.
+
+    Optional tracepoints that it lacks are left out, unless the guard forwards 32-bit calls to them.
 
     Raises:
-        KernelError: A tracepoint's members do not stand where the C takes them to stand.
+        KernelError: A tracepoint's members are not at the offsets that the C assumes.
     """
-    absent = [
-        point
-        for point in tracepoints_of(program)
-        if point.optional and not has_tracepoint(point.event)
-    ]
-    absent = [point for point in absent if not compat_numbers(point, kernel.machine)]
-    for point in absent:
-        log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
+    absent = []
     for point in tracepoints_of(program):
         _check_members(point)
+        is_forwarded = compat_numbers(point, kernel.machine)
+        if point.optional and not has_tracepoint(point.event) and not is_forwarded:
+            absent.append(point)
+            log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
     return tuple(point for point in program.attach if point not in absent)
 
 
 def _check_members(point: Tracepoint) -> None:
-    folder = _tracepoint_folder(point.event) if point.members else None
-    if folder is not None:
-        text = (folder / "format").read_text()
-        found = {name: int(at) for name, at in _MEMBER.findall(text)}
-        for name, at in point.members.items():
-            if found.get(name) != at:
-                raise KernelError(
-                    f"{point.event}: {name!r} is at {found.get(name)} in this kernel, not at {at}: please report"
-                )
+    if not point.members:
+        return
+    folder = _tracepoint_folder(point.event)
+    if folder is None:
+        return
+    text = (folder / "format").read_text()
+    offsets = {name: int(offset) for name, offset in _MEMBER.findall(text)}
+    for name, expected in point.members.items():
+        if offsets.get(name) != expected:
+            raise KernelError(
+                f"{point.event}: {name!r} is at {offsets.get(name)} in this kernel, "
+                f"not at {expected}: please report"
+            )

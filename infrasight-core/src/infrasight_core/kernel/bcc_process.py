@@ -1,21 +1,36 @@
-"""The loader: compiles one probe's C with bcc, loads and attaches it, hands its descriptors over, and exits.
+"""Compiles a program's C with bcc, loads and attaches it, and passes its descriptors on.
 
-Run as a program by a Python that has bcc (Debian's own), with nothing but the standard library, so that the agent lives in any
-virtual environment and LLVM never stays in memory::
+This file runs as a program of its own, under a Python that has bcc (Debian's own), and imports only
+the standard library besides. The agent can therefore live in any virtual environment, and LLVM does
+not stay in memory. `loader.py` is the other side, in the agent::
 
-    python3 loader.py SOCKET_FD < REQUEST
+    python3 bcc_process.py SOCKET_FD < REQUEST
 
-The request is JSON on standard input: `source`, `cflags`, `attach` (pairs of function and `category:event`; a function whose
-event is empty is loaded and hung nowhere), `functions` (a function, the kernel's, and whether it is optional), `headers`,
-`slots`, `memory`, the bytes that the blocks of all CPUs may take, and for the filters `filter_maps`, `filters` (map, key and
-value), `filter_state` and `own_work`. The answer is a JSON message on the Unix socket: `layout` (BCC's description of
-`struct block`), `slots`, `value_size`, `programs`, `ours` (the agent's process), `functions` and `refused` (the programs that
-hang on the kernel's functions, and why the others do not), and with it the descriptors of the blocks' map, of the filters'
-maps, of each program on a tracepoint and of each attachment, in that order; or `error`.
+The request is a JSON object on standard input. For a program with blocks:
 
-A request with `maps`, names, is of a program without blocks: the answer is `programs`, and with it come the descriptors of
-these maps, of each program and of each attachment. The request `try` is a list of the kernel's functions; the answer is
-`refused` alone.
+    source, cflags   the C and the compiler's flags
+    attach           pairs of a function and its tracepoint `category:event`; a function with an
+                     empty event is loaded but not attached
+    functions        triples: a function, the kernel function, and whether it is optional
+    headers          the folder of the kernel's headers
+    slots, cpus      the wanted slots of a block, and the number of blocks
+    memory           the bytes that all blocks may take
+    filter_maps      the names of the filters' maps
+    filters          triples: the map, a key and a value, in hexadecimal
+    filter_state     the filters' state, in hexadecimal
+    own_work         whether to record the agent's own work
+
+The answer is a JSON message on the Unix socket: `layout` (BCC's description of `struct block`),
+`slots`, `value_size`, `programs`, `agent_process`, `functions` (the programs that are attached to
+kernel functions) and `refused` (why the others are not). The descriptors of the blocks' map, the
+filters' maps, each program on a tracepoint and each attachment come with it, in that order. A
+failure is answered with `error`.
+
+With `maps`, a list of names, the request is for a program without blocks. The answer is `programs`,
+with the descriptors of these maps, of each program and of each attachment. With `try`, a list of
+kernel functions, the answer is `refused` alone.
+
+The compiler writes its messages to standard error.
 """
 
 import ctypes
@@ -28,8 +43,10 @@ import sys
 from typing import Any
 
 MESSAGE_BYTES = 65536
-FENTRY = b"kfunc__"  # how bcc knows what a program is for
-SYSCALL_BPF, BPF_PROG_TEST_RUN = {"x86_64": 321, "aarch64": 280}, 10
+FENTRY = b"kfunc__"  # the prefix by which bcc recognizes a program on a kernel function
+SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
+BPF_PROG_TEST_RUN = 10
+LEAST_SLOTS = 64
 
 
 def main() -> None:
@@ -46,32 +63,37 @@ def main() -> None:
         channel.send(json.dumps(answer).encode())
         return
     try:
-        kind = load_plain if "maps" in request else tried if "try" in request else load
-        answer, descriptors = kind(BPF, lib, request)
-    except Exception as error:  # noqa: BLE001 - bcc raises bare Exceptions; whatever it is, the agent must hear of it
+        if "maps" in request:
+            answer, descriptors = load_plain(BPF, lib, request)
+        elif "try" in request:
+            answer, descriptors = try_functions(BPF, lib, request)
+        else:
+            answer, descriptors = load(BPF, lib, request)
+    except Exception as error:  # noqa: BLE001 - bcc raises bare Exceptions; report all of them
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
     socket.send_fds(channel, [json.dumps(answer).encode()], descriptors)
 
 
-def tried(
+def try_functions(
     BPF: Any,  # noqa: N803 - bcc's own name
     lib: Any,
     request: dict[str, Any],
 ) -> tuple[dict[str, Any], list[int]]:
-    """Which of the kernel's functions let no program hang on them, and why."""
+    """Reports which kernel functions refuse a program, and why."""
     refused = {name: refusal(BPF, lib, name) for name in request["try"]}
     return {"refused": {name: reason for name, reason in refused.items() if reason}}, []
 
 
 def refusal(BPF: Any, lib: Any, kernel_function: str, attach: bool = True) -> str:  # noqa: N803
-    """Why no program can hang on a function of the kernel, tried with one that does nothing; empty where it can.
+    """Says why no program can be attached to a kernel function; empty if one can.
 
-    Loading it is quick; to attach it takes what patching the kernel takes, and so does to detach it.
+    An empty program is tried. Loading it is quick; attaching and detaching it patch the kernel.
     """
-    nothing = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
+    instructions = struct.pack("<QQ", 0xB7, 0x95)  # r0 = 0; exit
+    name = FENTRY + kernel_function.encode()
     program = lib.bcc_prog_load(
-        BPF.TRACING, FENTRY + kernel_function.encode(), nothing, len(nothing), b"GPL", 0, 0, None, 0
+        BPF.TRACING, name, instructions, len(instructions), b"GPL", 0, 0, None, 0
     )
     if program < 0:
         return reason_of(program)
@@ -84,7 +106,7 @@ def refusal(BPF: Any, lib: Any, kernel_function: str, attach: bool = True) -> st
 
 
 def reason_of(result: int) -> str:
-    """The error of a call of bcc's, which is in `errno` or is the result: its short name, and what it means here."""
+    """Explains a failed call of bcc's. Its error is the result, or in `errno`."""
     name = errno.errorcode.get(-result if result < -1 else ctypes.get_errno(), "unknown error")
     return {
         "EPERM": "not permitted (EPERM), as by a locked-down kernel",
@@ -94,62 +116,63 @@ def reason_of(result: int) -> str:
 
 
 def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
-    """Compiles, loads and attaches. If the kernel refuses the code that one way of optimising makes, tries the other; if it
-    refuses both, goes without the programs on its functions that are optional."""
-    functions = {name: kernel for name, kernel, _ in request["functions"]}
-    needed = [name for name, _, optional in request["functions"] if not optional]
-    refused = {
-        name: reason
-        for name, kernel in functions.items()
-        if (reason := refusal(BPF, lib, kernel, attach=False))
-    }
-    for name in needed:
-        if name in refused:
-            raise OSError(
-                f"{name}: no program may hang on the kernel's {functions[name]}: {refused[name]}"
-            )
+    """Compiles, loads and attaches a program with blocks.
+
+    If the kernel refuses the code of one optimization level, the other is tried. If it refuses
+    both, the optional programs on kernel functions are left out.
+    """
+    functions = {name: kernel_function for name, kernel_function, _ in request["functions"]}
+    required = [name for name, _, optional in request["functions"] if not optional]
+    refused = {}
+    for name, kernel_function in functions.items():
+        reason = refusal(BPF, lib, kernel_function, attach=False)
+        if reason and name in required:
+            raise OSError(f"{name}: cannot attach to kernel function {kernel_function}: {reason}")
+        if reason:
+            refused[name] = reason
     possible = [name for name in functions if name not in refused]
-    for attempt, wanted in ("-Os", possible), ("-O2", possible), ("-Os", needed), ("-O2", needed):
+    attempts = (("-Os", possible), ("-O2", possible), ("-Os", required), ("-O2", required))
+    for optimization, wanted in attempts:
+        flags = [optimization, *(f"-DHAVE_{name}" for name in wanted)]
         try:
-            bpf, slots, programs = compiled(
-                BPF, request, [attempt, *(f"-DHAVE_{name}" for name in wanted)]
-            )
+            bpf, slots, programs = compile_blocks(BPF, request, flags)
             attached = [attach_function(BPF, lib, bpf, name, functions[name]) for name in wanted]
             break
         except (
             Exception
-        ) as error:  # bcc raises nothing narrower; the last attempt's own error is the one to tell
-            if attempt == "-O2":
-                if wanted == needed:
-                    raise
-                refused |= {name: str(error) for name in wanted if name not in needed}
-    layout = json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks"))
-    ours = fill_filters(BPF, lib, bpf, request)
+        ) as error:  # bcc raises nothing narrower; the last attempt's error is raised
+            if optimization == "-Os":
+                continue
+            if wanted == required:
+                raise
+            refused |= {name: str(error) for name in wanted if name not in required}
+    agent_process = fill_filters(BPF, lib, bpf, request)
     attached += attach(bpf, request)
-    size = ctypes.sizeof(bpf["blocks"].Leaf)
     answer = {
-        "layout": layout,
+        "layout": json.loads(lib.bpf_table_leaf_desc(bpf.module, b"blocks")),
         "slots": slots,
-        "value_size": size,
+        "value_size": ctypes.sizeof(bpf["blocks"].Leaf),
         "programs": list(programs),
-        "ours": ours,
+        "agent_process": agent_process,
+        "functions": wanted,
+        "refused": refused,
     }
-    answer |= {"functions": wanted, "refused": refused}
     maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"])]
-    return answer, [*maps, *(p.fd for p in programs.values()), *attached]
+    return answer, [*maps, *(program.fd for program in programs.values()), *attached]
 
 
 def load_plain(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
-    """Compiles, loads and attaches a program that has no blocks."""
+    """Compiles, loads and attaches a program without blocks."""
     bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-Os"])
     programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
     attached = attach(bpf, request)
     maps = [bpf[name].map_fd for name in request["maps"]]
-    return {"programs": list(programs)}, [*maps, *(p.fd for p in programs.values()), *attached]
+    descriptors = [*maps, *(program.fd for program in programs.values()), *attached]
+    return {"programs": list(programs)}, descriptors
 
 
 def attach(bpf: Any, request: dict[str, Any]) -> list[int]:
-    """Hangs each function on its tracepoint; returns what keeps them there."""
+    """Attaches each function to its tracepoint; returns the descriptors that keep it attached."""
     events = [(name.encode(), event.encode()) for name, event in request["attach"] if event]
     for name, event in events:
         bpf.attach_tracepoint(tp=event, fn_name=name)
@@ -157,13 +180,13 @@ def attach(bpf: Any, request: dict[str, Any]) -> list[int]:
 
 
 def attach_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: str) -> int:  # noqa: N803
-    """Hangs a program on a function of the kernel, whose name bcc wants behind a prefix; returns what keeps it there."""
-    start, size = (
-        get(bpf.module, name.encode()) for get in (lib.bpf_function_start, lib.bpf_function_size)
-    )
+    """Attaches a program to a kernel function; returns the descriptor that keeps it attached."""
+    start = lib.bpf_function_start(bpf.module, name.encode())
+    size = lib.bpf_function_size(bpf.module, name.encode())
     if not start:
         raise OSError(f"Unknown program {name}")
-    license, version = lib.bpf_module_license(bpf.module), lib.bpf_module_kern_version(bpf.module)
+    license = lib.bpf_module_license(bpf.module)
+    version = lib.bpf_module_kern_version(bpf.module)
     named = FENTRY + kernel_function.encode()
     program: int = lib.bcc_func_load(
         bpf.module, BPF.TRACING, named, start, size, license, version, 0, None, 0, None, -1
@@ -177,27 +200,26 @@ def attach_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: st
 
 
 def fill_filters(BPF: Any, lib: Any, bpf: Any, request: dict[str, Any]) -> int:  # noqa: N803
-    """Puts the filters in force; returns the agent's process, or NOBODY where its own work is to be recorded."""
+    """Activates the filters; returns the agent's process, NOBODY if its own work is recorded."""
     for name, key, value in request["filters"]:
         if lib.bpf_update_elem(bpf[name].map_fd, bytes.fromhex(key), bytes.fromhex(value), 0):
             raise OSError(ctypes.get_errno(), f"filters: {name} cannot be written")
     (word,) = struct.unpack("<Q", bytes.fromhex(request["filter_state"]))
-    ours: int = word >> 32
+    agent_process: int = word >> 32
     if not request["own_work"]:
-        ours = run_once(bpf.load_func(b"agent_process", BPF.RAW_TRACEPOINT).fd)
-    state = struct.pack("<Q", ours << 32 | word & 0xFFFFFFFF)
+        agent_process = run_once(bpf.load_func(b"agent_process", BPF.RAW_TRACEPOINT).fd)
+    state = struct.pack("<Q", agent_process << 32 | word & 0xFFFFFFFF)
     if lib.bpf_update_elem(bpf["filter_state"].map_fd, bytes(4), state, 0):
         raise OSError(ctypes.get_errno(), "filters: their state cannot be written")
-    return ours
+    return agent_process
 
 
 def run_once(program: int) -> int:
-    """Runs a program in this process and returns what it returns: bpf(2), BPF_PROG_TEST_RUN."""
+    """Runs a program in this process and returns its result: bpf(2), BPF_PROG_TEST_RUN."""
     attributes = ctypes.create_string_buffer(struct.pack("<I", program), 80)
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(
-        SYSCALL_BPF[os.uname().machine], BPF_PROG_TEST_RUN, attributes, len(attributes)
-    ):
+    number = SYSCALL_BPF[os.uname().machine]
+    if libc.syscall(number, BPF_PROG_TEST_RUN, attributes, len(attributes)):
         raise OSError(
             ctypes.get_errno(),
             "the kernel does not run a program for its loader (BPF_PROG_TEST_RUN)",
@@ -206,30 +228,30 @@ def run_once(program: int) -> int:
     return result
 
 
-def compiled(
+def compile_blocks(
     BPF: Any,  # noqa: N803 - bcc's own name
     request: dict[str, Any],
     flags: list[str],
 ) -> tuple[Any, int, dict[str, Any]]:
-    """The module, halving the slots until the blocks fit the memory, and its programs on tracepoints, verified.
+    """Compiles the module and loads its programs on tracepoints, which the kernel verifies.
 
-    Kernels before 6.2 refuse a loop whose last instruction falls through into its first ("back-edge"); whether LLVM lays it
-    out so depends on its version and on how it optimises.
+    The slots are halved until the blocks fit the memory. Returns the module, its slots and the
+    programs.
+
+    Kernels before 6.2 refuse a loop whose last instruction falls through into its first
+    ("back-edge"). Whether LLVM emits such a loop depends on its version and on the optimization.
     """
-    slots, cpus = request["slots"], request["cpus"]
+    slots = request["slots"]
     while True:
-        bpf = BPF(
-            text=request["source"].encode(), cflags=[*request["cflags"], *flags, f"-DSLOTS={slots}"]
-        )
-        if ctypes.sizeof(bpf["blocks"].Leaf) * cpus <= request["memory"] or slots <= 64:
+        cflags = [*request["cflags"], *flags, f"-DSLOTS={slots}"]
+        bpf = BPF(text=request["source"].encode(), cflags=cflags)
+        size = ctypes.sizeof(bpf["blocks"].Leaf) * request["cpus"]
+        if size <= request["memory"] or slots <= LEAST_SLOTS:
             break
         bpf.cleanup()
         slots //= 2
-    return (
-        bpf,
-        slots,
-        {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]},
-    )
+    programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
+    return bpf, slots, programs
 
 
 if __name__ == "__main__":

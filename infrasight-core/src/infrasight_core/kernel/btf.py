@@ -1,4 +1,4 @@
-"""Where members stand in the running kernel's structs, from its own BTF, through libbpf.
+"""Reads struct offsets and enum values from the BTF of the running kernel, through libbpf.
 
 Source: Documentation/bpf/btf.rst, include/uapi/linux/btf.h.
 """
@@ -6,9 +6,13 @@ Source: Documentation/bpf/btf.rst, include/uapi/linux/btf.h.
 import ctypes
 from collections.abc import Iterable, Iterator
 
+from attrs import frozen
+
 from infrasight_core.errors import KernelError
 
-_STRUCT, _UNION, _ENUM = 4, 5, 6
+_STRUCT = 4
+_UNION = 5
+_ENUM = 6
 _MODIFIERS = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict, type tag
 
 
@@ -24,24 +28,37 @@ class _Enumerator(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
-def kernel_offsets(fields: Iterable[str], optional: Iterable[str] = ()) -> dict[str, int]:
-    """The offsets in bytes of `struct.member[.member…]`, by that name; 0.03 s for the first. Optional ones that are not are -1.
+@frozen
+class Offsets:
+    """The result of a lookup of kernel fields, each by its name `struct.member[.member…]`.
+
+    Attributes:
+        found: The offset of each field in bytes.
+        missing: For each field that this kernel does not have, which part of its name is unknown.
+    """
+
+    found: dict[str, int]
+    missing: dict[str, str]
+
+
+def kernel_offsets(names: Iterable[str]) -> Offsets:
+    """Looks up fields of kernel structs by their names; the first lookup takes 0.03 s.
 
     Raises:
-        KernelError: There is no BTF, no libbpf, or no such member in this kernel.
+        KernelError: There is no BTF or no libbpf.
     """
+    offsets = Offsets({}, {})
     with _Btf() as btf:
-        found = {name: btf.offset(name) for name in fields}
-        for name in optional:
+        for name in names:
             try:
-                found[name] = btf.offset(name)
-            except KernelError:
-                found[name] = -1
-        return found
+                offsets.found[name] = btf.offset(name)
+            except LookupError as error:
+                offsets.missing[name] = str(error.args[0])
+    return offsets
 
 
 def kernel_enum(name: str) -> dict[str, int]:
-    """The values of one of the kernel's enums, by their names.
+    """Returns the values of one of the kernel's enums by their names.
 
     Raises:
         KernelError: There is no BTF, no libbpf, or no such enum in this kernel.
@@ -51,6 +68,8 @@ def kernel_enum(name: str) -> dict[str, int]:
 
 
 class _Btf:
+    """The kernel's BTF, loaded while the context is open."""
+
     def __enter__(self) -> "_Btf":
         try:
             self._lib = lib = ctypes.CDLL("libbpf.so.1")
@@ -68,7 +87,8 @@ class _Btf:
         self._btf = lib.btf__load_vmlinux_btf()
         if not self._btf or self._btf > 2**64 - 4096:
             raise KernelError(
-                "the kernel's BTF cannot be read at /sys/kernel/btf/vmlinux: a kernel with CONFIG_DEBUG_INFO_BTF is needed"
+                "the kernel's BTF cannot be read at /sys/kernel/btf/vmlinux: "
+                "a kernel with CONFIG_DEBUG_INFO_BTF is needed"
             )
         return self
 
@@ -76,28 +96,29 @@ class _Btf:
         self._lib.btf__free(self._btf)
 
     def offset(self, name: str) -> int:
-        """The offset of one member in bytes."""
+        """Returns the offset of one member in bytes. Raises LookupError, which says why."""
         struct, *path = name.split(".")
-        kind_id = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _STRUCT)
-        if kind_id < 0 or not path:
-            raise KernelError(f"kernel field {name!r}: this kernel has no struct {struct!r}")
+        type_id = self._lib.btf__find_by_name_kind(self._btf, struct.encode(), _STRUCT)
+        if type_id < 0 or not path:
+            raise LookupError(f"this kernel has no struct {struct!r}")
         bits = 0
+        owner = f"struct {struct!r}"
         for part in path:
-            found = self._find(self._resolve(kind_id), part)
-            if found is None:
-                raise KernelError(
-                    f"kernel field {name!r}: this kernel has no member {part!r} there"
-                )
-            bits, kind_id = bits + found[0], found[1]
+            member = self._find_member(self._resolve(type_id), part)
+            if member is None:
+                raise LookupError(f"this kernel's {owner} has no member {part!r}")
+            member_bits, type_id = member
+            bits += member_bits
+            owner = f"member {part!r}"
         return bits // 8
 
     def enumerators(self, name: str) -> Iterator[tuple[str, int]]:
-        """The names and values of an enum."""
-        kind_id = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _ENUM)
-        if kind_id < 0:
-            raise KernelError(f"kernel enum {name!r}: this kernel has none of that name")
-        address, kind = self._type(kind_id)
-        for i in range(kind.info & 0xFFFF):
+        """Yields the names and values of an enum."""
+        type_id = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _ENUM)
+        if type_id < 0:
+            raise KernelError(f"kernel enum {name!r}: this kernel has no enum of that name")
+        address, enum = self._type(type_id)
+        for i in range(enum.info & 0xFFFF):
             item = _Enumerator.from_address(
                 address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Enumerator)
             )
@@ -108,26 +129,34 @@ class _Btf:
         return address, _Type.from_address(address)
 
     def _resolve(self, type_id: int) -> int:
-        while (kind := self._type(type_id)[1]).info >> 24 & 0x1F in _MODIFIERS:
-            type_id = kind.type
+        """Follows typedefs and qualifiers to the type itself."""
+        while (type_ := self._type(type_id)[1]).info >> 24 & 0x1F in _MODIFIERS:
+            type_id = type_.type
         return type_id
 
     def _members(self, type_id: int) -> Iterator[tuple[str, int, int]]:
-        address, kind = self._type(type_id)
-        if kind.info >> 24 & 0x1F not in (_STRUCT, _UNION):
+        """Yields the name, the offset in bits and the type of each member of a struct or union."""
+        address, struct = self._type(type_id)
+        if struct.info >> 24 & 0x1F not in (_STRUCT, _UNION):
             return
-        has_bitfields = kind.info >> 31
-        for i in range(kind.info & 0xFFFF):
+        has_bitfields = struct.info >> 31
+        for i in range(struct.info & 0xFFFF):
             member = _Member.from_address(
                 address + ctypes.sizeof(_Type) + i * ctypes.sizeof(_Member)
             )
             name = self._lib.btf__name_by_offset(self._btf, member.name).decode()
-            yield name, member.offset & 0xFFFFFF if has_bitfields else member.offset, member.type
+            bits = member.offset & 0xFFFFFF if has_bitfields else member.offset
+            yield name, bits, member.type
 
-    def _find(self, type_id: int, name: str) -> tuple[int, int] | None:
+    def _find_member(self, type_id: int, name: str) -> tuple[int, int] | None:
+        """Finds a member's offset in bits and its type, in anonymous members as well."""
         for member, bits, member_type in self._members(type_id):
             if member == name:
                 return bits, member_type
-            if not member and (inner := self._find(self._resolve(member_type), name)):
-                return bits + inner[0], inner[1]
+            if member:
+                continue
+            inner = self._find_member(self._resolve(member_type), name)
+            if inner is not None:
+                inner_bits, inner_type = inner
+                return bits + inner_bits, inner_type
         return None

@@ -1,4 +1,4 @@
-"""A cgroup as one number, the column `cgroup_id`; bpf/task.bpf.h makes the same of a task."""
+"""Identifies a cgroup by one number, the column `cgroup_id`; bpf/task.bpf.h computes the same."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from attrs import frozen
 
 from infrasight_core.kernel.btf import kernel_enum
 
-ROOT = 1  # the number of a task that is in no cgroup but the roots
+ROOT = 1  # the number of a task that is in the root of every hierarchy
 V1 = 1 << 63  # marks an id in the v1 hierarchy
-# Controllers by which a v1 hierarchy is chosen, the first that is there, and their names in `enum cgroup_subsys_id`: runtimes
-# make a cgroup for a container in each of these.
+# The controllers that choose a v1 hierarchy, the first that exists, with their names in
+# `enum cgroup_subsys_id`. Container runtimes create a cgroup in each of these.
 _CONTROLLERS = {
     "memory": "memory_cgrp_id",
     "pids": "pids_cgrp_id",
@@ -22,39 +22,47 @@ _CONTROLLERS = {
 
 @frozen
 class V1Hierarchy:
-    """The v1 hierarchy whose ids count where the v2 one is not in use.
+    """The v1 hierarchy whose ids identify cgroups where the v2 hierarchy is not in use.
 
     Attributes:
-        number: The kernel's, as in /proc/self/cgroup and in the tracepoints' `root`; the v2 hierarchy has 0.
-        controller: By which it was chosen.
+        number: The kernel's number for it, as in /proc/self/cgroup and in the tracepoints' `root`.
+            The v2 hierarchy has the number 0.
+        controller: The controller that chose it.
     """
 
     number: int
     controller: str
 
 
-def v1_hierarchy(listed: str) -> V1Hierarchy | None:
-    """Chooses it from the text of a /proc/PID/cgroup, which names every hierarchy; None where there is none but v2.
+def v1_hierarchy(listing: str) -> V1Hierarchy | None:
+    """Chooses the v1 hierarchy from the text of a /proc/PID/cgroup, which lists all hierarchies.
 
-    Mounts do not matter, so that this is the same in every namespace.
+    Returns None if there is only v2. The result does not depend on mounts, so it is the same in
+    every namespace.
     """
-    found: dict[str, int] = {}
-    for line in listed.splitlines():
+    numbers: dict[str, int] = {}
+    for line in listing.splitlines():
         number, controllers, _ = line.split(":", 2)
-        found |= dict.fromkeys(controllers.split(","), int(number))
-    chosen = next((name for name in _CONTROLLERS if found.get(name)), None)
-    return V1Hierarchy(found[chosen], chosen) if chosen else None
+        numbers |= dict.fromkeys(controllers.split(","), int(number))
+    for controller in _CONTROLLERS:
+        if numbers.get(controller):
+            return V1Hierarchy(numbers[controller], controller)
+    return None
 
 
 def running_v1_hierarchy() -> V1Hierarchy | None:
-    """That of the running kernel."""
+    """Returns the v1 hierarchy of the running kernel, None if there is only v2."""
     return v1_hierarchy(
         Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
     )
 
 
 def cgroup_defines() -> dict[str, int]:
-    """What tells a program which v1 hierarchy counts; nothing where none does. Raises KernelError."""
+    """Returns the macros that tell a program the v1 hierarchy; none if there is only v2.
+
+    Raises:
+        KernelError: The kernel's BTF cannot be read.
+    """
     hierarchy = running_v1_hierarchy()
     if hierarchy is None:
         return {}

@@ -1,4 +1,8 @@
-"""The layout of a block, from what BCC says of the compiled `struct block`: the C column list is its only source."""
+"""Describes the layout of a block, as the compiler made it from the column list in the C.
+
+The list in C is the layout's only source: BCC reports the members of the compiled `struct block`.
+`block.py` maps a block by this layout.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +33,7 @@ _DTYPES = {
 
 @frozen
 class FixedColumn:
-    """An array of `slots` values: a number's dtype, or `S<width>` for CHARS."""
+    """An array of `slots` values: of a number's dtype, or of `S<width>` for CHARS."""
 
     name: str
     offset: int
@@ -38,7 +42,16 @@ class FixedColumn:
 
 @frozen
 class TextColumn:
-    """Ends per slot (uint32, heap positions that wrap) and a heap of `heap_size` bytes with a guard behind it."""
+    """An array of ends and a heap.
+
+    Attributes:
+        name: The column.
+        index: Its number among the TEXT columns.
+        ends_offset: The array of ends: for each slot a position in the heap, as a uint32 that wraps.
+        heap_offset: The heap.
+        heap_size: The bytes after which positions start again at the heap's beginning.
+        heap_bytes: The bytes of the heap with the guard behind it.
+    """
 
     name: str
     index: int
@@ -50,16 +63,16 @@ class TextColumn:
 
 @frozen
 class Layout:
-    """Where everything stands in a block, in bytes from its beginning.
+    """The members of a block and their offsets in bytes.
 
     Attributes:
-        slots: Events that a block holds, a power of two.
+        slots: The number of events that a block holds, a power of two.
         size: The bytes of a block.
-        fixed: FIXED and CHARS columns, in C order.
-        texts: TEXT columns, in C order, which is also the order of their bits in `quality`.
-        description: What all this was read from.
-        flags: The probe's own bits of `quality`, behind those of its texts, in C order.
-        scalars: The uint64 positions and counters: `head`, `tail`, `heap_tail`, `seen`, `block_full` and the others.
+        fixed: The FIXED and CHARS columns, in C order.
+        texts: The TEXT columns, in C order, which is also the order of their bits in `quality`.
+        scalars: The uint64 positions and counters: `head`, `tail`, `heap_tail`, `seen` and others.
+        description: BCC's description, from which this was read.
+        flags: The probe's own bits of `quality`, after those of its texts, in C order.
     """
 
     slots: int
@@ -71,43 +84,67 @@ class Layout:
     flags: tuple[str, ...] = ()
 
 
+@frozen
+class _Member:
+    offset: int
+    type: str
+    length: int
+
+
 def layout_of(description: Sequence[Any], slots: int, size: int) -> Layout:
-    """Reads BCC's `[name, [[member, type, [count]?], …], "struct_packed"]`.
+    """Reads BCC's description, `[name, [[member, type, [length]?], …], "struct_packed"]`.
 
     Raises:
-        KernelError: A type is not known, or the members do not add up to `size` bytes.
+        KernelError: A type is unknown, or the members do not add up to `size` bytes.
     """
-    offset, members = 0, {}
-    for name, kind, *count in description[1]:
-        length = count[0][0] if count else 1
-        if kind not in _SIZES:
-            raise KernelError(
-                f"column {name!r}: type {kind!r} is not one of {', '.join(sorted(_SIZES))}"
-            )
-        members[name] = (offset, kind, length)
-        offset += _SIZES[kind] * length
-    if (offset + 7) // 8 * 8 != (size + 7) // 8 * 8:
-        raise KernelError(
-            f"the layout of the block is {offset} bytes by its description and {size} by its map: a bug, please report"
-        )
+    members = _members(description, size)
     fixed: list[FixedColumn] = []
     texts: list[TextColumn] = []
     flags: list[str] = []
-    for name, (at, _, length) in members.items():
+    scalars: dict[str, int] = {}
+    for name, member in members.items():
         column, _, part = name.partition("__")
-        if name.startswith("_") or part in ("type", "heap"):
-            continue
-        if part == "flag":
+        if name.startswith("_"):
+            scalars[name[1:]] = member.offset
+        elif part == "flag":
             flags.append(column)
-            continue
-        if part == "end":
-            heap_at, _, heap = members[f"{column}__heap"]
+        elif part == "end":
+            heap = members[f"{column}__heap"]
             texts.append(
-                TextColumn(column, len(texts), at, heap_at, 1 << (heap.bit_length() - 1), heap)
+                TextColumn(
+                    name=column,
+                    index=len(texts),
+                    ends_offset=member.offset,
+                    heap_offset=heap.offset,
+                    heap_size=1 << (heap.length.bit_length() - 1),
+                    heap_bytes=heap.length,
+                )
             )
-        elif kind := members.get(f"{name}__type"):
-            fixed.append(FixedColumn(name, at, np.dtype(_DTYPES[kind[1]])))
-        else:
-            fixed.append(FixedColumn(name, at, np.dtype(f"S{length // slots}")))
-    scalars = {name[1:]: at for name, (at, *_) in members.items() if name.startswith("_")}
+        elif not part:
+            type_member = members.get(f"{name}__type")
+            dtype = _DTYPES[type_member.type] if type_member else f"S{member.length // slots}"
+            fixed.append(FixedColumn(name, member.offset, np.dtype(dtype)))
     return Layout(slots, size, tuple(fixed), tuple(texts), scalars, description, tuple(flags))
+
+
+def _members(description: Sequence[Any], size: int) -> dict[str, _Member]:
+    """The members of the block by name."""
+    members: dict[str, _Member] = {}
+    offset = 0
+    for name, type_, *count in description[1]:
+        if type_ not in _SIZES:
+            allowed = ", ".join(sorted(_SIZES))
+            raise KernelError(f"column {name!r}: type {type_!r} is not one of {allowed}")
+        length = count[0][0] if count else 1
+        members[name] = _Member(offset, type_, length)
+        offset += _SIZES[type_] * length
+    if _aligned(offset) != _aligned(size):
+        raise KernelError(
+            f"the layout of the block is {offset} bytes by its description "
+            f"and {size} by its map: a bug, please report"
+        )
+    return members
+
+
+def _aligned(size: int) -> int:
+    return (size + 7) // 8 * 8

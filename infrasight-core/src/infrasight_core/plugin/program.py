@@ -1,4 +1,7 @@
-"""What a probe asks the kernel for: values only, nothing here touches the kernel."""
+"""What a plugin asks of the kernel: its C and its attach points. Only values; no kernel is touched.
+
+`load_bpf` returns a BpfProgram, which `kernel/loader.py` loads.
+"""
 
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
@@ -6,78 +9,100 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-SOCKETCALLS = 512  # where the calls that are made through socketcall(2) stand, behind all numbers; see guard.bpf.c
+# The guard (guard.bpf.c) has a slot for each call's number, and after these a slot for each call
+# that can be made through socketcall(2).
+SOCKETCALLS = 512
 SOCKETCALL_LIMIT = 32
 
 
 def socketcall(number: int) -> int:
-    """What `Tracepoint.compat` takes for a call that 32-bit programs may make through socketcall(2): 3 is connect, 5 accept, 18
-    accept4. Its program finds the arguments with `socketcall_arguments` of call.bpf.h."""
+    """Returns the value of `Tracepoint.compat` for a call made through socketcall(2).
+
+    The function reads the arguments with `socketcall_arguments` (call.bpf.h).
+
+    Args:
+        number: The call's number in socketcall(2): 3 is connect, 5 accept, 18 accept4.
+
+    Raises:
+        ValueError: There is no such call.
+    """
     if not 0 < number < SOCKETCALL_LIMIT:
         raise ValueError(f"socketcall({number}): there is no such call")
     return SOCKETCALLS + number
 
 
-def _numbers(given: int | Iterable[int]) -> tuple[int, ...]:
+def _call_numbers(given: int | Iterable[int]) -> tuple[int, ...]:
     numbers = (given,) if isinstance(given, int) else tuple(given)
-    if wrong := [number for number in numbers if not 0 <= number < SOCKETCALLS + SOCKETCALL_LIMIT]:
-        raise ValueError(f"{wrong[0]} is not the number of a call")
+    for number in numbers:
+        if not 0 <= number < SOCKETCALLS + SOCKETCALL_LIMIT:
+            raise ValueError(f"{number} is not the number of a call")
     return numbers
 
 
 @frozen
 class Tracepoint:
-    """A BPF function and the tracepoint that it hangs on.
+    """A BPF function and the tracepoint that it attaches to.
 
     Attributes:
         function: The function's name in the C source.
         event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
-        optional: Whether the probe goes without it where the kernel does not have it, and says so in the log.
-        compat: For `syscalls:` only: the numbers that the call has in the 32-bit ABI of x86 (i386). Such calls pass no
-            tracepoint of `syscalls:`; the function is called for them all the same, with the same context.
-        compat_arm: The numbers that it has in the 32-bit ABI of arm64 (EABI).
-        members: Where the C takes members of the context to stand, which kernels may change for other tracepoints than those of
-            system calls; one that stands elsewhere in the tracepoint's format is an error.
+        optional: Whether the probe can do without it. Where the kernel lacks the tracepoint, the
+            log says so.
+        compat: For `syscalls:` only: the call's numbers in the 32-bit ABI of x86 (i386). Such calls
+            pass no tracepoint in `syscalls:`; the guard calls the function for them, with the same
+            context.
+        compat_arm: The call's numbers in the 32-bit ABI of arm64 (EABI).
+        members: The offsets that the C assumes for members of the context. Kernels may change the
+            contexts of tracepoints other than system calls; a member at another offset in the
+            tracepoint's format is an error.
     """
 
     function: str
     event: str
     optional: bool = False
-    compat: tuple[int, ...] = field(default=(), converter=_numbers)
-    compat_arm: tuple[int, ...] = field(default=(), converter=_numbers)
+    compat: tuple[int, ...] = field(default=(), converter=_call_numbers)
+    compat_arm: tuple[int, ...] = field(default=(), converter=_call_numbers)
     members: Mapping[str, int] = field(factory=dict, hash=False)
 
 
-URING_FIELDS = ("io_kiocb.cmd", "io_kiocb.flags", "io_kiocb.opcode")
-
-
 def uring_points(submitted: str, completed: str, overflowed: str) -> tuple[Tracepoint, ...]:
-    """Where the functions of a probe that records requests of io_uring hang (uring.bpf.h). Kernels without it have none."""
-    request, ring = {"ctx": 8, "req": 16, "user_data": 24}, {"ctx": 8, "user_data": 16, "res": 24}
+    """Returns the attach points of a probe that records requests of io_uring (uring.bpf.h).
+
+    They are optional, because a kernel may be built without io_uring.
+
+    Args:
+        submitted: The function for a request's submission.
+        completed: The function for its completion.
+        overflowed: The function for a completion that the ring has no room for.
+    """
+    request = {"ctx": 8, "req": 16, "user_data": 24}
+    overflow = {"ctx": 8, "user_data": 16, "res": 24}
     return (
         Tracepoint(submitted, "io_uring:io_uring_submit_req", optional=True, members=request),
-        Tracepoint(
-            submitted, "io_uring:io_uring_submit_sqe", optional=True, members=request
-        ),  # its name before Linux 6.4
+        # The same tracepoint before Linux 6.4.
+        Tracepoint(submitted, "io_uring:io_uring_submit_sqe", optional=True, members=request),
         Tracepoint(
             completed, "io_uring:io_uring_complete", optional=True, members=request | {"res": 32}
         ),
-        Tracepoint(overflowed, "io_uring:io_uring_cqe_overflow", optional=True, members=ring),
+        Tracepoint(overflowed, "io_uring:io_uring_cqe_overflow", optional=True, members=overflow),
     )
 
 
 @frozen
 class KernelFunction:
-    """A BPF function and the function of the kernel at whose beginning it runs (fentry).
+    """A BPF function and the kernel function at whose entry it runs (fentry).
 
-    Whether the kernel allows that is tried when the probe is loaded: a locked-down one does not. The C has the function
-    `#ifdef HAVE_<function>`; it may be preempted, so it writes no block, but a map of its own.
+    Loading the probe finds out whether the kernel allows that; a locked-down kernel does not. The C
+    has the function `#ifdef HAVE_<function>`. It may be preempted, so that it writes a map of its
+    own instead of a block.
 
     Attributes:
-        function: The function's name in the C source, `int <function>(u64 *arguments)`; it returns 0.
+        function: The function's name in the C source, `int <function>(u64 *arguments)`; it
+            returns 0.
         kernel_function: The kernel's name, e.g. `security_path_chmod`.
-        optional: Whether the probe goes without it where the kernel does not allow it, and says so in the log.
-        lack: What the events are without it, in one line, for `infrasight doctor` and the log.
+        optional: Whether the probe can do without it. Where the kernel does not allow it, the log
+            says so.
+        lack: One line on what the events lack without it, for `infrasight doctor` and the log.
     """
 
     function: str
@@ -90,21 +115,20 @@ class KernelFunction:
 class BpfProgram:
     """What `load_bpf` returns.
 
+    The kernel fields that the C uses (`FIELD`, `MEMBER`, `OFFSET_…`) are found in the C itself;
+    the agent defines their offsets from the BTF of the running kernel.
+
     Attributes:
         source: The `.bpf.c` resource; it includes `infrasight.bpf.h`.
-        attach: Where each of its functions hangs.
-        kernel_fields: Members of kernel structs that the C reads, as `struct.member` or `struct.member.member`; each becomes
-            the define `OFFSET_struct__member` (dots are `__`), in bytes, from the node's BTF.
-        optional_fields: The same of structs that some kernels do not have: -1 there.
-        defines: Further `-D` defines, from options.
-        headers: Further `.bpf.h` resources that the source includes, beside those of the core.
-        slots: How many events a CPU's block holds, a power of two; halved until the blocks fit the memory budget.
+        attach: The attach points of its functions.
+        defines: Further macros for the C, for example from options.
+        headers: The plugin's own `.bpf.h` resources that the source includes.
+        slots: The number of events that a CPU's block holds, a power of two. It is halved until the
+            blocks fit the memory budget.
     """
 
     source: Path | Traversable
     attach: tuple[Tracepoint | KernelFunction, ...]
-    kernel_fields: tuple[str, ...] = ()
-    optional_fields: tuple[str, ...] = ()
     defines: Mapping[str, int] = field(factory=dict)
     headers: tuple[Path | Traversable, ...] = ()
     slots: int = 16384
@@ -112,11 +136,11 @@ class BpfProgram:
 
 @frozen
 class Kernel:
-    """The kernel that a probe is about to be loaded into.
+    """The kernel that a program is loaded into.
 
     Attributes:
-        release: `uname -r`.
-        machine: `uname -m`.
+        release: The result of `uname -r`.
+        machine: The result of `uname -m`.
         cpus: The number of possible CPUs, which is the number of blocks.
     """
 

@@ -143,10 +143,11 @@ class ProbeContract:
     def test_loaded_block_has_the_columns_of_the_message(
         self, schema: EventSchema, program: BpfProgram
     ) -> None:
-        """The kernel accepts the program; its block holds no other columns and lacks none."""
+        """The program loads without warnings; its block holds no other columns and lacks none."""
         loaded = load(self.probe, program, running_kernel(), LoadSettings())
         layout = loaded.blocks.layout
         loaded.close()
+        assert loaded.warnings == ()
         in_block = {column.name for column in layout.fixed}
         in_block |= {column.name for column in layout.texts}
         assert in_block - set(schema.agent.names) == set()

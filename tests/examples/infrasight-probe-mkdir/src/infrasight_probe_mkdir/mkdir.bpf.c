@@ -2,10 +2,10 @@
  *
  * mkdir(2) and mkdirat(2): one event per call, recorded at its exit.
  */
-#define COLUMNS(FIXED, CHARS, TEXT)                                                                                            \
-  TEXT(exe, 4096, 64)                                                                                                          \
-  TEXT(path, 4096, 64)                                                                                                         \
-  FIXED(s32, dirfd)                                                                                                            \
+#define COLUMNS(FIXED, CHARS, TEXT)                                                                \
+  TEXT(exe, 4096, 64)                                                                              \
+  TEXT(path, 4096, 64)                                                                             \
+  FIXED(s32, dirfd)                                                                                \
   FIXED(u32, mode)
 #define FILTER_PATH path
 
@@ -20,19 +20,21 @@ struct entry {
 #include "infrasight.bpf.h"
 
 int enter_mkdir(struct sys_enter *call) {
-  struct entry entry = {.path = pointer(call->args[0]), .dirfd = CURRENT_DIRECTORY, .mode = call->args[1]};
+  struct entry entry = {
+      .path = pointer(call->args[0]), .dirfd = CURRENT_DIRECTORY, .mode = call->args[1]};
   return enter(&entry);
 }
 
 int enter_mkdirat(struct sys_enter *call) {
-  struct entry entry = {.path = pointer(call->args[1]), .dirfd = call->args[0], .mode = call->args[2]};
+  struct entry entry = {
+      .path = pointer(call->args[1]), .dirfd = call->args[0], .mode = call->args[2]};
   return enter(&entry);
 }
 
 int exit_mkdir(struct sys_exit *call) {
   u32 tid = bpf_get_current_pid_tgid();
-  struct block *b = begin();           /* NULL if the event is filtered or the block is full */
-  if (b) SET_EXE(b);                   /* first: the verifier checks what follows once for each of its results */
+  struct block *b = begin(); /* NULL if the event is filtered or the block is full */
+  if (b) SET_EXE(b); /* first: the verifier checks what follows once for each of its results */
   struct entry *entry = entry_of(tid); /* NULL if the call began before the probe was attached */
   if (b) {
     common(b, entry, call->ret);

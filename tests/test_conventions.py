@@ -18,6 +18,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("infrasight-*/pyproject.toml"))
 PROBES = [package for package in PACKAGES if package.name.startswith("infrasight-probe-")]
 HOOKS = sorted(name for name, value in vars(hookspecs).items() if hasattr(value, "infrasight_spec"))
+_COLUMN = re.compile(r"\b(?:FIXED\(\w+, |CHARS\(|TEXT\()(\w+)[,)]")  # in a list of columns
+_C_FUNCTION = re.compile(r"^[a-z][^;{}]*\([^;]*?\) \{\n.*?^\}", re.MULTILINE | re.DOTALL)
+_C_DECLARATION = re.compile(
+    r"\b(?:[us]\d+|int|long|char|bool|struct \w+|enum \w+) \*?(\w+)[ ,;)=[]"
+)
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 
 each_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -208,14 +213,41 @@ def test_probe_uses_public_names_only(probe: Path) -> None:
     assert not [f"{place(file, line)} imports {name}" for file, line, name in found]
 
 
-@each_probe
-def test_probe_reads_like_a_page(probe: Path) -> None:
-    """A probe's C has fewer than 130 lines."""
-    programs = list((probe / "src").rglob("*.bpf.c"))
-    assert programs
-    assert not [
-        place(f) for f in programs if len(f.read_text(encoding="utf-8").splitlines()) >= 130
+def test_c_lines_fit_100_columns() -> None:
+    """No line of C, comments included, is wider than 100 columns."""
+    wide = [
+        place(file, number)
+        for file in files(".c", ".h")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 100
     ]
+    assert not wide
+
+
+def c_locals(file: Path) -> Iterator[tuple[str, set[str]]]:
+    """The first line of each C function and the names of its parameters and variables."""
+    functions = _C_FUNCTION.findall(file.read_text(encoding="utf-8"))
+    for function in functions:
+        yield function.splitlines()[0], set(_C_DECLARATION.findall(function))
+
+
+def test_c_locals_differ_from_columns() -> None:
+    """No parameter or variable of the kernel C has the name of a column that it can fill."""
+    headers = ROOT / "infrasight-core/src/infrasight_core/bpf"
+    header = (headers / "infrasight.bpf.h").read_text(encoding="utf-8")
+    header_columns = set(_COLUMN.findall(header[header.index("#define HEADER_COLUMNS") :]))
+    checked = 0
+    for file in files(".c", ".h"):
+        if ".bpf." not in file.name or "benchmarks" in file.parts:
+            continue
+        columns = set(header_columns)
+        if file.parent != headers:  # a header of a probe fills the columns of its programs
+            for program in file.parent.glob("*.bpf.c"):
+                columns |= set(_COLUMN.findall(program.read_text(encoding="utf-8")))
+        for function, declared in c_locals(file):
+            checked += 1
+            assert not declared & columns, f"{place(file)}: {function}"
+    assert checked > 100
 
 
 def test_every_test_says_what_it_shows() -> None:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The peer: execve(2) as one record per call in a ring buffer, in the way of bcc's own tools; it takes the filename and two
- * arguments, far less than the probe `execve` does.
+ * The peer: execve(2) as one record per call in a ring buffer, in the way of bcc's own tools; it
+ * takes the filename and two arguments, far less than the probe `execve` does.
  */
 typedef unsigned short umode_t;
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The peer: openat(2) as one record per call in a ring buffer, in the way of bcc's own tools; the fields of the probe `sample`.
+ * The peer: openat(2) as one record per call in a ring buffer, in the way of bcc's own tools; the
+ * fields of the probe `sample`.
  */
 typedef unsigned short umode_t;
 

@@ -67,7 +67,7 @@ _HOMES = {
     "plugin.hookspecs": ("API_VERSION", "hookimpl"),
     "plugin.options": ("options_of",),
     "plugin.program": (
-            "BpfProgram",
+        "BpfProgram",
         "Kernel",
         "KernelFunction",
         "Tracepoint",

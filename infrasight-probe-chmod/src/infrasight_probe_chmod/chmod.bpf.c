@@ -72,9 +72,9 @@ int enter_fchmodat2(struct sys_enter *call) {
   return enter_with(&entry);
 }
 
-/* The `struct path` from which the file's path is resolved: that of the descriptor, of the directory
- * before a relative path, or of the root before an absolute one; NULL if it is not known. Sets
- * old_mode, if a descriptor tells it. */
+/* The `struct path` from which the file's path is resolved: that of the descriptor, of the
+ * directory before a relative path, or of the root before an absolute one; NULL if it is not known.
+ * Sets old_mode, if a descriptor tells it. */
 static inline char *start_of(struct block *b, struct entry *entry, bool has_path,
                              bool is_absolute) {
   char *fs = FIELD(char *, bpf_get_current_task(), task_struct__fs);

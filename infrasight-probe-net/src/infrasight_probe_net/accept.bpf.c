@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * accept(2) and accept4(2), each recorded at its exit: by then the new connection's socket is in the
- * descriptor table. The same operation through io_uring is recorded at each completion: a multishot
- * request completes repeatedly, and each completion is a row that begins when the one before ended.
+ * accept(2) and accept4(2), each recorded at its exit: by then the new connection's socket is in
+ * the descriptor table. The same operation through io_uring is recorded at each completion: a
+ * multishot request completes repeatedly, and each completion is a row that begins when the one
+ * before ended.
  */
 #define COLUMNS(FIXED, CHARS, TEXT)                                                                \
   TEXT(exe, 4096, 64)                                                                              \
@@ -42,8 +43,8 @@ OPTIONAL_FIELDS(io_accept__file_slot, io_accept__flags, io_accept__iou_flags);
 #define MULTISHOT 1 /* IORING_ACCEPT_MULTISHOT */
 #define MORE 2      /* IORING_CQE_F_MORE */
 
-/* Fills the columns of both ends of the new connection; for a call that failed, the local end as the
- * listening socket has it. */
+/* Fills the columns of both ends of the new connection; for a call that failed, the local end as
+ * the listening socket has it. */
 static inline void set_ends(struct block *b, char *listening, char *accepted, bool failed) {
   char *sk = accepted ?: listening;
   struct tuple tuple = {};

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * TCP connection attempts, stored by socket. An attempt ends twice: by the socket's next state and
- * by the exit of its call. The later of the two deletes it, and writes the row of the outcome if the
- * call did not wait for it.
+ * by the exit of its call. The later of the two deletes it, and writes the row of the outcome if
+ * the call did not wait for it.
  *
  * The kernel runs no tracepoint program while another one runs on the same CPU, so that a change of
  * state in an interrupt at that moment is not seen. The next event of the socket, at the latest its
@@ -51,8 +51,8 @@ struct other_attempt {
 
 BPF_TABLE("lru_hash", u64, struct other_attempt, other_attempts, ENTRIES);
 
-/* A number that this machine never uses again: the time since the epoch in units of 512 ns, in which
- * no CPU begins two attempts, and the CPU. */
+/* A number that this machine never uses again: the time since the epoch in units of 512 ns, in
+ * which no CPU begins two attempts, and the CPU. */
 static inline u64 new_id(void) {
   u64 units = (BOOT_TIME + bpf_ktime_get_boot_ns()) >> 9;
   return units << 12 | (bpf_get_smp_processor_id() & 0xfff);

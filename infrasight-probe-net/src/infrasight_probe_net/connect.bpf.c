@@ -148,8 +148,8 @@ int exit_connect(struct sys_exit *call) {
   return 0;
 }
 
-/* Requests of io_uring. The kernel itself waits for the end, so that a completion is the outcome and
- * no second row follows. */
+/* Requests of io_uring. The kernel itself waits for the end, so that a completion is the outcome
+ * and no second row follows. */
 
 /* Fills the columns of both ends: from the socket; for an attempt that failed, as they were before
  * the kernel cleared the socket; otherwise as the request asked for. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * open(2), creat(2), openat(2) and openat2(2), each recorded at its exit: by then the opened file is
- * in the descriptor table, and the page that holds the given path is in memory. The same operations
- * through io_uring are recorded at their completion.
+ * open(2), creat(2), openat(2) and openat2(2), each recorded at its exit: by then the opened file
+ * is in the descriptor table, and the page that holds the given path is in memory. The same
+ * operations through io_uring are recorded at their completion.
  */
 #define COLUMNS(FIXED, CHARS, TEXT)                                                                \
   TEXT(exe, 4096, 64)                                                                              \
@@ -115,8 +115,8 @@ static inline bool is_open_request(char *req) {
   return opcode == URING_OPENAT || opcode == URING_OPENAT2;
 }
 
-/* Fills the columns of the arguments. The request's struct io_open is as it was prepared, except for
- * the path, which the kernel has freed by the end. */
+/* Fills the columns of the arguments. The request's struct io_open is as it was prepared, except
+ * for the path, which the kernel has freed by the end. */
 static inline void set_request(struct block *b, char *req, struct request *request) {
   char *command = uring_command(req);
   struct open_how how = {};
@@ -132,8 +132,8 @@ static inline void set_request(struct block *b, char *req, struct request *reque
     b->_quality |= TEXT_MISSING(path) | FLAG(flags_missing);
 }
 
-/* Writes the row. A descriptor of the ring's own (a direct one) is not one of the process's: `fd` is
- * then -1, and the file cannot be found by it. */
+/* Writes the row. A descriptor of the ring's own (a direct one) is not one of the process's: `fd`
+ * is then -1, and the file cannot be found by it. */
 static inline void record_request(char *req, int result, u64 problems) {
   struct block *b = begin();
   if (!b) return;

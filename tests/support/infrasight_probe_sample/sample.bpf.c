@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * openat(2) as the program gives it: the shortest probe there is.
+ * openat(2) with its arguments as given: a minimal probe.
  */
 #define COLUMNS(FIXED, CHARS, TEXT) TEXT(path, 4096, 64) FIXED(u32, flags)
 #define FILTER_PATH path
@@ -19,8 +19,8 @@ int enter_openat(struct sys_enter *call) {
 }
 
 int exit_openat(struct sys_exit *call) {
-  u32 tid = bpf_get_current_pid_tgid();
-  struct entry *entry = entry_of(tid);
+  u32 thread = bpf_get_current_pid_tgid();
+  struct entry *entry = entry_of(thread);
   struct block *b = begin();
   if (b) {
     common(b, entry, call->ret);
@@ -28,6 +28,6 @@ int exit_openat(struct sys_exit *call) {
     SET_USER_STRING(b, path, entry ? entry->path : NULL);
     commit(b);
   }
-  forget(tid);
+  forget(thread);
   return 0;
 }

@@ -11,7 +11,7 @@ from attrs import field, frozen
 FIXED, ASYNC, SILENT = 1 << 0, 1 << 4, 1 << 6  # IOSQE_*
 MULTISHOT = 1  # IORING_ACCEPT_*
 SQPOLL, NEVER_TAKE = 1 << 1, 1 << 31
-DROPPED_UPDATES = 0x7FFFFFFF
+NOT_COMPLETED = 0x7FFFFFFF
 _ACCEPT, _CONNECT, _OPENAT, _OPENAT2 = 13, 16, 18, 28
 _Put = Callable[[bytes], int]  # puts bytes into the program's memory; their address
 _AREA, _SQE = 0x20000000, 64
@@ -119,7 +119,7 @@ class Made:
 
     Attributes:
         pid: Its process.
-        results: What each request returned, DROPPED_UPDATES where nobody heard.
+        results: The result of each request, NOT_COMPLETED if it had no completion.
     """
 
     pid: int

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Which program each process executes: what a tracker has in the kernel, the shortest there is.
+ * The program that each process executes: a minimal tracker.
  */
 #define COLUMNS(FIXED, CHARS, TEXT) TEXT(filename, 256, 64)
 

@@ -1,6 +1,7 @@
-/* Changes the mode of a path COUNT times while another thread changes the path's last byte, and says of each which file has the
- * new mode: chmod_race PATH COUNT
- * The last byte becomes `a` and `b` in turn. The modes are COUNT, COUNT - 1 …, so that no two are the same. */
+/* chmod_race PATH COUNT: changes the mode of PATH COUNT times while another thread changes the last
+ * byte of the path, and prints for each call the file that has the new mode.
+ *
+ * The last byte alternates between `a` and `b`. The modes are COUNT, COUNT - 1 …, all different. */
 #include <limits.h>
 #include <pthread.h>
 #include <stdio.h>

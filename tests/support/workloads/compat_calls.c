@@ -1,8 +1,9 @@
-/* compat_calls < CALLS > RESULTS: makes system calls of the 32-bit ABI (int 0x80), as a 32-bit program or, compiled as such, as a
- * 64-bit one, whose registers hold rubbish in their upper halves, which the kernel does not look at. Without a C library.
+/* compat_calls < CALLS > RESULTS: makes system calls of the 32-bit ABI (int 0x80), without a C
+ * library. Compiled as a 64-bit program, it fills the upper halves of the registers, which the
+ * kernel must ignore.
  *
- * CALLS goes to the address AREA: how many calls there are, then each one's number and five arguments, all of 32 bits, then what
- * these point at. RESULTS is what each call returned. */
+ * CALLS is copied to the address AREA: the number of calls, the number and five arguments of each
+ * call, 32 bits each, and the data that these point to. RESULTS has the result of each call. */
 #define AREA 0x20000000
 #define AREA_BYTES 0x100000
 #define RESULTS (AREA + AREA_BYTES / 2)
@@ -33,14 +34,17 @@ static int call(unsigned int number, unsigned int a, unsigned int b, unsigned in
 static unsigned int mapping[] = {AREA, AREA_BYTES, READ_WRITE, PRIVATE_ANONYMOUS_FIXED, -1, 0};
 
 void _start(void) {
-  unsigned int *in = (void *)AREA, *to = (void *)RESULTS, at = AREA, got;
+  unsigned int *calls = (void *)AREA;
+  unsigned int *results = (void *)RESULTS;
+  unsigned int at = AREA;
+  int got;
   call(MMAP, (word)mapping, 0, 0, 0, 0);
-  while ((int)(got = call(READ, 0, at, RESULTS - at, 0, 0)) > 0)
+  while ((got = call(READ, 0, at, RESULTS - at, 0, 0)) > 0)
     at += got;
-  for (unsigned int i = 0; i < *in; i++) {
-    unsigned int *of = in + 1 + 6 * i;
-    to[i] = call(of[0], of[1], of[2], of[3], of[4], of[5]);
+  for (unsigned int i = 0; i < calls[0]; i++) {
+    unsigned int *next = calls + 1 + 6 * i; /* the number, then five arguments */
+    results[i] = call(next[0], next[1], next[2], next[3], next[4], next[5]);
   }
-  call(WRITE, 1, RESULTS, 4 * *in, 0, 0);
+  call(WRITE, 1, RESULTS, 4 * calls[0], 0, 0);
   call(EXIT, 0, 0, 0, 0, 0);
 }

@@ -1,4 +1,5 @@
-/* exec_storm COUNT: executes /bin/true COUNT times, one after the other, with the arguments "storm" and a running number. */
+/* exec_storm COUNT: executes /bin/true COUNT times, one after the other, with the arguments "storm"
+ * and a running number. */
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>

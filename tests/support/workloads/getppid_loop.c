@@ -1,4 +1,5 @@
-/* getppid_loop COUNT: makes COUNT of the cheapest system calls. Prints the CPU time that one took, in nanoseconds. */
+/* getppid_loop COUNT: makes COUNT of the cheapest system calls. Prints the CPU time of one call in
+ * nanoseconds. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>

@@ -1,6 +1,6 @@
-/* moving_exe OPERATION…: opens files and changes where things are, one operation after the other in one process, which opens
- * nothing else: `open PATH`, `rename FROM TO`, `move FROM TO` (a mount), `unlink PATH`.
- */
+/* moving_exe OPERATION…: opens files and moves files and mounts, one operation after the other in
+ * one process, which opens nothing else. Operations: `open PATH`, `rename FROM TO`, `move FROM TO`
+ * (a mount), `unlink PATH`. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>

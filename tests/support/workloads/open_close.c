@@ -1,4 +1,5 @@
-/* open_close PATH COUNT: opens and closes PATH, COUNT times. Prints the CPU time that one round took, in nanoseconds. */
+/* open_close PATH COUNT: opens and closes PATH COUNT times. Prints the CPU time of one round in
+ * nanoseconds. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

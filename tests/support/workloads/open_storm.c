@@ -1,5 +1,5 @@
-/* open_storm COUNT: opens COUNT paths that name this process and a running number, as fast as it can; all fail with ENOENT.
- * Prints the CPU time that one call took, in nanoseconds. */
+/* open_storm COUNT: opens COUNT paths that contain the process id and a running number, as fast as
+ * it can; all calls fail with ENOENT. Prints the CPU time of one call in nanoseconds. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,7 @@
-/* Opens a path COUNT times while another thread changes its last byte, and says of each what was opened: path_race PATH COUNT
- * The last byte becomes `a` and `b` in turn. */
+/* path_race PATH COUNT: opens PATH COUNT times while another thread changes the last byte of the
+ * path, and prints for each call the file that was opened.
+ *
+ * The last byte alternates between `a` and `b`. */
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>

@@ -1,4 +1,5 @@
-/* thread_exec PROGRAM: a thread that is not the first one executes PROGRAM with the argument "from-thread". */
+/* thread_exec PROGRAM: executes PROGRAM with the argument "from-thread" in a thread other than the
+ * first. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>

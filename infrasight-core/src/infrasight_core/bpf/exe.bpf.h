@@ -60,8 +60,8 @@ static inline u64 exe_place(struct block *b, u64 file) {
     bpf_probe_read_kernel((b)->_exe, length_ & (EXE_CACHE_BYTES - 1), TEXT_START(b, exe));         \
   })
 
-/* Fills the column `exe` without the cache. For a program that already has many states: the verifier
- * goes through fewer instructions than for SET_EXE. */
+/* Fills the column `exe` without the cache. For a program that already has many states: the
+ * verifier goes through fewer instructions than for SET_EXE. */
 #define WALK_EXE(b) SET_PATH(b, exe, (char *)EXE_FILE + OFFSET_file__f_path)
 
 /* Fills the column `exe`, from the cache if it has the path. */

@@ -31,23 +31,23 @@ static inline u32 slot_on_enter(struct sys_enter *call) {
   if (call->number != SOCKETCALL) return call->number < CALLS ? call->number : SLOTS;
   u32 inner = call->args[0];
   u32 slot = CALLS + inner;
-  u32 tid = bpf_get_current_pid_tgid();
+  u32 thread = bpf_get_current_pid_tgid();
   if (inner >= SLOTS - CALLS) return SLOTS;
   u8 *is_wanted = wanted.lookup(&slot);
   if (!is_wanted || !*is_wanted) return SLOTS;
   /* Without room, the exit cannot find out which call it was. */
-  if (socketcalls.update(&tid, &inner)) count_untraced(UNTRACED_COMPAT);
+  if (socketcalls.update(&thread, &inner)) count_untraced(UNTRACED_COMPAT);
   return slot;
 }
 
 static inline u32 slot_on_exit(struct sys_exit *call) {
   if (call->number != SOCKETCALL) return call->number < CALLS ? call->number : SLOTS;
-  u32 tid = bpf_get_current_pid_tgid();
+  u32 thread = bpf_get_current_pid_tgid();
   u32 slot = SLOTS;
-  u32 *inner = socketcalls.lookup(&tid);
+  u32 *inner = socketcalls.lookup(&thread);
   if (inner) {
     slot = CALLS + *inner;
-    socketcalls.delete(&tid);
+    socketcalls.delete(&thread);
   }
   return slot;
 }

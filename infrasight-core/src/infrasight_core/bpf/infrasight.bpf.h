@@ -3,7 +3,7 @@
  * The header that a probe's C includes. The probe first lists its columns and declares what it
  * stores from a call's entry to its exit:
  *
- *   #define COLUMNS(FIXED, CHARS, TEXT) FIXED(u32, flags) CHARS(parent_comm, 16) TEXT(path, 4096, 64)
+ *   #define COLUMNS(FIXED, CHARS, TEXT) FIXED(u32, flags) TEXT(path, 4096, 64)
  *   struct entry { u64 time; const char *path; u32 flags; };
  *   #include "infrasight.bpf.h"
  *
@@ -94,8 +94,8 @@ struct header {
 };
 
 /* The state of a walk from a file to the root (path.bpf.h): its position, what it has read, and the
- * path so far, which ends at PATH_BYTES in `scratch`. It lies in a map: in the block, or in a map of
- * a program that may not write to blocks. */
+ * path so far, which ends at PATH_BYTES in `scratch`. It lies in a map: in the block, or in a map
+ * of a program that may not write to blocks. */
 struct walk {
   u64 dentry, mount, root, outer, mountpoint, at, is_deleted, spare[9];
   u64 near[NEAR_BYTES / 8]; /* members of a kernel struct, read at once */
@@ -104,10 +104,10 @@ struct walk {
 #define WALK_BYTES 5248
 _Static_assert(sizeof(struct walk) == WALK_BYTES, "a block holds a walk");
 
-/* The block of one CPU. The state of the event at `_head` (its quality, the length of each text, the
- * position of a walk) lies in the block, not on the stack: the verifier takes a value that is loaded
- * from a map for an unknown number, so that it checks a round of a loop once and not on every path
- * through all rounds. */
+/* The block of one CPU. The state of the event at `_head` (its quality, the length of each text,
+ * the position of a walk) lies in the block, not on the stack: the verifier takes a value that is
+ * loaded from a map for an unknown number, so that it checks a round of a loop once and not on
+ * every path through all rounds. */
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent; on cache lines of their own */
@@ -178,8 +178,8 @@ static inline struct block *next_slot(struct block *b) {
   return b;
 }
 
-/* Begins an event of the current task. Returns NULL, and counts the reason, if the event is filtered
- * or the block has no room. */
+/* Begins an event of the current task. Returns NULL, and counts the reason, if the event is
+ * filtered or the block has no room. */
 static inline struct block *begin(void) {
   struct block *b = this_block();
   if (!b) return NULL;

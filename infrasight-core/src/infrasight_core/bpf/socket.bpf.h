@@ -4,7 +4,8 @@
  * and SET_TUPLE fill columns of these names, which the probe lists:
  *
  *   FIXED(u32, family) FIXED(u32, socket_type) FIXED(u32, protocol)
- *   CHARS(local_address, 16) CHARS(remote_address, 16) FIXED(u32, local_port) FIXED(u32, remote_port)
+ *   CHARS(local_address, 16) CHARS(remote_address, 16)
+ *   FIXED(u32, local_port) FIXED(u32, remote_port)
  */
 #define AF_UNIX 1
 #define AF_INET 2

@@ -43,9 +43,9 @@
 /* Identifies a process across reuse of its pid: the start of its first thread, in units of 2^20 ns
  * (1.05 ms), above 22 bits of pid. A pid is not reused within a unit. The start counts from boot
  * here; the agent adds the time of boot. */
-static inline u64 process_key_of(u64 task, u32 pid) {
+static inline u64 process_key_of(u64 task, u32 process) {
   u64 leader = MEMBER(u64, task, task_struct__group_leader);
-  return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | pid;
+  return (MEMBER(u64, leader, task_struct__start_boottime) >> 20 << 22) | process;
 }
 
 /* A cgroup as one number, which the agent computes in the same way (kernel/cgroups.py): its id in

@@ -16,8 +16,8 @@
  * another number that was computed from it. */
 #define OPAQUE(number) asm volatile("" : "+r"(number))
 
-/* Sets a text's length from the result of reading a string of at most max + 1 bytes: the length with
- * the NUL, or an error. Kernels before 6.13 return 0 for an empty string. */
+/* Sets a text's length from the result of reading a string of at most max + 1 bytes: the length
+ * with the NUL, or an error. Kernels before 6.13 return 0 for an empty string. */
 #define SET_STRING_LENGTH(b, name, result)                                                         \
   ({                                                                                               \
     long read_ = (result);                                                                         \
@@ -31,8 +31,8 @@
     }                                                                                              \
   })
 
-/* Fills a TEXT column with a string, from kernel memory or from user memory. Another thread may have
- * changed the latter, so that it is flagged. */
+/* Fills a TEXT column with a string, from kernel memory or from user memory. Another thread may
+ * have changed the latter, so that it is flagged. */
 #define SET_KERNEL_STRING(b, name, pointer)                                                        \
   SET_STRING_LENGTH(b, name, bpf_probe_read_kernel_str(TEXT_AT(b, name), name##_max + 1, pointer))
 #define SET_USER_STRING(b, name, pointer)                                                          \

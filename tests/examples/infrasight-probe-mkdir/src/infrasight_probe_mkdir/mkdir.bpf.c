@@ -32,10 +32,10 @@ int enter_mkdirat(struct sys_enter *call) {
 }
 
 int exit_mkdir(struct sys_exit *call) {
-  u32 tid = bpf_get_current_pid_tgid();
+  u32 thread = bpf_get_current_pid_tgid();
   struct block *b = begin(); /* NULL if the event is filtered or the block is full */
   if (b) SET_EXE(b); /* first: the verifier checks what follows once for each of its results */
-  struct entry *entry = entry_of(tid); /* NULL if the call began before the probe was attached */
+  struct entry *entry = entry_of(thread); /* NULL if the call began before the probe was attached */
   if (b) {
     common(b, entry, call->ret);
     SET(b, dirfd, entry ? entry->dirfd : CURRENT_DIRECTORY);
@@ -43,6 +43,6 @@ int exit_mkdir(struct sys_exit *call) {
     SET_USER_STRING(b, path, entry ? entry->path : NULL);
     commit(b);
   }
-  forget(tid);
+  forget(thread);
   return 0;
 }

@@ -1,4 +1,5 @@
-/* The integer types that BCC's helpers and a probe's C use; nothing here depends on a kernel's version. */
+/* The integer types that BCC's helpers and a probe's C use; nothing here depends on a kernel's
+ * version. */
 #pragma once
 
 typedef signed char __s8;

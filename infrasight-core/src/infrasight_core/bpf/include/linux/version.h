@@ -1,4 +1,5 @@
-/* BCC wants a version to compile; no program here looks at it, and no program type in use is checked against it. */
+/* BCC wants a version to compile; no program here looks at it, and no program type in use is
+ * checked against it. */
 #pragma once
 
 #define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + (c))

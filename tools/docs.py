@@ -7,6 +7,7 @@ comments of the `.proto` files, sample rows from the golden files, and examples 
 """
 
 import ast
+import configparser
 import difflib
 import json
 import re
@@ -93,7 +94,8 @@ def main(arguments: list[str]) -> int:
 
 def pages() -> list[Path]:
     """The documents that may have generated parts."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    entries = [ROOT / "README.md", ROOT / "ARCHITECTURE.md"]
+    return [*entries, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def generated(text: str) -> str:
@@ -302,6 +304,25 @@ def file(path: str) -> str:
     return f"```{LANGUAGES.get(Path(path).suffix, '')}\n{text}\n```"
 
 
+def layers(part: str) -> str:
+    """A table of a package's layers, from the import contracts: each may import those below it."""
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter", encoding="utf-8")
+    contract = contracts[f"importlinter:contract:{part}_layers"]
+    container = contract["containers"].strip()
+    folder = ROOT / container.replace("_", "-") / "src" / container
+    rows = []
+    for layer in contract["layers"].split("\n"):
+        modules = [module.strip() for module in layer.split("|") if module.strip()]
+        for module in modules:
+            file = folder / module / "__init__.py"
+            if not file.exists():
+                file = folder / f"{module}.py"
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            rows.append([f"`{module}`", docstring.split("\n\n")[0].replace("\n", " ")])
+    return table([f"`{container}`", "Contents"], rows)
+
+
 def vocabulary() -> str:
     """A table of the words that `tools/vocabulary.py` rejects in prose."""
     rows = [
@@ -327,6 +348,7 @@ GENERATORS: Final[dict[str, Callable[..., str]]] = {
     "columns": columns,
     "sample": sample,
     "file": file,
+    "layers": layers,
     "vocabulary": vocabulary,
 }
 

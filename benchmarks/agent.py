@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 WORKLOADS = Path(__file__).parent.parent / "tests/support/workloads"
-REST_SECONDS, STORM_CALLS, QUIET_CALLS = 10.0, 6000, 60
+REST_SECONDS = 10.0
+STORM_CALLS = 6000
+QUIET_CALLS = 60
 
 
 def cpu_seconds(process: Process) -> float:
@@ -70,7 +72,8 @@ def main() -> None:
             "CPU at rest", f"{(cpu_seconds(agent) - before) / REST_SECONDS:.2%} of one CPU"
         )
         table.add_row("memory at rest", f"{rss_mb(agent):.0f} MB")
-        before, began = cpu_seconds(agent), time.monotonic()
+        before = cpu_seconds(agent)
+        began = time.monotonic()
         subprocess.run([storm, str(STORM_CALLS)], check=True)
         took = time.monotonic() - began
         time.sleep(2)

@@ -63,7 +63,8 @@ def measure(installation: OperatorInstallation, nodes: list[str], table: Table) 
             f"{seconds_until(lambda: operator.metric(running) == len(nodes)):.1f} s",
         )
         time.sleep(3)
-        calls, cpu = operator.metric(CALLS), cpu_seconds(operator)
+        calls = operator.metric(CALLS)
+        cpu = cpu_seconds(operator)
         spread = [
             operator.metric(f"infrasight_operator_policy_spread_seconds_{part}")
             for part in ("sum", "count")
@@ -91,7 +92,8 @@ def measure(installation: OperatorInstallation, nodes: list[str], table: Table) 
         )
         table.add_row("CPU of the operator for all of it", f"{cpu_seconds(operator) - cpu:.1f} s")
         table.add_row("memory after it", f"{rss_mb(operator):.0f} MB")
-        calls, cpu = operator.metric(CALLS), cpu_seconds(operator)
+        calls = operator.metric(CALLS)
+        cpu = cpu_seconds(operator)
         time.sleep(10)
         table.add_row(
             "at rest",

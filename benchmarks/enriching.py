@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 STORM = Path(__file__).parent.parent / "tests/support/workloads/open_storm.c"
-CALLS, CONTAINER = 1_000_000, "c" * 64
+CALLS = 1_000_000
+CONTAINER = "c" * 64
 WAYS: dict[str, dict[str, object]] = {
     "without": {},
     "users and errors": {

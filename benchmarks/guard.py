@@ -15,7 +15,9 @@ from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 
 LOOP = Path(__file__).parent.parent / "tests/support/workloads/getppid_loop.c"
-CALLS, RUNS, TURNS = 1_000_000, 5, 3
+CALLS = 1_000_000
+RUNS = 5
+TURNS = 3
 
 
 class Nowhere(Sink):

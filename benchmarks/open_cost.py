@@ -29,7 +29,10 @@ from rich.table import Table
 HERE = Path(__file__).parent
 WORKLOADS = HERE.parent / "tests/support/workloads"
 SHALLOW = Path("/etc/passwd")
-CALLS, LOOPS, TRIES, PATIENCE = 20_000, 11, 50, 60.0
+CALLS = 20_000
+LOOPS = 11
+TRIES = 50
+PATIENCE = 60.0
 TITLE = "open() and close(): CPU of the traced program, by the path's components"
 OPENSNOOP = "/usr/sbin/opensnoop.bt"
 
@@ -71,7 +74,8 @@ def empty(_: Path) -> Iterator[Watched]:
 @contextmanager
 def ours(_: Path) -> Iterator[Watched]:
     """The probe and its reader, without the guard for 32-bit calls, which guard.py measures."""
-    kept, watched = Recording(), Watched()
+    kept = Recording()
+    watched = Watched()
     recorder = Recorder(
         plugins_with("open", infrasight_probe_open.plugin), LoadSettings(compat=False), "here", kept
     )
@@ -84,7 +88,8 @@ def ours(_: Path) -> Iterator[Watched]:
     busy = time.clock_gettime(clock) - began
     events = sum(delivery.batch.num_rows for delivery in kept.deliveries)
     counts = recorder.stop()["open"]
-    watched.lost, watched.reader = counts.dropped / counts.seen, busy / events * 1e6
+    watched.lost = counts.dropped / counts.seen
+    watched.reader = busy / events * 1e6
 
 
 @contextmanager

@@ -136,7 +136,8 @@ def main(rounds: int) -> None:
                 ["cc", "-O2", "-w", "-o", program, WORKLOADS / f"{storm.source}.c"], check=True
             )
             command = ["taskset", "-c", str(cpus[0]), program, str(storm.count)]
-            mine, theirs = [], []
+            mine = []
+            theirs = []
             for number in range(rounds):
                 mine.append(ours(storm, command))
                 theirs.append(peer(storm, command))

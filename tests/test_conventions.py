@@ -292,6 +292,21 @@ def test_no_error_is_swallowed() -> None:
     assert not found
 
 
+def test_no_tuple_assignment_of_unrelated_values() -> None:
+    """`a, b = x, y` is two statements, unless it swaps."""
+    found = []
+    for file in files(".py"):
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+                values = sorted(ast.unparse(value) for value in node.value.elts)
+                for target in node.targets:
+                    if isinstance(target, ast.Tuple):
+                        names = sorted(ast.unparse(name) for name in target.elts)
+                        if names != values:
+                            found.append(place(file, node.lineno))
+    assert not found
+
+
 def test_the_tree_names_no_place() -> None:
     """No file names a folder of one machine, the host of a package registry, or a ticket's number."""
     forbidden = re.compile(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from infrasight_testbed.control_server import ControlServer
 from infrasight_testbed.system import BIN, Process, System, execute, running_system, until
 
 SUPPORT = Path(__file__).parent / "support"
+Following = tuple[Process, ControlServer, Path]
 
 
 def configuration(digest: str, *probes: str, **settings: Any) -> Configuration:
@@ -197,6 +199,19 @@ def test_what_is_wrong_with_one_probe_fails_alone(
     assert {row["user"] for row in system.rows("mark-before", "user")} == {"root"}
 
 
+@pytest.fixture(scope="module")
+def following(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Following]:
+    """An agent that runs execve by an operator's configuration, the operator, and its state."""
+    folder = tmp_path_factory.mktemp("following")
+    with running_system(folder) as system, ControlServer() as operator:
+        system.start_server()
+        agent = start(system, operator, folder)
+        operator.send(configuration("good", "execve"))
+        operator.wait(taken("good"), "it is taken")
+        yield agent, operator, folder / "state"
+        assert agent.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -216,19 +231,17 @@ def test_what_is_wrong_with_one_probe_fails_alone(
     ],
 )
 def test_a_configuration_that_cannot_be_read_changes_nothing(
-    system: System, operator: ControlServer, tmp_path: Path, settings: str, said: str
+    following: Following, settings: str, said: str
 ) -> None:
     """It is rejected as a whole with what is wrong; what ran records on, and the file keeps the last good one."""
-    agent = start(system, operator, tmp_path)
-    operator.send(configuration("good", "execve"))
-    operator.wait(taken("good"), "it is taken")
-    operator.send(Configuration(digest="bad", settings=settings))
-    report = operator.wait(taken("bad"), "it is taken")
+    agent, operator, state = following
+    digest = f"bad {uuid.uuid4()}"
+    operator.send(Configuration(digest=digest, settings=settings))
+    report = operator.wait(taken(digest), "it is taken")
     assert said in report.rejected
     assert list(report.running) == ["execve"]
-    assert json.loads((tmp_path / "state/configuration.json").read_text())["digest"] == "good"
+    assert json.loads((state / "configuration.json").read_text())["digest"] == "good"
     assert said in agent.get("readyz")
-    assert agent.stop() == 0
 
 
 def test_it_starts_with_what_was_kept_while_the_operator_is_away(

@@ -252,7 +252,8 @@ def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
     rows = recording.rows(traced)
     untouched = compare(traced, rows, COMPARISONS)
     assert not untouched.faults(), untouched.text()
-    (first, second), opened = rows["chmod"], rows["open"]
+    (first, second) = rows["chmod"]
+    opened = rows["open"]
     changes = {
         "missing": rows | {"chmod": [first]},
         "surplus": rows | {"chmod": [first, second, second]},
@@ -277,7 +278,8 @@ def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> No
     traced, rows, untouched = run(recording, folder, Workload(("bash", "-exc", MEETING), {}))
     assert not untouched.faults(), untouched.text()
     assert not strangers(rows)
-    connects, accepts = rows["connect"], rows["accept"]
+    connects = rows["connect"]
+    accepts = rows["accept"]
     tcp = next(row for row in connects if row["protocol"] and row["stage"] == b"call")
     unix = next(row for row in connects if row["unix_path"].startswith(b"\0"))
     outcome = next(row for row in connects if row["stage"] == b"outcome")
@@ -311,7 +313,8 @@ def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> No
         assert verdict.faults() == (
             {"wrong", "surplus"} if changed.get("quality") and row is tcp else {"wrong"}
         ), changed
-    left, twice = [row for row in connects if row is not outcome], [*connects, outcome]
+    left = [row for row in connects if row is not outcome]
+    twice = [*connects, outcome]
     assert compare(traced, rows | {"connect": left}, COMPARISONS).faults() == {"awaited"}
     assert compare(traced, rows | {"connect": twice}, COMPARISONS).faults() == {"surplus"}
     assert strangers(rows | {"connect": [row | {"local_port": 1} for row in connects]})

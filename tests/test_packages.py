@@ -95,7 +95,8 @@ def test_an_agent_runs_a_probe_that_was_installed_from_the_index(
     operator: ControlServer, index: PackageIndex, tmp_path: Path
 ) -> None:
     """A probe's wheel with its hash is installed beside the agent, which records with it and reports both."""
-    target, source = tmp_path / "packages", Path(infrasight_probe_sample.__file__).parent
+    target = tmp_path / "packages"
+    source = Path(infrasight_probe_sample.__file__).parent
     needs = ("infrasight-core", "protobuf")
     plugin = 'sample = "infrasight_probe_sample.plugin"'
     correct = index.add("infrasight-probe-sample", "1.0", needs, source, plugin=plugin)

@@ -30,7 +30,8 @@ def flaky(tmp_path: Path) -> Callable[[int], tuple[str, Path]]:
     """A command that fails as often as it is told, and the file where it counts."""
 
     def make(failures: int) -> tuple[str, Path]:
-        command, count = tmp_path / "flaky", tmp_path / "count"
+        command = tmp_path / "flaky"
+        count = tmp_path / "count"
         command.write_text(
             f"#!/bin/sh\necho >> {count}\n[ $(wc -l < {count}) -gt {failures} ]\n", encoding="utf-8"
         )

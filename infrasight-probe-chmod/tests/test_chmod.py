@@ -18,7 +18,9 @@ Record = Callable[..., tuple[list[Row], Any]]
 Call = tuple[
     str, list[int | bytes], Row
 ]  # a call, its arguments, and what its row says beyond COMMON
-AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_SYMLINK_NOFOLLOW = 0x100
 COMMON = {
     "path": b"",
     "dirfd": AT_FDCWD,
@@ -80,7 +82,9 @@ def check(
 
 def test_every_call_that_changes_a_mode(record: Record, file: Path) -> None:
     """chmod, fchmod, fchmodat and fchmodat2: exactly their rows; by descriptor with the mode that the file had before."""
-    path, fd, directory = bytes(file), os.open(file, os.O_RDONLY), os.open(file.parent, os.O_RDONLY)
+    path = bytes(file)
+    fd = os.open(file, os.O_RDONLY)
+    directory = os.open(file.parent, os.O_RDONLY)
     first = 0o4755 if "chmod" in NUMBERS else 0o644
     below = {"path": b"file", "dirfd": directory}
     by_fd = {"resolved_path": path, "quality": []}
@@ -121,7 +125,8 @@ def test_every_call_that_changes_a_mode(record: Record, file: Path) -> None:
 
 def test_every_way_to_fail(record: Record, file: Path) -> None:
     """Errors of root's: the row has the kernel's own and its name; a path is there where there was one to go by."""
-    folder, path = bytes(file.parent), bytes(file)
+    folder = bytes(file.parent)
+    path = bytes(file)
     (file.parent / "loop").symlink_to("loop")
     no_path = {"path": b"", "resolved_path": b""}
 
@@ -193,7 +198,9 @@ def test_what_a_user_may_not(record: Record, file: Path) -> None:
     """EPERM and EACCES of a user who is not root; of a descriptor with the kernel's path and the mode that stays."""
     closed = file.parent / "closed"
     closed.mkdir(mode=0o700)
-    fd, path, inside = os.open(file, os.O_RDONLY), bytes(file), bytes(closed / "x")
+    fd = os.open(file, os.O_RDONLY)
+    path = bytes(file)
+    inside = bytes(closed / "x")
     refused = {"return_code": -1, "error": "EPERM"}
     check(
         record,
@@ -220,7 +227,8 @@ def test_paths_start_where_the_kernel_starts(record: Record, file: Path) -> None
     folder = file.parent
     (folder / "old").mkdir()
     (folder / "bound").mkdir()
-    base, name = bytes(folder), bytes(byte for byte in range(1, 256) if byte != ord("/"))
+    base = bytes(folder)
+    name = bytes(byte for byte in range(1, 256) if byte != ord("/"))
 
     def first() -> None:
         own_mounts()
@@ -338,7 +346,8 @@ def test_the_descriptors_file_is_the_kernels(record: Record, file: Path) -> None
 def test_what_has_no_path(record: Record) -> None:
     """fchmod of a socket, whose name in the kernel is `TCP`, of an event's descriptor and of a pipe: no path is made up."""
     with socket.socket() as made:
-        event, (pipe, _) = os.eventfd(0), os.pipe()
+        event = os.eventfd(0)
+        (pipe, _) = os.pipe()
         refused = call("fchmod", event, 0o600)  # since 6.16
         of_event = {"return_code": refused, "error": "ENOTSUP", "quality": []} if refused else {}
         nameless = {"resolved_path": b"", "quality": ["resolved_path_missing"]}

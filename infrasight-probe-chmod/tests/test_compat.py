@@ -11,7 +11,8 @@ from infrasight_testbed.chmod_rows import NOT_HAD, changed
 from infrasight_testbed.compat import Call, build, make_calls, one_file_at_a_time, only_x86
 
 pytestmark = [only_x86, one_file_at_a_time]
-AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
 COMMON = {
     "via": "compat",
     "dirfd": AT_FDCWD,
@@ -31,7 +32,8 @@ def test_every_32_bit_call_that_changes_permissions(recorded: Recording, bits: i
         file = folder / "file"
         file.touch()
         file.chmod(0o600)
-        path, missing = bytes(file), bytes(folder / "missing")
+        path = bytes(file)
+        missing = bytes(folder / "missing")
         at_missing = {"path": missing, "resolved_path": missing, "error": "ENOENT"}
         descriptor = os.open(file, os.O_RDONLY)
         by_descriptor = {"path": b"", "resolved_path": path, "quality": []}

@@ -15,7 +15,9 @@ from infrasight_testbed import chmod_rows
 from infrasight_testbed.syscalls import MS_BIND, call, own_mounts
 
 Record = Callable[..., tuple[list[dict[str, Any]], Any]]
-AT_FDCWD, MS_RDONLY, MS_REMOUNT = -100, 1, 32
+AT_FDCWD = -100
+MS_RDONLY = 1
+MS_REMOUNT = 32
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 KERNELS = ["path_user_memory"]  # what the quality says where the path is the kernel's
 
@@ -196,7 +198,8 @@ def test_a_thread_that_rewrites_the_path_changes_nothing(
     recorded: Recording, folder: Path, has_function: bool
 ) -> None:
     """While a thread rewrites the path: each row has the file that was changed and its mode before, or says that it may lie."""
-    program, count = folder / "chmod_race", 2000
+    program = folder / "chmod_race"
+    count = 2000
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "chmod_race.c"], check=True)
     for name in ("file-a", "file-b"):
         a_file(folder / name, 0)

@@ -10,7 +10,8 @@ from infrasight_recording import Recording
 from infrasight_testbed.compat import build, make_calls, one_file_at_a_time, only_x86
 
 pytestmark = [only_x86, one_file_at_a_time]
-AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
 USER_MEMORY = ["filename_user_memory", "argv_user_memory"]
 
 

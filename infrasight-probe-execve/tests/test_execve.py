@@ -90,7 +90,8 @@ def open_folder() -> Iterator[Path]:
 
 def test_execve_records_23_known_calls_as_23_rows(rows_with: Rows, open_folder: Path) -> None:
     """23 calls with known arguments, users and outcomes are 23 rows, right in every field."""
-    forbidden, no_format = open_folder / "forbidden", open_folder / "no-format"
+    forbidden = open_folder / "forbidden"
+    no_format = open_folder / "no-format"
     forbidden.write_text("#!/bin/sh\n")
     no_format.write_bytes(b"\x01\x02not a program")
     no_format.chmod(0o755)

@@ -9,7 +9,9 @@ import sys
 from infrasight_testbed.addresses import inet, inet6, unix
 from infrasight_testbed.syscalls import call
 
-PORT, CLOSED, NAME = 40404, 40405, b"\0infrasight-golden\xff"
+PORT = 40404
+CLOSED = 40405
+NAME = b"\0infrasight-golden\xff"
 ABSENT = 9999  # a descriptor
 
 

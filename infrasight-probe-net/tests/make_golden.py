@@ -16,7 +16,8 @@ from infrasight_core.testing import save_golden_blocks
 TESTS = Path(__file__).parent
 SUPPORT = TESTS.parents[1] / "tests/support"
 USER = 4242  # whom nothing else on the machine is
-PORT, NAME = 40404, b"\0infrasight-golden\xff"
+PORT = 40404
+NAME = b"\0infrasight-golden\xff"
 
 
 def loaded_probe(probe: str, plugins: PluginManager) -> LoadedProbe:

@@ -109,7 +109,8 @@ def test_a_connection(family: int, bound: str, host: str, record: Record) -> Non
 
 def test_every_way_to_fail(listener: socket.socket, record: Record) -> None:
     """EAGAIN to ENOTSOCK: where there is a socket, the row has its own address and no remote one."""
-    port, fd = listener.getsockname()[1], listener.fileno()
+    port = listener.getsockname()[1]
+    fd = listener.fileno()
     local = TCP | {
         "family_name": b"inet",
         "local_address": column("127.0.0.1"),
@@ -236,7 +237,9 @@ def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, reco
 
 def test_a_storm() -> None:
     """Eight processes that connect 500 times each, two that accept: one row for each, with both ends, of both probes."""
-    processes, calls, acceptors = 8, 500, 2
+    processes = 8
+    calls = 500
+    acceptors = 2
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as server:
 
         def work() -> None:

@@ -28,7 +28,9 @@ from infrasight_testbed.socket_rows import (
 )
 
 pytestmark = [only_x86, one_file_at_a_time]
-CONNECT, ACCEPT, ACCEPT4 = 3, 5, 18  # calls of socketcall(2)
+CONNECT = 3
+ACCEPT = 5
+ACCEPT4 = 18  # calls of socketcall(2)
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 NOWHERE = {
     "family": 0,
@@ -85,18 +87,15 @@ def test_every_way_to_connect(
     tmp_path: Path,
 ) -> None:
     """IPv4, IPv6, UDP and Unix; connected, refused, no such descriptor, memory that is not there: the number and socketcall."""
-    port, name = listener.getsockname()[1], b"\0" + os.urandom(9)
-    tcp, refused, refused6, udp = (
-        socket.socket(),
-        socket.socket(),
-        socket.socket(INET6),
-        socket.socket(INET, UDP),
-    )
-    named, client, other = (
-        socket.socket(socket.AF_UNIX),
-        socket.socket(socket.AF_UNIX),
-        socket.socket(),
-    )
+    port = listener.getsockname()[1]
+    name = b"\0" + os.urandom(9)
+    tcp = socket.socket()
+    refused = socket.socket()
+    refused6 = socket.socket(INET6)
+    udp = socket.socket(INET, UDP)
+    named = socket.socket(socket.AF_UNIX)
+    client = socket.socket(socket.AF_UNIX)
+    other = socket.socket()
     named.bind(name)
     named.listen()
     cases: list[tuple[int, bytes | int, int, Row]] = [
@@ -218,7 +217,8 @@ def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> N
     """accept4 by its number, accept and accept4 through socketcall: a connection each, then none, then what is no socket."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as idle:
         server.setblocking(False)
-        port, fd = server.getsockname()[1], server.fileno()
+        port = server.getsockname()[1]
+        fd = server.fileno()
         clients = [socket.create_connection(server.getsockname()) for _ in range(3)]
         local = socket_kind(INET, TCP) | {
             "local_address": column("127.0.0.1"),

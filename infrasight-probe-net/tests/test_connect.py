@@ -22,7 +22,8 @@ from infrasight_testbed.syscalls import call
 
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
 CLONE_NEWNET = 0x40000000
-USER_MEMORY, MISSING = "remote_address_user_memory", "remote_address_missing"
+USER_MEMORY = "remote_address_user_memory"
+MISSING = "remote_address_missing"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,8 @@ def test_what_fails_before_the_kernel_takes_the_address(
     closed: int, listener: socket.socket, record: Record
 ) -> None:
     """EBADF to EAFNOSUPPORT: what was asked for comes from the caller's memory and says so, or that it could not be had."""
-    good, short6 = inet("127.0.0.1", closed), inet6("::1", closed)
+    good = inet("127.0.0.1", closed)
+    short6 = inet6("::1", closed)
     asked = remote_end("127.0.0.1", closed) | {"quality": [USER_MEMORY]}
     none = remote_end("", 0) | {"quality": [MISSING]}
     other = (99).to_bytes(2, "little") + bytes(14)

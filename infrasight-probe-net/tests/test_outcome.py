@@ -78,7 +78,8 @@ def test_further_calls_while_it_is_made_and_after(
     full: socket.socket, listener: socket.socket, record: Record
 ) -> None:
     """EALREADY and EISCONN: the rows have that connection's remote end and id, not what the call asked for."""
-    port, other = full.getsockname()[1], inet("127.0.0.9", 9)
+    port = full.getsockname()[1]
+    other = inet("127.0.0.9", 9)
     with socket.socket() as waiting, socket.create_connection(listener.getsockname()) as connected:
         waiting.setblocking(False)
         address = inet("127.0.0.1", port)
@@ -219,7 +220,8 @@ def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
     with recording(
         "connect", infrasight_probe_net.connect, filters=Filters(exclude_uid=(65534,))
     ) as kept:
-        (others, _), (roots, _) = in_child(work, 65534), in_child(work)
+        (others, _) = in_child(work, 65534)
+        (roots, _) = in_child(work)
     assert rows_of(kept, others, 65534) == []
     assert [row["stage"] for row in rows_of(kept, roots)] == [b"call", b"outcome"]
     kept.assert_accounted()
@@ -288,7 +290,8 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
 
 def test_a_storm(listener: socket.socket) -> None:
     """Eight processes of 500 calls each, half of them without waiting: exactly one row per call and one per outcome."""
-    processes, calls = 8, 500
+    processes = 8
+    calls = 500
 
     def work() -> None:
         libc = ctypes.CDLL(None)

@@ -23,7 +23,8 @@ def rows_of(kept: Recording) -> list[tuple[int, bytes, bool]]:
 
 def test_connections_have_the_name_from_the_second_time_on() -> None:
     """With the enricher on, a connection's first row says that the name is missing, a later one has it."""
-    plugins, kept = plugins_with("connect", infrasight_probe_net.connect), Recording()
+    plugins = plugins_with("connect", infrasight_probe_net.connect)
+    kept = Recording()
     plugins.register("reverse_dns", reverse_dns)
     with (
         name_server({"127.0.0.77": "shop.example"}) as port,

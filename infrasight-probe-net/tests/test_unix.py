@@ -17,15 +17,14 @@ from infrasight_testbed.addresses import inet, unix
 from infrasight_testbed.socket_rows import Row, assert_fields, rows_of
 from infrasight_testbed.syscalls import call, in_child
 
-UNIX, STREAM, DGRAM, SEQPACKET = (
-    socket.AF_UNIX,
-    socket.SOCK_STREAM,
-    socket.SOCK_DGRAM,
-    socket.SOCK_SEQPACKET,
-)
+UNIX = socket.AF_UNIX
+STREAM = socket.SOCK_STREAM
+DGRAM = socket.SOCK_DGRAM
+SEQPACKET = socket.SOCK_SEQPACKET
 TYPES: dict[int, bytes] = {STREAM: b"stream", DGRAM: b"dgram", SEQPACKET: b"seqpacket"}
 EVERY_BYTE = bytes(byte for byte in range(1, 256) if byte != ord("/"))
-USER_MEMORY, MISSING = ["unix_path_user_memory"], ["unix_path_missing"]
+USER_MEMORY = ["unix_path_user_memory"]
+MISSING = ["unix_path_missing"]
 NO_ADDRESS = {
     "local_address": bytes(16),
     "remote_address": bytes(16),
@@ -58,7 +57,8 @@ def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -
 
 def names(folder: Path) -> list[bytes]:
     """Names of every kind: a path, the longest one, any byte, and the same in the abstract namespace."""
-    base, mark = bytes(folder), os.urandom(8)
+    base = bytes(folder)
+    mark = os.urandom(8)
     return [
         base + b"/path",
         (base + b"/" + b"l" * 108)[:108],
@@ -107,7 +107,8 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
 
 def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
     """ENOENT to EAGAIN: the name comes from the caller's memory and says so; or that it could not be had."""
-    base, missing = bytes(folder), unix(bytes(folder) + b"/missing")
+    base = bytes(folder)
+    missing = unix(bytes(folder) + b"/missing")
     with (
         socket.socket(UNIX) as full,
         socket.socket(UNIX) as gone,

@@ -122,20 +122,21 @@ def test_every_way_to_connect(
     clients: list[socket.socket],
 ) -> None:
     """Connected, refused, over UDP and Unix, twice, no socket, none at all: one row each, its ends as the kernel has them."""
-    port, name, udp = listener.getsockname()[1], b"\0" + os.urandom(9), socket.socket(INET, UDP)
-    tcp, nonblocking, refused, refused6 = (
-        socket.socket(),
-        socket.socket(),
-        socket.socket(),
-        socket.socket(INET6),
-    )
+    port = listener.getsockname()[1]
+    name = b"\0" + os.urandom(9)
+    udp = socket.socket(INET, UDP)
+    tcp = socket.socket()
+    nonblocking = socket.socket()
+    refused = socket.socket()
+    refused6 = socket.socket(INET6)
     named, client, unnamed = (socket.socket(socket.AF_UNIX) for _ in range(3))
     unused = socket.socket()
     clients += [unused, tcp, nonblocking, refused, refused6, udp, named, client, unnamed]
     nonblocking.setblocking(False)
     named.bind(name)
     named.listen()
-    here, there = remote_end("127.0.0.1", port), remote_end("127.0.0.1", closed)
+    here = remote_end("127.0.0.1", port)
+    there = remote_end("127.0.0.1", closed)
     unix_kind = {"family_name": b"unix", "type_name": b"stream", "remote_port": 0}
     cases: list[tuple[int, bytes, Row]] = [
         (tcp.fileno(), inet("127.0.0.1", port), socket_kind(INET, TCP) | here),
@@ -211,7 +212,8 @@ def test_a_connection_that_takes_its_time(
     program: Path, connects: Recording, full: socket.socket, clients: list[socket.socket]
 ) -> None:
     """A connection that is made when the other side accepts, and one that times out: one row each, when it has ended."""
-    first, second = socket.socket(), socket.socket()
+    first = socket.socket()
+    second = socket.socket()
     clients += [first, second]
     second.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
     address = full.getsockname()
@@ -249,7 +251,8 @@ def test_connects_that_say_less(
     clients: list[socket.socket],
 ) -> None:
     """One that wants no completion, one refused at once, a ring's own file, and completions that have no room."""
-    silent, lost = socket.socket(), socket.socket()
+    silent = socket.socket()
+    lost = socket.socket()
     clients += [silent, lost]
     address = listener.getsockname()
     (row,), made = made_by(
@@ -303,9 +306,12 @@ def test_every_way_to_accept(
     clients: list[socket.socket],
 ) -> None:
     """Connections that wait, over IPv4, IPv6 and Unix; a direct descriptor; what does not listen, no socket, none at all."""
-    server6, idle = socket.create_server(("::1", 0), family=INET6), socket.socket()
-    name, own = b"\0" + os.urandom(9), b"\0" + os.urandom(9)
-    named, bound = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    server6 = socket.create_server(("::1", 0), family=INET6)
+    idle = socket.socket()
+    name = b"\0" + os.urandom(9)
+    own = b"\0" + os.urandom(9)
+    named = socket.socket(socket.AF_UNIX)
+    bound = socket.socket(socket.AF_UNIX)
     named.bind(name)
     named.listen()
     bound.bind(own)

@@ -37,7 +37,8 @@ def folder() -> Iterator[Path]:
 @pytest.mark.parametrize("bits", [32, 64])
 def test_every_32_bit_call_that_opens(recorded: Recording, folder: Path, bits: int) -> None:
     """open, creat, openat and openat2 of the 32-bit ABI, of a 32-bit program and of a 64-bit one that makes `int $0x80`."""
-    given, missing = bytes(folder / "given"), bytes(folder / "missing")
+    given = bytes(folder / "given")
+    missing = bytes(folder / "missing")
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     asked = struct.pack("=QQQ", create, 0o640, BENEATH)
     directory = os.open(folder, os.O_RDONLY)

@@ -76,7 +76,9 @@ def test_programs_in_turn(executables: Executables, folder: Path) -> None:
 
 def test_renamed_while_it_runs(executables: Executables, folder: Path) -> None:
     """A program whose file is renamed, and then its folder, has each name in its time, and the first again when it is back."""
-    program, renamed, moved = placed(folder, "a", "sh"), f"{folder}/a/bash", f"{folder}/b/bash"
+    program = placed(folder, "a", "sh")
+    renamed = f"{folder}/a/bash"
+    moved = f"{folder}/b/bash"
     there = (
         "open",
         "m0",
@@ -129,7 +131,8 @@ def test_its_mount_is_moved(executables: Executables, folder: Path) -> None:
             "m2",
         )
 
-    here, there = f"{folder}/here/program", f"{folder}/there/program"
+    here = f"{folder}/here/program"
+    there = f"{folder}/there/program"
     assert executables(work, "m0", "m1", "m2") == [{here}, {here}, {there}]
 
 
@@ -147,10 +150,8 @@ def test_a_long_path(executables: Executables, folder: Path, length: int) -> Non
 def test_many_folders(executables: Executables, folder: Path) -> None:
     """A program below more folders than are compared is walked each time: renaming one of them shows."""
     deep = ["d"] * 20
-    program, renamed = (
-        placed(folder, "a", *deep, "program"),
-        "/".join([str(folder), "b", *deep, "program"]),
-    )
+    program = placed(folder, "a", *deep, "program")
+    renamed = "/".join([str(folder), "b", *deep, "program"])
     found = executables(
         lambda: run(program, "open", "m0", "rename", f"{folder}/a", f"{folder}/b", "open", "m1"),
         "m0",

@@ -19,7 +19,8 @@ Call = tuple[
     str, list[int | bytes], Row
 ]  # a call, its arguments, and what its row says beyond COMMON
 AT_FDCWD = -100
-BENEATH, NO_SYMLINKS = 8, 4
+BENEATH = 8
+NO_SYMLINKS = 4
 ERESTARTSYS = -512  # never seen by a program: the call would have been made again
 COMMON = {
     "dirfd": AT_FDCWD,
@@ -190,7 +191,8 @@ def test_every_way_to_fail(record: Record, folder: Path) -> None:
     )
 
 
-_CREAT, _HIGH = [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"], [b"O_RDONLY", b"0x10000000000"]
+_CREAT = [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"]
+_HIGH = [b"O_RDONLY", b"0x10000000000"]
 
 
 def test_what_a_user_may_not(record: Record, folder: Path) -> None:

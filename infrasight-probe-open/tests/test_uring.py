@@ -93,7 +93,8 @@ def test_every_request_that_opens(
     comm: bytes,
 ) -> None:
     """OPENAT and OPENAT2 that succeed and fail, in the submitting thread, in a worker and in the ring's polling thread."""
-    given, missing = bytes(folder / "given"), bytes(folder / "missing")
+    given = bytes(folder / "given")
+    missing = bytes(folder / "missing")
     directory = os.open(folder, os.O_RDONLY)
     asked = struct.pack("=QQQ", CREATE, 0o640, BENEATH)
     requests: list[tuple[Request, Row]] = [

@@ -113,7 +113,8 @@ def _type(number: int) -> bytes:
 
 
 def _protocol(family_protocol: int) -> bytes:
-    family, number = family_protocol >> 16, family_protocol & 0xFFFF
+    family = family_protocol >> 16
+    number = family_protocol & 0xFFFF
     if not family:
         return b""
     return (_PROTOCOLS.get(number, str(number)) if family in _INET else str(number)).encode()

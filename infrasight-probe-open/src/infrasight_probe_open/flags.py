@@ -34,7 +34,8 @@ def flag_names(values: Sequence[int]) -> list[list[bytes]]:
 
 
 def _names(value: int) -> list[bytes]:
-    names, rest = [_ACCESS[value & 3]], value & ~3
+    names = [_ACCESS[value & 3]]
+    rest = value & ~3
     for name, bits in _FLAGS:
         if rest & bits == bits:
             names.append(name)

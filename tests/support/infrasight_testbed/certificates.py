@@ -15,7 +15,8 @@ class CertificateAuthority:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
+        self._folder = folder
+        self._name = name
         folder.mkdir(parents=True, exist_ok=True)
         self._openssl(
             "req",
@@ -31,7 +32,8 @@ class CertificateAuthority:
 
     def issue(self, subject: str, organization: str = "") -> TlsFiles:
         """A certificate for `localhost` and 127.0.0.1, with its key and this CA; the organization is Kubernetes' group."""
-        request, certificate = self._folder / f"{subject}.csr", self._folder / f"{subject}.pem"
+        request = self._folder / f"{subject}.csr"
+        certificate = self._folder / f"{subject}.pem"
         name = f"/O={organization}/CN={subject}" if organization else f"/CN={subject}"
         self._openssl("req", *self._new_key(subject), "-subj", name, "-out", request)
         names = self._folder / "names"

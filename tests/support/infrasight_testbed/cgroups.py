@@ -37,7 +37,8 @@ def cgroup_of(process: int | str) -> int:
 @contextmanager
 def made(mark: int, path: str) -> Iterator[Path]:
     """A cgroup and those above it, as far as they are not there; removed with what is in it at the end."""
-    top, folders = Path(mount_of(mark).folder), []
+    top = Path(mount_of(mark).folder)
+    folders = []
     folder = top
     for part in path.strip("/").split("/"):
         folder /= part

@@ -20,7 +20,9 @@ class Release:
     """
 
     def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path) -> None:
-        self._control_plane, self.namespace, self._folder = control_plane, namespace, folder
+        self._control_plane = control_plane
+        self.namespace = namespace
+        self._folder = folder
 
     def install(self, values: Values, *options: str) -> str:
         """Installs it, or makes it be so; what helm says, with the chart's notes.

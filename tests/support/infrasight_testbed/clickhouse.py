@@ -30,7 +30,8 @@ class ClickHouseServer:
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        self._folder, self._arguments = folder, arguments
+        self._folder = folder
+        self._arguments = arguments
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 

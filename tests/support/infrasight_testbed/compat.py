@@ -26,7 +26,8 @@ NUMBERS = {  # of i386: arch/x86/entry/syscalls/syscall_32.tbl
 }
 Argument = int | bytes | Sequence[bytes | int]
 Call = tuple[str, Sequence[Argument]]
-_AREA, _RECORD = 0x20000000, 24
+_AREA = 0x20000000
+_RECORD = 24
 _SOURCE = Path(__file__).parents[1] / "workloads/compat_calls.c"
 only_x86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="i386 calls are x86's")
 # The guard counts the machine's calls, so that two files must not make them at the same time.

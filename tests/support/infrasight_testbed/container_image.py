@@ -42,17 +42,20 @@ def _layer() -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for folder in ("bin", "tmp", "etc", "proc", "sys", "dev"):
             info = tarfile.TarInfo(folder)
-            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            info.type = tarfile.DIRTYPE
+            info.mode = 0o755
             tar.addfile(info)
         _add(tar, "bin/busybox", _BUSYBOX.read_bytes(), 0o755)
         for tool in _TOOLS:
             info = tarfile.TarInfo(f"bin/{tool}")
-            info.type, info.linkname = tarfile.SYMTYPE, "busybox"
+            info.type = tarfile.SYMTYPE
+            info.linkname = "busybox"
             tar.addfile(info)
     return buffer.getvalue()
 
 
 def _add(tar: tarfile.TarFile, path: str, content: bytes, mode: int = 0o644) -> None:
     info = tarfile.TarInfo(path)
-    info.size, info.mode = len(content), mode
+    info.size = len(content)
+    info.mode = mode
     tar.addfile(info, io.BytesIO(content))

@@ -37,7 +37,9 @@ class Service:
         self, command: list[str], socket: Path, log: Path, environment: dict[str, str]
     ) -> None:
         self._command = ["setpriv", "--pdeathsig", "KILL", *command]
-        self._socket, self._log, self._environment = socket, log, environment
+        self._socket = socket
+        self._log = log
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, answers: Callable[[], bool]) -> None:

@@ -16,7 +16,8 @@ from infrasight_testbed.container_image import save_image
 from infrasight_testbed.container_service import Service, remove_cgroups, short_folder
 from infrasight_testbed.v1 import pods_pb2 as pods
 
-IMAGE, PAUSE = "localhost/infrasight-busy:1", "localhost/infrasight-pause:1"
+IMAGE = "localhost/infrasight-busy:1"
+PAUSE = "localhost/infrasight-pause:1"
 _SETTINGS = """
 version = 2
 root = "{folder}/root"
@@ -56,10 +57,8 @@ class Containerd:
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
         self._folder = folder
-        self.socket, self.cgroup = (
-            folder / "containerd/containerd.sock",
-            f"infrasight-{uuid.uuid4().hex[:12]}",
-        )
+        self.socket = folder / "containerd/containerd.sock"
+        self.cgroup = f"infrasight-{uuid.uuid4().hex[:12]}"
         self.socket.parent.mkdir()
         settings = folder / "config.toml"
         settings.write_text(_SETTINGS.format(folder=folder, pause=PAUSE, snapshotter=_SNAPSHOTTER))

@@ -35,7 +35,8 @@ class ControlPlane:
     """
 
     def __init__(self, tools: Path, folder: Path) -> None:
-        self._tools, self._folder = tools, folder
+        self._tools = tools
+        self._folder = folder
         authority = CertificateAuthority(folder / "pki", "infrasight tests")
         self._parts = Parts(tools, folder, authority)
         self.url = self._parts.url

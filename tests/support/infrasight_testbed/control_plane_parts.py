@@ -35,7 +35,9 @@ class Parts:
     """
 
     def __init__(self, tools: Path, folder: Path, authority: CertificateAuthority) -> None:
-        self._tools, self._folder, self._authority = tools, folder, authority
+        self._tools = tools
+        self._folder = folder
+        self._authority = authority
         self._ports = {part: free_port() for part in Part}
         self.url = f"https://127.0.0.1:{self._ports[Part.API_SERVER]}"
         self.admin = self._client("admin", "system:masters")

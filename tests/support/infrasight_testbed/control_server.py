@@ -38,9 +38,11 @@ class ControlServer(ControlServiceServicer):
     def __init__(self, tls: TlsFiles | None = None, started: bool = True) -> None:
         self.reports: list[Report] = []
         self.asked: list[str] = []
-        self._tls, self._port = tls, 0
+        self._tls = tls
+        self._port = 0
         self._configuration: Configuration | None = None
-        self._changed, self._streams = threading.Condition(), 0
+        self._changed = threading.Condition()
+        self._streams = 0
         self.start()
         if not started:
             self.stop()
@@ -90,7 +92,8 @@ class ControlServer(ControlServiceServicer):
     ) -> Iterator[FollowResponse]:
         """Takes reports and sends configurations."""
         threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
-        streams, sent = self._streams, None
+        streams = self._streams
+        sent = None
         while streams == self._streams and context.is_active():
             with self._changed:
                 if self._configuration is sent:

@@ -37,7 +37,9 @@ class EventServer(EventServiceServicer):
         self.answer: Callable[[str], Iterator[pa.Table]] = lambda sql: iter(())
         self.events: queue.SimpleQueue[tuple[str, pa.Table, int] | None] = queue.SimpleQueue()
         self.asked: list[object] = []
-        self._tls, self._host, self._port = tls, host, 0
+        self._tls = tls
+        self._host = host
+        self._port = 0
         self.start()
 
     @property

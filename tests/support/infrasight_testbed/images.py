@@ -11,7 +11,8 @@ CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools" / "images"
 )
 STORE = CACHE / "store"  # kept, so that what has not changed is not built again
-PREFIX, TAG = "localhost/infrasight-", f"test-{ROOT.name}"
+PREFIX = "localhost/infrasight-"
+TAG = f"test-{ROOT.name}"
 _MANY = 12  # images without a name that are kept, as steps of a build; each may be a gigabyte
 PODMAN: tuple[str, ...] = (
     "podman",

@@ -14,7 +14,7 @@ from infrasight_testbed.chart import CHART
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.kubelet import Kubelet
-from infrasight_testbed.system import BIN, PATIENCE, until
+from infrasight_testbed.system import BIN, WAIT_SECONDS, until
 
 NAMESPACE = "infrasight"
 
@@ -31,7 +31,8 @@ class InstalledChart:
     """
 
     def __init__(self, control_plane: ControlPlane, folder: Path) -> None:
-        self._control_plane, self._folder = control_plane, folder
+        self._control_plane = control_plane
+        self._folder = folder
         self._server, self._operator = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self.kubelet = Kubelet(control_plane, NAMESPACE, folder / "pods", self._told)
         self._certificate = folder / "client"
@@ -73,7 +74,7 @@ class InstalledChart:
         """One of its objects."""
         return self._control_plane.get(kind, name, NAMESPACE)
 
-    def until(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    def until(self, done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Waits, while pods come and go."""
 
         def synced() -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 Cell = tuple[str, str, str]  # the table, by its second heading; the row's first two columns
 Report = Mapping[str, Any]
-NOTHING, WHOLE = "–", "whole"
+NOTHING = "–"
+WHOLE = "whole"
 CHECKS = ("optional tracepoints", "32-bit calls", "io_uring", "kernel function")
 
 

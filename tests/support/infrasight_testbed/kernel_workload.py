@@ -14,8 +14,13 @@ from infrasight_testbed import compat, uring
 from infrasight_testbed.addresses import column, inet, unix
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
 
-AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
-ENOENT, EAGAIN, ECONNREFUSED, EINPROGRESS, ENOSYS = -2, -11, -111, -115, -38
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+ENOENT = -2
+EAGAIN = -11
+ECONNREFUSED = -111
+EINPROGRESS = -115
+ENOSYS = -38
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 _HOW = struct.pack("=QQQ", os.O_RDONLY, 0, 0)
 
@@ -97,7 +102,8 @@ def _opens(folder: Path) -> list[_Call]:
 
 
 def _chmods(folder: Path) -> list[_Call]:
-    given, missing = bytes(folder / "file"), bytes(folder / "missing")
+    given = bytes(folder / "file")
+    missing = bytes(folder / "missing")
     descriptor = os.open(given, os.O_RDONLY)
     os.set_inheritable(descriptor, True)
     there = {"path": given, "resolved_path": given, "error": ""}
@@ -144,7 +150,9 @@ def _compat(probe: str, program: Path, calls: Sequence[_Call]) -> Iterator[Expec
 
 
 def _executions(folder: Path, program: Path | None) -> Iterator[Expected]:
-    missing, true, here = bytes(folder / "missing"), b"/bin/true", bytes(folder)
+    missing = bytes(folder / "missing")
+    true = b"/bin/true"
+    here = bytes(folder)
     absent = {"filename": missing, "error": "ENOENT", "return_code": ENOENT}
     pid = os.fork()
     if pid == 0:
@@ -185,7 +193,8 @@ def _executions(folder: Path, program: Path | None) -> Iterator[Expected]:
 def _requests(folder: Path) -> Iterator[Expected]:
     try:
         program = uring.build(folder)
-        given, missing = bytes(folder / "file"), bytes(folder / "missing")
+        given = bytes(folder / "file")
+        missing = bytes(folder / "missing")
         asked = [uring.Request(given), uring.Request(missing), uring.Request(given, how=_HOW)]
         made = uring.make_requests(program, 0, asked)
     except AssertionError:  # no ring is to be had: kernel.io_uring_disabled, or a kernel without
@@ -208,7 +217,8 @@ def _connects(folder: Path) -> Iterator[Expected]:
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_server(("127.0.0.1", 0)) as gone,
     ):
-        port, closed = server.getsockname()[1], gone.getsockname()[1]
+        port = server.getsockname()[1]
+        closed = gone.getsockname()[1]
         gone.close()
         nowhere = bytes(folder / "none.socket")
 
@@ -255,16 +265,15 @@ def _connects(folder: Path) -> Iterator[Expected]:
 
 def _accepts() -> Iterator[Expected]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port, listening = server.getsockname()[1], server.fileno()
+        port = server.getsockname()[1]
+        listening = server.fileno()
         server.setblocking(False)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         ports = [client.getsockname()[1] for client in clients]
 
         def work() -> list[int]:
-            first, second = (
-                call("accept", listening, 0, 0),
-                call("accept4", listening, 0, 0, socket.SOCK_CLOEXEC),
-            )
+            first = call("accept", listening, 0, 0)
+            second = call("accept4", listening, 0, 0, socket.SOCK_CLOEXEC)
             return [first, second, call("accept4", listening, 0, 0, 0)]
 
         pid, results = in_child(work)

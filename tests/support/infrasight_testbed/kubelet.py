@@ -46,12 +46,10 @@ class Pod:
         folder: Path,
         told: Mapping[str, str],
     ) -> None:
-        self._control_plane, self._body, self._folder, self._told = (
-            control_plane,
-            body,
-            folder,
-            told,
-        )
+        self._control_plane = control_plane
+        self._body = body
+        self._folder = folder
+        self._told = told
         self._spec: Mapping[str, Any] = body["spec"]
         self.component: str = self._spec["containers"][0]["name"]
         self.node: str = self._spec["nodeName"]
@@ -84,7 +82,8 @@ class Pod:
         """Starts the main container; the first time what must come before it."""
         for container in self._spec.get("initContainers", []) if not self._initialised else []:
             with (self._folder / f"{container['name']}.log").open("ab") as log:
-                command, env = self._command(container), self._environment(container)
+                command = self._command(container)
+                env = self._environment(container)
                 subprocess.run(
                     command,
                     env={**os.environ, **env},
@@ -121,7 +120,8 @@ class Pod:
             else:
                 made[variable["name"]] = self._local(container, variable.get("value", ""))
         if self._spec.get("automountServiceAccountToken", True):
-            name, namespace = self._spec["serviceAccountName"], self._body["metadata"]["namespace"]
+            name = self._spec["serviceAccountName"]
+            namespace = self._body["metadata"]["namespace"]
             self._account = self._account or self._control_plane.account(name, namespace)
             made["KUBECONFIG"] = str(self._account)
         return made | {name: value for name, value in self._told.items() if name in made}
@@ -160,12 +160,10 @@ class Kubelet:
         folder: Path,
         told: Callable[[Mapping[str, Any]], Mapping[str, str]],
     ) -> None:
-        self._control_plane, self._namespace, self._folder, self._told = (
-            control_plane,
-            namespace,
-            folder,
-            told,
-        )
+        self._control_plane = control_plane
+        self._namespace = namespace
+        self._folder = folder
+        self._told = told
         self.pods: dict[str, Pod] = {}
 
     def sync(self) -> None:

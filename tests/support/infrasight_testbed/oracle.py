@@ -23,7 +23,8 @@ from infrasight_testbed.strace import Call, Traced
 from infrasight_testbed.system import until
 
 Row = dict[str, Any]
-SLOTS, MEMORY = 32768, 256 << 20
+SLOTS = 32768
+MEMORY = 256 << 20
 FAULTS = ("missing", "surplus", "wrong", "awaited")
 KEY_BYTES = 256  # a longer name may be cut, by strace or by the probe
 
@@ -147,7 +148,8 @@ class _Roomy(PluginManager):
 @contextmanager
 def oracle() -> Iterator[Oracle]:
     """Records with every installed probe while the body runs."""
-    plugins, kept = _Roomy.discover(), Recording()
+    plugins = _Roomy.discover()
+    kept = Recording()
     assert not plugins.failures, plugins.failures
     recorder = kept.recorder = Recorder(plugins, LoadSettings(memory=MEMORY), "here", kept)
     for probe in plugins.probes():
@@ -168,10 +170,8 @@ def compare(
     probe_of = {
         call: probe for probe, comparison in comparisons.items() for call in comparison.calls
     }
-    calls, recorded = (
-        defaultdict[int, list[Call]](list),
-        defaultdict[int, list[tuple[str, Row]]](list),
-    )
+    calls = defaultdict[int, list[Call]](list)
+    recorded = defaultdict[int, list[tuple[str, Row]]](list)
     for seen in traced.calls:
         if seen.name in probe_of:
             calls[seen.tid].append(seen)
@@ -183,7 +183,8 @@ def compare(
             else:
                 outcomes[probe, row["connection_id"]].append(row)
     for tid in sorted(calls.keys() | recorded.keys()):
-        theirs, ours = calls[tid], sorted(recorded[tid], key=lambda pair: pair[1]["time"])
+        theirs = calls[tid]
+        ours = sorted(recorded[tid], key=lambda pair: pair[1]["time"])
         for call, pair in _aligned(theirs, ours, probe_of, comparisons):
             if call and pair:
                 _check(verdict, call, *pair, comparisons)

@@ -18,7 +18,8 @@ class PackageIndex:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._served, self._sources = folder / "simple", folder / "sources"
+        self._served = folder / "simple"
+        self._sources = folder / "sources"
         self._served.mkdir(parents=True)
         handler = partial(_Quiet, directory=str(self._served))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -113,7 +113,8 @@ class PodContainer:
         Args:
             folder: For the profile of its system calls.
         """
-        security, capabilities = self.security, self.security.get("capabilities", {})
+        security = self.security
+        capabilities = self.security.get("capabilities", {})
         options = [f"--cap-drop={name}" for name in capabilities.get("drop", ())]
         options += [f"--cap-add={name}" for name in capabilities.get("add", ())]
         options += [f"--env={name}={value}" for name, value in self.environment.items()]
@@ -137,7 +138,8 @@ class PodContainer:
 
     def cri_config(self) -> pods.ContainerConfig:
         """What a runtime is told by the CRI; the network is the host's, as there is no other here."""
-        security, capabilities = self.security, self.security.get("capabilities", {})
+        security = self.security
+        capabilities = self.security.get("capabilities", {})
         context = pods.LinuxContainerSecurityContext(
             capabilities=pods.Capability(
                 add_capabilities=capabilities.get("add", ()),

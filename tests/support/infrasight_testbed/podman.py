@@ -47,7 +47,8 @@ class Podman:
             "overlay" if images else "vfs",
         ]
         self._command += ["--storage-opt", f"overlay.imagestore={images}"] if images else []
-        self.run_folder, self.cgroup = folder / "host", f"infrasight-{uuid.uuid4().hex[:12]}"
+        self.run_folder = folder / "host"
+        self.cgroup = f"infrasight-{uuid.uuid4().hex[:12]}"
         self.socket = self.run_folder / "podman" / "podman.sock"
         self.socket.parent.mkdir(parents=True)
         serve = [*self._command, "system", "service", "--time", "0", f"unix://{self.socket}"]

@@ -33,7 +33,9 @@ class RunScript:
     """
 
     def __init__(self, folder: Path, *command: str, terminal: bool = False) -> None:
-        self.mark, self.data, self._errors = uuid.uuid4().hex, folder / "data", folder / "stderr"
+        self.mark = uuid.uuid4().hex
+        self.data = folder / "data"
+        self._errors = folder / "stderr"
         settings = dict(zip(PORTS, map(str, free_ports()), strict=True))
         self.port = int(settings[PORTS[0]])
         env = {
@@ -118,7 +120,8 @@ class RunScript:
     def hang_up(self) -> None:
         """The terminal goes away."""
         if self._ours >= 0:
-            ours, self._ours = self._ours, -1
+            ours = self._ours
+            self._ours = -1
             os.close(ours)
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ from infrasight_testbed.addresses import column
 from infrasight_testbed.oracle import Row
 from infrasight_testbed.strace import Call, Number, Text, Traced, Value, number
 
-SOL_SOCKET, SO_ERROR = 1, 4
+SOL_SOCKET = 1
+SO_ERROR = 4
 ERESTARTSYS = 512
 LOOPBACK = {4: column("127.0.0.1"), 6: column("::1")}
 BROKEN_OFF = {-errno.EINPROGRESS, -errno.EINTR, -ERESTARTSYS}
@@ -73,7 +74,8 @@ def socket_of(link: bytes) -> Socket:
     match = _SOCKET.fullmatch(link)
     if not match:
         return Socket({"family": 0, "socket_type": 0, "protocol": 0})
-    kind, named = _KINDS.get(match[1], {}), _NAMED.fullmatch(match[2])
+    kind = _KINDS.get(match[1], {})
+    named = _NAMED.fullmatch(match[2])
     if named:
         name = bytes.fromhex(named[2].replace(b"\\x", b"").decode())
         return Socket(kind, path=b"\0" + name if named[1] else name)
@@ -99,10 +101,8 @@ def given(value: Value, length: int = 110) -> Row | None:
         path = value.get("sun_path", Text(b""))
         assert isinstance(path, Text)
         return {"unix_path": path.value}
-    host, port = (
-        value.get("sin_addr", value.get("sin6_addr")),
-        value.get("sin_port", value.get("sin6_port")),
-    )
+    host = value.get("sin_addr", value.get("sin6_addr"))
+    port = value.get("sin_port", value.get("sin6_port"))
     if length < 8 or not isinstance(host, Text) or not isinstance(port, Text):
         return None
     address = column(str(ip_address(host.value))) if any(host.value) else bytes(16)
@@ -113,7 +113,8 @@ def connected(call: Call, row: Row) -> Row:
     """connect: where to, as asked for; of a socket that is connected already, what it is connected to."""
     descriptor, address, length = call.arguments
     assert isinstance(descriptor, Number)
-    here, result = socket_of(descriptor.link), call.result
+    here = socket_of(descriptor.link)
+    result = call.result
     wanted: Row = {"stage": b"call", "fd": descriptor.value, "return_code": result, **here.kind}
     wanted["in_progress"] = result == -errno.EINPROGRESS or (here.is_tcp and result in BROKEN_OFF)
     quality = [] if descriptor.link else ["socket_missing"]
@@ -185,7 +186,8 @@ def accepted(call: Call, row: Row) -> Row:
     if call.result is None:  # strace writes the others at the end
         return {"listen_fd": descriptor.value}
     address, *rest = rest
-    listening, result = socket_of(descriptor.link), call.result
+    listening = socket_of(descriptor.link)
+    result = call.result
     wanted: Row = {
         "listen_fd": descriptor.value,
         "return_code": result,

@@ -122,12 +122,14 @@ def strace(
 
 def parse(output: bytes) -> Traced:
     """Takes strace's lines apart; every line must be understood."""
-    traced, begun = Traced(), dict[int, tuple[int, bytes]]()
+    traced = Traced()
+    begun = dict[int, tuple[int, bytes]]()
     for number, line in enumerate(output.splitlines()):
         place = number
         match = _LINE.fullmatch(line)
         assert match, line
-        tid, said = int(match[1]), match[2]
+        tid = int(match[1])
+        said = match[2]
         traced.threads.add(tid)
         if superseded := _SUPERSEDED.fullmatch(said):
             _end(
@@ -162,12 +164,15 @@ def _end(traced: Traced, tid: int, line: int, kept: tuple[int, bytes] | None) ->
     match = _CALL.match(kept[1])
     assert match, kept[1]
     values, rest = _values(match[2], b")")
-    result, link, deleted = None, b"", False
+    result = None
+    link = b""
+    deleted = False
     ended = _RESULT.match(rest)
     assert ended or not rest.strip(), (kept[1], rest)
     if ended:
         result = None if ended[1] is None else int(ended[1], 0)
-        link, deleted = _bytes(ended[2]), bool(ended[3])
+        link = _bytes(ended[2])
+        deleted = bool(ended[3])
         if ended[4]:
             name = ended[4].decode()
             result = -_RESTARTS[name] if name in _RESTARTS else -getattr(errno, name)

@@ -1,4 +1,4 @@
-"""The whole system as people run it: the commands, as processes, on free ports."""
+"""The whole system: server and agents as processes, on free ports, and queries to it."""
 
 import json
 import os
@@ -13,18 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+from infrasight_core.cli import query
+
 from infrasight_testbed.clickhouse import free_port
 
 BIN = Path(sys.executable).parent
-PATIENCE = 120.0
+WAIT_SECONDS = 120.0
+POLL_SECONDS = 0.1
 
 
-def until(done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
-    """Waits until it is done; a test that waits in vain fails with `what`."""
+def until(done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Waits until a condition holds; fails with `what` when the time is over."""
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
+        time.sleep(POLL_SECONDS)
 
 
 class Process:
@@ -32,7 +36,7 @@ class Process:
 
     Args:
         command: What to run.
-        log: Where stderr goes.
+        log: The file for its stderr.
         status: `host:port` of its status server.
         environment: Further variables.
     """
@@ -44,7 +48,8 @@ class Process:
         status: str,
         environment: dict[str, str] | None = None,
     ) -> None:
-        self._log, self._status = log, status
+        self._log = log
+        self._status = status
         with log.open("ab") as stderr:
             environ = {**os.environ, **(environment or {})}
             self._process = subprocess.Popen(
@@ -57,11 +62,11 @@ class Process:
         return self._process.pid
 
     def log(self) -> str:
-        """What it has logged."""
+        """Its log so far."""
         return self._log.read_text(errors="replace")
 
     def get(self, page: str) -> str:
-        """A page of its status server; empty while there is none."""
+        """A page of its status server; empty while the server is down."""
         try:
             with urllib.request.urlopen(f"http://{self._status}/{page}", timeout=10) as response:
                 return str(response.read().decode())
@@ -72,7 +77,7 @@ class Process:
             return ""
 
     def metric(self, name: str) -> float:
-        """The sum of a metric's samples, whose line begins with `name`; 0 while there is none."""
+        """The sum of the samples whose line begins with `name`; 0 without any."""
         return sum(
             float(line.rsplit(" ", 1)[1])
             for line in self.get("metrics").splitlines()
@@ -80,7 +85,7 @@ class Process:
         )
 
     def ready(self) -> bool:
-        """Whether it says that it does its work."""
+        """Whether it reports that it is ready."""
         assert self._process.poll() is None, self.log()
         try:
             with urllib.request.urlopen(f"http://{self._status}/readyz", timeout=10) as response:
@@ -89,19 +94,19 @@ class Process:
             return False
 
     def stop(self) -> int:
-        """SIGTERM, and its exit status."""
+        """Sends SIGTERM; returns the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait(60)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self._process.kill()
         self._process.wait()
 
 
 class System:
-    """A server and agents with a store of their own.
+    """A server with its store, and agents.
 
     Args:
         folder: For data and logs.
@@ -110,29 +115,19 @@ class System:
     """
 
     def __init__(self, folder: Path, store: str = "embedded", database: str = "infrasight") -> None:
-        self._folder, self._store, self._database = folder, store, database
+        self._folder = folder
+        self._store = store
+        self._database = database
         self.address = f"127.0.0.1:{free_port()}"
         self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._started: list[Process] = []
 
     def start_server(self, *options: str, environment: dict[str, str] | None = None) -> Process:
         """Starts the server and waits until it is ready."""
-        command: list[str | Path] = [
-            BIN / "infrasight-server",
-            "--listen",
-            self.address,
-            "--status-listen",
-            self._server_status,
-        ]
-        command += [
-            "--data",
-            self._folder,
-            "--store",
-            self._store,
-            "--database",
-            self._database,
-            *options,
-        ]
+        command: list[str | Path] = [BIN / "infrasight-server"]
+        command += ["--listen", self.address, "--status-listen", self._server_status]
+        command += ["--data", self._folder, "--store", self._store]
+        command += ["--database", self._database, *options]
         server = self._start(command, "server.log", self._server_status, environment)
         until(server.ready, "the server is ready")
         return server
@@ -144,8 +139,15 @@ class System:
         every_probe: bool = False,
         environment: dict[str, str] | None = None,
     ) -> Process:
-        """Starts an agent and, unless told not to, waits until it records and streams. It runs the probe execve, unless the
-        options name others or a file."""
+        """Starts an agent.
+
+        Args:
+            options: Of the command.
+            ready: Whether to wait until it records and streams; else only until it records.
+            every_probe: Whether it runs every installed probe; else it runs execve, unless the
+                options name other probes or a file.
+            environment: Further variables.
+        """
         command: list[str | Path] = [BIN / "infrasight", "agent", "--server", self.address]
         command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
         if not every_probe and not {"--probe", "--config"} & set(options):
@@ -166,27 +168,20 @@ class System:
         return process
 
     def query(self, sql: str, *options: str) -> list[dict[str, Any]]:
-        """The rows of `infrasight query`."""
-        command: list[str | Path] = [
-            BIN / "infrasight",
-            "query",
-            "--server",
-            self.address,
-            *options,
-            sql,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        """The rows of `infrasight query`, run in this process: starting Python takes longer."""
+        arguments = ["--format", "json", "--server", self.address, *options, "--", sql]
+        result = CliRunner().invoke(query.command, arguments)
+        assert result.exit_code == 0, f"{result.exception}\n{result.output}"
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
     def rows(self, marker: str, columns: str = "*") -> list[dict[str, Any]]:
-        """The execve events with the marker as second argument, in order of time."""
+        """The execve events with the marker as second argument, by time."""
         return self.query(
             f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' ORDER BY time, sequence"
         )
 
     def stop(self) -> None:
-        """Ends what still runs, agents first."""
+        """Stops what still runs, agents first."""
         for process in reversed(self._started):
             process.stop()
 
@@ -195,7 +190,7 @@ class System:
 def running_system(
     folder: Path, store: str = "embedded", database: str = "infrasight"
 ) -> Iterator[System]:
-    """A system that leaves nothing running."""
+    """Runs a system; in the end nothing of it is left running."""
     system = System(folder, store, database)
     try:
         yield system
@@ -204,6 +199,6 @@ def running_system(
 
 
 def execute(marker: str, count: int, first: int = 0) -> None:
-    """Executes /bin/true `count` times with the marker and a running number."""
+    """Executes /bin/true `count` times, with the marker and a running number."""
     for number in range(first, first + count):
         subprocess.run(["/bin/true", marker, str(number)], check=True)

@@ -6,7 +6,9 @@ import platform
 import struct
 
 _BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-_PROG_GET_NEXT_ID, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 11, 13, 15
+_PROG_GET_NEXT_ID = 11
+_PROG_GET_FD_BY_ID = 13
+_OBJ_GET_INFO_BY_FD = 15
 _TRACEPOINT = 5
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -17,7 +19,8 @@ def _bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
 
 def tracepoint_programs() -> frozenset[int]:
     """The ids of all that are loaded on this machine."""
-    found, number = set[int](), 0
+    found = set[int]()
+    number = 0
     while True:
         attributes = ctypes.create_string_buffer(struct.pack("=IIII", number, 0, 0, 0), 16)
         if _bpf(_PROG_GET_NEXT_ID, attributes) < 0:

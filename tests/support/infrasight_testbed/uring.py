@@ -8,13 +8,20 @@ from typing import Protocol
 
 from attrs import field, frozen
 
-FIXED, ASYNC, SILENT = 1 << 0, 1 << 4, 1 << 6  # IOSQE_*
+FIXED = 1 << 0
+ASYNC = 1 << 4
+SILENT = 1 << 6  # IOSQE_*
 MULTISHOT = 1  # IORING_ACCEPT_*
-SQPOLL, NEVER_TAKE = 1 << 1, 1 << 31
+SQPOLL = 1 << 1
+NEVER_TAKE = 1 << 31
 NOT_COMPLETED = 0x7FFFFFFF
-_ACCEPT, _CONNECT, _OPENAT, _OPENAT2 = 13, 16, 18, 28
+_ACCEPT = 13
+_CONNECT = 16
+_OPENAT = 18
+_OPENAT2 = 28
 _Put = Callable[[bytes], int]  # puts bytes into the program's memory; their address
-_AREA, _SQE = 0x20000000, 64
+_AREA = 0x20000000
+_SQE = 64
 _SOURCE = Path(__file__).parents[1] / "workloads/uring_calls.c"
 
 
@@ -151,7 +158,8 @@ def make_requests(
         completions: The size of the completion queue, one request at a time; by default there is room, and 32 go at a time.
         given: Descriptors that the program is to have.
     """
-    command, pipe = [str(program), hex(setup), str(completions)], subprocess.PIPE
+    command = [str(program), hex(setup), str(completions)]
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
         command,
         stdin=pipe,

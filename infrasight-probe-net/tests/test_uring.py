@@ -24,10 +24,10 @@ from infrasight_testbed.socket_rows import (
 )
 from infrasight_testbed.uring import (
     ASYNC,
-    DROPPED_UPDATES,
     FIXED,
     MULTISHOT,
     NEVER_TAKE,
+    NOT_COMPLETED,
     SILENT,
     SQPOLL,
     Accept,
@@ -269,7 +269,7 @@ def test_connects_that_say_less(
         | remote_end(*address)
         | {"return_code": 0, "quality": [*ASKED, "return_code_missing"]},
     )
-    assert made.results == [DROPPED_UPDATES]
+    assert made.results == [NOT_COMPLETED]
     requests = [
         Connect(9999, inet("127.0.0.1", closed), sqe_flags=FIXED),
         Connect(lost.fileno(), 8, 16),
@@ -441,7 +441,7 @@ def test_accepts_that_say_less(
     )
     assert (row["quality"], made.results) == (
         [*UNKNOWN_END, "return_code_missing"],
-        [DROPPED_UPDATES],
+        [NOT_COMPLETED],
     )
     (row,), _ = made_by(
         accepts, "accept", program, [Accept(listener.fileno(), flags=7)], [listener]

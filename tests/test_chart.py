@@ -1,4 +1,4 @@
-"""The Helm chart without a cluster: what it renders is valid, modest in its rights, without secrets; errors are refused."""
+"""The Helm chart without a cluster: valid objects, least privileges, rejected mistakes."""
 
 import json
 import re
@@ -12,25 +12,25 @@ from infrasight_testbed.chart import (
     CHART,
     ChartError,
     Manifest,
-    environment,
-    named,
-    pods,
+    find_manifest,
+    literal_environment,
+    pod_specs,
     render,
     template,
 )
-from infrasight_testbed.manifest_schemas import judge, write_schemas
+from infrasight_testbed.manifest_schemas import find_violations, write_schemas
 
-each = pytest.mark.parametrize("name", values.ALL)
+for_all_values = pytest.mark.parametrize("name", values.ALL)
 
 
 @pytest.fixture(scope="module")
 def rendered(cluster_tools: Path) -> dict[str, list[Manifest]]:
-    """What it makes of each of the values."""
+    """The rendered objects for each set of values."""
     return {name: render(cluster_tools, value) for name, value in values.ALL.items()}
 
 
-def test_helm_finds_no_fault(cluster_tools: Path) -> None:
-    """`helm lint --strict` passes."""
+def test_helm_lint_passes(cluster_tools: Path) -> None:
+    """`helm lint --strict` reports nothing."""
     done = subprocess.run(
         [cluster_tools / "helm", "lint", "--strict", CHART],
         capture_output=True,
@@ -40,22 +40,20 @@ def test_helm_finds_no_fault(cluster_tools: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
-    """Whatever is switched on or off, every object fits the schema of its kind, ours included; a wrong field would be told."""
+def test_rendered_objects_match_their_schemas(cluster_tools: Path, tmp_path: Path) -> None:
+    """With all values every object matches its schema, and a misspelled field would be found."""
     write_schemas(tmp_path, CHART / "crds")
-    everything = "\n---\n".join(
+    manifests = "\n---\n".join(
         template(cluster_tools, value, release=f"r-{name.replace('_', '-')}")
         for name, value in values.ALL.items()
     )
-    assert judge(cluster_tools, tmp_path, everything) == []
-    assert (
-        judge(cluster_tools, tmp_path, template(cluster_tools).replace("replicas: 2", "replica: 2"))
-        != []
-    )
+    assert find_violations(cluster_tools, tmp_path, manifests) == []
+    misspelled = template(cluster_tools).replace("replicas: 2", "replica: 2")
+    assert find_violations(cluster_tools, tmp_path, misspelled) != []
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("invalid", "message"),
     [
         ({"server": {"replica": 3}}, "/server.*'replica' not allowed"),
         ({"server": {"replicas": "two"}}, "/server/replicas.*want integer"),
@@ -80,129 +78,129 @@ def test_all_is_valid(cluster_tools: Path, tmp_path: Path) -> None:
         ({"server": {"settings": {"maxBatchBytes": 1 << 30}}}, "/server/settings/maxBatchBytes"),
         (
             values.merged(values.EMBEDDED, values.AUTOSCALING),
-            "server.autoscaling.enabled: the embedded store belongs to one server",
+            "server.autoscaling.enabled: only one server can use the embedded store",
         ),
     ],
     ids=str,
 )
-def test_wrong_values_are_refused_by_name(
-    cluster_tools: Path, wrong: dict[str, Any], said: str
+def test_invalid_values_are_rejected_by_name(
+    cluster_tools: Path, invalid: dict[str, Any], message: str
 ) -> None:
-    """A value that is misspelt, of another type, or that does not fit the others: helm stops and names it."""
-    with pytest.raises(ChartError, match=said):
-        render(cluster_tools, wrong)
+    """A value that is misspelled, of the wrong type or inconsistent is rejected by its name."""
+    with pytest.raises(ChartError, match=message):
+        render(cluster_tools, invalid)
 
 
-@each
-def test_containers_have_few_rights(rendered: dict[str, list[Manifest]], name: str) -> None:
-    """Every container fits Pod Security's `restricted` and has a read-only root; only the operator's pod has a token."""
-    for what, pod in pods(rendered[name]):
-        assert pod["automountServiceAccountToken"] is what.endswith("-operator"), what
-        assert pod["enableServiceLinks"] is False, what
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), what
-        assert pod["securityContext"]["runAsNonRoot"], what
-        assert pod["securityContext"]["runAsUser"] > 0, what
-        assert {next(iter(set(v) - {"name"})) for v in pod["volumes"]} <= {
-            "emptyDir",
-            "secret",
-            "configMap",
-            "persistentVolumeClaim",
-        }
+@for_all_values
+def test_containers_have_least_privileges(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Every container meets `restricted` with a read-only root; only the operator has a token."""
+    for owner, pod in pod_specs(rendered[name]):
+        assert pod["automountServiceAccountToken"] is owner.endswith("-operator"), owner
+        assert pod["enableServiceLinks"] is False, owner
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), owner
+        assert pod["securityContext"]["runAsNonRoot"], owner
+        assert pod["securityContext"]["runAsUser"] > 0, owner
+        allowed = {"name", "emptyDir", "secret", "configMap", "persistentVolumeClaim"}
+        assert all(volume.keys() <= allowed for volume in pod["volumes"]), owner
         for container in pod["containers"] + pod.get("initContainers", []):
             rights = container["securityContext"]
-            assert rights["readOnlyRootFilesystem"], what
-            assert rights["runAsNonRoot"], what
-            assert rights["allowPrivilegeEscalation"] is False, what
-            assert rights["capabilities"] == {"drop": ["ALL"]}, what
-            assert rights["seccompProfile"]["type"] == "RuntimeDefault", what
-            assert container["resources"]["limits"]["memory"], what
+            assert rights["readOnlyRootFilesystem"], owner
+            assert rights["runAsNonRoot"], owner
+            assert rights["allowPrivilegeEscalation"] is False, owner
+            assert rights["capabilities"] == {"drop": ["ALL"]}, owner
+            assert rights["seccompProfile"]["type"] == "RuntimeDefault", owner
+            assert container["resources"]["limits"]["memory"], owner
     assert "privileged:" not in str(rendered[name]).replace("'", "")
 
 
-@each
-def test_no_secret_in_plain_sight(rendered: dict[str, list[Manifest]], name: str) -> None:
-    """Passwords and keys are in Secrets; everything else only refers to them."""
-    others = [m for m in rendered[name] if m["kind"] != "Secret"]
-    secrets = [
-        value
-        for m in rendered[name]
-        if m["kind"] == "Secret"
-        for key, value in m["data"].items()
-        if key != "ca.crt"
-    ]
+@for_all_values
+def test_secret_values_appear_only_in_secrets(
+    rendered: dict[str, list[Manifest]], name: str
+) -> None:
+    """Passwords and keys are in Secrets; all other objects only refer to them."""
+    secrets = [manifest for manifest in rendered[name] if manifest["kind"] == "Secret"]
+    others = [manifest for manifest in rendered[name] if manifest["kind"] != "Secret"]
     text = str(others)
-    assert not [value for value in secrets if value in text]
     assert "PRIVATE KEY" not in text
-    for _, pod in pods(others):
+    for secret in secrets:
+        for key, value in secret["data"].items():
+            if key != "ca.crt":
+                assert value not in text, key
+    for _, pod in pod_specs(others):
         for container in pod["containers"]:
-            assert not [
-                v
-                for v in environment(container).items()
-                if re.search(r"PASSWORD$|TOKEN|SECRET", v[0])
-            ]
+            for variable in literal_environment(container):
+                assert not re.search(r"PASSWORD$|TOKEN|SECRET", variable)
 
 
-def test_passwords_are_random(cluster_tools: Path) -> None:
+def test_each_rendering_has_new_passwords(cluster_tools: Path) -> None:
     """Two renderings have different passwords and keys."""
-    first, second = (
-        {m["metadata"]["name"]: m["data"] for m in render(cluster_tools) if m["kind"] == "Secret"}
-        for _ in range(2)
-    )
-    assert (
-        first.keys()
-        == second.keys()
-        >= {"infrasight-clickhouse", "infrasight-ca", "infrasight-client-tls"}
-    )
+
+    def render_secrets() -> dict[str, Any]:
+        manifests = render(cluster_tools)
+        return {m["metadata"]["name"]: m["data"] for m in manifests if m["kind"] == "Secret"}
+
+    first = render_secrets()
+    second = render_secrets()
+    assert {"infrasight-clickhouse", "infrasight-ca", "infrasight-client-tls"} <= first.keys()
+    assert first.keys() == second.keys()
     assert not [name for name in first if first[name] == second[name]]
 
 
-@each
-def test_what_is_referred_to_is_there(rendered: dict[str, list[Manifest]], name: str) -> None:
-    """Secrets, ConfigMaps, claims, accounts and ports that a pod, Service or monitor names exist, or are the user's own."""
+def references(pod: dict[str, Any]) -> list[tuple[str, str]]:
+    """Kind and name of the objects that a pod refers to."""
+    names = [("ServiceAccount", pod["serviceAccountName"])]
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            names.append(("Secret", volume["secret"]["secretName"]))
+        if "configMap" in volume:
+            names.append(("ConfigMap", volume["configMap"]["name"]))
+        if "persistentVolumeClaim" in volume:
+            names.append(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+    return names
+
+
+@for_all_values
+def test_referenced_objects_and_ports_exist(rendered: dict[str, list[Manifest]], name: str) -> None:
+    """Each Secret, ConfigMap, claim, account and port that a pod or Service names exists."""
     manifests = rendered[name]
-    there = {(m["kind"], m["metadata"]["name"]) for m in manifests}
-    there |= {("Secret", m["spec"]["secretName"]) for m in manifests if m["kind"] == "Certificate"}
-    own = re.compile(r"^(mine|my-\w+|p|c)$")
-    for what, pod in pods(manifests):
-        named_here = [("ServiceAccount", pod["serviceAccountName"])]
-        for volume in pod["volumes"]:
-            named_here += [("Secret", volume["secret"]["secretName"])] if "secret" in volume else []
-            named_here += (
-                [("ConfigMap", volume["configMap"]["name"])] if "configMap" in volume else []
-            )
-            claim = volume.get("persistentVolumeClaim")
-            named_here += [("PersistentVolumeClaim", claim["claimName"])] if claim else []
-        assert not [n for n in named_here if n not in there and not own.match(n[1])], what
-    ports = {
-        port["name"]
-        for _, pod in pods(manifests)
-        for container in pod["containers"]
-        for port in container.get("ports", [])
-    }
-    for service in (m for m in manifests if m["kind"] == "Service"):
-        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-        labels = [
-            m["spec"]["template"]["metadata"]["labels"]
-            for m in manifests
-            if m["kind"] in ("Deployment", "StatefulSet")
-        ]
-        assert sum(service["spec"]["selector"].items() <= label.items() for label in labels) == 1, (
-            service["metadata"]["name"]
-        )
+    existing = {(m["kind"], m["metadata"]["name"]) for m in manifests}
+    for manifest in manifests:
+        if manifest["kind"] == "Certificate":
+            existing.add(("Secret", manifest["spec"]["secretName"]))
+    provided_by_user = re.compile(r"^(mine|my-\w+|p|c)$")
+    ports = set()
+    for owner, pod in pod_specs(manifests):
+        for reference in references(pod):
+            assert reference in existing or provided_by_user.match(reference[1]), owner
+        for container in pod["containers"]:
+            ports |= {port["name"] for port in container.get("ports", [])}
+    pod_labels = [
+        manifest["spec"]["template"]["metadata"]["labels"]
+        for manifest in manifests
+        if manifest["kind"] in ("Deployment", "StatefulSet")
+    ]
+    for manifest in manifests:
+        if manifest["kind"] == "Service":
+            service = manifest["spec"]
+            assert {port["targetPort"] for port in service["ports"]} <= ports
+            selected = [
+                labels for labels in pod_labels if service["selector"].items() <= labels.items()
+            ]
+            assert len(selected) == 1, manifest["metadata"]["name"]
 
 
-def test_the_embedded_store_has_one_server(cluster_tools: Path) -> None:
-    """Two servers are wanted; with the embedded store it is one, gone before its successor starts, and nothing scales it."""
+def test_embedded_store_has_one_server(cluster_tools: Path) -> None:
+    """The embedded store forces one server, which stops before its successor starts."""
     manifests = render(cluster_tools, values.EMBEDDED)
-    spec = named(manifests, "Deployment", "infrasight-server")["spec"]
+    spec = find_manifest(manifests, "Deployment", "infrasight-server")["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
     assert not [m for m in manifests if m["kind"] in ("PodDisruptionBudget", "StatefulSet")]
-    claim = named(manifests, "PersistentVolumeClaim", "infrasight-server")
+    claim = find_manifest(manifests, "PersistentVolumeClaim", "infrasight-server")
     assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
-def test_every_value_is_explained(cluster_tools: Path) -> None:
-    """values.yaml names every key that the schema allows, so that nobody has to read a schema to find an option."""
+def test_values_file_documents_every_key(cluster_tools: Path) -> None:
+    """values.yaml names every key that the schema allows."""
     text = (CHART / "values.yaml").read_text()
     properties: list[dict[str, Any]] = [json.loads((CHART / "values.schema.json").read_text())]
     names = set()

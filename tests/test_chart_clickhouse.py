@@ -1,21 +1,22 @@
-"""The configuration of the chart's ClickHouse, read by a real one: the servers' user gets in with its password."""
+"""The chart's ClickHouse settings in a real ClickHouse: only the servers' user can connect."""
 
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
-from infrasight_testbed.chart import named, render
+from infrasight_testbed.chart import find_manifest, render
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import running_system
 
 PASSWORD = "not for others"
-# The library that plays ClickHouse here begins with a session of its own user, which the chart does not have.
-_OWN_USER = "<users><default><no_password/><networks><ip>127.0.0.1</ip></networks></default>"
+# The ClickHouse library in these tests opens a session as the user `default`, which the chart
+# removes.
+_DEFAULT_USER = "<users><default><no_password/><networks><ip>127.0.0.1</ip></networks></default>"
 
 
-def ask(url: str, user: str, password: str) -> str:
-    """What ClickHouse answers to somebody, or its status."""
+def query_as(url: str, user: str, password: str) -> str:
+    """ClickHouse's answer to a user, or the HTTP status of its error."""
     request = urllib.request.Request(f"{url}?query=SELECT+currentUser()")
     request.add_header("X-ClickHouse-User", user)
     request.add_header("X-ClickHouse-Key", password)
@@ -27,27 +28,27 @@ def ask(url: str, user: str, password: str) -> str:
             return str(error.code)
 
 
-def test_the_servers_user_and_no_other(
+def test_only_the_servers_user_can_connect(
     cluster_tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the rendered files the user has the variable's password; a real infrasight-server makes its tables and is ready."""
-    files = named(render(cluster_tools), "ConfigMap", "infrasight-clickhouse")["data"]
-    users = files["users.xml"].replace("<users>", _OWN_USER)
+    """The user has the password of the variable, and a real server creates its tables with it."""
+    files = find_manifest(render(cluster_tools), "ConfigMap", "infrasight-clickhouse")["data"]
+    users = files["users.xml"].replace("<users>", _DEFAULT_USER)
     (tmp_path / "users.xml").write_text(users)
-    data, said = str(tmp_path / "data"), files["config.xml"]
-    assert "<path>/var/lib/clickhouse/</path>" in said
-    said = said.replace("/var/lib/clickhouse", data).replace(
-        "<path>users.xml", f"<path>{tmp_path}/users.xml"
-    )
-    (tmp_path / "config.xml").write_text(said.replace("<tcp_port>9000</tcp_port>", ""))
+    config = files["config.xml"]
+    assert "<path>/var/lib/clickhouse/</path>" in config
+    config = config.replace("/var/lib/clickhouse", str(tmp_path / "data"))
+    config = config.replace("<path>users.xml", f"<path>{tmp_path}/users.xml")
+    config = config.replace("<tcp_port>9000</tcp_port>", "")
+    (tmp_path / "config.xml").write_text(config)
     monkeypatch.setenv("CLICKHOUSE_PASSWORD", PASSWORD)
     clickhouse = ClickHouseServer(
         tmp_path / "server", f"--config-file={tmp_path / 'config.xml'}"
     ).start()
     try:
-        assert ask(clickhouse.url, "infrasight", PASSWORD) == "infrasight"
-        assert ask(clickhouse.url, "infrasight", "guessed") in ("401", "403")
-        assert ask(clickhouse.url, "infrasight", "") in ("401", "403")
+        assert query_as(clickhouse.url, "infrasight", PASSWORD) == "infrasight"
+        assert query_as(clickhouse.url, "infrasight", "guessed") in ("401", "403")
+        assert query_as(clickhouse.url, "infrasight", "") in ("401", "403")
         (tmp_path / "password").write_text(PASSWORD)
         url = clickhouse.url.replace("//", "//infrasight@")
         with running_system(tmp_path, url) as system:

@@ -1,4 +1,4 @@
-"""The chart's dashboard asks what the store has, and its alerts watch metrics that there are."""
+"""The chart's dashboard queries columns that exist, and its alerts use metrics that exist."""
 
 import json
 import re
@@ -23,8 +23,8 @@ VARIABLES: dict[str, str] = {
 ALERTS = CHART / "files" / "alerts.yaml"
 
 
-def expanded(sql: str, **chosen: str) -> str:
-    """A query as Grafana's plugin sends it: of the last hour, with nodes and namespaces chosen, or all of them."""
+def expand(sql: str, **chosen: str) -> str:
+    """Expands the macros of Grafana's plugin: the last hour, with chosen nodes and namespaces."""
     sql = re.sub(
         r"\$__timeFilter\(([\w.]+)\)",
         r"\1 >= now() - INTERVAL 1 HOUR AND \1 <= now() + INTERVAL 1 MINUTE",
@@ -43,7 +43,7 @@ def expanded(sql: str, **chosen: str) -> str:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A system that has recorded something by every probe."""
+    """A system that has recorded events with every probe."""
     with running_system(tmp_path_factory.mktemp("system")) as running:
         running.start_server()
         agent = running.start_agent(every_probe=True)
@@ -53,56 +53,55 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.mark.parametrize("title", QUERIES)
-def test_each_panel_is_answered(system: System, title: str) -> None:
-    """The panel's query runs as it stands, for everything and for one node and namespace."""
+def test_panel_query_succeeds(system: System, title: str) -> None:
+    """The panel's query succeeds, for all nodes and namespaces and for one of each."""
     for chosen in ({}, {"node": "node-a", "namespace": "default"}):
-        assert isinstance(system.query(expanded(QUERIES[title], **chosen)), list)
+        assert isinstance(system.query(expand(QUERIES[title], **chosen)), list)
 
 
-def test_the_panels_show_what_was_recorded(system: System) -> None:
-    """Events, their node, the program, and that nothing is unaccounted for; another node has none of it."""
-    assert system.query(expanded(QUERIES["Events"]))[0]["events"] >= 5
-    assert system.query(expanded(QUERIES["Nodes"])) == [{"nodes": 1}]
-    assert system.query(expanded(QUERIES["Unaccounted"])) == [{"events": 0}]
-    assert {row["probe"] for row in system.query(expanded(QUERIES["Events by probe"]))} >= {
+def test_panels_show_recorded_events(system: System) -> None:
+    """The panels show events, node and program; no event is unaccounted for or on another node."""
+    assert system.query(expand(QUERIES["Events"]))[0]["events"] >= 5
+    assert system.query(expand(QUERIES["Nodes"])) == [{"nodes": 1}]
+    assert system.query(expand(QUERIES["Unaccounted"])) == [{"events": 0}]
+    assert {row["probe"] for row in system.query(expand(QUERIES["Events by probe"]))} >= {
         "execve",
         "open",
     }
     programs = {
-        row["exe"]: row["executions"]
-        for row in system.query(expanded(QUERIES["Programs executed"]))
+        row["exe"]: row["executions"] for row in system.query(expand(QUERIES["Programs executed"]))
     }
     assert programs[str(Path("/bin/true").resolve())] >= 5
-    assert system.query(expanded(QUERIES["Programs executed"], node="elsewhere")) == []
+    assert system.query(expand(QUERIES["Programs executed"], node="elsewhere")) == []
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_each_variable_is_answered(system: System, name: str) -> None:
-    """What a person may choose from is there."""
+def test_variable_query_succeeds(system: System, name: str) -> None:
+    """The query of a variable returns its choices."""
     rows = system.query(VARIABLES[name])
     assert name != "node" or rows == [{"node": "node-a"}]
 
 
-def test_alerts_watch_metrics_that_there_are() -> None:
-    """Every metric that an alert's expression names is counted by our code, with the labels that it groups by."""
-    made = "\n".join(f.read_text() for f in CHART.parents[1].glob("infrasight-*/src/**/*.py"))
-    for rule in (
-        rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
-    ):
+def test_alerts_use_existing_metrics() -> None:
+    """Each metric in an alert exists in the code, with the labels that the alert groups by."""
+    sources = CHART.parents[1].glob("infrasight-*/src/**/*.py")
+    code = "\n".join(source.read_text() for source in sources)
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
         (metric,) = re.findall(r"infrasight_\w+", rule["expr"])
-        (said,) = re.findall(
-            rf'\(\s*"{metric.removesuffix("_total")}",\s*"[^"]*"(?:,\s*\[([^\]]*)\])?', made
-        )
+        name = metric.removesuffix("_total")
+        (labels,) = re.findall(rf'\(\s*"{name}",\s*"[^"]*"(?:,\s*\[([^\]]*)\])?', code)
         grouped = re.findall(r"by \(([^)]*)\)", rule["expr"])
-        wanted = set(grouped[0].split(", ")) if grouped else set()
-        assert wanted - {"namespace", "pod"} <= set(re.findall(r'"(\w+)"', said)), rule["alert"]
+        required = set(grouped[0].split(", ")) if grouped else set()
+        existing = set(re.findall(r'"(\w+)"', labels))
+        assert required - {"namespace", "pod"} <= existing, rule["alert"]
 
 
 @pytest.mark.skipif(
     shutil.which("promtool") is None, reason="Debian's package prometheus is not installed"
 )
-def test_promtool_takes_the_alerts() -> None:
-    """`promtool check rules` finds no fault."""
+def test_promtool_accepts_the_alerts() -> None:
+    """`promtool check rules` reports nothing."""
     done = subprocess.run(
         ["promtool", "check", "rules", ALERTS], capture_output=True, text=True, check=False
     )

@@ -44,7 +44,7 @@ def test_a_daemon_sets_pods_run_on_the_nodes_it_selects(
 def test_a_token_may_do_what_its_role_says(control_plane: ControlPlane, namespace: str) -> None:
     """With a service account's token the API server answers 403, until a role allows that one thing."""
     control_plane.kubectl("create", "serviceaccount", "reader", "-n", namespace)
-    reader = control_plane.account("reader", namespace)
+    reader = control_plane.account_kubeconfig("reader", namespace)
     with pytest.raises(ToolError, match=r"\(Forbidden\).*cannot list resource \"configmaps\""):
         control_plane.kubectl("get", "configmaps", config=reader)
     control_plane.kubectl(

@@ -1,4 +1,4 @@
-"""The images: built as they are shipped, run with no more rights than a pod has, from the kernel to the store."""
+"""The images as they are shipped, run with exactly the privileges of a pod."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from infrasight_testbed.agent_pod import agent_template
 from infrasight_testbed.clickhouse import free_port
-from infrasight_testbed.images import STORE, build, image
+from infrasight_testbed.images import STORE, build_images, image_name
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
 from infrasight_testbed.system import System, execute, running_system, until
@@ -17,7 +17,7 @@ from infrasight_testbed.system import System, execute, running_system, until
 pytestmark = [
     pytest.mark.slow(reason="builds the images, for minutes"),
     pytest.mark.skipif(os.geteuid() != 0, reason="containers and recording need root"),
-    pytest.mark.timeout(900),  # building them is part of it
+    pytest.mark.timeout(900),  # includes building the images
 ]
 NODE = "node-1"
 FIELDS = {"spec.nodeName": NODE, "metadata.name": "infrasight-agent-x"}
@@ -25,14 +25,14 @@ FIELDS = {"spec.nodeName": NODE, "metadata.name": "infrasight-agent-x"}
 
 @pytest.fixture(scope="module")
 def images() -> Path:
-    """The store with all images in it."""
-    print(build())
+    """The image store, with all images."""
+    print(build_images())
     return STORE
 
 
 @pytest.fixture(scope="module")
 def podman(images: Path) -> Iterator[Podman]:
-    """A podman that has the images."""
+    """A podman with the images."""
     with running_podman(images) as running:
         yield running
 
@@ -47,50 +47,51 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """For the volumes of a pod."""
-    (made := tmp_path / "volumes").mkdir()
-    return made
+    """The folder for the volumes of a pod."""
+    volumes = tmp_path / "volumes"
+    volumes.mkdir()
+    return volumes
 
 
-def agent(system: System, podman: Podman, folder: Path) -> PodContainer:
+def agent_container(system: System, podman: Podman, folder: Path) -> PodContainer:
     """The agent's container, which sends to this server."""
-    template = agent_template(image("agent"), system.address, podman.run_folder)
-    told = {
-        "INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"
-    }  # the network is the host's here, and others use it
-    return PodContainer.of(template, "agent", folder, FIELDS, told)
+    template = agent_template(image_name("agent"), system.address, podman.run_folder)
+    # The network is the host's, where other processes may use the default port.
+    overrides = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}
+    return PodContainer.from_template(template, "agent", folder, FIELDS, overrides)
 
 
-def test_agent_records_the_host_and_its_containers(
+def test_agent_image_records_host_and_containers(
     system: System, podman: Podman, folder: Path
 ) -> None:
-    """With the rights of the operator's pod and nothing else the agent's image records programs of the host and of containers,
-    those that were there before it too, by the pids and ids that the host knows; what it does itself it does not record."""
+    """With the privileges of the operator's pod, the agent records the host and its containers.
+
+    Containers that started before the agent are included; events have the host's pids and ids. The
+    agent does not record itself.
+    """
     marker = uuid.uuid4().hex
     loop = f"while :; do /bin/true mark-{marker}; sleep 0.2; done"
     before = podman.run("--name", f"before-{marker}", command=("sh", "-c", loop))
-    container = agent(system, podman, folder)
-    options = [
-        "--detach",
-        "--network=host",
-        "--cgroup-parent",
-        f"/{podman.cgroup}",
-        *container.podman_options(folder),
-    ]
-    running = podman("run", *options, image("agent"), *container.args)
+    container = agent_container(system, podman, folder)
+    options = ["--detach", "--network=host", f"--cgroup-parent=/{podman.cgroup}"]
+    options += container.podman_options(folder)
+    agent = podman("run", *options, image_name("agent"), *container.args)
 
-    def streams() -> bool:
-        log = podman.log(running)
-        assert podman("inspect", "--format", "{{.State.Running}}", running) == "true", log
+    def is_streaming() -> bool:
+        log = podman.log(agent)
+        assert podman("inspect", "--format", "{{.State.Running}}", agent) == "true", log
         return "stream open" in log
 
-    until(streams, "the agent records and streams")
+    until(is_streaming, "the agent records and streams")
     after = podman.run("--name", f"after-{marker}", command=("/bin/true", f"mark-{marker}"))
     host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
     host.wait()
     execute(f"mark-{marker}", 5)
-    rows = "SELECT pid, node, argv, exe, user, container_id, container.name AS name, container.image AS image FROM execve_events "
-    rows += f"WHERE argv[2] = 'mark-{marker}'"
+    rows = (
+        "SELECT pid, node, argv, exe, user, container_id, "
+        "container.name AS name, container.image AS image "
+        f"FROM execve_events WHERE argv[2] = 'mark-{marker}'"
+    )
     until(
         lambda: {before, after, ""} <= {row["container_id"] for row in system.query(rows)},
         "every container has rows",
@@ -102,61 +103,48 @@ def test_agent_records_the_host_and_its_containers(
         ),
         "containers have names",
     )
-    found = system.query(rows)
-    assert {row["image"] for row in found if row["container_id"]} == {IMAGE}
-    assert {(row["node"], row["user"]) for row in found} == {(NODE, "root")}
-    assert host.pid in {row["pid"] for row in found if not row["container_id"]}
-    assert len([row for row in found if not row["container_id"]]) == 6
-    own = system.query(f"SELECT argv FROM execve_events WHERE container_id = '{running}'")
-    assert own == [], "the agent's own work was recorded"
-    podman("stop", "--time", "60", running)
-    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman.log(running)
-    for name in (before, running):
+    events = system.query(rows)
+    assert {row["image"] for row in events if row["container_id"]} == {IMAGE}
+    assert {(row["node"], row["user"]) for row in events} == {(NODE, "root")}
+    assert host.pid in {row["pid"] for row in events if not row["container_id"]}
+    assert len([row for row in events if not row["container_id"]]) == 6
+    own = system.query(f"SELECT argv FROM execve_events WHERE container_id = '{agent}'")
+    assert own == [], "the agent recorded itself"
+    podman("stop", "--time", "60", agent)
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", agent) == "0", podman.log(agent)
+    for name in (before, agent):
         podman("rm", "--force", "--time", "0", name)
 
 
 @pytest.mark.parametrize("name", ["server", "operator"])
-def test_others_are_not_root_and_explain_themselves(podman: Podman, name: str) -> None:
-    """The server's and the operator's image run as a user without rights, on a read-only root, and hold no tool that builds."""
-    options = (
-        "--rm",
-        "--network=none",
-        "--read-only",
-        "--cap-drop=all",
-        "--cgroup-parent",
-        f"/{podman.cgroup}",
-    )
-    assert "Usage:" in podman("run", *options, image(name), "--help")
-    look = "id -u; for tool in cc gcc make pip uv; do command -v $tool; done; true"
-    assert podman("run", *options, "--entrypoint", "sh", image(name), "-c", look) == "65532"
+def test_server_and_operator_images_run_unprivileged(podman: Podman, name: str) -> None:
+    """Both images run as an unprivileged user on a read-only root, and have no build tools."""
+    options = ["--rm", "--network=none", "--read-only", "--cap-drop=all"]
+    options.append(f"--cgroup-parent=/{podman.cgroup}")
+    assert "Usage:" in podman("run", *options, image_name(name), "--help")
+    options.append("--entrypoint=sh")
+    script = "id -u; for tool in cc gcc make pip uv; do command -v $tool; done; true"
+    assert podman("run", *options, image_name(name), "-c", script) == "65532"
 
 
-def test_server_stores_answers_and_ends(system: System, podman: Podman, folder: Path) -> None:
-    """The server's image, not root, on a read-only root, takes an agent's events, answers a query, and SIGTERM ends it well."""
+def test_server_image_stores_and_answers(system: System, podman: Podman, folder: Path) -> None:
+    """The server stores an agent's events, answers a query and exits with status 0 on SIGTERM."""
     address = f"127.0.0.1:{free_port()}"
-    (data := folder / "data").mkdir()
+    data = folder / "data"
+    data.mkdir()
     os.chown(data, 65532, 65532)
-    options = [
-        "--detach",
-        "--network=host",
-        "--read-only",
-        "--read-only-tmpfs=false",
-        "--cap-drop=all",
-        "--cgroup-parent",
-    ]
-    options += [
-        f"/{podman.cgroup}",
-        f"--volume={data}:/var/lib/infrasight",
-        "--tmpfs=/tmp",
-        "--security-opt=no-new-privileges",
-    ]
-    told = ("--listen", address, "--status-listen", f"127.0.0.1:{free_port()}")
-    running = podman("run", *options, image("server"), *told)
+    options = ["--detach", "--network=host", f"--cgroup-parent=/{podman.cgroup}"]
+    options += ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp"]
+    options += ["--cap-drop=all", "--security-opt=no-new-privileges"]
+    options.append(f"--volume={data}:/var/lib/infrasight")
+    arguments = ("--listen", address, "--status-listen", f"127.0.0.1:{free_port()}")
+    server = podman("run", *options, image_name("server"), *arguments)
     system.address = address
     agent = system.start_agent()
-    execute(marker := f"mark-{uuid.uuid4().hex}", 5)
+    marker = f"mark-{uuid.uuid4().hex}"
+    execute(marker, 5)
     assert agent.stop() == 0
     assert [row["argv"][2] for row in system.rows(marker)] == [str(number) for number in range(5)]
-    podman("stop", "--time", "60", running)
-    assert podman("inspect", "--format", "{{.State.ExitCode}}", running) == "0", podman.log(running)
-    podman("rm", running)
+    podman("stop", "--time", "60", server)
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", server) == "0", podman.log(server)
+    podman("rm", server)

@@ -212,7 +212,7 @@ def test_an_operator_that_is_away_ends_in_a_report(tmp_path: Path) -> None:
         away.start()
         done = install(away.address, tmp_path / "packages", {}, timeout=3)
         assert "'node-a' is not known here" in done.failures["packages"]
-        assert set(away.asked) == {"node-a"}
+        assert set(away.requested_nodes) == {"node-a"}
 
 
 def test_a_folder_with_something_else_is_left_alone(

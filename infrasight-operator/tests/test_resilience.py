@@ -243,7 +243,7 @@ def test_startup_errors_name_the_remedy(
 ) -> None:
     """No API, no rights, no TLS and an unknown setting each end with one line and status 1."""
     control_plane.kubectl("create", "serviceaccount", "nobody", "-n", namespace)
-    nobody = str(control_plane.account("nobody", namespace))
+    nobody = str(control_plane.account_kubeconfig("nobody", namespace))
     free_ports = ("--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0")
     cases = {
         "set KUBECONFIG": run_command("run", KUBECONFIG=str(tmp_path / "none")),

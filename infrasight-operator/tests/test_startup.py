@@ -47,7 +47,7 @@ def test_operator_retries_while_api_server_starts() -> None:
 def test_missing_definitions_and_lasting_denial_stop_the_operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Undefined kinds stop the operator at once, a denied right after a while."""
+    """Undefined kinds stop the operator immediately, lasting denial after a while."""
     with pytest.raises(ConfigError, match="kubectl apply"):
         list_cluster(ClusterError("no such kind", 404))
     monkeypatch.setattr(operator, "STARTUP_AUTH_SECONDS", 0.0)

@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders, without a cluster."""
+"""Renders the Helm chart without a cluster."""
 
 import base64
 import json
@@ -15,27 +15,19 @@ Manifest = dict[str, Any]
 
 
 class ChartError(Exception):
-    """helm refused; the text is what it said."""
+    """helm rejected the values; the text is its error message."""
 
 
 def template(
     tools: Path, values: Values | None = None, release: str = "infrasight", namespace: str = "watch"
 ) -> str:
-    """What `helm template` prints for these values.
+    """The output of `helm template` for these values.
 
     Raises:
-        ChartError: The values, or what comes of them, are refused.
+        ChartError: helm rejected the values.
     """
-    command: list[str | Path] = [
-        tools / "helm",
-        "template",
-        release,
-        CHART,
-        "--namespace",
-        namespace,
-        "--values",
-        "-",
-    ]
+    command: list[str | Path] = [tools / "helm", "template", release, CHART]
+    command += ["--namespace", namespace, "--values", "-"]
     done = subprocess.run(
         command, input=json.dumps(values or {}), capture_output=True, text=True, check=False
     )
@@ -47,45 +39,37 @@ def template(
 def render(
     tools: Path, values: Values | None = None, release: str = "infrasight", namespace: str = "watch"
 ) -> list[Manifest]:
-    """The objects that it makes for these values.
+    """The rendered objects for these values.
 
     Raises:
-        ChartError: The values, or what comes of them, are refused.
+        ChartError: helm rejected the values.
     """
-    return [
-        manifest
-        for manifest in yaml.safe_load_all(template(tools, values, release, namespace))
-        if manifest
-    ]
+    manifests = yaml.safe_load_all(template(tools, values, release, namespace))
+    return [manifest for manifest in manifests if manifest]
 
 
-def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The one object of that kind and name."""
-    (found,) = (m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name)
-    return found
+def find_manifest(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    """The only object with this kind and name."""
+    (manifest,) = (m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name)
+    return manifest
 
 
-def pods(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The spec of every pod that the objects bring about, with the object's name."""
+def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The spec of each pod that the objects create, with kind and name of its object."""
     for manifest in manifests:
         if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            yield (
-                f"{manifest['kind']} {manifest['metadata']['name']}",
-                manifest["spec"]["template"]["spec"],
-            )
+            name = f"{manifest['kind']} {manifest['metadata']['name']}"
+            yield name, manifest["spec"]["template"]["spec"]
 
 
-def environment(container: Mapping[str, Any]) -> dict[str, str]:
-    """The variables of a container whose values stand in the manifest."""
-    return {
-        variable["name"]: variable["value"]
-        for variable in container.get("env", [])
-        if "value" in variable
-    }
+def literal_environment(container: Mapping[str, Any]) -> dict[str, str]:
+    """The variables of a container that have a literal value."""
+    variables = container.get("env", [])
+    return {entry["name"]: entry["value"] for entry in variables if "value" in entry}
 
 
-def secret_files(secret: Mapping[str, Any], folder: Path) -> Path:
-    """A secret's values as files, as they are mounted; the folder, which is made."""
+def write_secret_files(secret: Mapping[str, Any], folder: Path) -> Path:
+    """Writes a Secret's values into files, as a volume has them; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in secret["data"].items():
         (folder / name).write_bytes(base64.b64decode(value))

@@ -1,4 +1,4 @@
-"""A release of the chart on the testbed's control plane."""
+"""A Helm release of the chart on the test control plane."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,23 @@ from typing import Any
 from infrasight_testbed.chart import CHART, Values
 from infrasight_testbed.control_plane import ControlPlane
 
-_SECONDS = "90s"
+_TIMEOUT = "90s"
+_NAMESPACED_KINDS = (
+    "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,"
+    "pvc,pdb,isight,pp,nprobes"
+)
 
 
 class Release:
     """The release `infrasight` in one namespace.
 
+    Attributes:
+        namespace: The namespace.
+
     Args:
-        control_plane: Where.
-        namespace: In which namespace, which exists.
-        folder: For files of values.
+        control_plane: The cluster.
+        namespace: An existing namespace.
+        folder: The folder for values files.
     """
 
     def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path) -> None:
@@ -25,46 +32,41 @@ class Release:
         self._folder = folder
 
     def install(self, values: Values, *options: str) -> str:
-        """Installs it, or makes it be so; what helm says, with the chart's notes.
+        """Installs or upgrades the release; returns helm's output with the chart's notes.
 
         Raises:
-            ToolError: It was refused, or is not ready in time.
+            ToolError: helm failed, or the release is not ready in time.
         """
         file = self._folder / "values.json"
         file.write_text(json.dumps(values))
-        return self._helm(
-            "upgrade",
-            "--install",
-            "infrasight",
-            str(CHART),
-            "--values",
-            str(file),
-            *(options or ("--wait",)),
-        )
+        arguments = ("upgrade", "--install", "infrasight", str(CHART), "--values", str(file))
+        return self._helm(*arguments, *(options or ("--wait",)))
 
     def run(self, *arguments: str) -> str:
-        """`helm <first argument> infrasight …`, what it says.
+        """Runs `helm <first argument> infrasight …`; returns its output.
 
         Raises:
-            ToolError: It failed.
+            ToolError: helm failed.
         """
         return self._helm(arguments[0], "infrasight", *arguments[1:])
 
     def _helm(self, *arguments: str) -> str:
-        return self._control_plane.helm(
-            *arguments, "--namespace", self.namespace, "--timeout", _SECONDS
-        )
+        options = ("--namespace", self.namespace, "--timeout", _TIMEOUT)
+        return self._control_plane.helm(*arguments, *options)
 
     def secrets(self) -> dict[str, dict[str, str]]:
-        """The chart's secrets by name, without Helm's own."""
-        found = self._control_plane.objects("secrets", self.namespace)
+        """The data of the chart's Secrets by name, without Helm's own Secrets."""
+        secrets = self._control_plane.objects("secrets", self.namespace)
         return {
-            s["metadata"]["name"]: s["data"] for s in found if s["type"] != "helm.sh/release.v1"
+            secret["metadata"]["name"]: secret["data"]
+            for secret in secrets
+            if secret["type"] != "helm.sh/release.v1"
         }
 
-    def remains(self) -> set[tuple[str, str]]:
-        """Everything in the namespace that is not there in every namespace, by kind and name."""
-        kinds = "all,secrets,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,pvc,pdb,isight,pp,nprobes"
-        found: list[dict[str, Any]] = self._control_plane.objects(kinds, self.namespace)
-        everywhere = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
-        return {(item["kind"], item["metadata"]["name"]) for item in found} - everywhere
+    def objects(self) -> set[tuple[str, str]]:
+        """Kind and name of all objects in the namespace, without those of every namespace."""
+        objects: list[dict[str, Any]] = self._control_plane.objects(
+            _NAMESPACED_KINDS, self.namespace
+        )
+        in_every_namespace = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}
+        return {(item["kind"], item["metadata"]["name"]) for item in objects} - in_every_namespace

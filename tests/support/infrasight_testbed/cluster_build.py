@@ -1,4 +1,4 @@
-"""The build of the cluster tests' tools: in the background first, waited for when the first test needs them."""
+"""Builds the tools of the cluster tests in the background, until a test needs them."""
 
 import os
 import queue
@@ -16,8 +16,8 @@ class ClusterBuild:
     """One run of `tools/cluster_tools.py`.
 
     Attributes:
-        folder: Where the tools are, once it has ended well.
-        reason: Why there are none, once it has ended otherwise.
+        folder: The folder of the tools, after a successful build.
+        reason: The reason of the failure, after a failed build.
     """
 
     def __init__(self) -> None:
@@ -37,19 +37,11 @@ class ClusterBuild:
         return self.folder is not None
 
     def start(self) -> bool:
-        """Starts the build at the lowest priority unless the tools are there; returns whether it has to be waited for."""
+        """Starts the build at low priority unless the tools exist; returns whether it did."""
         if self.find():
             return False
-        command = [
-            "setpriv",
-            "--pdeathsig",
-            "KILL",
-            "nice",
-            "-n",
-            "19",
-            sys.executable,
-            str(_SCRIPT),
-        ]
+        command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "19"]
+        command += [sys.executable, str(_SCRIPT)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, process_group=0
@@ -66,15 +58,19 @@ class ClusterBuild:
             self._lines.put(line.rstrip())
         self._lines.put(None)
 
-    def wait(self, tell: Callable[[str], object]) -> None:
-        """Returns when it has ended; passes on what it says."""
+    def wait(self, report: Callable[[str], object]) -> None:
+        """Waits for the end of the build, and starts it if necessary.
+
+        Args:
+            report: Called with each line of the build's progress.
+        """
         if self.folder is not None or self.reason:
             return
         if self._process is None and not self.start():
             return
         last = ""
         while (line := self._lines.get()) is not None:
-            tell(line)
+            report(line)
             last = line
         status, output = self._end()
         if status == 0:
@@ -83,7 +79,7 @@ class ClusterBuild:
             self.reason = last or f"{_SCRIPT.name} ended with status {status}"
 
     def stop(self) -> None:
-        """Ends it where it still runs, with the compiler that it has started."""
+        """Kills the build and its compiler, if they are still running."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._end()

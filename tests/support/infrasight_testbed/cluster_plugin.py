@@ -1,4 +1,4 @@
-"""pytest: one control plane for all tests, a namespace for each, and the build of the tools beside the others."""
+"""pytest plugin for cluster tests: one control plane, a namespace per test, the tools' build."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,15 +18,16 @@ def _needs_tools(item: pytest.Item) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Remembers the build, of which there is one for the session."""
+    """Creates the session's build; nothing is started yet."""
     config.stash[_BUILD] = ClusterBuild()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the tools are missing, starts their build, and runs the tests that need them last.
+    """If the tools are missing, starts their build and runs the tests that need them last.
 
-    Of several workers none starts it: whatever started them has done so, and else the first test that needs the tools does.
+    A worker process does not start the build here: its parent has started it, or the first test
+    that needs the tools does.
     """
     if config.option.collectonly or not any(map(_needs_tools, items)):
         return
@@ -39,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Waits for the build outside of a test's own time."""
+    """Waits for the build before the test's own time starts."""
     if _needs_tools(item):
         reporter = item.config.pluginmanager.get_plugin("terminalreporter")
         item.config.stash[_BUILD].wait(print if reporter is None else reporter.write_line)
@@ -47,13 +48,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """A build that nobody waits for any more ends; the compiler's own cache keeps what is done."""
+    """Stops a build that is still running; the compiler's cache saves the completed part."""
     config.stash[_BUILD].stop()
 
 
 @pytest.fixture(scope="session")
 def cluster_tools(request: pytest.FixtureRequest) -> Path:
-    """The folder of kubectl, helm, kubeconform and the control plane's programs; tests are skipped where they cannot be had."""
+    """The folder of kubectl, helm, kubeconform and the control plane's programs.
+
+    Without them the test is skipped, with the reason.
+    """
     build: ClusterBuild = request.config.stash[_BUILD]
     build.wait(print)
     if build.folder is None:
@@ -63,7 +67,7 @@ def cluster_tools(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def control_plane(cluster_tools: Path) -> Iterator[ControlPlane]:
-    """A real API server with its controllers, with the chart's definitions; for the whole run."""
+    """A real API server with controllers and the chart's definitions, for the whole session."""
     crds = _ROOT / "helm" / "infrasight" / "crds"
     with running_control_plane(cluster_tools, [crds] if crds.is_dir() else []) as running:
         yield running
@@ -71,7 +75,7 @@ def control_plane(cluster_tools: Path) -> Iterator[ControlPlane]:
 
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """A namespace of the test's own; nobody waits for its end."""
+    """A namespace for one test; its deletion is not awaited."""
     name = f"test-{uuid.uuid4().hex[:12]}"
     control_plane.kubectl("create", "namespace", name)
     yield name
@@ -80,14 +84,15 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
 
 @pytest.fixture
 def add_node(control_plane: ControlPlane) -> Iterator[Callable[..., str]]:
-    """Adds nodes with labels, under names of the test's own; in the end they are gone."""
+    """Adds nodes with labels and unique names; they are removed after the test."""
     added: list[str] = []
-    mark = uuid.uuid4().hex[:8]
+    suffix = uuid.uuid4().hex[:8]
 
     def add(name: str, **labels: str) -> str:
-        added.append(f"{name}-{mark}")
-        control_plane.add_node(added[-1], **labels)
-        return added[-1]
+        unique_name = f"{name}-{suffix}"
+        added.append(unique_name)
+        control_plane.add_node(unique_name, **labels)
+        return unique_name
 
     yield add
     for name in added:

@@ -1,4 +1,4 @@
-"""An image to run containers of, made here: busybox and nothing else, as both podman and containerd load it."""
+"""Builds a container image with nothing but busybox, which podman and containerd can load."""
 
 import hashlib
 import io
@@ -14,9 +14,9 @@ def save_image(archive: Path, name: str, *command: str) -> None:
     """Writes an archive as `docker save` does, with one layer.
 
     Args:
-        archive: Where to.
-        name: With its tag, `localhost/busy:1`.
-        command: What it runs unless told otherwise.
+        archive: The file to write.
+        name: The image's name with its tag, such as `localhost/busy:1`.
+        command: The default command.
     """
     layer = _layer()
     config = {
@@ -25,12 +25,11 @@ def save_image(archive: Path, name: str, *command: str) -> None:
         "config": {"Cmd": list(command), "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
+    manifest = {"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}
     files = {
         "layer.tar": layer,
         "config.json": json.dumps(config).encode(),
-        "manifest.json": json.dumps(
-            [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-        ).encode(),
+        "manifest.json": json.dumps([manifest]).encode(),
     }
     with tarfile.open(archive, "w") as tar:
         for path, content in files.items():

@@ -1,4 +1,4 @@
-"""What the testbeds of container runtimes share: a short folder, a service in it, and control groups that go with it."""
+"""Helpers for container runtimes in tests: short folders, service processes, cgroup removal."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @contextmanager
 def short_folder() -> Iterator[Path]:
-    """A folder whose sockets have names short enough for the kernel: 108 bytes."""
+    """A folder with a short path, since the kernel limits socket paths to 108 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="is-", dir="/tmp"))
     try:
         yield folder
@@ -24,13 +24,13 @@ def short_folder() -> Iterator[Path]:
 
 
 class Service:
-    """A process that listens on a Unix socket and does not outlive the tests.
+    """A process that listens on a Unix socket and ends with the tests.
 
     Args:
-        command: What to run.
-        socket: Where it listens.
-        log: Where its output goes.
-        environment: Of the process.
+        command: The command to run.
+        socket: The socket that it listens on.
+        log: The file for its output.
+        environment: The environment of the process.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class Service:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, answers: Callable[[], bool]) -> None:
-        """Starts it and waits until it answers."""
+    def start(self, is_ready: Callable[[], bool]) -> None:
+        """Starts the process and waits until its socket exists and `is_ready` returns true."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=log, env=self._environment
             )
         deadline = time.monotonic() + 60
-        while not (self._socket.exists() and answers()):
+        while not (self._socket.exists() and is_ready()):
             assert self._process.poll() is None, self._log.read_text(errors="replace")
             assert time.monotonic() < deadline, self._log.read_text(errors="replace")
             time.sleep(0.05)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal: SIGSTOP makes it silent, SIGCONT lets it go on."""
+        """Sends a signal; SIGSTOP suspends the process and SIGCONT resumes it."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ends it; does nothing where it does not run."""
+        """Stops the process, if it runs."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
@@ -69,15 +69,13 @@ class Service:
 
 
 def remove_cgroups(name: str) -> None:
-    """Removes control groups of that name and what is in them, from every hierarchy, once the last process has left them."""
+    """Removes a cgroup and its children from every hierarchy, once their processes have ended."""
     deadline = time.monotonic() + 60
-    for root in [_CGROUPS, *(folder for folder in _CGROUPS.iterdir() if folder.is_dir())]:
-        for folder, _, _ in os.walk(root / name, topdown=False):
-            while [
-                line
-                for file in Path(folder).glob("cgroup.procs")
-                for line in file.read_text().split()
-            ]:
+    hierarchies = [_CGROUPS, *(folder for folder in _CGROUPS.iterdir() if folder.is_dir())]
+    for hierarchy in hierarchies:
+        for folder, _, _ in os.walk(hierarchy / name, topdown=False):
+            processes = Path(folder) / "cgroup.procs"
+            while processes.exists() and processes.read_text().strip():
                 assert time.monotonic() < deadline, f"processes remain in {folder}"
                 time.sleep(0.02)
             Path(folder).rmdir()

@@ -1,4 +1,4 @@
-"""A containerd of the test's own, asked by the CRI as a kubelet does: pods and containers of a busybox image."""
+"""A separate containerd for a test, driven through the CRI like a kubelet does."""
 
 import os
 import subprocess
@@ -37,22 +37,23 @@ bin_dir = "{folder}/cni"
 conf_dir = "{folder}/cni"
 """
 _SNAPSHOTTER = "overlayfs"
-_EXITED = 2  # ContainerState
-_HOST = 2  # NamespaceMode NODE
-Answer = TypeVar("Answer", bound=Message)
+_CONTAINER_EXITED = 2  # of the CRI's enum ContainerState
+_NAMESPACE_NODE = 2  # of the CRI's enum NamespaceMode
+Response = TypeVar("Response", bound=Message)
 
 
 class Containerd:
-    """A containerd with folders of its own.
+    """A containerd with separate storage.
 
     Args:
-        folder: For all its state.
-        shared: Whether it has mounts of its own that are shared, as a node's are, so that containers may follow the host's.
+        folder: The folder for all state.
+        shared: Whether it runs in a mount namespace with shared mounts, as on a node, so that
+            containers can follow the host's mounts.
 
     Attributes:
-        socket: Where it listens.
-        service: Its process; containers outlive it.
-        cgroup: The control group that its pods are in, below the root of each hierarchy.
+        socket: The socket that it listens on.
+        service: The containerd process; containers outlive it.
+        cgroup: The cgroup of the pods, below the root of each hierarchy.
     """
 
     def __init__(self, folder: Path, shared: bool = False) -> None:
@@ -72,39 +73,29 @@ class Containerd:
         self._pods: dict[str, pods.PodSandboxConfig] = {}
 
     def start(self) -> None:
-        """Starts it, and waits until it answers by the CRI."""
-        self.service.start(self._answers)
+        """Starts containerd and waits until its CRI answers."""
+        self.service.start(self._is_ready)
 
     def load_images(self) -> None:
-        """Gives it the images."""
-        for name, seconds in (
-            (IMAGE, "1000000"),
-            (PAUSE, "1000001"),
-        ):  # images that differ in nothing are one
-            save_image(archive := self._folder / "image.tar", name, "sleep", seconds)
+        """Loads the busybox and the pause image."""
+        archive = self._folder / "image.tar"
+        # The commands differ, because containerd merges identical images.
+        for name, seconds in ((IMAGE, "1000000"), (PAUSE, "1000001")):
+            save_image(archive, name, "sleep", seconds)
             self.load_image(archive)
 
     def load_image(self, archive: Path) -> None:
-        """Gives it an image of an archive as `docker save` writes it."""
-        command = [
-            "ctr",
-            "--address",
-            str(self.socket),
-            "--namespace",
-            "k8s.io",
-            "images",
-            "import",
-        ]
-        subprocess.run(
-            [*command, "--snapshotter", _SNAPSHOTTER, str(archive)], check=True, capture_output=True
-        )
+        """Loads an image from an archive in the format of `docker save`."""
+        command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images"]
+        command += ["import", "--snapshotter", _SNAPSHOTTER, str(archive)]
+        subprocess.run(command, check=True, capture_output=True)
 
     def run_pod(
         self, name: str, namespace: str = "default", labels: Mapping[str, str] | None = None
     ) -> str:
-        """Runs a pod with nothing in it but its own container; the id of both."""
+        """Runs a pod with only its sandbox container; returns the id of both."""
         uid = str(uuid.uuid4())
-        told = {
+        identity = {
             "io.kubernetes.pod.name": name,
             "io.kubernetes.pod.namespace": namespace,
             "io.kubernetes.pod.uid": uid,
@@ -114,15 +105,14 @@ class Containerd:
                 name=_bytes(name), uid=uid.encode(), namespace=namespace.encode()
             ),
             log_directory=str(self._folder / "logs"),
-            labels=_labels({**told, **(labels or {})}),
+            labels=_labels({**identity, **(labels or {})}),
             linux=pods.LinuxPodSandboxConfig(cgroup_parent=f"/{self.cgroup}/besteffort/pod{uid}"),
         )
-        config.linux.security_context.namespace_options.network = _HOST
-        answer = self.call(
-            "RunPodSandbox", pods.RunPodSandboxRequest(config=config), pods.RunPodSandboxResponse
-        )
-        self._pods[answer.pod_sandbox_id] = config
-        return answer.pod_sandbox_id
+        config.linux.security_context.namespace_options.network = _NAMESPACE_NODE
+        request = pods.RunPodSandboxRequest(config=config)
+        response = self.call("RunPodSandbox", request, pods.RunPodSandboxResponse)
+        self._pods[response.pod_sandbox_id] = config
+        return response.pod_sandbox_id
 
     def run(
         self,
@@ -132,9 +122,9 @@ class Containerd:
         image: str = IMAGE,
         labels: Mapping[str, str] | None = None,
     ) -> str:
-        """Runs a container in a pod, as long as its command takes; its id."""
+        """Runs a container in a pod until its command ends; returns its id."""
         config = pods.ContainerConfig(command=command or ("sleep", "1000"))
-        config.linux.security_context.namespace_options.network = _HOST
+        config.linux.security_context.namespace_options.network = _NAMESPACE_NODE
         return self.run_config(pod, name, config, image, labels)
 
     def run_config(
@@ -145,75 +135,71 @@ class Containerd:
         image: str,
         labels: Mapping[str, str] | None = None,
     ) -> str:
-        """Runs a container of which all but names and labels is given; its id."""
+        """Runs a container with a complete config, except for names and labels; returns its id."""
         sandbox = self._pods[pod]
-        told = {"io.kubernetes.container.name": name}
-        told |= {"io.kubernetes.pod.name": sandbox.metadata.name.decode("utf-8", "replace")}
-        told |= {"io.kubernetes.pod.namespace": sandbox.metadata.namespace.decode()}
+        identity = {
+            "io.kubernetes.container.name": name,
+            "io.kubernetes.pod.name": sandbox.metadata.name.decode("utf-8", "replace"),
+            "io.kubernetes.pod.namespace": sandbox.metadata.namespace.decode(),
+        }
         config.metadata.name = _bytes(name)
         config.image.image = image.encode()
-        config.labels.extend(_labels({**told, **(labels or {})}))
+        config.labels.extend(_labels({**identity, **(labels or {})}))
         config.log_path = config.log_path or "log"
         request = pods.CreateContainerRequest(
             pod_sandbox_id=pod, config=config, sandbox_config=sandbox
         )
-        container_id = self.call(
-            "CreateContainer", request, pods.CreateContainerResponse
-        ).container_id
-        self.call(
-            "StartContainer", pods.StartContainerRequest(container_id=container_id), pods.Done
-        )
-        return container_id
+        response = self.call("CreateContainer", request, pods.CreateContainerResponse)
+        start = pods.StartContainerRequest(container_id=response.container_id)
+        self.call("StartContainer", start, pods.Done)
+        return response.container_id
 
     def stop(self, container_id: str, seconds: int) -> int:
-        """Ends a container, with SIGKILL only if it takes longer; its exit code."""
-        self.call(
-            "StopContainer",
-            pods.StopContainerRequest(container_id=container_id, timeout=seconds),
-            pods.Done,
-        )
-        asked = cri.ContainerStatusRequest(container_id=container_id)
-        ended = self.call("ContainerStatus", asked, pods.ContainerExitResponse).status
-        assert ended.state == _EXITED, ended
-        return ended.exit_code
+        """Stops a container, with SIGKILL after the given time; returns its exit code."""
+        stop = pods.StopContainerRequest(container_id=container_id, timeout=seconds)
+        self.call("StopContainer", stop, pods.Done)
+        request = cri.ContainerStatusRequest(container_id=container_id)
+        status = self.call("ContainerStatus", request, pods.ContainerExitResponse).status
+        assert status.state == _CONTAINER_EXITED, status
+        return status.exit_code
 
     def image_id(self) -> str:
-        """The image's id, by which a kubelet asks for it."""
+        """The id of the busybox image, which kubelets use in place of its name."""
         command = ["ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "ls"]
-        lines = subprocess.run(
-            command, check=True, capture_output=True, text=True
-        ).stdout.splitlines()
-        digest = {line.split()[0]: line.split()[2] for line in lines[1:]}
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        digests = {}
+        for line in done.stdout.splitlines()[1:]:
+            name, _, digest, *_ = line.split()
+            digests[name] = digest
         return next(
-            name for name in digest if name.startswith("sha256:") and digest[name] == digest[IMAGE]
+            name
+            for name, digest in digests.items()
+            if name.startswith("sha256:") and digest == digests[IMAGE]
         )
 
-    def call(self, method: str, request: Message, answer: type[Answer]) -> Answer:
-        """Calls the CRI."""
-        done = self._channel.unary_unary(
+    def call(self, method: str, request: Message, response: type[Response]) -> Response:
+        """Calls a method of the CRI."""
+        stub = self._channel.unary_unary(
             f"/runtime.v1.RuntimeService/{method}",
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
+            response_deserializer=response.FromString,
         )
-        return done(request, timeout=100, wait_for_ready=True)  # type: ignore[no-any-return]
+        return stub(request, timeout=100, wait_for_ready=True)  # type: ignore[no-any-return]
 
     def clean(self) -> None:
-        """Ends and removes every pod with what is in it."""
-        for pod in self.call(
-            "ListPodSandbox", cri.ListPodSandboxRequest(), cri.ListPodSandboxResponse
-        ).items:
-            self.call(
-                "StopPodSandbox", pods.StopPodSandboxRequest(pod_sandbox_id=pod.id), pods.Done
-            )
-            self.call(
-                "RemovePodSandbox", pods.RemovePodSandboxRequest(pod_sandbox_id=pod.id), pods.Done
-            )
+        """Stops and removes all pods with their containers."""
+        request = cri.ListPodSandboxRequest()
+        for pod in self.call("ListPodSandbox", request, cri.ListPodSandboxResponse).items:
+            stop = pods.StopPodSandboxRequest(pod_sandbox_id=pod.id)
+            self.call("StopPodSandbox", stop, pods.Done)
+            remove = pods.RemovePodSandboxRequest(pod_sandbox_id=pod.id)
+            self.call("RemovePodSandbox", remove, pods.Done)
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         self._channel.close()
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             self.call("Version", cri.VersionRequest(), cri.VersionResponse)
         except grpc.RpcError:
@@ -226,13 +212,13 @@ def _labels(labels: Mapping[str, str]) -> list[cri.Label]:
 
 
 def _bytes(text: str) -> bytes:
-    """Any byte: what is not UTF-8 as the file system's names have it in Python."""
+    """Encodes text; surrogates stand for bytes that are not UTF-8, as in Python's file names."""
     return text.encode("utf-8", "surrogateescape")
 
 
 @contextmanager
 def running_containerd(shared: bool = False) -> Iterator[Containerd]:
-    """A containerd that answers and has the images; nothing of it is left."""
+    """A running containerd with the images; all its pods and files are removed at the end."""
     with short_folder() as folder:
         containerd = Containerd(folder, shared)
         try:
@@ -242,7 +228,7 @@ def running_containerd(shared: bool = False) -> Iterator[Containerd]:
                 yield containerd
             finally:
                 containerd.service.stop()
-                containerd.start()  # whatever the test did to it, this one can clean
+                containerd.start()  # a fresh process can clean up, whatever the test did to it
                 containerd.clean()
         finally:
             containerd.close()

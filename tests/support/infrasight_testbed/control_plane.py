@@ -1,4 +1,4 @@
-"""A real Kubernetes control plane on the loopback; kwok plays the nodes, so no container runs."""
+"""A real Kubernetes control plane on the loopback; kwok simulates nodes, so no container runs."""
 
 import json
 import os
@@ -13,80 +13,80 @@ import yaml
 
 from infrasight_testbed import kubeconfig
 from infrasight_testbed.certificates import CertificateAuthority
-from infrasight_testbed.control_plane_parts import Part, Parts
+from infrasight_testbed.control_plane_components import Component, Components
 from infrasight_testbed.system import until
 
 
 class ToolError(Exception):
-    """kubectl or helm said no; the text is what it said."""
+    """kubectl or helm failed; the text is its error message."""
 
 
 class ControlPlane:
     """etcd, API server with RBAC, controllers, scheduler and kwok.
 
     Attributes:
-        url: Of the API server.
-        admin: The kubeconfig of who may do everything.
-        ca: The certificate that the API server's comes from.
+        url: The URL of the API server.
+        admin: The administrator's kubeconfig.
+        ca: The CA of the API server's certificate.
 
     Args:
         tools: The folder of the programs.
-        folder: For data, logs and credentials; whoever made it removes it.
+        folder: The folder for data, logs and credentials; the caller removes it.
     """
 
     def __init__(self, tools: Path, folder: Path) -> None:
         self._tools = tools
         self._folder = folder
         authority = CertificateAuthority(folder / "pki", "infrasight tests")
-        self._parts = Parts(tools, folder, authority)
-        self.url = self._parts.url
+        self._components = Components(tools, folder, authority)
+        self.url = self._components.url
         self.ca = folder / "pki" / "ca.pem"
-        self.admin = self._parts.admin
+        self.admin = self._components.admin
 
     def start(self, crds: Sequence[Path] = ()) -> None:
-        """Starts everything; returns when the controllers work.
+        """Starts all components; returns when the controllers work.
 
         Args:
-            crds: Files or folders of definitions, applied before the controllers start: their garbage collector looks for
-                new kinds only every half minute.
+            crds: Files or folders of definitions. They are applied before the controllers start,
+                because the garbage collector looks for new kinds only every 30 s.
         """
-        self._parts.start(Part.ETCD)
+        self._components.start(Component.ETCD)
         self.start_api_server()
         for definition in crds:
             self.kubectl("apply", "--server-side", "-f", str(definition))
         if crds:
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        for part in (Part.CONTROLLERS, Part.SCHEDULER, Part.KWOK):
-            self._parts.start(part)
+        for component in (Component.CONTROLLERS, Component.SCHEDULER, Component.KWOK):
+            self._components.start(component)
         until(
-            lambda: self._works("get", "serviceaccount", "default"),
-            f"controllers work\n{self.logs()}",
+            lambda: self._succeeds("get", "serviceaccount", "default"),
+            f"the controllers work\n{self.logs()}",
             60,
         )
 
     def start_api_server(self) -> None:
         """Starts the API server and waits until it is ready."""
-        self._parts.start(Part.API_SERVER)
+        self._components.start(Component.API_SERVER)
         until(
-            lambda: self._works("get", "--raw", "/readyz"),
+            lambda: self._succeeds("get", "--raw", "/readyz"),
             f"the API server is ready\n{self.logs()}",
             60,
         )
 
     def kill_api_server(self) -> None:
-        """SIGKILL; what it had stored stays, its clients find nobody."""
-        self._parts.kill(Part.API_SERVER)
+        """Kills the API server with SIGKILL; stored objects survive."""
+        self._components.kill(Component.API_SERVER)
 
     def stop(self) -> None:
-        """Kills all of it, clients first: an API server whose etcd is gone may hang for ever."""
-        self._parts.stop()
+        """Kills all components, clients first: an API server without etcd may hang."""
+        self._components.stop()
 
     def logs(self) -> str:
-        """The last words of each part."""
-        return self._parts.logs()
+        """The end of each component's log."""
+        return self._components.logs()
 
-    def _works(self, *arguments: str) -> bool:
-        self._parts.fail_if_ended()
+    def _succeeds(self, *arguments: str) -> bool:
+        self._components.fail_if_ended()
         command: list[str | Path] = [
             self._tools / "kubectl",
             f"--kubeconfig={self.admin}",
@@ -95,23 +95,23 @@ class ControlPlane:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def kubectl(self, *arguments: str, text: str | None = None, config: Path | None = None) -> str:
-        """What kubectl says; as the administrator, or with another's kubeconfig.
+        """Runs kubectl; returns its output.
 
         Args:
-            arguments: Of the command; each test names its namespace (`-n`).
-            text: For its standard input (`-f -`).
-            config: The other kubeconfig.
+            arguments: The command's arguments; each test names its namespace (`-n`).
+            text: The standard input, for `-f -`.
+            config: A kubeconfig; the administrator's by default.
 
         Raises:
-            ToolError: It was refused.
+            ToolError: kubectl failed.
         """
         return self._tool("kubectl", arguments, text, config or self.admin)
 
     def helm(self, *arguments: str, config: Path | None = None) -> str:
-        """What helm says; as the administrator, or with another's kubeconfig.
+        """Runs helm as the administrator, or with another kubeconfig; returns its output.
 
         Raises:
-            ToolError: It failed.
+            ToolError: helm failed.
         """
         return self._tool("helm", arguments, None, config or self.admin)
 
@@ -130,48 +130,50 @@ class ControlPlane:
         return done.stdout
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
-        """An object as it stands.
+        """Reads an object.
 
         Raises:
-            ToolError: There is none.
+            ToolError: The object does not exist.
         """
-        found: dict[str, Any] = json.loads(
-            self.kubectl("get", kind, name, "-n", namespace, "-o", "json")
-        )
-        return found
+        output = self.kubectl("get", kind, name, "-n", namespace, "-o", "json")
+        body: dict[str, Any] = json.loads(output)
+        return body
 
     def objects(self, kind: str, namespace: str = "default", *options: str) -> list[dict[str, Any]]:
         """The objects of a kind."""
-        found: list[dict[str, Any]] = json.loads(
-            self.kubectl("get", kind, "-n", namespace, "-o", "json", *options)
-        )["items"]
-        return found
+        output = self.kubectl("get", kind, "-n", namespace, "-o", "json", *options)
+        bodies: list[dict[str, Any]] = json.loads(output)["items"]
+        return bodies
 
     def apply(self, *objects: dict[str, Any], namespace: str = "default") -> None:
-        """Makes the objects be so.
+        """Applies objects.
 
         Raises:
-            ToolError: One was refused.
+            ToolError: The API server rejected an object.
         """
         self.kubectl("apply", "-n", namespace, "-f", "-", text=yaml.safe_dump_all(objects))
 
     def add_node(self, name: str, **labels: str) -> None:
         """Adds a node and waits until it is Ready."""
-        own = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "type": "kwok"}
+        default_labels = {
+            "kubernetes.io/hostname": name,
+            "kubernetes.io/os": "linux",
+            "type": "kwok",
+        }
         metadata = {
             "name": name,
-            "labels": own | labels,
+            "labels": default_labels | labels,
             "annotations": {"kwok.x-k8s.io/node": "fake"},
         }
         self.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=60s")
 
     def remove_node(self, name: str) -> None:
-        """Removes a node and, as nobody else would at once, the pods on it."""
+        """Removes a node, and with it the pods on it."""
         self.kubectl("delete", "node", name, "--ignore-not-found", "--wait=false")
 
-    def account(self, name: str, namespace: str) -> Path:
-        """A kubeconfig with a new token of a ServiceAccount, as its pods would have it."""
+    def account_kubeconfig(self, name: str, namespace: str) -> Path:
+        """Writes a kubeconfig with a new token of a service account, as its pods have."""
         token = self.kubectl("create", "token", name, "-n", namespace, "--duration=24h").strip()
         return kubeconfig.with_token(
             self._folder / f"{namespace}-{name}.kubeconfig", self.url, self.ca, token, namespace
@@ -180,7 +182,7 @@ class ControlPlane:
 
 @contextmanager
 def running_control_plane(tools: Path, crds: Sequence[Path] = ()) -> Iterator[ControlPlane]:
-    """A control plane that leaves neither process nor file."""
+    """A control plane whose processes and files are removed at the end."""
     with tempfile.TemporaryDirectory(prefix="infrasight-cluster-") as folder:
         control_plane = ControlPlane(tools, Path(folder))
         try:

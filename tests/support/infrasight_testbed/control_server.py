@@ -1,4 +1,4 @@
-"""A small real server of `infrasight.v1.ControlService`: an operator's side, which sends what a test tells it to."""
+"""A minimal server of `infrasight.v1.ControlService`, whose configurations the test decides."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -24,36 +24,36 @@ from infrasight_testbed.system import until
 
 
 class ControlServer(ControlServiceServicer):
-    """An operator on a loopback port, of one node; a context manager.
+    """An operator for one node, on a loopback port; a context manager.
 
     Attributes:
-        reports: What has been reported, in order.
-        asked: The nodes that asked for their configuration.
+        reports: The received reports, in order.
+        requested_nodes: The nodes that called GetConfiguration, in order.
 
     Args:
-        tls: The server's own files; None for plaintext.
-        started: Whether it listens from the beginning.
+        tls: The server's files; None for plaintext.
+        started: Whether it listens at once.
     """
 
     def __init__(self, tls: TlsFiles | None = None, started: bool = True) -> None:
         self.reports: list[Report] = []
-        self.asked: list[str] = []
+        self.requested_nodes: list[str] = []
         self._tls = tls
         self._port = 0
         self._configuration: Configuration | None = None
         self._changed = threading.Condition()
-        self._streams = 0
+        self._generation = 0
         self.start()
         if not started:
             self.stop()
 
     @property
     def address(self) -> str:
-        """Where it listens; the same when it is started again."""
+        """The address, which a restart does not change."""
         return f"localhost:{self._port}"
 
     def start(self) -> None:
-        """Listens."""
+        """Starts listening."""
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         add_ControlServiceServicer_to_server(self, self._server)
         if self._tls is None:
@@ -67,34 +67,34 @@ class ControlServer(ControlServiceServicer):
         self._server.start()
 
     def stop(self) -> None:
-        """Breaks every call and listens no more."""
+        """Ends every call and stops listening."""
         with self._changed:
-            self._streams += 1
+            self._generation += 1
             self._changed.notify_all()
         self._server.stop(0).wait()
 
     def send(self, configuration: Configuration) -> None:
-        """Says what the node is to do, at once and to whoever comes later."""
+        """Sends a configuration to the connected agent and to agents that connect later."""
         with self._changed:
             self._configuration = configuration
             self._changed.notify_all()
 
-    def wait(self, fits: Callable[[Report], bool], what: str) -> Report:
-        """Waits until the newest report fits, and returns it."""
+    def wait(self, matches: Callable[[Report], bool], what: str) -> Report:
+        """Waits until the newest report matches, and returns it."""
         until(
-            lambda: bool(self.reports) and fits(self.reports[-1]),
-            f"{what}; reported: {self.reports[-1:]}",
+            lambda: bool(self.reports) and matches(self.reports[-1]),
+            f"{what}; last report: {self.reports[-1:]}",
         )
         return self.reports[-1]
 
     def Follow(
         self, requests: Iterator[FollowRequest], context: grpc.ServicerContext
     ) -> Iterator[FollowResponse]:
-        """Takes reports and sends configurations."""
-        threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
-        streams = self._streams
+        """Receives reports and sends configurations."""
+        threading.Thread(target=self._receive, args=(requests,), daemon=True).start()
+        generation = self._generation
         sent = None
-        while streams == self._streams and context.is_active():
+        while generation == self._generation and context.is_active():
             with self._changed:
                 if self._configuration is sent:
                     self._changed.wait(1)
@@ -106,17 +106,17 @@ class ControlServer(ControlServiceServicer):
     def GetConfiguration(
         self, request: GetConfigurationRequest, context: grpc.ServicerContext
     ) -> GetConfigurationResponse:
-        """Answers with the configuration as it stands."""
-        self.asked.append(request.node)
+        """Returns the current configuration."""
+        self.requested_nodes.append(request.node)
         if self._configuration is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"node {request.node!r} is not known here")
         return GetConfigurationResponse(configuration=self._configuration)
 
-    def _listen(self, requests: Iterator[FollowRequest]) -> None:
+    def _receive(self, requests: Iterator[FollowRequest]) -> None:
         try:
             self.reports.extend(request.report for request in requests)
         except grpc.RpcError:
-            return  # the agent hung up
+            return  # the agent disconnected
 
     def __enter__(self) -> "ControlServer":
         return self

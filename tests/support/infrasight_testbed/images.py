@@ -1,4 +1,4 @@
-"""The project's images, built as `make images` does, on a Debian that is made here: no registry of images is asked."""
+"""Builds the project's images like `make images --base own`, without an image registry."""
 
 import os
 import shlex
@@ -10,49 +10,38 @@ ROOT = Path(__file__).parents[3]
 CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools" / "images"
 )
-STORE = CACHE / "store"  # kept, so that what has not changed is not built again
+STORE = CACHE / "store"  # persistent, so that unchanged layers are not built again
 PREFIX = "localhost/infrasight-"
 TAG = f"test-{ROOT.name}"
-_MANY = 12  # images without a name that are kept, as steps of a build; each may be a gigabyte
-PODMAN: tuple[str, ...] = (
+# Unnamed images are intermediate layers of builds; each may have a gigabyte.
+_MAX_UNNAMED_IMAGES = 12
+PODMAN = (
     "podman",
-    "--root",
-    str(STORE),
-    "--runroot",
-    str(CACHE / "run"),
-    "--tmpdir",
-    str(CACHE / "tmp"),
+    *("--root", str(STORE)),
+    *("--runroot", str(CACHE / "run")),
+    *("--tmpdir", str(CACHE / "tmp")),
+    *("--storage-driver", "overlay"),
 )
-PODMAN += ("--storage-driver", "overlay")
 
 
 def podman(*arguments: str) -> str:
-    """Runs podman on the store; its output."""
+    """Runs podman on the store; returns its output."""
     done = subprocess.run([*PODMAN, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"podman {arguments}: {done.stderr}"
     return done.stdout.strip()
 
 
-def image(name: str) -> str:
-    """An image's name in the store."""
-    return f"{PREFIX}{name}:{TAG}"
+def image_name(component: str) -> str:
+    """The name of a component's image in the store."""
+    return f"{PREFIX}{component}:{TAG}"
 
 
-def build(*names: str) -> str:
-    """Builds images; returns what was said of each."""
-    if len(podman("images", "--filter", "dangling=true", "--quiet").split()) > _MANY:
+def build_images(*components: str) -> str:
+    """Builds the images of some or all components; returns the build's output."""
+    if len(podman("images", "--filter", "dangling=true", "--quiet").split()) > _MAX_UNNAMED_IMAGES:
         podman("image", "prune", "--force")
-    command = [
-        sys.executable,
-        str(ROOT / "tools" / "images.py"),
-        *names,
-        "--base",
-        "own",
-        "--tag",
-        TAG,
-    ]
-    done = subprocess.run(
-        [*command, "--podman", shlex.join(PODMAN)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, str(ROOT / "tools" / "images.py"), *components]
+    command += ["--base", "own", "--tag", TAG, "--podman", shlex.join(PODMAN)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

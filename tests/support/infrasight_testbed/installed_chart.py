@@ -1,4 +1,4 @@
-"""The chart in a cluster of its own: installed with helm, its pods played by processes, and what its resources say."""
+"""The chart, installed with helm in a separate cluster, with local processes as its pods."""
 
 import base64
 import json
@@ -14,31 +14,32 @@ from infrasight_testbed.chart import CHART
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.kubelet import Kubelet
-from infrasight_testbed.system import BIN, WAIT_SECONDS, until
+from infrasight_testbed.system import BIN, PATIENCE, until
 
 NAMESPACE = "infrasight"
 
 
 class InstalledChart:
-    """An installation.
+    """An installation of the chart.
 
     Attributes:
-        kubelet: Its pods.
+        kubelet: Runs the pods.
 
     Args:
         control_plane: The cluster.
-        folder: For its files.
+        folder: The folder for files.
     """
 
     def __init__(self, control_plane: ControlPlane, folder: Path) -> None:
         self._control_plane = control_plane
         self._folder = folder
-        self._server, self._operator = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        self.kubelet = Kubelet(control_plane, NAMESPACE, folder / "pods", self._told)
+        self._server = f"127.0.0.1:{free_port()}"
+        self._operator = f"127.0.0.1:{free_port()}"
+        self.kubelet = Kubelet(control_plane, NAMESPACE, folder / "pods", self._local_variables)
         self._certificate = folder / "client"
 
-    def _told(self, body: Mapping[str, Any]) -> dict[str, str]:
-        """Addresses of this machine in place of those in the cluster."""
+    def _local_variables(self, body: Mapping[str, Any]) -> dict[str, str]:
+        """Variables with local addresses, which replace those of the cluster."""
         status = f"127.0.0.1:{free_port()}"
         return {
             "INFRASIGHT_SERVER_LISTEN": self._server,
@@ -52,57 +53,43 @@ class InstalledChart:
         }
 
     def install(self, values: Mapping[str, Any]) -> None:
-        """`helm install`."""
+        """Installs the chart and stores the client certificate."""
         file = self._folder / "values.yaml"
         file.write_text(yaml.safe_dump(values), encoding="utf-8")
-        self._control_plane.helm(
-            "install",
-            "infrasight",
-            str(CHART),
-            "-n",
-            NAMESPACE,
-            "--create-namespace",
-            "-f",
-            str(file),
-        )
+        options = ("-n", NAMESPACE, "--create-namespace", "-f", str(file))
+        self._control_plane.helm("install", "infrasight", str(CHART), *options)
         self._certificate.mkdir()
         for name, text in self.get("secret", "infrasight-client-tls")["data"].items():
             (self._certificate / name).touch(mode=0o600)
             (self._certificate / name).write_bytes(base64.b64decode(text))
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        """One of its objects."""
+        """Reads an object of the installation."""
         return self._control_plane.get(kind, name, NAMESPACE)
 
-    def until(self, done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
-        """Waits, while pods come and go."""
+    def until(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Waits until `done` returns true, and meanwhile starts and stops pods."""
 
-        def synced() -> bool:
+        def sync_and_check() -> bool:
             self.kubelet.sync()
             return done()
 
-        until(synced, what, seconds)
+        until(sync_and_check, what, seconds)
 
-    def command(self, name: str, *arguments: str) -> list[dict[str, Any]]:
-        """The JSON lines of `infrasight NAME`, asked with the certificate that the chart made for people."""
-        tls = {"certificate": "tls.crt", "key": "tls.key", "ca": "ca.crt"}
-        options = [f"--tls-{option}={self._certificate / file}" for option, file in tls.items()]
-        command: list[str | Path] = [
-            BIN / "infrasight",
-            name,
-            "--server",
-            self._server,
-            *options,
-            *arguments,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    def run_command(self, name: str, *arguments: str) -> list[dict[str, Any]]:
+        """Runs `infrasight NAME` with the client certificate; returns its JSON lines."""
+        command: list[str | Path] = [BIN / "infrasight", name, "--server", self._server]
+        command.append(f"--tls-certificate={self._certificate / 'tls.crt'}")
+        command.append(f"--tls-key={self._certificate / 'tls.key'}")
+        command.append(f"--tls-ca={self._certificate / 'ca.crt'}")
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr + done.stdout
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @contextmanager
 def installed_chart(control_plane: ControlPlane, folder: Path) -> Iterator[InstalledChart]:
-    """Leaves no process."""
+    """An installation whose processes are stopped at the end."""
     chart = InstalledChart(control_plane, folder)
     try:
         yield chart

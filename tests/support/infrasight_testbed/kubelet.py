@@ -1,8 +1,9 @@
-"""What a kubelet does with the pods of an installation, as far as processes of this machine can show it.
+"""Runs the pods of an installation as local processes, in place of a kubelet.
 
-kwok says that pods run and starts nothing. Here each pod's containers are our own commands with exactly the variables of the
-pod, its secrets as files, its folders, and for the operator the token of its service account. What differs is `told`:
-addresses, because there is neither a network of pods nor a DNS.
+kwok reports pods as running but starts nothing. Here each container is a local process of the same
+command, with exactly the pod's environment variables, its Secrets as files, its directories, and
+for the operator the token of its service account. Only addresses are overridden, because there is
+no pod network and no DNS.
 """
 
 import base64
@@ -25,18 +26,18 @@ _PROGRAMS = {
 
 
 class Pod:
-    """A pod's containers.
+    """The containers of one pod.
 
     Attributes:
         component: `operator`, `server` or `agent`.
-        node: Where it runs.
-        process: Its main container.
+        node: The pod's node.
+        process: The main container.
 
     Args:
-        control_plane: Where its secrets are.
+        control_plane: The cluster with the pod's Secrets.
         body: The pod.
-        folder: For its volumes and its log.
-        told: Variables that hold instead of the pod's.
+        folder: The folder for volumes and logs.
+        overrides: Variables that replace the pod's.
     """
 
     def __init__(
@@ -44,113 +45,117 @@ class Pod:
         control_plane: ControlPlane,
         body: Mapping[str, Any],
         folder: Path,
-        told: Mapping[str, str],
+        overrides: Mapping[str, str],
     ) -> None:
         self._control_plane = control_plane
         self._body = body
         self._folder = folder
-        self._told = told
+        self._overrides = overrides
         self._spec: Mapping[str, Any] = body["spec"]
         self.component: str = self._spec["containers"][0]["name"]
         self.node: str = self._spec["nodeName"]
         folder.mkdir(parents=True)
         self._volumes = {
-            volume["name"]: self._volume(volume) for volume in self._spec.get("volumes", [])
+            volume["name"]: self._create_volume(volume) for volume in self._spec.get("volumes", [])
         }
-        self._initialised = False
-        self._account: Path | None = (
-            None  # as its service account; the token outlives a restart of the container
-        )
+        self._initialized = False
+        # The token outlives a restart of the container.
+        self._kubeconfig: Path | None = None
         self.process = self.start()
 
-    def _volume(self, volume: Mapping[str, Any]) -> str:
+    def _create_volume(self, volume: Mapping[str, Any]) -> str:
         if "hostPath" in volume:
             return str(volume["hostPath"]["path"])
         folder = self._folder / str(volume["name"])
         folder.mkdir()
         if "secret" in volume:
             namespace = self._body["metadata"]["namespace"]
-            data = self._control_plane.get("secret", volume["secret"]["secretName"], namespace)[
-                "data"
-            ]
-            for name, text in data.items():
+            secret = self._control_plane.get("secret", volume["secret"]["secretName"], namespace)
+            for name, text in secret["data"].items():
                 (folder / name).touch(mode=0o600)
                 (folder / name).write_bytes(base64.b64decode(text))
         return str(folder)
 
     def start(self) -> Process:
-        """Starts the main container; the first time what must come before it."""
-        for container in self._spec.get("initContainers", []) if not self._initialised else []:
-            with (self._folder / f"{container['name']}.log").open("ab") as log:
-                command = self._command(container)
-                env = self._environment(container)
-                subprocess.run(
-                    command,
-                    env={**os.environ, **env},
-                    stdout=log,
-                    stderr=log,
-                    timeout=120,
-                    check=True,
-                )
-        self._initialised = True
+        """Starts the main container, the first time after the init containers."""
+        if not self._initialized:
+            for container in self._spec.get("initContainers", []):
+                self._run_init_container(container)
+            self._initialized = True
         main = self._spec["containers"][0]
-        env = self._environment(main)
-        status = env[next(name for name in env if name.endswith("_STATUS_LISTEN"))]
-        self.process = Process(
-            ["setpriv", "--pdeathsig", "KILL", *self._command(main)],
-            self._folder / "log",
-            status,
-            env,
+        environment = self._environment(main)
+        status = next(
+            value for name, value in environment.items() if name.endswith("_STATUS_LISTEN")
         )
+        command: list[str | Path] = ["setpriv", "--pdeathsig", "KILL", *self._command(main)]
+        self.process = Process(command, self._folder / "log", status, environment)
         return self.process
 
+    def _run_init_container(self, container: Mapping[str, Any]) -> None:
+        with (self._folder / f"{container['name']}.log").open("ab") as log:
+            subprocess.run(
+                self._command(container),
+                env={**os.environ, **self._environment(container)},
+                stdout=log,
+                stderr=log,
+                timeout=120,
+                check=True,
+            )
+
     def _command(self, container: Mapping[str, Any]) -> list[str | Path]:
-        arguments = [self._local(container, argument) for argument in container.get("args", [])]
+        arguments = [
+            self._local_path(container, argument) for argument in container.get("args", [])
+        ]
         return [BIN / _PROGRAMS[container["name"]], *arguments]
 
     def _environment(self, container: Mapping[str, Any]) -> dict[str, str]:
-        """The container's variables, with paths of this machine."""
-        made = {}
+        """The container's variables, with local paths and the overrides."""
+        environment = {}
         for variable in container.get("env", []):
             if "valueFrom" in variable:
                 value: Any = self._body
-                for part in variable["valueFrom"]["fieldRef"]["fieldPath"].split("."):
-                    value = value[part]
-                made[variable["name"]] = str(value)
+                for field in variable["valueFrom"]["fieldRef"]["fieldPath"].split("."):
+                    value = value[field]
+                environment[variable["name"]] = str(value)
             else:
-                made[variable["name"]] = self._local(container, variable.get("value", ""))
+                value = variable.get("value", "")
+                environment[variable["name"]] = self._local_path(container, value)
         if self._spec.get("automountServiceAccountToken", True):
+            environment["KUBECONFIG"] = str(self._account_kubeconfig())
+        overrides = {name: value for name, value in self._overrides.items() if name in environment}
+        return environment | overrides
+
+    def _account_kubeconfig(self) -> Path:
+        if self._kubeconfig is None:
             name = self._spec["serviceAccountName"]
             namespace = self._body["metadata"]["namespace"]
-            self._account = self._account or self._control_plane.account(name, namespace)
-            made["KUBECONFIG"] = str(self._account)
-        return made | {name: value for name, value in self._told.items() if name in made}
+            self._kubeconfig = self._control_plane.account_kubeconfig(name, namespace)
+        return self._kubeconfig
 
-    def _local(self, container: Mapping[str, Any], text: str) -> str:
-        """A path in the container as it is here."""
+    def _local_path(self, container: Mapping[str, Any], text: str) -> str:
+        """Converts a path in a mount to the local path; returns other text unchanged."""
         for mount in container.get("volumeMounts", []):
             if text == mount["mountPath"] or text.startswith(f"{mount['mountPath']}/"):
                 return self._volumes[mount["name"]] + text.removeprefix(mount["mountPath"])
         return text
 
     def log(self) -> str:
-        """What its containers have said."""
-        return "\n".join(
-            file.read_text(errors="replace") for file in sorted(self._folder.glob("*log"))
-        )
+        """The logs of all containers."""
+        files = sorted(self._folder.glob("*log"))
+        return "\n".join(file.read_text(errors="replace") for file in files)
 
 
 class Kubelet:
-    """Of all nodes of a namespace's pods.
+    """Runs the pods of one namespace, of all nodes.
 
     Attributes:
-        pods: Those whose process was started, by name.
+        pods: The running pods, by name.
 
     Args:
         control_plane: The cluster.
-        namespace: Whose pods.
-        folder: For their files.
-        told: Makes the variables that hold instead of a pod's; of its body.
+        namespace: The namespace.
+        folder: The folder for the pods' files.
+        overrides: Returns the variables that replace a pod's, for the pod's body.
     """
 
     def __init__(
@@ -158,16 +163,16 @@ class Kubelet:
         control_plane: ControlPlane,
         namespace: str,
         folder: Path,
-        told: Callable[[Mapping[str, Any]], Mapping[str, str]],
+        overrides: Callable[[Mapping[str, Any]], Mapping[str, str]],
     ) -> None:
         self._control_plane = control_plane
         self._namespace = namespace
         self._folder = folder
-        self._told = told
+        self._overrides = overrides
         self.pods: dict[str, Pod] = {}
 
     def sync(self) -> None:
-        """Starts what has come and stops what has gone; does nothing while the API server is away."""
+        """Starts new pods and stops deleted ones, unless the API server is unavailable."""
         try:
             bodies = self._control_plane.objects(
                 "pods", self._namespace, "--field-selector=status.phase=Running"
@@ -176,38 +181,36 @@ class Kubelet:
             if "refused" not in str(error):
                 raise
             return
-        there = {
+        current = {
             body["metadata"]["name"]: body
             for body in bodies
             if "deletionTimestamp" not in body["metadata"]
         }
-        for name in sorted(
-            self.pods.keys() - there.keys(), key=lambda name: self.pods[name].component != "agent"
-        ):
-            self._remove(name)
-        for name in sorted(
-            there.keys() - self.pods.keys(),
-            key=lambda name: there[name]["spec"]["containers"][0]["name"] == "agent",
-        ):
-            self.pods[name] = Pod(
-                self._control_plane, there[name], self._folder / name, self._told(there[name])
-            )
+        self._remove(self.pods.keys() - current.keys())
 
-    def one(self, component: str, node: str = "") -> Pod:
-        """The one pod of a component, on a node where that is named."""
-        (found,) = (
+        def is_agent(name: str) -> bool:
+            return bool(current[name]["spec"]["containers"][0]["name"] == "agent")
+
+        for name in sorted(current.keys() - self.pods.keys(), key=is_agent):
+            body = current[name]
+            overrides = self._overrides(body)
+            self.pods[name] = Pod(self._control_plane, body, self._folder / name, overrides)
+
+    def pod(self, component: str, node: str = "") -> Pod:
+        """The only pod of a component, or its only pod on a node."""
+        (pod,) = (
             pod
             for pod in self.pods.values()
             if pod.component == component and node in ("", pod.node)
         )
-        return found
+        return pod
 
     def stop(self) -> None:
-        """Ends all processes, agents first."""
-        for name in sorted(self.pods, key=lambda name: self.pods[name].component != "agent"):
-            self._remove(name)
+        """Stops all pods."""
+        self._remove(set(self.pods))
 
-    def _remove(self, name: str) -> None:
-        pod = self.pods.pop(name)
-        pod.process.stop()
-        shutil.rmtree(self._folder / name)
+    def _remove(self, names: set[str]) -> None:
+        """Stops pods, agents first."""
+        for name in sorted(names, key=lambda name: self.pods[name].component != "agent"):
+            self.pods.pop(name).process.stop()
+            shutil.rmtree(self._folder / name)

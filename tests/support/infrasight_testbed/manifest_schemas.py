@@ -1,4 +1,4 @@
-"""Schemas that kubeconform judges manifests by: Kubernetes' own, and those of the chart's resource definitions."""
+"""Validates manifests with kubeconform, against the schemas of Kubernetes and of the CRDs."""
 
 import json
 import subprocess
@@ -9,79 +9,61 @@ import kubernetes_validate
 import yaml
 
 _KUBERNETES = "1.37.0"
-_OTHERS = (
-    "Certificate",
-    "Issuer",
-    "ServiceMonitor",
-    "PodMonitor",
-    "PrometheusRule",
-)  # of whose kinds no schema is at hand
+# No schema of these kinds is available here.
+_SKIPPED_KINDS = ("Certificate", "Issuer", "ServiceMonitor", "PodMonitor", "PrometheusRule")
 
 
 def write_schemas(folder: Path, definitions: Path) -> None:
-    """Fills a folder with the schemas.
+    """Writes the schemas.
 
     Args:
-        folder: Where they go.
+        folder: The target folder.
         definitions: The folder of CustomResourceDefinitions.
     """
-    source = (
-        Path(kubernetes_validate.__file__).parent
-        / "kubernetes-json-schema"
-        / f"v{_KUBERNETES}-local-strict"
-    )
+    package = Path(kubernetes_validate.__file__).parent
+    source = package / "kubernetes-json-schema" / f"v{_KUBERNETES}-local-strict"
     for file in source.glob("*.json"):
-        schema = json.loads(
-            file.read_text().replace('"/api/_definitions.json#', '"_definitions.json#')
-        )
+        text = file.read_text().replace('"/api/_definitions.json#', '"_definitions.json#')
+        schema = json.loads(text)
         schema.pop("$id", None)
         (folder / file.name).write_text(json.dumps(schema))
     for file in definitions.glob("*.yaml"):
         definition = yaml.safe_load(file.read_text())["spec"]
+        kind = definition["names"]["kind"].lower()
         group = definition["group"].split(".")[0]
         for version in definition["versions"]:
-            name = f"{definition['names']['kind'].lower()}-{group}-{version['name']}.json"
-            (folder / name).write_text(json.dumps(_strict(version["schema"]["openAPIV3Schema"])))
+            schema = _make_strict(version["schema"]["openAPIV3Schema"])
+            (folder / f"{kind}-{group}-{version['name']}.json").write_text(json.dumps(schema))
 
 
-def _strict(schema: Any) -> Any:
-    """The same, but an unknown field is an error, as it is to the API server with strict validation."""
+def _make_strict(schema: Any) -> Any:
+    """Makes unknown fields errors, as the API server does with strict validation."""
     if isinstance(schema, list):
-        return [_strict(item) for item in schema]
+        return [_make_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: _strict(value) for key, value in schema.items()}
-    # `metadata` has no properties here; the API server knows them.
-    if isinstance(made.get("properties"), dict) and not made.get(
-        "x-kubernetes-preserve-unknown-fields"
-    ):
-        made.setdefault("additionalProperties", False)
-    if made.pop("x-kubernetes-int-or-string", False):
-        made.pop("type", None)
-    return made
+    strict = {key: _make_strict(value) for key, value in schema.items()}
+    # `metadata` has no properties in a definition; the API server knows them.
+    has_properties = isinstance(strict.get("properties"), dict)
+    if has_properties and not strict.get("x-kubernetes-preserve-unknown-fields"):
+        strict.setdefault("additionalProperties", False)
+    if strict.pop("x-kubernetes-int-or-string", False):
+        strict.pop("type", None)
+    return strict
 
 
-def judge(tools: Path, schemas: Path, manifests: str) -> list[str]:
-    """What is wrong with manifests; empty when nothing is."""
-    command: list[str | Path] = [
-        tools / "kubeconform",
-        "-strict",
-        "-output",
-        "json",
-        "-skip",
-        ",".join(_OTHERS),
-    ]
-    command += [
-        "-schema-location",
-        f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json",
-        "-",
-    ]
+def find_violations(tools: Path, schemas: Path, manifests: str) -> list[str]:
+    """Validates manifests; returns one line per invalid object."""
+    command: list[str | Path] = [tools / "kubeconform", "-strict", "-output", "json"]
+    command += ["-skip", ",".join(_SKIPPED_KINDS)]
+    location = f"{schemas}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
+    command += ["-schema-location", location, "-"]
     done = subprocess.run(command, input=manifests, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout).get("resources") or []
-    wrong = [
-        f"{r['kind']} {r['name']}: {r['msg']}"
-        for r in found
-        if r["status"] not in ("statusValid", "statusSkipped")
+    resources = json.loads(done.stdout).get("resources") or []
+    violations = [
+        f"{resource['kind']} {resource['name']}: {resource['msg']}"
+        for resource in resources
+        if resource["status"] not in ("statusValid", "statusSkipped")
     ]
-    assert done.returncode == 0 or wrong, done.stderr
-    return wrong
+    assert done.returncode == 0 or violations, done.stderr
+    return violations

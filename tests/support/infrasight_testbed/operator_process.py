@@ -65,7 +65,7 @@ class OperatorInstallation:
         self._processes: list[Process] = []
         self._cluster_role = f"operator-{namespace}"
         self._create_account()
-        self._kubeconfig = control_plane.account("operator", namespace)
+        self._kubeconfig = control_plane.account_kubeconfig("operator", namespace)
 
     def _create_account(self) -> None:
         role_rules, cluster_role_rules = documented_rules()

@@ -1,4 +1,4 @@
-"""A package index on a loopback port, of wheels that a test has built."""
+"""A package index on a loopback port, with wheels that the test builds."""
 
 import hashlib
 import http.server
@@ -11,24 +11,24 @@ from pathlib import Path
 
 
 class PackageIndex:
-    """Serves the wheels that are built into it; a context manager.
+    """Serves wheels; a context manager.
 
     Args:
-        folder: Where wheels and their sources go.
+        folder: The folder for wheels and their sources.
     """
 
     def __init__(self, folder: Path) -> None:
         self._served = folder / "simple"
         self._sources = folder / "sources"
         self._served.mkdir(parents=True)
-        handler = partial(_Quiet, directory=str(self._served))
+        handler = partial(_QuietHandler, directory=str(self._served))
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="index")
         self._thread.start()
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What tells pip to ask here, and nowhere else."""
+        """Environment variables that make pip use only this index."""
         url = f"http://127.0.0.1:{self._server.server_port}/"
         return {
             "PIP_CONFIG_FILE": "/dev/null",
@@ -46,14 +46,14 @@ class PackageIndex:
         files: str = "",
         plugin: str = "",
     ) -> str:
-        """Builds a wheel, and returns its hash.
+        """Builds a wheel and adds it to the index; returns its hash.
 
         Args:
-            name: Of the distribution.
+            name: The distribution's name.
             version: Its version.
-            needs: What it depends on.
-            code: Its package's folder, or the text of its module.
-            files: The module's name, where that is not the distribution's.
+            needs: Its dependencies.
+            code: The folder of its package, or the text of its module.
+            files: The module's name, if it differs from the distribution's.
             plugin: Its entry point in the group `infrasight`.
         """
         source = self._sources / f"{name}-{version}"
@@ -74,23 +74,15 @@ class PackageIndex:
             (source / f"{module}.py").write_text(code)
             lines += ["[tool.hatch.build.targets.wheel]", f'only-include = ["{module}.py"]']
         (source / "pyproject.toml").write_text("\n".join(lines) + "\n")
-        place = self._served / name
-        command = [
-            sys.executable,
-            "-m",
-            "hatchling",
-            "build",
-            "--target",
-            "wheel",
-            "--directory",
-            str(place),
-        ]
+        target = self._served / name
+        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+        command += ["--directory", str(target)]
         subprocess.run(command, cwd=source, check=True, capture_output=True)
-        (wheel,) = place.glob(f"*-{version}-*.whl")
+        (wheel,) = target.glob(f"*-{version}-*.whl")
         return f"sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
 
     def stop(self) -> None:
-        """Serves no more."""
+        """Stops serving."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -103,6 +95,6 @@ class PackageIndex:
             self.stop()
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Discards the log line."""

@@ -1,5 +1,7 @@
-"""A container of a Kubernetes pod's manifest, as podman and the CRI are told of it: what a kubelet makes of it, as far as the
-manifests of this project go."""
+"""Converts a container of a pod template to podman's options or to a CRI config, like a kubelet.
+
+Only the fields that the manifests of this project use are supported.
+"""
 
 import json
 from collections.abc import Mapping
@@ -11,40 +13,41 @@ from attrs import frozen
 from infrasight_testbed.v1 import pods_pb2 as pods
 
 _SECCOMP = Path("/usr/share/containers/seccomp.json")
-# What the kernel asks CAP_BPF and CAP_PERFMON for. Debian 12's podman still has a default profile that lets only CAP_SYS_ADMIN
-# call them; those of containerd, CRI-O and newer podmans let who has the capability.
-_CALLS = {"CAP_BPF": "bpf", "CAP_PERFMON": "perf_event_open"}
-_PROFILES = {"RuntimeDefault": 0, "Unconfined": 1, "Localhost": 2}
+# The system calls that CAP_BPF and CAP_PERFMON permit. The default seccomp profile of Debian 12's
+# podman allows them only with CAP_SYS_ADMIN; those of containerd, CRI-O and newer podmans allow
+# them with the capability.
+_SYSTEM_CALLS = {"CAP_BPF": "bpf", "CAP_PERFMON": "perf_event_open"}
+_PROFILE_TYPES = {"RuntimeDefault": 0, "Unconfined": 1, "Localhost": 2}
 
 
 @frozen
 class Mount:
-    """A folder or file of the host's.
+    """A bind mount.
 
     Attributes:
-        host: Where it is.
-        container: Where the container sees it.
-        read_only: Whether the container may not write.
-        follows: Whether it sees what the host mounts and unmounts there later.
+        host: The path on the host.
+        container: The path in the container.
+        read_only: Whether it is read-only.
+        follows_host: Whether later mounts and unmounts of the host appear in the container.
     """
 
     host: Path
     container: str
     read_only: bool
-    follows: bool
+    follows_host: bool
 
 
 @frozen
 class PodContainer:
-    """What a runtime is told of a container.
+    """A container as a runtime receives it.
 
     Attributes:
-        args: Behind the image's entry point.
-        environment: Its variables.
-        mounts: What it sees of the host.
+        args: The arguments of the image's entry point.
+        environment: The environment variables.
+        mounts: The bind mounts.
         security: The container's `securityContext`.
-        seccomp: The profile that holds, the container's or the pod's.
-        host_pid: Whether it sees the host's processes.
+        seccomp: The effective seccomp profile, from the container or the pod.
+        host_pid: Whether it shares the host's PID namespace.
     """
 
     args: tuple[str, ...]
@@ -55,38 +58,38 @@ class PodContainer:
     host_pid: bool
 
     @classmethod
-    def of(
+    def from_template(
         cls,
         template: Mapping[str, Any],
         name: str,
         folder: Path,
         fields: Mapping[str, str],
-        told: Mapping[str, str | None],
+        overrides: Mapping[str, str | None],
     ) -> "PodContainer":
-        """From the template of a pod.
+        """Converts a container of a pod template.
 
         Args:
-            template: Of a DaemonSet, say.
-            name: Which of its containers.
-            folder: Where its empty directories are made, which its containers share.
-            fields: What the downward API says, by the field's path.
-            told: Variables that the test sets in place of the manifest's; None leaves one out.
+            template: The pod template, for example of a DaemonSet.
+            name: The container's name.
+            folder: The folder for the pod's emptyDir volumes.
+            fields: The values of the downward API, by field path.
+            overrides: Variables that replace the template's; None removes one.
         """
         pod = template["spec"]
-        (container,) = (
-            c for c in (*pod.get("initContainers", ()), *pod["containers"]) if c["name"] == name
-        )
+        containers = [*pod.get("initContainers", ()), *pod["containers"]]
+        (container,) = (entry for entry in containers if entry["name"] == name)
         annotations = template.get("metadata", {}).get("annotations", {})
-        fields = {
+        all_fields = {
             **{f"metadata.annotations['{key}']": value for key, value in annotations.items()},
             **fields,
         }
-        environment = {entry["name"]: _value(entry, fields) for entry in container.get("env", ())}
-        environment = {
-            key: value for key, value in (environment | dict(told)).items() if value is not None
+        variables: dict[str, str | None] = {
+            entry["name"]: _variable_value(entry, all_fields) for entry in container.get("env", ())
         }
+        variables.update(overrides)
+        environment = {key: value for key, value in variables.items() if value is not None}
         sources = {
-            volume["name"]: _made(volume, folder / volume["name"], fields)
+            volume["name"]: _create_volume(volume, folder / volume["name"], all_fields)
             for volume in pod["volumes"]
         }
         mounts = tuple(
@@ -99,27 +102,30 @@ class PodContainer:
             or {"type": "Unconfined"}
         )
         return cls(
-            tuple(container.get("args", ())),
-            environment,
-            mounts,
-            security,
-            seccomp,
-            bool(pod.get("hostPID")),
+            args=tuple(container.get("args", ())),
+            environment=environment,
+            mounts=mounts,
+            security=security,
+            seccomp=seccomp,
+            host_pid=bool(pod.get("hostPID")),
         )
 
     def podman_options(self, folder: Path) -> list[str]:
-        """The flags of `podman run`.
+        """The options for `podman run`.
 
         Args:
-            folder: For the profile of its system calls.
+            folder: The folder for the seccomp profile.
         """
         security = self.security
-        capabilities = self.security.get("capabilities", {})
+        capabilities = security.get("capabilities", {})
         options = [f"--cap-drop={name}" for name in capabilities.get("drop", ())]
         options += [f"--cap-add={name}" for name in capabilities.get("add", ())]
         options += [f"--env={name}={value}" for name, value in self.environment.items()]
         for mount in self.mounts:
-            flags = ["ro" if mount.read_only else "rw", "rslave" if mount.follows else "rprivate"]
+            flags = [
+                "ro" if mount.read_only else "rw",
+                "rslave" if mount.follows_host else "rprivate",
+            ]
             options.append(f"--volume={mount.host}:{mount.container}:{','.join(flags)}")
         if security.get("privileged"):
             options.append("--privileged")
@@ -137,9 +143,9 @@ class PodContainer:
         ]
 
     def cri_config(self) -> pods.ContainerConfig:
-        """What a runtime is told by the CRI; the network is the host's, as there is no other here."""
+        """The container's config for the CRI, with the host's network."""
         security = self.security
-        capabilities = self.security.get("capabilities", {})
+        capabilities = security.get("capabilities", {})
         context = pods.LinuxContainerSecurityContext(
             capabilities=pods.Capability(
                 add_capabilities=capabilities.get("add", ()),
@@ -147,15 +153,11 @@ class PodContainer:
             ),
             privileged=bool(security.get("privileged")),
             namespace_options=pods.NamespaceOption(network=2, pid=2 if self.host_pid else 1),
-            run_as_user=pods.Int64Value(value=security["runAsUser"])
-            if "runAsUser" in security
-            else None,
-            run_as_group=pods.Int64Value(value=security["runAsGroup"])
-            if "runAsGroup" in security
-            else None,
+            run_as_user=_int64(security.get("runAsUser")),
+            run_as_group=_int64(security.get("runAsGroup")),
             readonly_rootfs=bool(security.get("readOnlyRootFilesystem")),
             no_new_privs=security.get("allowPrivilegeEscalation") is False,
-            seccomp=pods.SecurityProfile(profile_type=_PROFILES[self.seccomp["type"]]),
+            seccomp=pods.SecurityProfile(profile_type=_PROFILE_TYPES[self.seccomp["type"]]),
         )
         config = pods.ContainerConfig(
             args=self.args, linux=pods.LinuxContainerConfig(security_context=context)
@@ -167,7 +169,7 @@ class PodContainer:
                 host_path=str(mount.host),
                 container_path=mount.container,
                 readonly=mount.read_only,
-                propagation=int(mount.follows),
+                propagation=int(mount.follows_host),
             )
         return config
 
@@ -176,27 +178,33 @@ class PodContainer:
             return "unconfined"
         assert self.seccomp["type"] == "RuntimeDefault", self.seccomp
         profile = json.loads(_SECCOMP.read_text())
-        held = {f"CAP_{name}" for name in self.security.get("capabilities", {}).get("add", ())}
-        allowed = [call for capability, call in _CALLS.items() if capability in held]
+        added = self.security.get("capabilities", {}).get("add", ())
+        capabilities = {f"CAP_{name}" for name in added}
+        allowed = [call for capability, call in _SYSTEM_CALLS.items() if capability in capabilities]
         for rule in profile["syscalls"]:
             rule["names"] = [name for name in rule["names"] if name not in allowed]
         if allowed:
             profile["syscalls"].append(
                 {"names": allowed, "action": "SCMP_ACT_ALLOW", "includes": {}, "excludes": {}}
             )
-        (file := folder / "seccomp.json").write_text(json.dumps(profile))
+        file = folder / "seccomp.json"
+        file.write_text(json.dumps(profile))
         return str(file)
 
 
-def _value(entry: Mapping[str, Any], fields: Mapping[str, str]) -> str:
+def _int64(value: int | None) -> pods.Int64Value | None:
+    return None if value is None else pods.Int64Value(value=value)
+
+
+def _variable_value(entry: Mapping[str, Any], fields: Mapping[str, str]) -> str:
     if "valueFrom" in entry:
         return fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
     value: str = entry.get("value", "")
     return value
 
 
-def _made(volume: Mapping[str, Any], folder: Path, fields: Mapping[str, str]) -> Path:
-    """Where a volume is on the host."""
+def _create_volume(volume: Mapping[str, Any], folder: Path, fields: Mapping[str, str]) -> Path:
+    """Creates a volume, unless it is a host path; returns its path on the host."""
     if "hostPath" in volume:
         path = Path(volume["hostPath"]["path"])
         assert path.is_dir() or volume["hostPath"].get("type") != "Directory", path
@@ -210,7 +218,9 @@ def _made(volume: Mapping[str, Any], folder: Path, fields: Mapping[str, str]) ->
 
 
 def _mount(entry: Mapping[str, Any], source: Path) -> Mount:
-    follows = entry.get("mountPropagation") == "HostToContainer"
     return Mount(
-        source / entry.get("subPath", ""), entry["mountPath"], bool(entry.get("readOnly")), follows
+        host=source / entry.get("subPath", ""),
+        container=entry["mountPath"],
+        read_only=bool(entry.get("readOnly")),
+        follows_host=entry.get("mountPropagation") == "HostToContainer",
     )

@@ -1,4 +1,4 @@
-"""A podman of the test's own: its API on a socket, and containers of a busybox image."""
+"""A separate podman for a test: its API on a socket, and containers of a busybox image."""
 
 import os
 import subprocess
@@ -22,17 +22,17 @@ events_logger = "file"
 
 
 class Podman:
-    """Its service and its command, both on folders of their own.
+    """podman's API service and command, with separate storage.
 
     Args:
-        folder: For all its state.
-        images: A store of images that it reads beside its own.
+        folder: The folder for all state.
+        images: An additional image store, read-only.
 
     Attributes:
-        run_folder: The folder that is its host's /run: its API is in there, at the usual place.
-        socket: Where its API is.
-        service: The process that answers there.
-        cgroup: The control group that its containers are in, below the root of each hierarchy.
+        run_folder: The folder that replaces the host's /run; it has the API socket at the usual path.
+        socket: The socket of the API.
+        service: The process of the API.
+        cgroup: The cgroup of the containers, below the root of each hierarchy.
     """
 
     def __init__(self, folder: Path, images: Path | None = None) -> None:
@@ -40,13 +40,12 @@ class Podman:
         settings.write_text(_SETTINGS)
         self._environment = {**os.environ, "CONTAINERS_CONF": str(settings)}
         self._command = ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
-        self._command += [
-            "--tmpdir",
-            str(folder / "tmp"),
-            "--storage-driver",
-            "overlay" if images else "vfs",
-        ]
-        self._command += ["--storage-opt", f"overlay.imagestore={images}"] if images else []
+        self._command += ["--tmpdir", str(folder / "tmp")]
+        if images is None:
+            self._command += ["--storage-driver", "vfs"]
+        else:
+            self._command += ["--storage-driver", "overlay"]
+            self._command += ["--storage-opt", f"overlay.imagestore={images}"]
         self.run_folder = folder / "host"
         self.cgroup = f"infrasight-{uuid.uuid4().hex[:12]}"
         self.socket = self.run_folder / "podman" / "podman.sock"
@@ -57,12 +56,12 @@ class Podman:
         self("load", "--quiet", "--input", str(folder / "image.tar"))
 
     def __call__(self, *arguments: str) -> str:
-        """Runs `podman ARGUMENT…`; its output."""
+        """Runs `podman ARGUMENT…`; returns its output."""
         done = self._run(*arguments)
         return done.stdout.strip()
 
     def log(self, container: str) -> str:
-        """What a container has written, on either stream."""
+        """The output of a container, from both streams."""
         done = self._run("logs", container)
         return done.stdout + done.stderr
 
@@ -78,19 +77,19 @@ class Podman:
         return done
 
     def start(self) -> None:
-        """Starts the service."""
+        """Starts the API service."""
         self.socket.unlink(missing_ok=True)
         self.service.start(lambda: True)
 
     def run(self, *arguments: str, command: tuple[str, ...] = ("sleep", "1000")) -> str:
-        """Runs a container in the background; its id."""
+        """Runs a container in the background; returns its id."""
         options = ("--detach", "--network", "none", "--cgroup-parent", f"/{self.cgroup}")
         return self("run", *options, *arguments, IMAGE, *command)
 
 
 @contextmanager
 def running_podman(images: Path | None = None) -> Iterator[Podman]:
-    """A podman whose service answers; nothing of it is left."""
+    """A podman whose API is running; all its containers and files are removed at the end."""
     with short_folder() as folder:
         podman = Podman(folder, images)
         try:
@@ -100,7 +99,8 @@ def running_podman(images: Path | None = None) -> Iterator[Podman]:
             podman.service.stop()
             podman("rm", "--all", "--force", "--time", "0")
             remove_cgroups(podman.cgroup)
+            overlay = folder / "root" / "overlay"
             if (
-                overlay := folder / "root" / "overlay"
-            ).is_mount():  # podman mounts the folder over itself, and leaves it so
+                overlay.is_mount()
+            ):  # podman bind-mounts this folder on itself and does not unmount it
                 subprocess.run(["umount", overlay], check=True)

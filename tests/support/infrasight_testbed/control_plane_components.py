@@ -1,4 +1,4 @@
-"""The processes of a control plane: their command lines, start and end."""
+"""The processes of a control plane: command lines, start and stop."""
 
 import enum
 import subprocess
@@ -8,11 +8,11 @@ from infrasight_testbed import kubeconfig
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.clickhouse import free_port
 
-_LOG_BYTES = 1500
+_LOG_CHARACTERS = 1500
 
 
-class Part(enum.Enum):
-    """A part by its program's name, servers before their clients."""
+class Component(enum.Enum):
+    """A component, by the name of its program; servers precede their clients."""
 
     ETCD = "etcd"
     API_SERVER = "kube-apiserver"
@@ -21,25 +21,25 @@ class Part(enum.Enum):
     KWOK = "kwok"
 
 
-class Parts:
-    """All of them, on free ports of the loopback.
+class Components:
+    """All components of a control plane, on free ports of the loopback.
 
     Attributes:
-        url: Of the API server.
-        admin: The kubeconfig of who may do everything.
+        url: The URL of the API server.
+        admin: The administrator's kubeconfig.
 
     Args:
         tools: The folder of the programs.
-        folder: For data, logs and credentials.
-        authority: Who signs the certificates.
+        folder: The folder for data, logs and credentials.
+        authority: The CA of all certificates.
     """
 
     def __init__(self, tools: Path, folder: Path, authority: CertificateAuthority) -> None:
         self._tools = tools
         self._folder = folder
         self._authority = authority
-        self._ports = {part: free_port() for part in Part}
-        self.url = f"https://127.0.0.1:{self._ports[Part.API_SERVER]}"
+        self._ports = {component: free_port() for component in Component}
+        self.url = f"https://127.0.0.1:{self._ports[Component.API_SERVER]}"
         self.admin = self._client("admin", "system:masters")
         self._signing_key = folder / "pki" / "accounts.key"
         subprocess.run(
@@ -48,13 +48,13 @@ class Parts:
             capture_output=True,
         )
         self._commands = {
-            Part.ETCD: self._etcd(),
-            Part.API_SERVER: self._api_server(),
-            Part.CONTROLLERS: self._controllers(),
-            Part.SCHEDULER: self._scheduler(),
-            Part.KWOK: self._kwok(),
+            Component.ETCD: self._etcd(),
+            Component.API_SERVER: self._api_server(),
+            Component.CONTROLLERS: self._controllers(),
+            Component.SCHEDULER: self._scheduler(),
+            Component.KWOK: self._kwok(),
         }
-        self._running: dict[Part, subprocess.Popen[bytes]] = {}
+        self._running: dict[Component, subprocess.Popen[bytes]] = {}
 
     def _client(self, name: str, group: str = "") -> Path:
         return kubeconfig.with_certificate(
@@ -64,9 +64,8 @@ class Parts:
         )
 
     def _etcd(self) -> list[str]:
-        client, peer = (
-            f"http://127.0.0.1:{port}" for port in (self._ports[Part.ETCD], free_port())
-        )
+        client = f"http://127.0.0.1:{self._ports[Component.ETCD]}"
+        peer = f"http://127.0.0.1:{free_port()}"
         return [
             f"--data-dir={self._folder / 'etcd'}",
             f"--listen-client-urls={client}",
@@ -74,17 +73,18 @@ class Parts:
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
-            "--unsafe-no-fsync",  # the data are thrown away
+            "--unsafe-no-fsync",  # the data are temporary
         ]
 
     def _api_server(self) -> list[str]:
         serving = self._authority.issue("kube-apiserver")
         return [
-            f"--etcd-servers=http://127.0.0.1:{self._ports[Part.ETCD]}",
+            f"--etcd-servers=http://127.0.0.1:{self._ports[Component.ETCD]}",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",  # a loopback address is refused as the endpoint of the service `kubernetes`
-            f"--secure-port={self._ports[Part.API_SERVER]}",
+            # The service `kubernetes` rejects a loopback address as its endpoint.
+            "--endpoint-reconciler-type=none",
+            f"--secure-port={self._ports[Component.API_SERVER]}",
             "--service-cluster-ip-range=10.0.0.0/24",
             f"--tls-cert-file={serving.certificate}",
             f"--tls-private-key-file={serving.key}",
@@ -101,10 +101,11 @@ class Parts:
         return [
             f"--kubeconfig={self._client('system:kube-controller-manager')}",
             "--bind-address=127.0.0.1",
-            f"--secure-port={self._ports[Part.CONTROLLERS]}",
+            f"--secure-port={self._ports[Component.CONTROLLERS]}",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
-            "--kube-api-qps=500",  # its controllers start in 1 s instead of 6
+            # The controllers start in 1 s instead of 6 s.
+            "--kube-api-qps=500",
             "--kube-api-burst=1000",
             f"--service-account-private-key-file={self._signing_key}",
             f"--root-ca-file={self._folder / 'pki' / 'ca.pem'}",
@@ -115,7 +116,7 @@ class Parts:
         return [
             f"--kubeconfig={self._client('system:kube-scheduler')}",
             "--bind-address=127.0.0.1",
-            f"--secure-port={self._ports[Part.SCHEDULER]}",
+            f"--secure-port={self._ports[Component.SCHEDULER]}",
             "--leader-elect=false",
             f"--cert-dir={self._folder / 'certs'}",
         ]
@@ -125,52 +126,54 @@ class Parts:
             f"--kubeconfig={self.admin}",
             f"--config={self._tools / 'kwok-stages.yaml'}",
             "--manage-all-nodes=true",
-            "--node-lease-duration-seconds=40",  # nodes whose lease nobody renews are NotReady after 50 s
-            f"--server-address=127.0.0.1:{self._ports[Part.KWOK]}",
+            # Without renewed leases, nodes become NotReady after 50 s.
+            "--node-lease-duration-seconds=40",
+            f"--server-address=127.0.0.1:{self._ports[Component.KWOK]}",
         ]
 
-    def start(self, part: Part) -> None:
-        """Starts a part, which does not outlive the tests."""
+    def start(self, component: Component) -> None:
+        """Starts a component that ends with the tests."""
         command: list[str | Path] = [
             "setpriv",
             "--pdeathsig",
             "KILL",
-            self._tools / part.value,
-            *self._commands[part],
+            self._tools / component.value,
+            *self._commands[component],
         ]
-        with self._log(part).open("ab") as log:
-            self._running[part] = subprocess.Popen(
+        with self._log(component).open("ab") as log:
+            self._running[component] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder
             )
 
-    def kill(self, part: Part) -> None:
-        """SIGKILL; does nothing where it does not run."""
-        if process := self._running.pop(part, None):
+    def kill(self, component: Component) -> None:
+        """Kills a component with SIGKILL, if it runs."""
+        process = self._running.pop(component, None)
+        if process is not None:
             process.kill()
             process.wait()
 
     def stop(self) -> None:
-        """Kills them all, clients before servers."""
-        for part in reversed(Part):
-            self.kill(part)
+        """Kills all components, clients before servers."""
+        for component in reversed(Component):
+            self.kill(component)
 
     def fail_if_ended(self) -> None:
-        """A part that ended by itself fails the test, with its last words."""
-        for part, process in self._running.items():
-            assert process.poll() is None, (
-                f"{part.value} ended with status {process.returncode}:\n{self._last(part)}"
+        """Fails the test if a component has ended, and shows the end of its log."""
+        for component, process in self._running.items():
+            status = process.poll()
+            assert status is None, (
+                f"{component.value} ended with status {status}:\n{self._log_end(component)}"
             )
 
     def logs(self) -> str:
-        """The last words of each part."""
-        return "\n".join(f"{part.value}:\n{self._last(part)}" for part in Part)
-
-    def _log(self, part: Part) -> Path:
-        return self._folder / f"{part.value}.log"
-
-    def _last(self, part: Part) -> str:
-        return (
-            self._log(part).read_text(errors="replace")[-_LOG_BYTES:]
-            if self._log(part).exists()
-            else ""
+        """The end of each component's log."""
+        return "\n".join(
+            f"{component.value}:\n{self._log_end(component)}" for component in Component
         )
+
+    def _log(self, component: Component) -> Path:
+        return self._folder / f"{component.value}.log"
+
+    def _log_end(self, component: Component) -> str:
+        log = self._log(component)
+        return log.read_text(errors="replace")[-_LOG_CHARACTERS:] if log.exists() else ""

@@ -29,7 +29,7 @@ class Podman:
         images: An additional image store, read-only.
 
     Attributes:
-        run_folder: The folder that replaces the host's /run; it has the API socket at the usual path.
+        run_folder: The folder that replaces the host's /run; with the API socket at its usual path.
         socket: The socket of the API.
         service: The process of the API.
         cgroup: The cgroup of the containers, below the root of each hierarchy.

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Fills /opt/infrasight, an image's virtual environment; runs inside the build, in the folder of the tree.
+"""Installs packages into /opt/infrasight, an image's virtual environment. Runs inside the build.
 
-install.py uv                    the locked uv, by pip, into an environment of its own
-install.py dependencies NAME…    what these packages of the tree depend on, but for each other
-install.py packages NAME…        packages: of the tree where it has one of that name, else of the index
+install.py uv                    installs the locked version of uv into a separate environment
+install.py dependencies NAME…    installs the dependencies of packages in this repository
+install.py packages NAME…        installs packages, from this repository or from the index
 """
 
 import os
@@ -14,89 +14,95 @@ import sys
 import tomllib
 from pathlib import Path
 
-HERE, UV, TARGET = Path.cwd(), Path("/opt/uv"), Path("/opt/infrasight")
-LOCK = HERE / "requirements.lock"
+REPOSITORY = Path.cwd()
+UV = Path("/opt/uv")
+TARGET = Path("/opt/infrasight")
+LOCK = REPOSITORY / "requirements.lock"
 SECRETS = Path("/run/secrets")
-# What wheels bring and nothing here uses.
+# Files in wheels that InfraSight does not use.
 UNUSED = ("pyarrow/include", "pyarrow/src", "pyarrow/tests", "numpy/**/tests", "pandas/tests")
 
 
 def environment() -> dict[str, str]:
-    """The process's own, and how an index is reached, as the build's secrets say."""
-    told = dict(os.environ)
-    if (registry := SECRETS / "registry").exists():
-        lines = [
-            line.partition("=")
-            for line in registry.read_text(encoding="utf-8").splitlines()
-            if "=" in line
-        ]
-        told |= {name: value for name, _, value in lines}
-    if (ca := SECRETS / "ca").exists():
-        told |= {"PIP_CERT": str(ca), "SSL_CERT_FILE": str(ca)}
-    told |= {
-        "UV_CACHE_DIR": "/var/cache/uv",
-        "UV_LINK_MODE": "copy",
-        "UV_NO_PROGRESS": "1",
-        "UV_COMPILE_BYTECODE": "1",
-    }
-    told |= {
-        "PYC_INVALIDATION_MODE": "UNCHECKED_HASH"
-    }  # the root is read-only: what is compiled holds
-    return told | {
-        "UV_PYTHON_DOWNLOADS": "never",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_NO_CACHE_DIR": "1",
-    }
+    """The environment of this process, with settings for pip and uv from the build's secrets."""
+    variables = dict(os.environ)
+    registry = SECRETS / "registry"
+    if registry.exists():
+        for line in registry.read_text(encoding="utf-8").splitlines():
+            name, separator, value = line.partition("=")
+            if separator:
+                variables[name] = value
+    ca = SECRETS / "ca"
+    if ca.exists():
+        variables["PIP_CERT"] = str(ca)
+        variables["SSL_CERT_FILE"] = str(ca)
+    variables["UV_CACHE_DIR"] = "/var/cache/uv"
+    variables["UV_LINK_MODE"] = "copy"
+    variables["UV_NO_PROGRESS"] = "1"
+    variables["UV_PYTHON_DOWNLOADS"] = "never"
+    variables["UV_COMPILE_BYTECODE"] = "1"
+    # The root file system is read-only, so Python must not check the bytecode against the source.
+    variables["PYC_INVALIDATION_MODE"] = "UNCHECKED_HASH"
+    variables["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    variables["PIP_NO_CACHE_DIR"] = "1"
+    return variables
 
 
 def run(*command: str | Path) -> None:
-    """Runs a command; its failure is the build's."""
+    """Runs a command; if it fails, the build fails."""
     subprocess.run(command, check=True, env=environment(), umask=0o022)
 
 
-def requirements(names: list[str]) -> list[str]:
-    """What packages of the tree depend on, without each other."""
-    projects = [
-        tomllib.loads((HERE / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        for name in names
-    ]
-    listed = [requirement for project in projects for requirement in project["dependencies"]]
-    return [
-        requirement for requirement in listed if re.split(r"[^\w.-]", requirement)[0] not in names
-    ]
+def dependencies(names: list[str]) -> list[str]:
+    """The dependencies of packages in this repository, without these packages themselves."""
+    requirements = []
+    for name in names:
+        pyproject = (REPOSITORY / name / "pyproject.toml").read_text(encoding="utf-8")
+        for requirement in tomllib.loads(pyproject)["project"]["dependencies"]:
+            distribution = re.split(r"[^\w.-]", requirement)[0]
+            if distribution not in names:
+                requirements.append(requirement)
+    return requirements
 
 
-def install(*what: str) -> None:
-    """Installs into the image's environment, which is made first, in the locked versions."""
+def install(*requirements: str) -> None:
+    """Installs requirements into the image's environment, in the locked versions."""
     uv = UV / "bin" / "uv"
     if not TARGET.exists():
         run(uv, "venv", "--quiet", "--python", "/usr/bin/python3", TARGET)
-    locked = ("--constraint", LOCK, "--build-constraint", LOCK)
-    run(uv, "pip", "install", "--no-sources", "--python", TARGET / "bin" / "python", *locked, *what)
+    command = [uv, "pip", "install", "--no-sources", "--python", TARGET / "bin" / "python"]
+    command += ["--constraint", LOCK, "--build-constraint", LOCK]
+    run(*command, *requirements)
 
 
-def trim() -> None:
-    """Removes what is not used."""
-    (site,) = TARGET.glob("lib/python*/site-packages")
-    for path in [path for pattern in UNUSED for path in site.glob(pattern)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+def remove_unused_files() -> None:
+    """Removes the unused files of wheels."""
+    (site_packages,) = TARGET.glob("lib/python*/site-packages")
+    for pattern in UNUSED:
+        for path in list(site_packages.glob(pattern)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def main(task: str, *names: str) -> None:
-    """Does one of the tasks."""
+    """Runs one task."""
     if task == "uv":
         run("/usr/bin/python3", "-m", "venv", UV)
         run(UV / "bin" / "pip", "install", "--quiet", "--constraint", LOCK, "uv")
     elif task == "dependencies":
-        install(*requirements(list(names)))
+        install(*dependencies(list(names)))
     elif task == "packages":
-        install(
-            *(f"./{name}" if (HERE / name / "pyproject.toml").exists() else name for name in names)
-        )
-        trim()
+        requirements = [
+            f"./{name}" if (REPOSITORY / name / "pyproject.toml").exists() else name
+            for name in names
+        ]
+        install(*requirements)
+        remove_unused_files()
         run(TARGET / "bin" / "python", "-c", "import infrasight_core.agent.agent")
     else:
-        sys.exit(f"{task}: no such task;\n{__doc__}")
+        sys.exit(f"unknown task {task!r}\n{__doc__}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`tools/cluster_tools.py` and pytest's part of it: built once, beside other tests, and a test that cannot run says why."""
+"""`tools/cluster_tools.py` and its pytest plugin: one build, beside other tests, or a skip."""
 
 import os
 import subprocess
@@ -10,13 +10,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools" / "cluster_tools.py"
-TESTS = "def test_of_a_cluster(cluster_tools): assert (cluster_tools / 'etcd').exists()\ndef test_of_something_else(): pass\n"
+TESTS = """
+def test_of_a_cluster(cluster_tools):
+    assert (cluster_tools / "etcd").exists()
+
+def test_of_something_else():
+    pass
+"""
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Callable[[int], dict[str, str]]:
-    """Makes an environment with an empty cache and a Go that writes down its calls, and builds two programs of a line each or
-    ends with a status."""
+    """Returns an environment with an empty cache and a fake Go, which logs its calls.
+
+    The fake Go builds two trivial programs, or fails with the given status.
+    """
 
     def make(status: int) -> dict[str, str]:
         go = tmp_path / "bin" / "go"
@@ -46,26 +54,16 @@ def environment(tmp_path: Path) -> Callable[[int], dict[str, str]]:
     return make
 
 
-def builds(tmp_path: Path) -> int:
-    """How often Go was asked to build."""
+def count_builds(tmp_path: Path) -> int:
+    """How often Go was called to build."""
     return sum(line.startswith("build ") for line in (tmp_path / "calls").read_text().splitlines())
 
 
 def run_pytest(tmp_path: Path, environment: dict[str, str]) -> str:
-    """What pytest says of a session with two tests, the first of which needs the tools."""
+    """Runs pytest on two tests, the first of which needs the tools; returns its output."""
     (tmp_path / "test_sample.py").write_text(TESTS)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-ra",
-        "-p",
-        "infrasight_testbed.cluster_plugin",
-        "-c",
-        os.devnull,
-        ".",
-    ]
+    command = [sys.executable, "-m", "pytest", "-v", "-ra"]
+    command += ["-p", "infrasight_testbed.cluster_plugin", "-c", os.devnull, "."]
     path = {"PYTHONPATH": str(ROOT / "tests" / "support")}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment | path, capture_output=True, text=True, check=False
@@ -74,11 +72,11 @@ def run_pytest(tmp_path: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_two_at_once_build_once(
+def test_concurrent_runs_build_once(
     environment: Callable[[int], dict[str, str]], tmp_path: Path
 ) -> None:
-    """Of two that start together one builds, both print the folder, and there is nothing else in the cache but the lock."""
-    pipes = [
+    """Of two concurrent runs one builds, both print the folder, and no temporary file is left."""
+    processes = [
         subprocess.Popen(
             [sys.executable, SCRIPT],
             env=environment(0),
@@ -88,20 +86,18 @@ def test_two_at_once_build_once(
         )
         for _ in range(2)
     ]
-    said = [(process.communicate()[0].strip(), process.returncode) for process in pipes]
-    folder = said[0][0]
-    assert said == [(folder, 0)] * 2
-    assert builds(tmp_path) == 1
-    assert sorted(f.name for f in Path(folder).iterdir()) == ["etcd", "kubectl", "kwok-stages.yaml"]
-    assert sorted(f.name for f in Path(folder).parent.iterdir()) == sorted(
-        [Path(folder).name, "kubernetes.lock"]
-    )
+    results = [(process.communicate()[0].strip(), process.returncode) for process in processes]
+    folder = Path(results[0][0])
+    assert results == [(str(folder), 0)] * 2
+    assert count_builds(tmp_path) == 1
+    assert {file.name for file in folder.iterdir()} == {"etcd", "kubectl", "kwok-stages.yaml"}
+    assert {file.name for file in folder.parent.iterdir()} == {folder.name, "kubernetes.lock"}
 
 
-def test_a_build_that_fails_leaves_nothing_and_says_why(
+def test_failed_build_leaves_nothing_and_names_the_cause(
     environment: Callable[[int], dict[str, str]], tmp_path: Path
 ) -> None:
-    """The compiler's words and a line that names the command, status 3, and an empty cache: the next one builds."""
+    """A failed build prints the compiler's output, exits with status 3, and can be repeated."""
     done = subprocess.run(
         [sys.executable, SCRIPT], env=environment(7), capture_output=True, text=True, check=False
     )
@@ -110,37 +106,32 @@ def test_a_build_that_fails_leaves_nothing_and_says_why(
     assert done.stderr.splitlines()[-1].endswith(
         "`go build -trimpath` failed (status 7, see above)"
     )
-    assert [f.name for f in (tmp_path / "cache" / "infrasight-tools").iterdir()] == [
-        "kubernetes.lock"
-    ]
-    assert (
-        subprocess.run(
-            [sys.executable, SCRIPT], env=environment(0), capture_output=True, check=False
-        ).returncode
-        == 0
+    cache = tmp_path / "cache" / "infrasight-tools"
+    assert [file.name for file in cache.iterdir()] == ["kubernetes.lock"]
+    repeated = subprocess.run(
+        [sys.executable, SCRIPT], env=environment(0), capture_output=True, check=False
     )
+    assert repeated.returncode == 0
 
 
-def test_other_tests_run_while_the_tools_are_built(
+def test_other_tests_run_during_the_build(
     environment: Callable[[int], dict[str, str]], tmp_path: Path
 ) -> None:
-    """A session without tools builds while the other test runs, and says what it waits for; the next has nothing to do."""
-    said = run_pytest(tmp_path, environment(0))
-    assert said.index("test_of_something_else PASSED") < said.index("test_of_a_cluster")
-    assert "2 passed" in said
-    assert "building etcd" in said
+    """A session without tools builds them while other tests run; the next one does not build."""
+    output = run_pytest(tmp_path, environment(0))
+    assert output.index("test_of_something_else PASSED") < output.index("test_of_a_cluster")
+    assert "2 passed" in output
+    assert "building etcd" in output
     again = run_pytest(tmp_path, environment(0))
     assert again.index("test_of_a_cluster PASSED") < again.index("test_of_something_else")
-    assert builds(tmp_path) == 1
+    assert count_builds(tmp_path) == 1
 
 
-def test_what_cannot_be_had_is_a_skip_with_its_reason(
+def test_missing_tools_skip_cluster_tests_with_the_reason(
     environment: Callable[[int], dict[str, str]], tmp_path: Path
 ) -> None:
-    """Where the build fails the tests of clusters are skipped, and the summary says why; the others pass."""
-    said = run_pytest(tmp_path, environment(7))
-    assert "1 passed, 1 skipped" in said
-    assert (
-        "`go build -trimpath` failed (status 7, see above)"
-        in said.partition("short test summary")[2]
-    )
+    """After a failed build cluster tests are skipped with the reason; other tests pass."""
+    output = run_pytest(tmp_path, environment(7))
+    assert "1 passed, 1 skipped" in output
+    summary = output.partition("short test summary")[2]
+    assert "`go build -trimpath` failed (status 7, see above)" in summary

@@ -21,7 +21,7 @@ def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PAUSES", (0, 0))
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0, 0))
     return module
 
 
@@ -48,7 +48,7 @@ def test_a_moments_failure_is_tried_again(
     command, count = flaky(2)
     setup.run(command, tries=3)
     assert count.read_text(encoding="utf-8") == "\n" * 3
-    assert capfd.readouterr().err.count("that failed; trying again") == 2
+    assert capfd.readouterr().err.count("failed; retrying in") == 2
 
 
 def test_it_gives_up_with_a_clear_word(
@@ -58,7 +58,7 @@ def test_it_gives_up_with_a_clear_word(
     command, count = flaky(99)
     with pytest.raises(
         setup.SetUpError,
-        match=r"flaky` failed 3 times .* is the registry reachable\? Type the command again",
+        match=r"flaky` failed 3 times .* is the registry reachable\? Run the command again",
     ):
         setup.run(command, tries=3)
     assert count.read_text(encoding="utf-8") == "\n" * 3

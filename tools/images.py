@@ -1,11 +1,11 @@
-"""Builds the images of images/Containerfile with podman, and says how long each took and how large it is.
+"""Builds the images of images/Containerfile with podman; prints their sizes and build times.
 
-    python tools/images.py                      agent, server and operator on debian:bookworm-slim, tagged with their version
-    python tools/images.py agent --base IMAGE   one of them, on another Debian 12
-    python tools/images.py --base own           on one made here with mmdebstrap, where no registry of images can be reached
+    python tools/images.py                      agent, server and operator on debian:bookworm-slim
+    python tools/images.py agent --base IMAGE   one image, on another Debian 12 image
+    python tools/images.py --base own           on a base built with mmdebstrap, without a registry
 
-How this machine reaches its package index and its Debian mirror (pip's and apt's settings, certificates, proxies) reaches the
-build as secrets, and no layer holds it. What uv has in its cache here is not fetched again.
+The build receives this machine's settings for pip, apt, certificates and proxies as secrets, which
+are stored in no layer. Packages in this machine's uv cache are not downloaded again.
 """
 
 import argparse
@@ -23,198 +23,205 @@ from pathlib import Path
 
 from setup import ROOT, SetUpError, registry_settings, say
 
-NAMES = tuple(
-    name
-    for name in ("agent", "server", "operator")
-    if name == "agent" or (ROOT / f"infrasight-{name}").exists()
-)
+COMPONENTS = ("agent", "server", "operator")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-BASE, OWN, OWN_NAME = (
-    "docker.io/library/debian:bookworm-slim",
-    "own",
-    "localhost/infrasight-debian:bookworm",
-)
-# Of the environment, what pip and uv are told of an index; never a path, which is another one in there.
-REGISTRY: tuple[str, ...] = (
+DEFAULT_BASE = "docker.io/library/debian:bookworm-slim"
+OWN_BASE = "own"
+OWN_BASE_IMAGE = "localhost/infrasight-debian:bookworm"
+# Variables that configure a package index for pip and uv. The build cannot use paths.
+REGISTRY_VARIABLES = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
     "UV_INDEX_STRATEGY",
     "UV_HTTP_TIMEOUT",
     "UV_INSECURE_HOST",
     "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_TRUSTED_HOST",
+    "PIP_DEFAULT_TIMEOUT",
 )
-REGISTRY += ("PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_DEFAULT_TIMEOUT")
-PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
-APT = (
+PROXY_VARIABLES = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+)
+CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
+APT_SETTINGS = (
     "Acquire::http",
     "Acquire::https",
     "Acquire::Check-",
     "Acquire::Retries",
     "Acquire::ForceIPv4",
 )
-# What Debian's own image leaves out, too.
-SLIM: tuple[str, ...] = (
+# Debian's slim images also exclude these files.
+DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/info/*",
 )
-SLIM += ("path-exclude=/usr/share/locale/*", "path-exclude=/usr/share/info/*")
+DEBIAN_SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
 
-def registry() -> dict[str, str]:
-    """What the environment and pip's settings say of an index."""
-    told = registry_settings()
-    found = {name: told[name] for name in (*REGISTRY, *PROXIES) if told.get(name)}
-    if "UV_DEFAULT_INDEX" in found:
-        found.setdefault("PIP_INDEX_URL", found["UV_DEFAULT_INDEX"])
-    if "UV_INDEX" in found:
-        found.setdefault("PIP_EXTRA_INDEX_URL", found["UV_INDEX"])
-    return found
+def index_variables() -> dict[str, str]:
+    """The package index and the proxies, from the environment and pip's settings."""
+    settings = registry_settings()
+    variables = {
+        name: settings[name]
+        for name in (*REGISTRY_VARIABLES, *PROXY_VARIABLES)
+        if settings.get(name)
+    }
+    if "UV_DEFAULT_INDEX" in variables:
+        variables.setdefault("PIP_INDEX_URL", variables["UV_DEFAULT_INDEX"])
+    if "UV_INDEX" in variables:
+        variables.setdefault("PIP_EXTRA_INDEX_URL", variables["UV_INDEX"])
+    return variables
 
 
-def apt() -> str:
-    """What apt is told here of how to reach its mirror."""
+def apt_settings() -> str:
+    """This machine's apt settings for the mirror, in the format of apt.conf(5)."""
     if not shutil.which("apt-config"):
         return ""
-    dump = subprocess.run(
-        ["apt-config", "dump"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    return "".join(f"{line}\n" for line in dump if line.startswith(APT) and '"/' not in line)
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True)
+    lines = [
+        line
+        for line in dump.stdout.splitlines()
+        if line.startswith(APT_SETTINGS) and '"/' not in line
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def secrets(folder: Path) -> list[str]:
-    """Podman's options for the build's secrets, which lie in a folder of this user's."""
+def write_secrets(folder: Path) -> list[str]:
+    """Writes the build's secrets into a private folder; returns podman's options for them."""
     files = {"apt": folder / "apt", "registry": folder / "registry"}
-    files["apt"].write_text(apt(), encoding="utf-8")
-    files["registry"].write_text(
-        "".join(f"{name}={value}\n" for name, value in registry().items()), encoding="utf-8"
-    )
-    told = registry_settings()
-    if certificates := next(
-        (told[name] for name in CERTIFICATES if Path(told.get(name) or "/").is_file()), None
-    ):
-        files["ca"] = Path(certificates)
+    files["apt"].write_text(apt_settings(), encoding="utf-8")
+    variables = index_variables()
+    registry = "".join(f"{name}={value}\n" for name, value in variables.items())
+    files["registry"].write_text(registry, encoding="utf-8")
+    settings = registry_settings()
+    for name in CERTIFICATE_VARIABLES:
+        certificates = settings.get(name)
+        if certificates and Path(certificates).is_file():
+            files["ca"] = Path(certificates)
+            break
     return [f"--secret=id={name},src={file}" for name, file in files.items()]
 
 
-def own_base(podman: list[str]) -> str:
-    """A small Debian 12 of this machine's mirror, made once; the name of its image."""
-    digest = hashlib.sha256("\n".join(SLIM).encode()).hexdigest()[:12]
+def build_own_base(podman: list[str]) -> str:
+    """Builds a small Debian 12 image from this machine's mirror, once; returns its name."""
+    digest = hashlib.sha256("\n".join(DPKG_OPTIONS).encode()).hexdigest()[:12]
     archive = CACHE / "infrasight-tools" / f"debian-bookworm-{digest}.tar"
     if not archive.exists():
         archive.parent.mkdir(parents=True, exist_ok=True)
-        say(f"mmdebstrap, into {archive}")
-        options = [
-            *(f"--dpkgopt={option}" for option in SLIM),
-            *(f"--aptopt={line.rstrip(';')}" for line in apt().splitlines()),
-        ]
+        say(f"running mmdebstrap into {archive}")
+        options = [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+        options += [f"--aptopt={line.rstrip(';')}" for line in apt_settings().splitlines()]
+        sources = [DEBIAN_SOURCES] if DEBIAN_SOURCES.exists() else []
         with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
-            made = Path(folder) / "base.tar"
-            sources = [
-                file for file in ("/etc/apt/sources.list.d/debian.sources",) if Path(file).exists()
-            ]
-            subprocess.run(
-                [
-                    "mmdebstrap",
-                    "--quiet",
-                    "--variant=minbase",
-                    *options,
-                    "bookworm",
-                    made,
-                    *sources,
-                ],
-                check=True,
-            )
-            made.rename(archive)
-    if subprocess.run([*podman, "image", "exists", OWN_NAME], check=False).returncode:
-        subprocess.run(
-            [*podman, "import", "--quiet", str(archive), OWN_NAME], check=True, stdout=sys.stderr
-        )
-    return OWN_NAME
+            incomplete = Path(folder) / "base.tar"
+            command: list[str | Path] = ["mmdebstrap", "--quiet", "--variant=minbase", *options]
+            subprocess.run([*command, "bookworm", incomplete, *sources], check=True)
+            incomplete.rename(archive)
+    exists = subprocess.run([*podman, "image", "exists", OWN_BASE_IMAGE], check=False)
+    if exists.returncode != 0:
+        command = [*podman, "import", "--quiet", str(archive), OWN_BASE_IMAGE]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return OWN_BASE_IMAGE
 
 
-def labels() -> dict[str, str]:
-    """The build arguments for the labels."""
-    project = tomllib.loads((ROOT / "infrasight-core/pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+def version_arguments() -> dict[str, str]:
+    """The build arguments for the image labels: version and Git revision."""
+    pyproject = (ROOT / "infrasight-core/pyproject.toml").read_text(encoding="utf-8")
+    version = tomllib.loads(pyproject)["project"]["version"]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     described = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return {"VERSION": project["version"], "REVISION": described.stdout.strip() or "unknown"}
+    return {"VERSION": version, "REVISION": described.stdout.strip() or "unknown"}
 
 
-def build(podman: list[str], name: str, told: argparse.Namespace, options: list[str]) -> None:
-    """Builds one image and says how large it is."""
-    started, arguments = time.monotonic(), labels()
-    image = f"{told.prefix}{name}:{told.tag or arguments['VERSION']}"
-    if told.probes is not None:
-        arguments["PROBES"] = told.probes
-    command = [
-        *podman,
-        "build",
-        "--quiet",
-        "--network=host",
-        f"--file={ROOT}/images/Containerfile",
-        f"--target={name}",
-    ]
-    command += [
-        f"--tag={image}",
-        *options,
-        *(f"--build-arg={key}={value}" for key, value in arguments.items()),
-    ]
+def build(
+    podman: list[str], component: str, settings: argparse.Namespace, options: list[str]
+) -> None:
+    """Builds one image and prints its size.
+
+    Raises:
+        SetUpError: The build failed.
+    """
+    started = time.monotonic()
+    arguments = version_arguments()
+    image = f"{settings.prefix}{component}:{settings.tag or arguments['VERSION']}"
+    if settings.probes is not None:
+        arguments["PROBES"] = settings.probes
+    command = [*podman, "build", "--quiet", "--network=host"]
+    command += [f"--file={ROOT}/images/Containerfile", f"--target={component}", f"--tag={image}"]
+    command += options
+    command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
     with tempfile.TemporaryDirectory(prefix="infrasight-images-") as folder:
+        secrets = write_secrets(Path(folder))
         done = subprocess.run(
-            [*command, *secrets(Path(folder)), str(ROOT)], stdout=subprocess.DEVNULL, check=False
+            [*command, *secrets, str(ROOT)], stdout=subprocess.DEVNULL, check=False
         )
-    if done.returncode:
+    if done.returncode != 0:
         raise SetUpError(
-            f"{image} was not built, see above; the same by hand: {shlex.join([*command, str(ROOT)])}"
+            f"building {image} failed, see above; "
+            f"to repeat it without secrets: {shlex.join([*command, str(ROOT)])}"
         )
-    (shown,) = json.loads(
-        subprocess.run([*podman, "image", "inspect", image], capture_output=True, check=True).stdout
-    )
-    print(f"{image}  {shown['Size'] / 1e6:.0f} MB  {time.monotonic() - started:.0f} s", flush=True)
+    inspect = [*podman, "image", "inspect", image]
+    inspected = subprocess.run(inspect, capture_output=True, check=True)
+    (details,) = json.loads(inspected.stdout)
+    seconds = time.monotonic() - started
+    print(f"{image}  {details['Size'] / 1e6:.0f} MB  {seconds:.0f} s", flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Builds what is asked for; 0, or 1 after one line that says why not."""
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "names",
+        "components",
         nargs="*",
-        metavar="NAME",
-        help=f"which: {', '.join(NAMES)}; all of them by default",
+        metavar="COMPONENT",
+        help=f"{', '.join(COMPONENTS)}; all by default",
     )
     parser.add_argument(
-        "--base", default=BASE, help=f"a Debian 12; `{OWN}` makes one with mmdebstrap  [{BASE}]"
+        "--base",
+        default=DEFAULT_BASE,
+        help=f"a Debian 12 image; `{OWN_BASE}` builds one with mmdebstrap  [%(default)s]",
     )
     parser.add_argument(
         "--probes",
-        help="distributions of probes, of this tree or of an index, with a space between",
+        help="space-separated distributions of probes, from this repository or a package index",
     )
     parser.add_argument(
-        "--prefix", default="localhost/infrasight-", help="before the name  [%(default)s]"
+        "--prefix", default="localhost/infrasight-", help="prefix of the name  [%(default)s]"
     )
-    parser.add_argument("--tag", help="behind it  [the version]")
-    parser.add_argument(
-        "--podman", default="podman", help="the command, with its options  [%(default)s]"
-    )
-    told = parser.parse_args(arguments)
-    podman = shlex.split(told.podman)
+    parser.add_argument("--tag", help="tag of the image  [the version]")
+    parser.add_argument("--podman", default="podman", help="podman with its options  [%(default)s]")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Builds the requested images; returns 0, or 1 after one line with the cause."""
+    settings = parse_arguments(arguments)
+    podman = shlex.split(settings.podman)
     try:
-        if unknown := sorted(set(told.names) - set(NAMES)):
-            raise SetUpError(f"{unknown[0]}: there is no such image; there are {', '.join(NAMES)}")
+        for component in settings.components:
+            if component not in COMPONENTS:
+                choices = ", ".join(COMPONENTS)
+                raise SetUpError(f"unknown component {component!r}; choose from {choices}")
         if not shutil.which(podman[0]):
-            raise SetUpError(f"there is no {podman[0]}: apt-get install podman")
-        base = own_base(podman) if told.base == OWN else told.base
+            raise SetUpError(f"{podman[0]} is not installed: apt-get install podman")
+        base = build_own_base(podman) if settings.base == OWN_BASE else settings.base
         options = [f"--build-arg=BASE={base}"]
-        if (cache := Path(os.environ.get("UV_CACHE_DIR") or CACHE / "uv")).is_dir():
-            options.append(f"--volume={cache}:/var/cache/uv")
-        for name in told.names or NAMES:
-            build(podman, name, told, options)
+        uv_cache = Path(os.environ.get("UV_CACHE_DIR") or CACHE / "uv")
+        if uv_cache.is_dir():
+            options.append(f"--volume={uv_cache}:/var/cache/uv")
+        for component in settings.components or COMPONENTS:
+            build(podman, component, settings, options)
     except (SetUpError, subprocess.CalledProcessError) as error:
         print(f"images: {error}", file=sys.stderr)
         return 1

@@ -38,13 +38,12 @@ def main(arguments: list[str]) -> int:
     for source in source_folders(ROOT):
         with tempfile.TemporaryDirectory() as scratch:
             generate(source, Path(scratch))
-            stale += differences(
-                Path(scratch), CORE if source == WIRE else source, write=not arguments
-            )
+            target = CORE if source == WIRE else source
+            stale += find_differences(Path(scratch), target, write=not arguments)
     for line in stale:
         print(line)
     if stale and arguments:
-        print("type `make proto` and commit the result", file=sys.stderr)
+        print("run `make proto` and commit the result", file=sys.stderr)
         return 1
     return 0
 
@@ -75,7 +74,7 @@ def run_buf(arguments: list[str]) -> int:
 
 
 def generate(source: Path, into: Path) -> None:
-    """Runs protoc over a folder's files; those of the wire are copied too."""
+    """Runs protoc on a folder's files; also copies the files of the wire."""
     for file in sorted(source.rglob("*.proto")):
         name = file.relative_to(source)
         (into / name).parent.mkdir(parents=True, exist_ok=True)
@@ -83,33 +82,30 @@ def generate(source: Path, into: Path) -> None:
         if "\nservice " in file.read_text(encoding="utf-8"):
             outputs.append(f"--grpc_python_out={into}")
         well_known = Path(grpc_tools.__file__).parent / "_proto"
-        if (
-            protoc.main(
-                ["protoc", f"-I{source}", f"-I{WIRE}", f"-I{well_known}", *outputs, str(name)]
-            )
-            != 0
-        ):
+        includes = [f"-I{source}", f"-I{WIRE}", f"-I{well_known}"]
+        if protoc.main(["protoc", *includes, *outputs, str(name)]) != 0:
             sys.exit(f"protoc failed on {file}")
         if source == WIRE:
             shutil.copyfile(file, into / name)
 
 
-def differences(made: Path, target: Path, *, write: bool) -> list[str]:
-    """One line for each file of `target` that is not as it was made; `write` makes it so."""
+def find_differences(generated: Path, target: Path, *, write: bool) -> list[str]:
+    """One line per file of `target` that differs from the generated one; `write` updates it."""
     lines = []
-    files = {f.relative_to(made) for f in made.rglob("*") if f.is_file()}
-    for name in sorted(files):
-        there = target / name
-        if there.exists() and there.read_bytes() == (made / name).read_bytes():
+    names = {file.relative_to(generated) for file in generated.rglob("*") if file.is_file()}
+    for name in sorted(names):
+        committed = target / name
+        if committed.exists() and committed.read_bytes() == (generated / name).read_bytes():
             continue
-        lines.append(f"{'written' if write else 'stale'}: {there.relative_to(ROOT)}")
+        lines.append(f"{'written' if write else 'stale'}: {committed.relative_to(ROOT)}")
         if write:
-            shutil.copyfile(made / name, there)
-    for left in sorted(f for f in target.rglob("*_pb2*.py*") if f.suffix in (".py", ".pyi")):
-        if left.relative_to(target) not in files:
-            lines.append(f"{'deleted' if write else 'left over'}: {left.relative_to(ROOT)}")
-            if write:
-                left.unlink()
+            shutil.copyfile(generated / name, committed)
+    for file in sorted(target.rglob("*_pb2*.py*")):
+        if file.suffix not in (".py", ".pyi") or file.relative_to(target) in names:
+            continue
+        lines.append(f"{'deleted' if write else 'left over'}: {file.relative_to(ROOT)}")
+        if write:
+            file.unlink()
     return lines
 
 

@@ -1,11 +1,11 @@
-"""Makes the machine and `.venv` ready; asks apt and a package registry only for what is missing.
+"""Prepares the machine and `.venv`; installs only missing packages.
 
-    python3 tools/setup.py lint     the virtual environment: the workspace's packages and the development tools
-    python3 tools/setup.py run      and what recording needs: bcc, libbpf, the kernel's file systems
-    python3 tools/setup.py test     and what the tests need: a C compiler, and what they compare the probes with
-    python3 tools/setup.py bench    and what the benchmarks measure beside ours
+    python3 tools/setup.py lint     the virtual environment with the workspace and development tools
+    python3 tools/setup.py run      also the requirements of recording: bcc, libbpf, file systems
+    python3 tools/setup.py test     also a C compiler and the programs that the tests compare with
+    python3 tools/setup.py bench    also the programs that the benchmarks compare with
 
-It runs before anything is installed: standard library only, and it says everything on stderr.
+It runs before anything is installed, so it uses only the standard library. Progress goes to stderr.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "infrasight-setup.stamp"
 UV = VENV / "bin" / "uv"
 
-# What each purpose needs of Debian: a package, and the command that makes it needless where it came another way.
+# The Debian packages of each purpose, and the command whose presence makes the package unnecessary.
 RUN = {"python3-bpfcc": "", "libbpf1": ""}
 RUNTIMES = {
     "podman": "podman",
@@ -45,46 +45,46 @@ TEST = {
 }
 PACKAGES = {"lint": {}, "run": RUN, "test": TEST, "bench": {**TEST, "bpftrace": "bpftrace"}}
 FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
-PAUSES = (2, 5, 15, 30, 60)  # seconds before each further try: a registry can fail for minutes
+# Seconds before each retry: a package registry can fail for minutes.
+RETRY_SECONDS = (2, 5, 15, 30, 60)
 
 
 class SetUpError(Exception):
-    """What is wrong and what to do, in one line."""
+    """The set-up failed; the message names the cause and the remedy in one line."""
 
 
 def say(text: str) -> None:
-    """Tells the person who waits."""
+    """Prints progress to stderr."""
     print(f"set-up: {text}", file=sys.stderr, flush=True)
 
 
 def run(*command: str | Path, tries: int = 1, env: dict[str, str] | None = None) -> None:
-    """Runs a command with its output on stderr; tries again after a pause when it fails.
+    """Runs a command with its output on stderr; retries it after a pause if it fails.
 
     Raises:
-        SetUpError: It failed every time.
+        SetUpError: All tries failed.
     """
     line = " ".join(str(part).replace(f"{ROOT}/", "") for part in command)
     say(line)
-    for pause in (*PAUSES[: tries - 1], None):
+    for pause in (*RETRY_SECONDS[: tries - 1], None):
         status = subprocess.run(
             command, stdout=sys.stderr, stdin=subprocess.DEVNULL, cwd=ROOT, env=env, check=False
         ).returncode
         if status == 0:
             return
         if pause is not None:
-            say(f"that failed; trying again in {pause} s")
+            say(f"failed; retrying in {pause} s")
             time.sleep(pause)
-    often = f" {tries} times" if tries > 1 else ""
-    remedy = (
-        "; is the registry reachable? Type the command again, what is done is kept"
-        if tries > 1
-        else ""
-    )
-    raise SetUpError(f"`{line}` failed{often} (status {status}), see above{remedy}")
+    times = ""
+    remedy = ""
+    if tries > 1:
+        times = f" {tries} times"
+        remedy = "; is the registry reachable? Run the command again to continue"
+    raise SetUpError(f"`{line}` failed{times} (status {status}), see above{remedy}")
 
 
 def debian_packages(purpose: str) -> None:
-    """Installs the Debian packages that are missing, or says which command does."""
+    """Installs missing Debian packages as root; otherwise names the command that does."""
     wanted = [
         name
         for name, command in PACKAGES[purpose].items()
@@ -95,7 +95,7 @@ def debian_packages(purpose: str) -> None:
     if not wanted:
         return
     if shutil.which("dpkg-query") is None:
-        say(f"not a Debian system: see to it that there is what Debian calls {', '.join(wanted)}")
+        say(f"not a Debian system: install the equivalents of {', '.join(wanted)}")
         return
     query = ["dpkg-query", "--show", "--showformat=${Package} ${db:Status-Status}\n", *wanted]
     shown = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
@@ -104,7 +104,7 @@ def debian_packages(purpose: str) -> None:
         return
     if os.geteuid() != 0:
         raise SetUpError(
-            f"as root, type: apt-get install --no-install-recommends {' '.join(missing)}"
+            f"run as root: apt-get install --no-install-recommends {' '.join(missing)}"
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     options = ("-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0")
@@ -114,7 +114,7 @@ def debian_packages(purpose: str) -> None:
         "-o",
         "APT::Update::Error-Mode=any",
         "update",
-        tries=len(PAUSES) + 1,
+        tries=len(RETRY_SECONDS) + 1,
         env=env,
     )
     run(
@@ -124,13 +124,13 @@ def debian_packages(purpose: str) -> None:
         "--no-install-recommends",
         "-y",
         *missing,
-        tries=len(PAUSES) + 1,
+        tries=len(RETRY_SECONDS) + 1,
         env=env,
     )
 
 
 def mount_file_systems() -> None:
-    """Mounts what recording reads and the kernel did not mount at boot; nothing here is ever unmounted."""
+    """Mounts the file systems that recording needs and that are not mounted; never unmounts any."""
     mounted = {
         tuple(line.split()[1:3])
         for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
@@ -140,16 +140,16 @@ def mount_file_systems() -> None:
             continue
         command = ("mount", "-t", kind, kind, folder)
         if os.geteuid() != 0:
-            say(f"recording needs {folder}; as root, type: {' '.join(command)}")
+            say(f"recording needs {folder}; run as root: {' '.join(command)}")
             continue
         try:
             run(*command)
         except SetUpError as error:
-            say(f"{error}; nothing can be recorded here without {folder}")
+            say(f"{error}; recording needs {folder}")
 
 
 def digest() -> str:
-    """Stands for everything that decides what is in the virtual environment."""
+    """A digest of everything that determines the content of the virtual environment."""
     files = [
         ROOT / "pyproject.toml",
         *sorted(ROOT.glob("infrasight-*/pyproject.toml")),
@@ -166,7 +166,7 @@ def digest() -> str:
 
 
 def registry_settings() -> dict[str, str]:
-    """The environment for uv: where pip was told of another index or certificate, uv is told the same."""
+    """The environment for uv, with pip's settings for indexes and certificates."""
     listed = subprocess.run(
         [VENV / "bin" / "python", "-m", "pip", "config", "list"],
         capture_output=True,
@@ -174,37 +174,37 @@ def registry_settings() -> dict[str, str]:
         check=False,
         cwd=ROOT,
     ).stdout
-    told = {}
+    pip_settings = {}
     for line in listed.splitlines():
         key, _, value = line.partition("=")
-        told[key.rpartition(".")[2]] = value.strip("'\"")
+        pip_settings[key.rpartition(".")[2]] = value.strip("'\"")
     env = {"UV_HTTP_TIMEOUT": "120", "VIRTUAL_ENV": str(VENV)}
     for key, name in (
         ("index-url", "UV_DEFAULT_INDEX"),
         ("extra-index-url", "UV_INDEX"),
         ("cert", "SSL_CERT_FILE"),
     ):
-        if key in told:
-            env[name] = " ".join(told[key].split("\\n"))
+        if key in pip_settings:
+            env[name] = " ".join(pip_settings[key].split("\\n"))
     return {**env, **os.environ, "VIRTUAL_ENV": str(VENV)}
 
 
 def python_packages() -> None:
-    """Makes `.venv` hold exactly the locked versions and the workspace's packages, editable."""
+    """Installs the locked versions and the workspace's packages, editable, into `.venv`."""
     stamp = f"{ROOT}\n{digest()}\n"
     before = STAMP.read_text(encoding="utf-8") if STAMP.exists() else ""
     python = VENV / "bin" / "python"
     if before == stamp and python.exists():
         return
     say(f"Python {sys.version.split()[0]} ({sys.executable}), into {VENV}")
-    moved = bool(before) and not before.startswith(
-        f"{ROOT}\n"
-    )  # its scripts name the place where it was made
+    # The scripts of a virtual environment contain its path, so a moved one is created again.
+    moved = bool(before) and not before.startswith(f"{ROOT}\n")
     if moved or not python.exists():
         importlib.invalidate_caches()
         if importlib.util.find_spec("ensurepip") is None:
             raise SetUpError(
-                f"{sys.executable} has no ensurepip module; install it, or name another: make PYTHON=…"
+                f"{sys.executable} has no ensurepip module; install it, or use another Python: "
+                "make PYTHON=…"
             )
         run(sys.executable, "-m", "venv", "--clear", VENV)
     STAMP.unlink(missing_ok=True)
@@ -212,9 +212,9 @@ def python_packages() -> None:
         line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("uv==")
     ]
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(PAUSES) + 1, env=env)
+    run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(RETRY_SECONDS) + 1, env=env)
     env = registry_settings()
-    run(UV, "pip", "install", "--requirements", LOCK, tries=len(PAUSES) + 1, env=env)
+    run(UV, "pip", "install", "--requirements", LOCK, tries=len(RETRY_SECONDS) + 1, env=env)
     editable = [
         f"--editable=./{file.parent.name}"
         for file in sorted(ROOT.glob("infrasight-*/pyproject.toml"))
@@ -224,7 +224,7 @@ def python_packages() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Does what the purpose asks for; 0, or 1 after one line that says why not."""
+    """Prepares the machine for a purpose; returns 0, or 1 after one line with the cause."""
     if len(arguments) != 1 or arguments[0] not in PACKAGES:
         print(__doc__, file=sys.stderr)
         return 2
@@ -232,7 +232,8 @@ def main(arguments: list[str]) -> int:
     try:
         if sys.version_info < (3, 11):
             raise SetUpError(
-                f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; make PYTHON=…"
+                f"Python 3.11 or newer is required, but {sys.executable} is "
+                f"{sys.version.split()[0]}; use another Python: make PYTHON=…"
             )
         with Path(__file__).open() as one_at_a_time:
             fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
@@ -244,7 +245,7 @@ def main(arguments: list[str]) -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; type the command again, what is done is kept")
+        say("interrupted; run the command again to continue")
         return 130
     if (seconds := time.monotonic() - started) > 1:
         say(f"ready after {seconds:.0f} s")

@@ -14,7 +14,7 @@ from infrasight_testbed.chart import CHART
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.kubelet import Kubelet
-from infrasight_testbed.system import BIN, PATIENCE, until
+from infrasight_testbed.system import BIN, WAIT_SECONDS, until
 
 NAMESPACE = "infrasight"
 
@@ -67,7 +67,7 @@ class InstalledChart:
         """Reads an object of the installation."""
         return self._control_plane.get(kind, name, NAMESPACE)
 
-    def until(self, done: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    def until(self, done: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> None:
         """Waits until `done` returns true, and meanwhile starts and stops pods."""
 
         def sync_and_check() -> bool:

@@ -1,4 +1,4 @@
-"""The probe `chmod`: permissions changed, by chmod(2), fchmod(2), fchmodat(2) and fchmodat2(2), successfully or not."""
+"""The probe `chmod`: every chmod(2), fchmod(2), fchmodat(2) and fchmodat2(2), successful or not."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -20,7 +20,9 @@ from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_chmod")
-_CALLS = {  # whether a kernel may be without it (no chmod on arm64, fchmodat2 since Linux 6.6), its numbers in the 32-bit ABIs
+# By call: whether a kernel may lack it (arm64 has no chmod, fchmodat2 came with Linux 6.6), and its
+# numbers in the 32-bit ABIs of x86 and arm.
+_CALLS = {
     "chmod": (True, 15, 15),
     "fchmod": (False, 94, 94),
     "fchmodat": (False, 306, 333),
@@ -30,8 +32,9 @@ _FUNCTION = KernelFunction(
     "path_chmod",
     "security_path_chmod",
     optional=True,
-    lack="a chmod by path has no old_mode, and its resolved_path is the string given behind the kernel's directory: it may "
-    "hold symbolic links, and a thread may have changed it (quality: resolved_path_user_memory, old_mode_missing)",
+    lack="a chmod by path has no old_mode, and its resolved_path is the given path appended to the "
+    "kernel's directory: it may contain symbolic links, and a thread may have changed it "
+    "(quality: resolved_path_user_memory, old_mode_missing)",
 )
 _PERMISSIONS = 0o7777
 
@@ -44,15 +47,12 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit."""
-    entries = [
-        Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
-        for call, more in _CALLS.items()
-    ]
-    exits = [
-        Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *more)
-        for call, more in _CALLS.items()
-    ]
+    """Records every call when it returns."""
+    entries = []
+    exits = []
+    for call, numbers in _CALLS.items():
+        entries.append(Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *numbers))
+        exits.append(Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *numbers))
     return BpfProgram(
         _FILES / "chmod.bpf.c",
         attach=(_FUNCTION, *entries, *exits),
@@ -63,7 +63,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The mode as people write it."""
+    """Adds the mode in octal notation."""
     return {"mode_text": map_distinct(columns.fixed["mode"], _octal, pa.binary())}
 
 

@@ -1,4 +1,4 @@
-"""The probe `execve`: programs executed, by execve(2) and execveat(2), successful or not."""
+"""The probe `execve`: every execve(2) and execveat(2), successful or not."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -28,7 +28,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Successful calls at sched_process_exec, failed ones at their exit."""
+    """Records successful calls at sched_process_exec, and failed calls when they return."""
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(
@@ -44,5 +44,5 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The arguments lie one after the other, each with its NUL."""
+    """Splits the argument string, in which a NUL ends each argument."""
     return {"argv": columns.split("argv", 0)}

@@ -1,4 +1,4 @@
-"""The probe `accept`: accept(2) and accept4(2), successful or not."""
+"""The probe `accept`: every accept(2) and accept4(2), successful or not."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -33,7 +33,7 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion."""
+    """Records every call when it returns, and every request of io_uring when it completes."""
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(
@@ -67,7 +67,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The names of numbers and flags."""
+    """Adds the names of families, types, protocols and flags."""
     return {
         **names_of(columns),
         "flag_names": map_distinct_lists(columns.fixed["flags"], _flag_names, pa.binary()),
@@ -79,5 +79,10 @@ def _flag_names(values: list[int]) -> list[list[bytes]]:
 
 
 def _names(value: int) -> list[bytes]:
-    rest = value & ~sum(bits for _, bits in _FLAGS)
-    return [*(name for name, bits in _FLAGS if value & bits), *([b"%#x" % rest] if rest else [])]
+    names = []
+    unnamed = value
+    for name, bits in _FLAGS:
+        if value & bits:
+            names.append(name)
+            unnamed &= ~bits
+    return [*names, b"%#x" % unnamed] if unnamed else names

@@ -1,4 +1,7 @@
-"""The probe `connect`: connect(2), successful or not, and how those attempts of TCP ended that a call did not wait for."""
+"""The probe `connect`: every connect(2), successful or not, and later outcomes of TCP attempts.
+
+A non-blocking call returns before its attempt has ended; then the outcome is a second row.
+"""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -35,7 +38,10 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion, and each change of a TCP socket's state."""
+    """Records calls when they return and requests when they complete.
+
+    A change of a TCP socket's state, or its end, is an outcome.
+    """
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(
@@ -63,7 +69,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The names of numbers, and a byte's truth as the one bit that Arrow has for it."""
+    """Adds the names of numbers, and packs the bytes of `in_progress` into Arrow's bits."""
     in_progress = np.packbits(columns.fixed["in_progress"], bitorder="little")
     return {
         **names_of(columns),

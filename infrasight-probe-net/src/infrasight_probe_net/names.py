@@ -1,4 +1,7 @@
-"""The names of a socket's family, type and protocol. Source: include/linux/socket.h, linux/net.h, uapi/linux/in.h."""
+"""The names of a socket's family, type and protocol.
+
+Source: include/linux/socket.h, include/linux/net.h and include/uapi/linux/in.h.
+"""
 
 from collections.abc import Mapping
 
@@ -6,55 +9,16 @@ import numpy as np
 import pyarrow as pa
 from infrasight_core import Columns, map_distinct
 
+# By number. AF_UNSPEC, 0, has no name here.
+# fmt: off
 _FAMILIES = (
-    *(
-        "",
-        "unix",
-        "inet",
-        "ax25",
-        "ipx",
-        "appletalk",
-        "netrom",
-        "bridge",
-        "atmpvc",
-        "x25",
-        "inet6",
-        "rose",
-        "decnet",
-    ),
-    *(
-        "netbeui",
-        "security",
-        "key",
-        "netlink",
-        "packet",
-        "ash",
-        "econet",
-        "atmsvc",
-        "rds",
-        "sna",
-        "irda",
-        "pppox",
-        "wanpipe",
-    ),
-    *(
-        "llc",
-        "ib",
-        "mpls",
-        "can",
-        "tipc",
-        "bluetooth",
-        "iucv",
-        "rxrpc",
-        "isdn",
-        "phonet",
-        "ieee802154",
-        "caif",
-        "alg",
-        "nfc",
-    ),
-    *("vsock", "kcm", "qipcrtr", "smc", "xdp", "mctp"),
+    "", "unix", "inet", "ax25", "ipx", "appletalk", "netrom", "bridge", "atmpvc", "x25", "inet6",
+    "rose", "decnet", "netbeui", "security", "key", "netlink", "packet", "ash", "econet", "atmsvc",
+    "rds", "sna", "irda", "pppox", "wanpipe", "llc", "ib", "mpls", "can", "tipc", "bluetooth",
+    "iucv", "rxrpc", "isdn", "phonet", "ieee802154", "caif", "alg", "nfc", "vsock", "kcm",
+    "qipcrtr", "smc", "xdp", "mctp",
 )
+# fmt: on
 _TYPES = {
     0: "",
     1: "stream",
@@ -84,37 +48,40 @@ _PROTOCOLS = {
     255: "raw",
     262: "mptcp",
 }
-_INET = frozenset({2, 10})  # whose protocols are those of IP; other families number their own
+_INET = frozenset({2, 10})  # the families with the protocols of IP; others number their own
 
 
 def names_of(columns: Columns) -> Mapping[str, pa.Array]:
-    """The columns `family_name`, `type_name` and `protocol_name`; empty where there is no socket."""
+    """Makes `family_name`, `type_name` and `protocol_name`; empty where there is no socket."""
     family = columns.fixed["family"]
     protocol = family << np.uint32(16) | columns.fixed["protocol"]
     return {
-        "family_name": map_distinct(family, lambda values: list(map(_family, values)), pa.binary()),
-        "type_name": map_distinct(
-            columns.fixed["socket_type"], lambda values: list(map(_type, values)), pa.binary()
-        ),
-        "protocol_name": map_distinct(
-            family << np.uint32(16) | protocol,
-            lambda values: list(map(_protocol, values)),
-            pa.binary(),
-        ),
+        "family_name": map_distinct(family, _families, pa.binary()),
+        "type_name": map_distinct(columns.fixed["socket_type"], _types, pa.binary()),
+        "protocol_name": map_distinct(protocol, _protocols, pa.binary()),
     }
 
 
-def _family(number: int) -> bytes:
-    return (_FAMILIES[number] if number < len(_FAMILIES) else str(number)).encode()
+def _families(numbers: list[int]) -> list[bytes]:
+    names = []
+    for number in numbers:
+        name = _FAMILIES[number] if number < len(_FAMILIES) else str(number)
+        names.append(name.encode())
+    return names
 
 
-def _type(number: int) -> bytes:
-    return _TYPES.get(number, str(number)).encode()
+def _types(numbers: list[int]) -> list[bytes]:
+    return [_TYPES.get(number, str(number)).encode() for number in numbers]
 
 
-def _protocol(family_protocol: int) -> bytes:
-    family = family_protocol >> 16
-    number = family_protocol & 0xFFFF
+def _protocols(numbers: list[int]) -> list[bytes]:
+    """Of numbers that hold the family in the upper 16 bits and the protocol in the lower."""
+    return [_protocol(number >> 16, number & 0xFFFF).encode() for number in numbers]
+
+
+def _protocol(family: int, number: int) -> str:
     if not family:
-        return b""
-    return (_PROTOCOLS.get(number, str(number)) if family in _INET else str(number)).encode()
+        return ""
+    if family in _INET and number in _PROTOCOLS:
+        return _PROTOCOLS[number]
+    return str(number)

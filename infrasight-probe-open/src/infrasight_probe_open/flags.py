@@ -1,4 +1,7 @@
-"""The names of open(2)'s flags. Source: include/uapi/asm-generic/fcntl.h, arch/arm64/include/uapi/asm/fcntl.h."""
+"""The names of open(2)'s flags.
+
+Source: include/uapi/asm-generic/fcntl.h and arch/arm64/include/uapi/asm/fcntl.h.
+"""
 
 import platform
 from collections.abc import Sequence
@@ -7,7 +10,7 @@ _ACCESS = (b"O_RDONLY", b"O_WRONLY", b"O_RDWR", b"O_ACCMODE")
 _ARM = platform.machine() == "aarch64"
 LARGE_FILE = 0o400000 if _ARM else 0o100000
 _DIRECTORY = 0o40000 if _ARM else 0o200000
-_FLAGS = (  # a flag of several bits stands before those that it contains
+_FLAGS = (  # a flag of several bits precedes those that it contains
     (b"O_TMPFILE", 0o20000000 | _DIRECTORY),
     (b"O_SYNC", 0o4010000),
     (b"O_CREAT", 0o100),
@@ -29,7 +32,10 @@ _FLAGS = (  # a flag of several bits stands before those that it contains
 
 
 def flag_names(values: Sequence[int]) -> list[list[bytes]]:
-    """The names of each value's flags, the access mode first; what has no name as one hexadecimal number, last."""
+    """The names of each value's flags.
+
+    The access mode comes first; bits without a name come last, as one hexadecimal number.
+    """
     return [_names(value) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""The probe `open`: files opened, by open(2), creat(2), openat(2) and openat2(2), successfully or not."""
+"""The probe `open`: every open(2), creat(2), openat(2) and openat2(2), successful or not."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -22,7 +22,9 @@ from infrasight_probe_open.v1.open_pb2 import OpenEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_open")
-_CALLS = {  # whether a kernel may be without it (arm64 has neither open nor creat), and its numbers in the 32-bit ABIs
+# By call: whether a kernel may lack it (arm64 has neither open nor creat), and its numbers in the
+# 32-bit ABIs of x86 and arm.
+_CALLS = {
     "open": (True, 5, 5),
     "creat": (True, 8, 8),
     "openat": (False, 295, 322),
@@ -38,14 +40,12 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Every call at its exit, every request at its completion."""
-    entries = [
-        Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *more)
-        for call, more in _CALLS.items()
-    ]
-    exits = [
-        Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *more) for call, more in _CALLS.items()
-    ]
+    """Records every call when it returns, and every request of io_uring when it completes."""
+    entries = []
+    exits = []
+    for call, numbers in _CALLS.items():
+        entries.append(Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *numbers))
+        exits.append(Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *numbers))
     return BpfProgram(
         _FILES / "open.bpf.c",
         attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),
@@ -55,7 +55,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The flags' names, and a byte's truth as the one bit that Arrow has for it."""
+    """Adds the names of the flags, and packs the bytes of `deleted` into Arrow's bits."""
     deleted = np.packbits(columns.fixed["deleted"], bitorder="little")
     return {
         "flag_names": map_distinct_lists(columns.fixed["flags"], flag_names, pa.binary()),

@@ -113,6 +113,39 @@ def test_a_refused_query(server: EventServer) -> None:
     )
 
 
+def test_query_points_a_format_clause_to_the_option(server: EventServer) -> None:
+    """A statement that the server rejects for its FORMAT clause: the option that replaces it."""
+
+    def reject(sql: str) -> Iterator[pa.Table]:
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "leave FORMAT out")
+
+    server.answer = reject
+    done = run("query", "SELECT 1 FORMAT JSON;", server=server)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "infrasight: leave the FORMAT clause out: --format chooses the output "
+        "(table, json, csv, arrow)\n"
+    )
+
+
+def test_arguments_that_are_not_utf8_reach_the_server_escaped(server: EventServer) -> None:
+    """A raw byte in a statement, a name or a filter is that byte, and no command fails on it."""
+    server.answer = lambda sql: iter((pa.table({"x": pa.array([], pa.int8())}),))
+    commands = [
+        ["query", "SELECT '\udcff'"],
+        ["verify", "--node", "\udcff"],
+        ["tail", "unknown", "\udcff"],
+    ]
+    for command in commands:
+        done = run(*command, server=server)
+        assert "Traceback" not in done.stderr
+    statement, accounts, fields, probes = server.asked
+    assert statement == "SELECT '\\xff'"
+    assert "node IN ('\\xff')" in str(accounts)
+    assert "node IN ('\\xff')" in str(fields)
+    assert probes == ["unknown", "\\xff"]
+
+
 def test_query_in_a_pipe_is_json_lines(server: EventServer) -> None:
     """Each row is a line; the statement may come from standard input."""
     done = run("query", "-", server=server, text="SELECT 'é'\n")

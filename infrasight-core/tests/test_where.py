@@ -44,6 +44,7 @@ def uids(found: Any) -> list[int]:
         (["comm=b*"], [0, 2, 4]),
         (["comm=[bc]a*", "uid=3"], [3]),
         (["comm=??"], [1, 2]),
+        (["comm=b\udcff"], [2]),
         (["uid=1", "uid=2"], []),
     ],
 )

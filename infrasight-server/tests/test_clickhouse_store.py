@@ -37,6 +37,14 @@ def answer(store: Store, sql: str) -> pa.Table:
     return pa.Table.from_batches(store.query(store.formatted(sql)))
 
 
+def test_query_finds_a_byte_that_is_not_utf8(store: Store) -> None:
+    """A string with the escape of such a byte, as rows show it, is that byte in both stores."""
+    (row,) = answer(
+        store, r"SELECT '/tmp/\xff' AS path, path = concat('/tmp/', char(255)) AS same"
+    ).to_pylist()
+    assert row == {"path": b"/tmp/\xff", "same": 1}
+
+
 def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
     """Bytes that are not UTF-8, newlines, empty strings and lists, extreme numbers and nanoseconds: field by field."""
     migrate_table(store, define_table("execve", SCHEMA), None)

@@ -66,9 +66,9 @@ def command(
         with connect() as client:
             _WRITERS[output_format](client.query(statement))
     except QueryError as error:
-        if _FORMAT_CLAUSE.search(statement):
+        if _FORMAT_CLAUSE.search(statement) and "FORMAT" in str(error):
             raise QueryError(
-                f"{error}; leave the FORMAT clause out and use --format {'|'.join(_WRITERS)}"
+                f"leave the FORMAT clause out: --format chooses the output ({', '.join(_WRITERS)})"
             ) from error
         raise
 

@@ -312,7 +312,8 @@ class Store:
             text: bytes = client.raw_query(
                 "SELECT formatQuery({sql:String})", parameters={"sql": sql}, fmt="RawBLOB"
             )
-            return text.decode("utf-8", "surrogateescape")
+            # A byte that is not UTF-8 stays the escape that the statement wrote: \xNN.
+            return text.decode("utf-8", "backslashreplace")
 
     def query(self, sql: str) -> Iterator[pa.RecordBatch]:
         """Runs a read-only statement and yields its answer in pieces, beginning with an empty one.

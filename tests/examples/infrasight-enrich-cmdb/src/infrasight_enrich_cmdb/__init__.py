@@ -1,1 +1,1 @@
-"""An enricher of somebody else's: what a CMDB says of nodes and images, as tags."""
+"""A third-party enricher: tags of nodes and images from a CMDB."""

@@ -1,4 +1,4 @@
-"""The enricher `cmdb`: tags of the node and of the container's image, by `options.cmdb.file`."""
+"""The enricher `cmdb`: tags for the node and for the container's image, from a CMDB's export."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,63 +15,63 @@ from infrasight_core import (
     options_of,
 )
 
-from infrasight_enrich_cmdb.table import Cmdb, Tags, read
+from infrasight_enrich_cmdb.table import Cmdb, Tags, read_table
 
 infrasight_api = 1
 
 
 @frozen
 class Options:
-    """What stands in `options.cmdb`.
+    """The options of the plugin, `options.cmdb`.
 
     Attributes:
-        file: The CMDB's export, read when the agent starts and when the file has changed.
+        file: The CMDB's export. It is read when the agent starts and when it has changed.
     """
 
     file: Path = Path("/etc/infrasight/cmdb.csv")
 
 
 infrasight_options = Options
-_read: dict[Path, tuple[tuple[int, int, int], Cmdb | ConfigError]] = {}
+Version = tuple[int, int, int]
+_MISSING: Version = (0, 0, 0)
+_cache: dict[Path, tuple[Version, Cmdb | ConfigError]] = {}
 
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Adds `tags`, for each image that occurs once: an image's go before its node's."""
+    """Add `tags`, computed once for each distinct image. An image's tags override its node's."""
     if context.side != "agent":
         return {}
-    cmdb = _current(options_of("cmdb", context.options, Options).file)
-    of_node = cmdb.nodes.get(context.node, ())
+    cmdb = _load(options_of("cmdb", context.options, Options).file)
+    node_tags = cmdb.nodes.get(context.node, ())
 
     def tags_of(images: list[bytes | None]) -> list[Tags]:
-        return [
-            _both(of_node, cmdb.images.get((image or b"").decode("utf-8", "replace"), ()))
-            for image in images
-        ]
+        names = [(image or b"").decode("utf-8", "replace") for image in images]
+        return [_merge(node_tags, cmdb.images.get(name, ())) for name in names]
 
-    if "container_image" not in batch.schema.names:  # this agent asks no container runtime
-        return {"tags": constant(of_node, batch.num_rows, TAGS)}
+    if "container_image" not in batch.schema.names:  # the enricher `containers` is disabled
+        return {"tags": constant(node_tags, batch.num_rows, TAGS)}
     return {"tags": map_distinct(batch.column("container_image"), tags_of, TAGS)}
 
 
-def _both(node: Tags, image: Tags) -> Tags:
-    return tuple((dict(node) | dict(image)).items())
+def _merge(node_tags: Tags, image_tags: Tags) -> Tags:
+    return tuple((dict(node_tags) | dict(image_tags)).items())
 
 
-def _current(path: Path) -> Cmdb:
-    """What the file says now; it is read once for each state that it is in. Raises ConfigError."""
+def _load(path: Path) -> Cmdb:
+    """Read the file once for each of its versions; raise ConfigError if it is invalid."""
     try:
         stat = path.stat()
         version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    except OSError:  # reading it will say so
-        version = (0, 0, 0)
-    if path not in _read or _read[path][0] != version:
-        _read.clear()
+    except OSError:
+        version = _MISSING  # read_table reports the reason
+    if path not in _cache or _cache[path][0] != version:
+        _cache.clear()
         try:
-            _read[path] = version, read(path)
+            _cache[path] = version, read_table(path)
         except ConfigError as error:
-            _read[path] = version, error
-    found = _read[path][1]
-    if isinstance(found, ConfigError):
-        raise found
-    return found
+            _cache[path] = version, error
+    _, content = _cache[path]
+    if isinstance(content, ConfigError):
+        raise content
+    return content

@@ -1,4 +1,7 @@
-"""The CMDB's export: a CSV file with the columns kind, name, tag and value; kind is `node` or `image`."""
+"""The CMDB's export: a CSV file with the columns kind, name, tag and value.
+
+`kind` is `node` or `image`.
+"""
 
 import csv
 from collections.abc import Mapping
@@ -7,16 +10,16 @@ from pathlib import Path
 from attrs import frozen
 from infrasight_core import ConfigError
 
-HEAD = ["kind", "name", "tag", "value"]
+HEADING = ["kind", "name", "tag", "value"]
 KINDS = ("node", "image")
-LARGEST = 16 << 20  # bytes
+MAX_BYTES = 16 << 20
 
 Tags = tuple[tuple[str, str], ...]
 
 
 @frozen
 class Cmdb:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
         nodes: The tags of each node.
@@ -27,31 +30,31 @@ class Cmdb:
     images: Mapping[str, Tags]
 
 
-def read(path: Path) -> Cmdb:
-    """Reads the file.
+def read_table(path: Path) -> Cmdb:
+    """Read the file.
 
     Raises:
-        ConfigError: It cannot be read, or a line is wrong; the message names the file and the line.
+        ConfigError: It cannot be read, or a line is invalid; the message names file and line.
     """
-    found: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in KINDS}
+    tags: dict[str, dict[str, dict[str, str]]] = {kind: {} for kind in KINDS}
     try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{path}: larger than {LARGEST >> 20} MiB")
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file, strict=True)
-            if next(rows, []) != HEAD:
-                raise ConfigError(f"{path}:1: the first line must be {','.join(HEAD)}")
+            if next(rows, []) != HEADING:
+                raise ConfigError(f"{path}:1: the first line must be {','.join(HEADING)}")
             for row in filter(None, rows):
-                if len(row) != len(HEAD) or row[0] not in KINDS or not row[1] or not row[2]:
-                    wanted = f"{' or '.join(KINDS)},name,tag,value"
-                    raise ConfigError(
-                        f"{path}:{rows.line_num}: {','.join(row)[:80]!r} is not {wanted}"
-                    )
+                if len(row) != len(HEADING) or row[0] not in KINDS or not row[1] or not row[2]:
+                    expected = f"{' or '.join(KINDS)},name,tag,value"
+                    line = ",".join(row)[:80]
+                    raise ConfigError(f"{path}:{rows.line_num}: {line!r} is not {expected}")
                 kind, name, tag, value = row
-                found[kind].setdefault(name, {})[f"cmdb.{tag}"] = value
+                tags[kind].setdefault(name, {})[f"cmdb.{tag}"] = value
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    nodes, images = (
-        {name: tuple(tags.items()) for name, tags in found[kind].items()} for kind in KINDS
-    )
-    return Cmdb(nodes, images)
+    return Cmdb(nodes=_as_tuples(tags["node"]), images=_as_tuples(tags["image"]))
+
+
+def _as_tuples(tags: Mapping[str, Mapping[str, str]]) -> dict[str, Tags]:
+    return {name: tuple(values.items()) for name, values in tags.items()}

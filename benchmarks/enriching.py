@@ -17,6 +17,8 @@ import infrasight_core.enrichers.errors
 import infrasight_core.enrichers.users
 import infrasight_probe_sample.plugin
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.reload import attach_all
+from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
@@ -48,8 +50,7 @@ def measured(enrichers: dict[str, object], command: list[str]) -> float:
         plugins.register(name, plugin)
     kept = Recording()
     recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    recorder.trackers.use(plugins)
-    recorder.attach("sample", {})
+    assert attach_all(recorder, {"sample": ProbeSettings()}) == {}
     recorder.start()
     clock = recorder.cpu_clock()
     with made(0, f"/docker/{CONTAINER}") as cgroup:

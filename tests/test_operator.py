@@ -95,7 +95,7 @@ def test_probes_come_change_and_go_while_another_loses_nothing(
     assert {"execve", "open", "sample"} <= set(report.installed)
     assert "containers" not in report.installed
     assert not agent.ready()
-    assert f"waits for its configuration from {operator.address}" in agent.get("readyz")
+    assert f"waiting for a configuration from {operator.address}" in agent.get("readyz")
     assert agent.get("healthz") == "ok\n"
     execute("mark-early", 3)
 
@@ -175,14 +175,14 @@ def test_what_is_wrong_with_one_probe_fails_alone(
     report = operator.wait(taken("bad"), "it is taken")
     assert report.rejected == ""
     said = {
-        "sample": "slots = 1000 is not a power of two of at least 64; it records on as before",
+        "sample": "slots = 1000 is not a power of two of at least 64; the previous settings stay active",
         "execve": "filters.execve.include_pid",
         "open": "options.open",
         "chmod": "options.chmod",
         "nonsense": "no installed plugin is called 'nonsense'",
         "stranger": "no installed plugin is called 'stranger'",
-        "users": "it is no probe",
-        "reverse_dns": "options.reverse_dns.wait is not known",
+        "users": "it is not a probe",
+        "reverse_dns": "unknown key options.reverse_dns.wait",
     }
     assert failures(report).keys() == said.keys()
     for name, words in said.items():
@@ -252,7 +252,7 @@ def test_it_starts_with_what_was_kept_while_the_operator_is_away(
     with ControlServer(started=False) as operator:
         agent = start(system, operator, tmp_path)
         until(lambda: "UNAVAILABLE" in agent.get("readyz"), "it says whom it waits for")
-        assert f"waits for its configuration from {operator.address}: UNAVAILABLE" in agent.get(
+        assert f"waiting for a configuration from {operator.address}: UNAVAILABLE" in agent.get(
             "readyz"
         )
         assert agent.get("healthz") == "ok\n"
@@ -295,7 +295,7 @@ def test_a_kept_configuration_that_is_damaged_is_reported(
     state.write_text('{"digest": "x", "settings"')
     agent = start(system, operator, tmp_path)
     report = operator.wait(lambda report: bool(report.failures), "the damage is reported")
-    assert f"{state}: the configuration kept there is damaged" in failures(report)["state"]
+    assert f"{state}: the saved configuration is damaged" in failures(report)["state"]
     assert not agent.ready()
     operator.send(configuration("new", "execve"))
     operator.wait(lambda report: report.digest == "new" and not report.failures, "all is well")
@@ -313,7 +313,7 @@ def test_a_folder_that_cannot_be_written_is_reported(
     report = operator.wait(
         lambda report: report.digest == "one" and bool(report.failures), "it is reported"
     )
-    assert "name another folder with `state`" in failures(report)["state"]
+    assert "set `state` to a writable folder" in failures(report)["state"]
     assert list(report.running) == ["execve"]
     assert agent.stop() == 0
 

@@ -206,7 +206,7 @@ def test_an_operator_that_is_away_ends_in_a_report(tmp_path: Path) -> None:
         assert (done.status, done.installed) == (0, [])
         assert time.monotonic() - begun < 60
         assert (
-            f"the operator at {away.address} has not said what to install: UNAVAILABLE"
+            f"no configuration from the operator at {away.address}: UNAVAILABLE"
             in done.failures["packages"]
         )
         away.start()

@@ -8,6 +8,7 @@ import grpc
 import pyarrow as pa
 import pytest
 from infrasight_core.errors import ConfigError, QueryError, TransportError, UnknownProbeError
+from infrasight_core.net.channel import Peer
 from infrasight_core.net.server_client import ServerClient
 from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
@@ -25,7 +26,7 @@ def server() -> Iterator[EventServer]:
 
 def ask(address: str, tls: TlsFiles | None = None) -> list[pa.Table]:
     """All pieces of an answer."""
-    with ServerClient(address, tls) as client:
+    with ServerClient(Peer(address, tls)) as client:
         return list(client.query("SELECT 1"))
 
 
@@ -70,8 +71,15 @@ def test_a_server_that_is_not_there(server: EventServer) -> None:
         match=f"{address} is not reachable: start it with `infrasight-server`, or .* --server",
     ):
         ask(address)
-    with pytest.raises(TransportError, match="is not reachable"), ServerClient(address) as client:
-        next(client.watch(on_away=lambda error, seconds: pytest.fail("never there, so not away")))
+    with (
+        pytest.raises(TransportError, match="is not reachable"),
+        ServerClient(Peer(address)) as client,
+    ):
+        next(
+            client.watch(
+                on_unavailable=lambda error, seconds: pytest.fail("never there, so not away")
+            )
+        )
 
 
 def test_another_kind_of_server() -> None:
@@ -79,7 +87,7 @@ def test_another_kind_of_server() -> None:
     other = grpc.server(ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
-    with pytest.raises(TransportError, match="is no InfraSight server, or one of another version"):
+    with pytest.raises(TransportError, match="is not an InfraSight server, or of another version"):
         ask(f"127.0.0.1:{port}")
     other.stop(0).wait()
 
@@ -99,13 +107,13 @@ def test_mutual_tls(tmp_path: Path) -> None:
         assert ask(f"localhost:{port}", ours)[0].equals(TABLE)
         for address, tls, said in (
             (f"localhost:{port}", wrong_ca, "a certificate that the given CA did not sign"),
-            (f"127.0.0.2:{port}", ours, "shows a certificate of another name"),
+            (f"127.0.0.2:{port}", ours, "has a certificate for another name"),
             (
                 f"localhost:{port}",
                 wrong_certificate,
-                "closed the connection: .* wants TLS or a certificate that its CA signed|refuses TLS",
+                "closed the connection: .* requires TLS, or a certificate that its CA signed|refused TLS",
             ),
-            (f"localhost:{port}", None, "closed the connection: .* wants TLS"),
+            (f"localhost:{port}", None, "closed the connection: .* requires TLS"),
         ):
             with pytest.raises(TransportError, match=said):
                 ask(address, tls)
@@ -113,21 +121,21 @@ def test_mutual_tls(tmp_path: Path) -> None:
 
 def test_tls_to_a_plaintext_server(server: EventServer, tmp_path: Path) -> None:
     """A server without TLS is named as such."""
-    with pytest.raises(TransportError, match="does not speak TLS"):
+    with pytest.raises(TransportError, match="does not use TLS"):
         ask(server.address, CertificateAuthority(tmp_path, "a").issue("reader"))
 
 
 def test_plaintext_to_another_machine_must_be_asked_for() -> None:
     """No connection is even tried."""
-    with pytest.raises(ConfigError, match="ask for plaintext in so many words"):
-        ServerClient("192.0.2.1:1")
+    with pytest.raises(ConfigError, match="allow plaintext explicitly"):
+        ServerClient(Peer("192.0.2.1:1"))
 
 
 def test_watching(server: EventServer) -> None:
     """Events come with their probe and with what was skipped."""
     server.events.put(("execve", TABLE, 0))
     server.events.put(("execve", TABLE.slice(1), 7))
-    with ServerClient(server.address) as client:
+    with ServerClient(Peer(server.address)) as client:
         watch = client.watch(["execve"])
         assert [(p, t.num_rows, s) for p, t, s in (next(watch), next(watch))] == [
             ("execve", 3, 0),
@@ -140,9 +148,13 @@ def test_watching_an_unknown_probe(server: EventServer) -> None:
     """The server's words, and no second attempt."""
     with (
         pytest.raises(UnknownProbeError, match="this server knows: execve"),
-        ServerClient(server.address) as client,
+        ServerClient(Peer(server.address)) as client,
     ):
-        next(client.watch(["unknown"], on_away=lambda error, seconds: pytest.fail("it is there")))
+        next(
+            client.watch(
+                ["unknown"], on_unavailable=lambda error, seconds: pytest.fail("it is there")
+            )
+        )
 
 
 def test_watching_goes_on_when_the_server_comes_back(server: EventServer) -> None:
@@ -156,8 +168,8 @@ def test_watching_goes_on_when_the_server_comes_back(server: EventServer) -> Non
             server.events.put(("execve", TABLE, 0))
 
     server.events.put(("execve", TABLE, 0))
-    with ServerClient(server.address) as client:
-        watch = client.watch(on_away=away)
+    with ServerClient(Peer(server.address)) as client:
+        watch = client.watch(on_unavailable=away)
         next(watch)
         server.stop()
         assert next(watch)[1].equals(TABLE)
@@ -170,7 +182,7 @@ def test_watching_ends_without_a_listener_for_it(server: EventServer) -> None:
     server.events.put(None)
     with (
         pytest.raises(TransportError, match="ended the stream"),
-        ServerClient(server.address) as client,
+        ServerClient(Peer(server.address)) as client,
     ):
         next(client.watch())
 
@@ -179,5 +191,5 @@ def test_bytes_that_are_not_arrow(server: EventServer, monkeypatch: pytest.Monke
     """An answer that cannot be read is the server's fault, and said so."""
     monkeypatch.setattr("infrasight_testbed.event_server._bytes", lambda table: b"nonsense")
     server.answer = lambda sql: iter((TABLE,))
-    with pytest.raises(TransportError, match="sent what this version cannot read"):
+    with pytest.raises(TransportError, match="sent a table that this version cannot read"):
         ask(server.address)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
 from infrasight_core.agent.container_updates import BATCH_BYTES, BATCH_CONTAINERS
-from infrasight_core.agent.outbox import DROPPED_UPDATES, WAITING, Outbox
+from infrasight_core.agent.outbox import DROPPED_UPDATES, WAITING_BYTES, Outbox
 from infrasight_core.agent.sink import Delivery
 
 SCHEMA = sample.schema()
@@ -23,7 +23,7 @@ def taken(outbox: Outbox, count: int) -> list[Batch]:
     """The next batches."""
 
     async def take() -> list[Batch]:
-        return [await outbox.next() for _ in range(count)]
+        return [await outbox.next_batch() for _ in range(count)]
 
     return asyncio.run(take())
 
@@ -62,9 +62,9 @@ def test_the_newest_news_of_a_container_leave_alone() -> None:
     )
     assert events.batch_id == "events"
     for sent in (batch, events):
-        outbox.acknowledged(sent.batch_id)
+        outbox.acknowledge(sent.batch_id)
     assert outbox.waiting() == (0, 0)
-    assert WAITING._value.get() == 0
+    assert WAITING_BYTES._value.get() == 0
 
 
 def test_what_was_not_acknowledged_is_sent_again_unless_there_is_newer() -> None:
@@ -73,14 +73,14 @@ def test_what_was_not_acknowledged_is_sent_again_unless_there_is_newer() -> None
     outbox.publish([news("a", name=b"old"), news("b", name=b"same")])
     (first,) = taken(outbox, 1)
     outbox.publish([news("a", name=b"new")])
-    outbox.disconnected()
+    outbox.resend_unacknowledged()
     (again,) = taken(outbox, 1)
     assert sorted(names(again)) == [("a", b"new"), ("b", b"same")]
     assert again.batch_id != first.batch_id
-    outbox.acknowledged(again.batch_id)
-    outbox.disconnected()
+    outbox.acknowledge(again.batch_id)
+    outbox.resend_unacknowledged()
     assert outbox.waiting() == (0, 0)
-    assert WAITING._value.get() == 0
+    assert WAITING_BYTES._value.get() == 0
 
 
 def test_batches_of_news_are_bounded() -> None:
@@ -97,8 +97,8 @@ def test_batches_of_news_are_bounded() -> None:
     )
     assert outbox.waiting() == (5, 0)
     for batch in batches:
-        outbox.acknowledged(batch.batch_id)
-    assert WAITING._value.get() == 0
+        outbox.acknowledge(batch.batch_id)
+    assert WAITING_BYTES._value.get() == 0
 
 
 def test_news_count_against_the_limit() -> None:
@@ -113,7 +113,7 @@ def test_news_count_against_the_limit() -> None:
     assert [said.container_id for said in batch.containers] == ["a", "c"]
     outbox.publish([news("d", labels={"a": "v" * 8_000})])
     assert outbox.put(delivery("e")) is False
-    outbox.acknowledged(batch.batch_id)
+    outbox.acknowledge(batch.batch_id)
     assert outbox.put(delivery("e")) is True
 
 
@@ -135,7 +135,7 @@ def test_refused_news_are_let_go() -> None:
     before = untold("rejected")
     outbox.publish([news("a"), news("b")])
     (batch,) = taken(outbox, 1)
-    outbox.rejected(batch.batch_id, "REJECTION_REASON_UNKNOWN_PROBE", "an older server")
-    outbox.disconnected()
+    outbox.reject(batch.batch_id, "REJECTION_REASON_UNKNOWN_PROBE", "an older server")
+    outbox.resend_unacknowledged()
     assert outbox.waiting() == (0, 0)
     assert untold("rejected") == before + 2

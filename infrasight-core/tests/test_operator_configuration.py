@@ -30,7 +30,7 @@ def test_it_comes_over_the_agents_own_settings_by_plugin() -> None:
     )
     given = '"options": {"containers": {}}, "filters": {"open": {"include_uid": [3]}}'
     message = Configuration(settings=f'{{"probes": ["open", "execve", "open"], {given}}}')
-    settings = NodeConfiguration.read(message).over(own)
+    settings = NodeConfiguration.parse(message).merge_into(own)
     assert settings.probes == settings.enabled() == ("open", "execve")
     assert settings.options == {"users": {"etc": "/host/etc"}, "containers": {}}
     assert settings.filters_of("open") == Filters(exclude_uid=(1,), include_uid=(3,))
@@ -41,8 +41,8 @@ def test_no_probes_means_all_without_an_operator_and_none_with_one() -> None:
     """An empty list is a configuration's way to say: record nothing."""
     assert AgentSettings().enabled() is None
     assert (
-        NodeConfiguration.read(Configuration(settings="{}"))
-        .over(AgentSettings(operator="localhost:1"))
+        NodeConfiguration.parse(Configuration(settings="{}"))
+        .merge_into(AgentSettings(operator="localhost:1"))
         .enabled()
         == ()
     )
@@ -51,17 +51,17 @@ def test_no_probes_means_all_without_an_operator_and_none_with_one() -> None:
 def test_what_is_wrong_with_one_plugin_is_set_apart() -> None:
     """Wrong options or filters of a plugin are its own; the others' are there."""
     given = '"options": {"a": [], "b": {"x": 1}}, "filters": {"b": {"include_uids": [1]}, "a": {}}'
-    read = NodeConfiguration.read(Configuration(settings=f'{{"probes": ["a", "b"], {given}}}'))
+    read = NodeConfiguration.parse(Configuration(settings=f'{{"probes": ["a", "b"], {given}}}'))
     assert (read.probes, read.options, read.filters) == (
         ("a", "b"),
         {"b": {"x": 1}},
         {"a": Filters()},
     )
-    assert {name: error.hook for name, error in read.wrong.items()} == {
+    assert {name: error.hook for name, error in read.invalid.items()} == {
         "a": "options",
         "b": "filters",
     }
-    assert "did you mean include_uid?" in read.wrong["b"].reason
+    assert "did you mean include_uid?" in read.invalid["b"].reason
 
 
 def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
@@ -81,12 +81,14 @@ def test_what_was_kept_is_read_again(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     """The error names the file."""
     (tmp_path / "configuration.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"configuration\.json: the configuration kept there"):
+    with pytest.raises(
+        ConfigError, match=r"configuration\.json: the saved configuration is damaged"
+    ):
         SavedConfiguration(tmp_path).read()
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     """Also where it is a folder, or bytes."""
     (tmp_path / "configuration.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read the saved configuration"):
         SavedConfiguration(tmp_path).read()

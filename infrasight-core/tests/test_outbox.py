@@ -34,7 +34,7 @@ def taken(outbox: Outbox, count: int) -> list[Batch]:
     """The next batches."""
 
     async def take() -> list[Batch]:
-        return [await outbox.next() for _ in range(count)]
+        return [await outbox.next_batch() for _ in range(count)]
 
     return asyncio.run(take())
 
@@ -48,7 +48,7 @@ def test_batches_are_sent_in_order_and_once() -> None:
     """First in, first out; an acknowledged one is gone."""
     outbox = filled("a", "b", "c")
     assert sent(outbox, 2) == [("a", False), ("b", False)]
-    outbox.acknowledged("a")
+    outbox.acknowledge("a")
     assert outbox.waiting()[0] == 2
     assert sent(outbox, 1) == [("c", False)]
 
@@ -57,8 +57,8 @@ def test_what_was_not_acknowledged_is_sent_again_and_marked() -> None:
     """After a break, the sent ones come first, as retries; the others follow as they were."""
     outbox = filled("a", "b", "c")
     sent(outbox, 2)
-    outbox.acknowledged("a")
-    outbox.disconnected()
+    outbox.acknowledge("a")
+    outbox.resend_unacknowledged()
     assert sent(outbox, 2) == [("b", True), ("c", False)]
 
 
@@ -66,8 +66,8 @@ def test_a_refused_batch_is_let_go() -> None:
     """A rejection takes the batch out for good."""
     outbox = filled("a")
     sent(outbox, 1)
-    outbox.rejected("a", "REJECTION_REASON_MALFORMED", "why")
-    outbox.disconnected()
+    outbox.reject("a", "REJECTION_REASON_MALFORMED", "why")
+    outbox.resend_unacknowledged()
     assert outbox.waiting() == (0, 0)
 
 
@@ -92,7 +92,7 @@ def test_an_account_takes_the_place_of_the_one_before_it() -> None:
 def test_an_unknown_acknowledgement_changes_nothing() -> None:
     """An id that is not waiting, as after a repeated acknowledgement, is ignored."""
     outbox = filled("a")
-    outbox.acknowledged("z")
+    outbox.acknowledge("z")
     assert outbox.waiting()[0] == 1
 
 
@@ -101,6 +101,6 @@ def test_conforming_batches_travel_unchanged() -> None:
     outbox = filled("a")
 
     async def take() -> bytes:
-        return (await outbox.next()).arrow
+        return (await outbox.next_batch()).arrow
 
     assert ipc.from_bytes(asyncio.run(take())).schema == SCHEMA.agent

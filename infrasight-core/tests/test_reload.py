@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 from infrasight_core import Tracepoint
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.reload import RunningProbes
+from infrasight_core.agent.reload import Reloader
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import InfraSightError
 from infrasight_core.kernel.filters import Filters
@@ -44,11 +44,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def running(
     kept: Recording, settings: AgentSettings = SETTINGS
-) -> Iterator[tuple[RunningProbes, Recorder]]:
+) -> Iterator[tuple[Reloader, Recorder]]:
     """Probes that record into `kept`."""
     plugins = PluginManager.discover(settings.probes)
     recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    probes = RunningProbes(recorder, plugins, settings)
+    probes = Reloader(recorder, settings)
     probes.start()
     recorder.start()
     try:
@@ -99,7 +99,7 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
             process = subprocess.Popen([storm, str(count)], stdout=subprocess.DEVNULL)
             pids.append(process.pid)
             changed = evolve(settings, **step)
-            probes.change(changed)
+            probes.reload(changed)
             assert tuple(recorder.probes()) == tuple(sorted(changed.probes))
             assert probes.failures == {}
             assert process.wait() == 0
@@ -123,10 +123,10 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
             "unknown key options.second.slotz .*: did you mean slots?",
         ),
         ({"options": {"second": {"slots": 1000}}}, "slots = 1000 is not a power of two"),
-        ({"options": {"nonsense": {}}}, "options.nonsense: no loaded plugin of that name"),
-        ({"filters": {"nonsense": Filters()}}, "filters.nonsense: no loaded plugin of that name"),
+        ({"options": {"nonsense": {}}}, "options.nonsense: no loaded plugin has this name"),
+        ({"filters": {"nonsense": Filters()}}, "filters.nonsense: no loaded plugin has this name"),
         ({"probes": ("sample", "nonsense")}, "no installed plugin is called 'nonsense'"),
-        ({"disable": ("sample", "second")}, "they leave no probe to run"),
+        ({"disable": ("sample", "second")}, "no probe is left to run"),
     ],
 )
 def test_settings_with_a_mistake_change_nothing(wrong: dict[str, Any], said: str) -> None:
@@ -134,7 +134,7 @@ def test_settings_with_a_mistake_change_nothing(wrong: dict[str, Any], said: str
     kept = Recording()
     with running(kept) as (probes, recorder):
         with pytest.raises(InfraSightError, match=said):
-            probes.change(
+            probes.reload(
                 evolve(
                     SETTINGS,
                     filters={"sample": Filters(exclude_uid=(0,)), **wrong.pop("filters", {})},
@@ -160,10 +160,10 @@ def test_options_that_cannot_be_loaded_leave_the_others_running(
                 "reload_second.Tracepoint",
                 lambda name, event: real(name, event.replace("exit_openat", "exit_nothing")),
             )
-            probes.change(evolve(SETTINGS, options={"second": {"slots": 512}}))
+            probes.reload(evolve(SETTINGS, options={"second": {"slots": 512}}))
         assert recorder.probes() == ["sample"]
         assert "exit_nothing" in str(probes.failures["second"])
-        probes.change(evolve(SETTINGS, options={"second": {"slots": 512}}))
+        probes.reload(evolve(SETTINGS, options={"second": {"slots": 512}}))
         assert recorder.probes() == ["sample", "second"]
         assert probes.failures == {}
     assert len(runs(kept, "sample")) == 1

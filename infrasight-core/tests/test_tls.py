@@ -32,7 +32,7 @@ def test_plaintext_elsewhere_must_be_asked_for(address: str) -> None:
 
 def test_plaintext_and_tls_contradict() -> None:
     """Who gives certificates and asks for plaintext too is asked which."""
-    with pytest.raises(ConfigError, match="leave one of them out"):
+    with pytest.raises(ConfigError, match="remove one of them"):
         require_tls_or_loopback("db:1", TlsFiles(Path("a"), Path("b"), Path("c")), True)
 
 

@@ -13,13 +13,12 @@ import pytest
 from attrs import evolve
 from infrasight.v1.stream_pb2 import Account
 from infrasight_core import hookimpl
-from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.reload import RunningProbes
-from infrasight_core.agent.settings import AgentSettings
+from infrasight_core.agent.reload import Reloader, attach_all
+from infrasight_core.agent.settings import AgentSettings, ProbeSettings
 from infrasight_core.agent.trackers import DROPPED, Trackers
 from infrasight_core.errors import ConfigError
-from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import LoadSettings, running_kernel
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording, plugins_with, recording
@@ -62,6 +61,16 @@ def changed(**hooks: Any) -> ModuleType:
     return module
 
 
+def attached_trackers(options: Mapping[str, Any]) -> Trackers:
+    """Trackers of which `executions` is attached."""
+    kernel = running_kernel()
+    plugins = plugins_with("sample", sample, TRACKED)
+    trackers = Trackers(LoadSettings(), plugins.decode)
+    program = plugins.load_bpf("executions", kernel, options)
+    trackers.attach("executions", program, kernel, options)
+    return trackers
+
+
 def dropped(reason: str) -> float:
     """What the tracker has skipped so far, by the metric."""
     return float(DROPPED.labels("executions", reason)._value.get())
@@ -97,26 +106,22 @@ def test_it_hears_while_no_probe_has_events() -> None:
         process = subprocess.Popen(["/bin/true"])
         process.wait()
         until(lambda: process.pid in executions.known, "the tracker is read", 10)
-        assert kept.recorder.trackers.names() == ["executions"]
+        assert list(kept.recorder.running().trackers) == ["executions"]
     assert kept.deliveries == []
     assert len(executions.known) > 3000
 
 
 def test_it_is_read_once_before_the_first_probe_is_attached() -> None:
     """`use` calls `decode` though there may be no row, so that an enricher knows that from now on it misses nothing."""
-    trackers = Trackers(running_kernel(), LoadSettings())
-    assert trackers.use(plugins_with("sample", sample, TRACKED)) == {}
+    trackers = attached_trackers({})
     assert len(executions.calls) == 1
     trackers.close()
 
 
 def test_what_it_misses_is_counted() -> None:
     """Blocks of 64 slots that nobody reads while 400 programs run: what came and what the metric says add up."""
-    trackers = Trackers(running_kernel(), LoadSettings())
-    plugins = plugins_with("sample", sample, TRACKED)
-    plugins.options = {"executions": {"slots": 64}}
     before = dropped("block_full")
-    assert trackers.use(plugins) == {}
+    trackers = attached_trackers({"slots": 64})
     for _ in range(400):
         subprocess.run(["/bin/true"], check=True)
     trackers.close()
@@ -130,7 +135,7 @@ def test_one_that_cannot_be_loaded_is_a_failure_and_the_probes_go_on() -> None:
     kept, plugins = Recording(), plugins_with("sample", sample, TRACKED)
     plugins.options = {"executions": {"event": "sched:sched_no_such_thing"}}
     recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    failures = attach_all(plugins, recorder, {}, lambda _: EVERYTHING)
+    failures = attach_all(recorder, {"sample": ProbeSettings()})
     recorder.start()
     subprocess.run(["/bin/cat", "/mark-untracked"], check=False, stderr=subprocess.DEVNULL)
     recorder.stop()
@@ -161,7 +166,7 @@ def test_it_is_no_probe() -> None:
     names: set[str] = set()
 
     class Names(Recording):
-        def account(self, probe: str, account: Account) -> None:
+        def put_account(self, probe: str, account: Account) -> None:
             names.add(probe)
 
     plugins = plugins_with("sample", sample, TRACKED)
@@ -182,11 +187,11 @@ SETTINGS = AgentSettings(probes=("sample",))
 
 
 @pytest.fixture
-def running(installed: None) -> Iterator[tuple[RunningProbes, Recorder]]:
+def running(installed: None) -> Iterator[tuple[Reloader, Recorder]]:
     """An agent's probes and trackers, at work."""
     plugins = PluginManager.discover(SETTINGS.probes)
     recorder = Recorder(plugins, LoadSettings(), "here", Recording())
-    probes = RunningProbes(recorder, plugins, SETTINGS)
+    probes = Reloader(recorder, SETTINGS)
     probes.start()
     recorder.start()
     yield probes, recorder
@@ -195,7 +200,7 @@ def running(installed: None) -> Iterator[tuple[RunningProbes, Recorder]]:
 
 
 def test_settings_change_it_while_the_probe_records(
-    running: tuple[RunningProbes, Recorder],
+    running: tuple[Reloader, Recorder],
 ) -> None:
     """New options load it anew without a gap, `disable` ends it, and the probe is not touched."""
     probes, recorder = running
@@ -209,21 +214,21 @@ def test_settings_change_it_while_the_probe_records(
 
     execute()
     options: Mapping[str, Mapping[str, Any]] = {"executions": {"slots": 128}}
-    probes.change(evolve(SETTINGS, options=options))
+    probes.reload(evolve(SETTINGS, options=options))
     execute()
-    assert recorder.trackers.names() == ["containers", "executions"]
-    probes.change(evolve(SETTINGS, disable=("executions", "containers")))
-    assert recorder.trackers.names() == []
+    assert list(recorder.running().trackers) == ["containers", "executions"]
+    probes.reload(evolve(SETTINGS, disable=("executions", "containers")))
+    assert list(recorder.running().trackers) == []
     assert set(pids) <= executions.known.keys()
     assert recorder.loaded("sample") is loaded
     assert probes.failures == {}
 
 
-def test_a_mistake_in_its_options_changes_nothing(running: tuple[RunningProbes, Recorder]) -> None:
+def test_a_mistake_in_its_options_changes_nothing(running: tuple[Reloader, Recorder]) -> None:
     """An option that it does not know is named, and it goes on."""
     probes, recorder = running
     with pytest.raises(ConfigError, match=r"unknown key options\.executions\.slotz"):
-        probes.change(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
+        probes.reload(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
     with pytest.raises(ConfigError, match=r"unknown key options\.containers\.nonsense"):
-        probes.change(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
-    assert recorder.trackers.names() == ["containers", "executions"]
+        probes.reload(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
+    assert list(recorder.running().trackers) == ["containers", "executions"]

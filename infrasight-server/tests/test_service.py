@@ -12,7 +12,7 @@ import pytest
 from infrasight.v1.stream_pb2 import Account, Batch, Hello, QueryRequest, WatchRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core.net import ipc
-from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.channel import Peer, sync_channel
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
@@ -35,7 +35,7 @@ def server(make_settings: MakeSettings) -> Iterator[Server]:
 
 def query(server: Server, sql: str, tls: TlsFiles | None = None) -> pa.Table:
     """A query over the wire."""
-    with sync_channel(server.address, tls, plaintext=False) as channel:
+    with sync_channel(Peer(server.address, tls)) as channel:
         pieces = [
             ipc.from_bytes(piece.arrow)
             for piece in EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)
@@ -248,7 +248,7 @@ def test_mutual_tls(make_settings: MakeSettings, tmp_path: Path) -> None:
     )
     agent_files = ours.issue("agent")
     with running_server(make_settings(tls=ours.issue("server")), plugins()) as server:
-        channel = sync_channel(server.address, agent_files, plaintext=False)
+        channel = sync_channel(Peer(server.address, agent_files))
         with AgentClient(server.address, channel) as agent:
             agent.send(hello())
             agent.answer()

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 from attrs import define, field
 from infrasight.v1.stream_pb2 import Account, Container
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.reload import attach_all
+from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
@@ -134,8 +136,7 @@ def recording(
     plugins = plugins_with(probe, module, enrichers)
     recorder = Recorder(plugins, LoadSettings(), "here", recorded)
     recorded.recorder = recorder
-    assert recorder.trackers.use(plugins) == {}
-    recorder.attach(probe, options or {}, filters)
+    assert attach_all(recorder, {probe: ProbeSettings(options or {}, filters)}) == {}
     recorder.start()
     try:
         yield recorded

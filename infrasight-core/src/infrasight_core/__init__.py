@@ -1,4 +1,4 @@
-"""The public API of InfraSight's core: everything that a probe or an enricher imports.
+"""The public API of InfraSight's core: all names that a plugin imports.
 
 Import these names from `infrasight_core` itself. The packages below it are internal and may
 change at any time.

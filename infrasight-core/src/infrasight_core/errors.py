@@ -1,25 +1,26 @@
-"""Everything that InfraSight raises on purpose. Each message names what failed, where, and what to do."""
+"""Defines every error that InfraSight raises. Messages name what failed, where, and the remedy."""
 
 
 class InfraSightError(Exception):
-    """The root of the tree; commands print its message as one line and exit with status 1."""
+    """The base class. Commands print its message as one line and exit with status 1."""
 
 
 class ConfigError(InfraSightError):
-    """A setting is unknown or has a value that is not allowed."""
+    """A setting is unknown, or its value is not allowed."""
 
 
 class UnknownProbeError(ConfigError):
-    """A probe was named that no installed plugin provides."""
+    """No installed plugin has the given name."""
 
 
 class PluginError(InfraSightError):
-    """A plugin failed; it hurts only itself.
+    """A plugin failed. Other plugins are not affected.
 
     Attributes:
         plugin: The plugin's entry-point name.
-        hook: `schema`, `load_bpf`, `decode`, `enrich`, or `import` when it could not even be loaded.
-        reason: One line for people.
+        hook: The hook that failed: `schema`, `load_bpf`, `decode` or `enrich`; `import` if the
+            plugin could not be loaded, `options` or `filters` if its settings are invalid.
+        reason: The reason in one line.
     """
 
     def __init__(self, plugin: str, hook: str, reason: str) -> None:
@@ -30,23 +31,26 @@ class PluginError(InfraSightError):
 
 
 class SchemaError(InfraSightError):
-    """A protobuf message, an Arrow batch and a table do not say the same."""
+    """A protobuf message, an Arrow batch and a table do not match."""
 
 
 class KernelError(InfraSightError):
-    """The kernel, or what stands between us and it (bcc, tracefs, BTF, a capability), refused."""
+    """The kernel refused an operation, or something that is needed to reach it did.
+
+    That is bcc, tracefs, BTF or a capability.
+    """
 
 
 class RuntimeUnavailableError(InfraSightError):
-    """A container runtime cannot be reached, or does not answer in time."""
+    """A container runtime cannot be reached or does not answer in time."""
 
 
 class RuntimeAnswerError(InfraSightError):
-    """A container runtime is there, but has no usable answer to this one question."""
+    """A container runtime answered, but not usefully to this one question."""
 
 
 class TransportError(InfraSightError):
-    """The server cannot be reached, or did not understand."""
+    """A server or operator cannot be reached, or sent an unusable answer."""
 
 
 class InstallError(InfraSightError):
@@ -54,7 +58,7 @@ class InstallError(InfraSightError):
 
 
 class QueryError(InfraSightError):
-    """A query was refused, or the store could not answer it."""
+    """A query was rejected, or the store could not answer it."""
 
 
 class StoreError(InfraSightError):
@@ -62,4 +66,4 @@ class StoreError(InfraSightError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store does not answer, or cannot for now; the same can succeed later."""
+    """The store does not answer, or not for now; the operation may succeed later."""

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from infrasight.v1 import control_pb2
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
-from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.channel import Peer, sync_channel
 from infrasight_core.net.tls import TlsFiles
 
 TIMEOUT_SECONDS = 60.0
@@ -35,7 +35,7 @@ class FakeAgent:
     ) -> None:
         self.node = node
         self.pod = pod
-        self._channel = sync_channel(address, tls, plaintext=False)
+        self._channel = sync_channel(Peer(address, tls))
         self._requests: queue.Queue[control_pb2.FollowRequest | None] = queue.Queue()
         self._responses: queue.Queue[control_pb2.Configuration | grpc.RpcError | None] = (
             queue.Queue()
@@ -122,7 +122,7 @@ def get_configuration(
     Raises:
         grpc.RpcError: The operator rejected the call.
     """
-    with sync_channel(address, tls, plaintext=False) as channel:
+    with sync_channel(Peer(address, tls)) as channel:
         request = control_pb2.GetConfigurationRequest(node=node)
         stub = ControlServiceStub(channel)
         response: control_pb2.GetConfigurationResponse = stub.GetConfiguration(request, timeout=20)

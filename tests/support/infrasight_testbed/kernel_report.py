@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.errors import PluginError
 from infrasight_core.kernel.attach_points import functions_of, has_tracepoint, tracepoints_of
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, running_kernel
 from infrasight_core.logs import configure
@@ -34,7 +35,12 @@ def main() -> None:
     plugins = PluginManager.discover()
     kept = Recording()
     recorder = kept.recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    untracked = {name: str(error) for name, error in recorder.trackers.use(plugins).items()}
+    untracked = {}
+    for tracker in plugins.trackers():
+        try:
+            recorder.attach_tracker(tracker, {})
+        except PluginError as error:
+            untracked[tracker] = str(error)
     probes = {}
     for probe in plugins.probes():
         began = time.monotonic()

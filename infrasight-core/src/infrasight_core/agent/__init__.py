@@ -1,1 +1,1 @@
-"""The agent: from the blocks of its probes to the server's acknowledgement."""
+"""Records on one node: from the kernel's blocks to the server's acknowledgement."""

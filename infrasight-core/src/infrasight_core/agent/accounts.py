@@ -1,7 +1,7 @@
-"""Accounts: what became of the events of a run of a probe, so that a query can show that nothing is missing.
+"""Builds the accounts of a run, which let a query show that no event is unaccounted for.
 
-The numbers lie beside the events' own way: an account travels with each batch, and by itself where there is no batch. Each
-counts from the beginning of its window, so that the newest one of a window holds all that the others said.
+An account travels beside the events: with each batch, and by itself while there is no batch. Its
+numbers count from the beginning of a window, so the newest account of a window replaces the others.
 """
 
 from attrs import asdict
@@ -10,60 +10,62 @@ from infrasight.v1.stream_pb2 import Account
 from infrasight_core.kernel.block import Counts
 
 WINDOW_SECONDS = 60
-COUNTED = tuple(
-    name
-    for name in Account.DESCRIPTOR.fields_by_name
-    if name not in ("run", "window", "number", "ended")
-)
+_NOT_COUNTS = ("run", "window", "number", "ended")
+_COUNTS = tuple(name for name in Account.DESCRIPTOR.fields_by_name if name not in _NOT_COUNTS)
 
 
 def window_at(seconds: float) -> int:
-    """The window that a moment of wall-clock time belongs to."""
+    """Returns the window that contains a moment of wall-clock time, in seconds since the epoch."""
     return int(seconds // WINDOW_SECONDS)
 
 
 class RunAccount:
-    """The account of one run.
+    """The account of one run: what became of the events of a probe since it was loaded.
 
     Attributes:
-        run: The run's name.
-        window: The window that is open.
-        decode_failed: Events that a plugin failed at, since the run began.
-        outbox_full: Events that found no room in the agent, since the run began.
+        run: The name of the run.
+        window: The current window.
+        decode_failed: Events since the run began that a plugin failed to decode or enrich.
+        outbox_full: Events since the run began for which the outbox had no room.
 
     Args:
-        run: The run's name.
-        seconds: Wall-clock time.
+        run: The name of the run.
+        seconds: When it begins, in seconds since the epoch.
     """
 
     def __init__(self, run: str, seconds: float) -> None:
-        self.run, self.window = run, window_at(seconds)
-        self.decode_failed = self.outbox_full = 0
-        self._begin = self._told = dict.fromkeys(COUNTED, 0)
+        self.run = run
+        self.window = window_at(seconds)
+        self.decode_failed = 0
+        self.outbox_full = 0
+        self._reported = dict.fromkeys(_COUNTS, 0)
+        self._at_window_begin = self._reported
         self._number = 0
 
-    def tell(self, counts: Counts, skipped: int, ended: bool = False) -> Account | None:
-        """The account as it stands; None where it says nothing new.
+    def report(self, counts: Counts, skipped: int, ended: bool = False) -> Account | None:
+        """Returns the account as of now, or None if nothing has changed since the last one.
 
         Args:
-            counts: Of the run's blocks.
+            counts: The counters of the run's blocks.
             skipped: Runs of its programs that the kernel skipped.
-            ended: Whether it is the last one.
+            ended: Whether this is the run's last account, which is never None.
         """
-        now = {name: value for name, value in asdict(counts).items() if name in COUNTED}
-        now |= {
-            "waiting": counts.submitted - counts.read,
-            "in_progress": counts.in_progress,
-            "skipped": skipped,
-        }
-        now |= {"decode_failed": self.decode_failed, "outbox_full": self.outbox_full}
-        if now == self._told and not ended:
+        now = {name: value for name, value in asdict(counts).items() if name in _COUNTS}
+        now["waiting"] = counts.submitted - counts.read
+        now["in_progress"] = counts.in_progress
+        now["skipped"] = skipped
+        now["decode_failed"] = self.decode_failed
+        now["outbox_full"] = self.outbox_full
+        if now == self._reported and not ended:
             return None
-        self._told = now
+        self._reported = now
         self._number += 1
-        since = {name: value - self._begin[name] for name, value in now.items()}
-        return Account(run=self.run, window=self.window, number=self._number, ended=ended, **since)
+        in_window = {name: value - self._at_window_begin[name] for name, value in now.items()}
+        return Account(
+            run=self.run, window=self.window, number=self._number, ended=ended, **in_window
+        )
 
-    def open(self, window: int) -> None:
-        """Begins the next window where the last account ended."""
-        self.window, self._begin = window, self._told
+    def begin_window(self, window: int) -> None:
+        """Begins a window at the numbers of the last account."""
+        self.window = window
+        self._at_window_begin = self._reported

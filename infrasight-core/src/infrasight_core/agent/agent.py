@@ -1,4 +1,4 @@
-"""The agent process: probes, recorder, outbox, stream and status, from start to a clean end."""
+"""Runs the agent process: recorder, outbox, uplink, operator link and status server."""
 
 import asyncio
 import signal
@@ -15,149 +15,160 @@ from infrasight_core.agent.event_uplink import EventUplink
 from infrasight_core.agent.operator_link import OperatorLink, failure
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.reload import NOTHING, RunningProbes, Source
-from infrasight_core.agent.settings import AgentSettings
+from infrasight_core.agent.reload import Reloader
+from infrasight_core.agent.reload_plan import NO_FAILURES
+from infrasight_core.agent.settings import AgentSettings, SettingsSource
 from infrasight_core.errors import InfraSightError
-from infrasight_core.net.reconnecting_stream import Peer
 from infrasight_core.net.status_server import StatusServer
-from infrasight_core.net.tls import require_tls_or_loopback
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
 RELOADS = Counter(
     "infrasight_reloads",
-    "Times that the settings were read again, by what became of it.",
+    "Times that the agent read its settings again, by outcome: done or rejected.",
     ["outcome"],
 )
+_FILE_INTERVAL = 1.0  # seconds between two looks at the settings file
+_ACKNOWLEDGEMENT_INTERVAL = 0.02  # seconds between two looks at the outbox when the agent stops
 
 
 class Agent:
-    """One agent.
+    """The agent of one node.
 
     Args:
         settings: Its settings.
-        source: Where they are read again when they change.
+        source: Where it reads them again when they change.
     """
 
-    def __init__(self, settings: AgentSettings, source: Source) -> None:
-        require_tls_or_loopback(settings.server, settings.tls, settings.plaintext)
+    def __init__(self, settings: AgentSettings, source: SettingsSource) -> None:
+        server = settings.peer(settings.server)
+        server.require_tls_or_loopback()
         if settings.tls:
-            settings.tls.read()  # later a file that is not usable is one that is being replaced
-        self._operator = OperatorLink(settings, self._tell) if settings.operator else None
+            settings.tls.read()  # raises now; later, unusable files count as being replaced
+        self._source = source
+        self._operator = OperatorLink(settings, self._add_state) if settings.operator else None
+        self._installed_probes: list[str] = []
         if self._operator:
-            settings = evolve(settings, probes=())  # it names them
-        self._settings, self._source = settings, source
-        self._plugins = PluginManager.discover(settings.enabled(), settings.disable)
-        self._plugins.options = settings.options
+            settings = evolve(settings, probes=())  # the operator selects the probes
+            self._installed_probes = PluginManager.discover(disable=settings.disable).probes()
+        self._settings = settings
+        plugins = PluginManager.discover(settings.enabled(), settings.disable)
+        plugins.options = settings.options
+        # Includes probes that have been detached since: some of their batches may still wait.
+        self._schemas = plugins.schemas()
         self._outbox = Outbox(settings.outbox_memory)
-        self._recorder = Recorder(
-            self._plugins, settings.load_settings(), settings.node, self._outbox
-        )
-        peer = Peer(settings.server, settings.tls, settings.plaintext)
-        self._stream = EventUplink(peer, self._hello, self._outbox)
+        self._recorder = Recorder(plugins, settings.load_settings(), settings.node, self._outbox)
+        self._reloader = Reloader(self._recorder, settings)
+        self._uplink = EventUplink(server, self._make_hello, self._outbox)
         self._status = StatusServer(settings.status_listen, self._ready)
-        self._probes = RunningProbes(self._recorder, self._plugins, settings)
-        self._schemas = self._plugins.schemas()
-        self._installed = (
-            PluginManager.discover(disable=settings.disable).probes() if self._operator else []
-        )
+        self._stop = asyncio.Event()
+        self._reload_requested = asyncio.Event()
 
     async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT; SIGHUP, a change of the file, or the operator has the settings read again.
+        """Runs until SIGTERM or SIGINT.
+
+        SIGHUP, a change of the settings file, or the operator makes it reload its settings.
 
         Raises:
-            InfraSightError: It cannot go on.
+            InfraSightError: The agent cannot start, or its recorder failed.
         """
         loop = asyncio.get_running_loop()
-        stop, asked = asyncio.Event(), asyncio.Event()
-        for number, event in (
-            (signal.SIGTERM, stop),
-            (signal.SIGINT, stop),
-            (signal.SIGHUP, asked),
-        ):
-            loop.add_signal_handler(number, event.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_requested.set)
         self._outbox.bind(loop)
         self._status.start()
         try:
             if not self._operator:
-                await asyncio.to_thread(self._probes.start)
+                await asyncio.to_thread(self._reloader.start)
             self._recorder.start()
-            tasks = [asyncio.create_task(self._stream.run())]
+            streams = [asyncio.create_task(self._uplink.run())]
             if self._operator:
-                tasks.append(asyncio.create_task(self._operator.run()))
+                streams.append(asyncio.create_task(self._operator.run()))
             log.info(
                 "recording",
                 node=self._settings.node,
                 probes=self._recorder.probes(),
                 status=self._status.address,
             )
-            await self._until(stop, asked, tasks)
-            await self._finish()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._reload_until_stopped(streams)
+            await self._flush()
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
         finally:
             self._status.stop()
         if self._recorder.failure:
             raise InfraSightError(f"the recorder failed: {self._recorder.failure!r}; see the log")
 
-    async def _until(
-        self, stop: asyncio.Event, asked: asyncio.Event, tasks: "list[asyncio.Task[None]]"
-    ) -> None:
-        known = before = self._source.signature()
-        events = [stop, asked, *([self._operator.news] if self._operator else [])]
-        while not stop.is_set() and self._recorder.failure is None:
-            waits = [asyncio.create_task(event.wait()) for event in events]
-            await asyncio.wait({*waits, *tasks}, timeout=1, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-            for task in tasks:
-                if task.done():
-                    task.result()
-            now = self._source.signature()
-            changed = now != known and now == before  # two looks see the same: nobody is writing it
-            if asked.is_set() or changed or (self._operator and self._operator.news.is_set()):
-                asked.clear()
-                known = now
+    async def _reload_until_stopped(self, streams: "list[asyncio.Task[None]]") -> None:
+        """Reloads on request, until the agent is stopped or the recorder or a stream fails."""
+        loaded = self._source.signature()
+        previous = loaded
+        while not self._stop.is_set() and self._recorder.failure is None:
+            await self._wait_for_event(streams)
+            signature = self._source.signature()
+            # A file that two looks see alike is not being written at the moment.
+            file_changed = signature != loaded and signature == previous
+            previous = signature
+            operator_updated = self._operator is not None and self._operator.updated.is_set()
+            if self._reload_requested.is_set() or file_changed or operator_updated:
+                self._reload_requested.clear()
+                loaded = signature
                 await self._reload()
-            before = now
+
+    async def _wait_for_event(self, streams: "list[asyncio.Task[None]]") -> None:
+        events = [self._stop, self._reload_requested]
+        if self._operator:
+            events.append(self._operator.updated)
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        await asyncio.wait(
+            {*waits, *streams}, timeout=_FILE_INTERVAL, return_when=asyncio.FIRST_COMPLETED
+        )
+        for wait in waits:
+            wait.cancel()
+        for stream in streams:
+            if stream.done():
+                stream.result()  # raises what ended the stream
 
     async def _reload(self) -> None:
-        """Reads the settings again and changes what they change; what is wrong with them is said, and leaves all as it was."""
-        message, wrong, rejected = self._operator.next() if self._operator else None, NOTHING, ""
+        """Reads the settings again and applies them; if they are invalid, nothing changes."""
+        configuration = self._operator.next_configuration() if self._operator else None
+        invalid = NO_FAILURES
+        rejected = ""
         try:
             settings = await asyncio.to_thread(self._source.read)
             if self._operator:
-                settings, wrong = self._operator.over(message, settings)
-            self._plugins = await asyncio.to_thread(self._probes.change, settings, wrong)
+                settings, invalid = self._operator.merge(configuration, settings)
+            await asyncio.to_thread(self._reloader.reload, settings, invalid)
         except InfraSightError as error:
             rejected = str(error)
             RELOADS.labels("rejected").inc()
             log.error("settings not changed", reason=rejected)
         else:
             RELOADS.labels("done").inc()
-            self._schemas |= self._plugins.schemas()
-            self._stream.greet()
+            self._schemas |= self._recorder.plugins.schemas()
+            self._uplink.greet_again()
         if self._operator:
-            await self._operator.dealt_with(message, rejected)
+            await self._operator.finish(configuration, rejected)
 
-    async def _finish(self) -> None:
-        """Delivers what is in the blocks, then waits a while for the last acknowledgements."""
-        counts = await asyncio.to_thread(self._recorder.stop)
+    async def _flush(self) -> None:
+        """Ends the recorder and waits a while for the last acknowledgements."""
+        counts_by_probe = await asyncio.to_thread(self._recorder.stop)
         deadline = time.monotonic() + self._settings.stop_seconds
-        while self._outbox.waiting()[0] and self._stream.open and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        batches, events = self._outbox.waiting()
-        for probe, count in counts.items():
+        while self._outbox.waiting()[0] and self._uplink.open and time.monotonic() < deadline:
+            await asyncio.sleep(_ACKNOWLEDGEMENT_INTERVAL)
+        for probe, counts in counts_by_probe.items():
             log.info(
                 "probe ended",
                 probe=probe,
-                seen=count.seen,
-                filtered=count.filtered,
-                submitted=count.submitted,
-                dropped=count.dropped,
+                seen=counts.seen,
+                filtered=counts.filtered,
+                submitted=counts.submitted,
+                dropped=counts.dropped,
             )
+        batches, events = self._outbox.waiting()
         if events:
             log.error(
                 "stopped with events that no server has acknowledged",
@@ -165,40 +176,41 @@ class Agent:
                 events=events,
             )
 
-    def _hello(self) -> Hello:
+    def _make_hello(self) -> Hello:
         probes = [
             ProbeSchema(
                 probe=name, message_type=schema.message_type, fingerprint=schema.fingerprint
             )
-            for name, schema in self._schemas.items()  # of those switched off too: some of their events may still wait
+            for name, schema in self._schemas.items()
         ]
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return Hello(
             node=self._settings.node, boot_id=boot_id, agent_version=version(), probes=probes
         )
 
-    def _tell(self, report: Report) -> None:
-        """What the operator is told of the probes and the stream to the server."""
+    def _add_state(self, report: Report) -> None:
+        """Adds to a report for the operator what runs, what fails, and the uplink's state."""
         report.running.extend(self._recorder.probes())
-        report.failures.extend(
-            failure(name, error.reason) for name, error in self._probes.failures.items()
-        )
-        report.installed.extend(self._installed)
-        report.not_streaming = "" if self._stream.open else self._stream.reason
+        for name, error in self._reloader.failures.items():
+            report.failures.append(failure(name, error.reason))
+        report.installed.extend(self._installed_probes)
+        report.not_streaming = "" if self._uplink.open else self._uplink.reason
 
     def _ready(self) -> tuple[bool, str]:
-        if self._operator and (why := self._operator.waits() or self._operator.rejected):
-            return False, why
-        if self._probes.failures:
-            return False, "; ".join(str(error) for error in self._probes.failures.values())
+        if self._operator:
+            problem = self._operator.waiting_reason() or self._operator.rejected
+            if problem:
+                return False, problem
+        if self._reloader.failures:
+            return False, "; ".join(str(error) for error in self._reloader.failures.values())
         probes = ", ".join(self._recorder.probes())
         if not probes and not self._operator:
             return False, "no probe is attached yet"
-        if not self._stream.open:
-            return False, f"no stream to {self._settings.server}: {self._stream.reason}"
-        doing = (
+        if not self._uplink.open:
+            return False, f"no stream to {self._settings.server}: {self._uplink.reason}"
+        recording = (
             f"recording {probes}"
             if probes
             else "recording nothing: the operator's configuration names no probe"
         )
-        return True, f"{doing}; streaming to {self._settings.server}"
+        return True, f"{recording}; streaming to {self._settings.server}"

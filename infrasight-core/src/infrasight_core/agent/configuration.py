@@ -1,4 +1,4 @@
-"""What an operator wants of this node: read from its message, and laid over the agent's own settings."""
+"""Reads an operator's configuration of this node and merges it into the agent's own settings."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ _SOURCE = "the operator's configuration"
 
 
 @frozen
-class _Settings:
+class _MessageSettings:
+    """The JSON of the message, before the tables of single plugins are parsed."""
+
     probes: tuple[str, ...] = ()
     options: Mapping[str, Any] = Factory(dict)
     filters: Mapping[str, Any] = Factory(dict)
@@ -24,53 +26,57 @@ class _Settings:
 
 @frozen
 class NodeConfiguration:
-    """A configuration that could be read.
+    """A parsed configuration.
 
     Attributes:
-        probes: Which probes run; none: nothing is recorded.
-        options: Of probes and enrichers, by plugin.
-        filters: As in the agent's settings.
-        wrong: What is wrong with single plugins' options or filters, by plugin; they are in neither of the above.
+        probes: The probes to run; if empty, nothing is recorded.
+        options: The options of each plugin.
+        filters: The filters of each probe, as in the agent's settings.
+        invalid: Why the options or filters of single plugins are invalid, by plugin. They are left
+            out of `options` and `filters`.
     """
 
     probes: tuple[str, ...] = ()
     options: Mapping[str, Mapping[str, Any]] = Factory(dict)
     filters: Mapping[str, Filters] = Factory(dict)
-    wrong: Mapping[str, PluginError] = Factory(dict)
+    invalid: Mapping[str, PluginError] = Factory(dict)
 
     @classmethod
-    def read(cls, message: Configuration) -> "NodeConfiguration":
-        """Reads the message's settings.
+    def parse(cls, message: Configuration) -> "NodeConfiguration":
+        """Parses an operator's message.
 
         Raises:
-            ConfigError: They are not JSON, hold a key that may not change, or what concerns every probe is wrong.
+            ConfigError: The settings are not JSON, a key is not allowed, or the filters of all
+                probes are invalid.
         """
         try:
             table = json.loads(message.settings)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{_SOURCE}: its settings are not JSON: {error}") from None
-        settings = parse_table(_Settings, table, (), _SOURCE)
+        settings = parse_table(_MessageSettings, table, (), _SOURCE)
         options: dict[str, Mapping[str, Any]] = {}
         filters: dict[str, Filters] = {}
-        wrong: dict[str, PluginError] = {}
-        for name, given in settings.options.items():
-            if isinstance(given, Mapping):
-                options[name] = given
+        invalid: dict[str, PluginError] = {}
+        for name, value in settings.options.items():
+            if isinstance(value, Mapping):
+                options[name] = value
             else:
-                wrong[name] = PluginError(
-                    name, "options", f"options.{name} ({_SOURCE}): expected a table"
-                )
-        for name, given in settings.filters.items():
+                reason = f"options.{name} ({_SOURCE}): expected a table"
+                invalid[name] = PluginError(name, "options", reason)
+        for name, value in settings.filters.items():
             try:
-                filters[name] = parse_table(Filters, given, ("filters", name), _SOURCE)
+                filters[name] = parse_table(Filters, value, ("filters", name), _SOURCE)
             except ConfigError as error:
-                if name == "all":  # no probe can be recorded as wanted
+                if name == "all":  # every probe is affected
                     raise
-                wrong[name] = PluginError(name, "filters", str(error))
-        return cls(tuple(dict.fromkeys(settings.probes)), options, filters, wrong)
+                invalid[name] = PluginError(name, "filters", str(error))
+        return cls(tuple(dict.fromkeys(settings.probes)), options, filters, invalid)
 
-    def over(self, settings: AgentSettings) -> AgentSettings:
-        """The settings with these in their place: the probes, and by plugin the options and filters."""
+    def merge_into(self, settings: AgentSettings) -> AgentSettings:
+        """Returns the agent's settings with this configuration's probes, options and filters.
+
+        The configuration's options and filters of a plugin replace the agent's own.
+        """
         return evolve(
             settings,
             probes=self.probes,

@@ -1,4 +1,4 @@
-"""The agent's stream to its operator: reports up, configurations down, and again after every break."""
+"""Streams reports to the operator and configurations back, on a stream that is reopened."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,61 +8,63 @@ import structlog
 from infrasight.v1.control_pb2 import Configuration, FollowRequest, FollowResponse, Report
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
-from infrasight_core.net.channel import aio_channel
-from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, Peer, ReconnectingStream
+from infrasight_core.net.channel import Peer, aio_channel
+from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
 
-_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 log = structlog.get_logger(__name__)
-LOOK_SECONDS = 1.0  # between two looks at whether there is anything new to report
+_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+_REPORT_INTERVAL = 1.0  # seconds between two looks at whether the report has changed
+_Call = grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]
 
 
 class ControlStream(ReconnectingStream):
-    """The agent's stream to its operator; open when the operator has sent a configuration by it.
+    """The agent's stream to its operator; open once the operator has sent a configuration on it.
 
     Args:
         peer: The operator.
-        report: What there is to report now.
-        take: Called with every configuration that comes.
+        report: Returns the report as of now.
+        receive: Gets each configuration that arrives.
     """
 
     def __init__(
-        self, peer: Peer, report: Callable[[], Report], take: Callable[[Configuration], None]
+        self, peer: Peer, report: Callable[[], Report], receive: Callable[[Configuration], None]
     ) -> None:
         super().__init__(peer, "operator")
-        self._report, self._take = report, take
-        self._look = asyncio.Event()
+        self._report = report
+        self._receive = receive
+        self._report_due = asyncio.Event()
 
-    def tell(self) -> None:
-        """Reports now if there is anything new, rather than at the next look."""
-        self._look.set()
+    def report_now(self) -> None:
+        """Sends the report now if it has changed, instead of at the next look."""
+        self._report_due.set()
 
     async def _stream(self) -> None:
-        async with aio_channel(self._peer.address, self._peer.tls, self._peer.plaintext) as channel:
+        async with aio_channel(self._peer) as channel:
             call = ControlServiceStub(channel).Follow()
-            told = self._report()
-            await asyncio.wait_for(call.write(FollowRequest(report=told)), CONNECT_SECONDS)
-            self.reason = "connected, and nothing has come yet"
-            telling = asyncio.create_task(self._tell(call, told))
+            report = self._report()
+            await asyncio.wait_for(call.write(FollowRequest(report=report)), CONNECT_SECONDS)
+            self.reason = "connected, but no configuration has arrived yet"
+            reporting = asyncio.create_task(self._send_changes(call, report))
             try:
                 while (response := await call.read()) is not _EOF:
                     if not self.open:
-                        log.info("the operator's stream is open", operator=self._peer.address)
-                    self.open, self.reason = True, "following"
-                    self._take(response.configuration)
+                        log.info("operator stream open", operator=self._peer.address)
+                    self.open = True
+                    self.reason = "following"
+                    self._receive(response.configuration)
             finally:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+                reporting.cancel()
+                await asyncio.gather(reporting, return_exceptions=True)
                 call.cancel()
 
-    async def _tell(
-        self, call: "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]", told: Report
-    ) -> None:
+    async def _send_changes(self, call: "_Call", sent: Report) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._look.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._report_due.wait(), _REPORT_INTERVAL)
             except TimeoutError:
-                log.debug("looking whether there is anything to report")
-            self._look.clear()
-            if (now := self._report()) != told:
-                await call.write(FollowRequest(report=now))
-                told = now
+                log.debug("looking for changes to report")
+            self._report_due.clear()
+            report = self._report()
+            if report != sent:
+                await call.write(FollowRequest(report=report))
+                sent = report

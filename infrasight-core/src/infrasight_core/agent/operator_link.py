@@ -1,4 +1,4 @@
-"""The cluster's operator as its agent has to do with it: whose configuration the agent follows, and whom it reports to."""
+"""Follows the cluster's operator: receives the node's configuration and reports what the agent does."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,124 +11,130 @@ from infrasight_core.agent.control_stream import ControlStream
 from infrasight_core.agent.saved_configuration import SavedConfiguration
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, PluginError
-from infrasight_core.net.reconnecting_stream import Peer
-from infrasight_core.net.tls import require_tls_or_loopback
 from infrasight_core.packages.report import Installed, read_report
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
-REASON_LENGTH = 1000  # characters of a reason that travel
+_LONGEST_REASON = 1000  # characters of a reported reason
 
 
 class OperatorLink:
-    """What it wants of this node, and what it is told.
+    """The agent's link to the operator.
 
     Attributes:
-        news: Set while there is a configuration that has not been dealt with.
-        rejected: Why the last one was rejected as a whole; empty where it was not.
+        updated: Set while a configuration has arrived that the agent has not handled.
+        rejected: Why the last configuration was rejected as a whole; empty if it was not.
 
     Args:
-        settings: The agent's own.
-        state: Fills in what the agent does at this moment: running, failures, installed, not_streaming.
+        settings: The agent's own settings.
+        add_state: Adds to a report what the agent does now: running, failures, installed and
+            not_streaming.
     """
 
-    def __init__(self, settings: AgentSettings, state: Callable[[Report], None]) -> None:
-        require_tls_or_loopback(settings.operator, settings.tls, settings.plaintext)
-        self._settings, self._state = settings, state
-        self._kept, self._kept_failure = SavedConfiguration(settings.state), ""
-        self._packages = read_report(settings.packages) if settings.packages else Installed()
-        self._stream = ControlStream(
-            Peer(settings.operator, settings.tls, settings.plaintext), self.report, self._came
-        )
-        self._newest: Configuration | None = None
-        self._done: Configuration | None = None
-        self._in_file: Configuration | None = None
-        self.news = asyncio.Event()
+    def __init__(self, settings: AgentSettings, add_state: Callable[[Report], None]) -> None:
+        peer = settings.peer(settings.operator)
+        peer.require_tls_or_loopback()
+        self.updated = asyncio.Event()
         self.rejected = ""
+        self._settings = settings
+        self._add_state = add_state
+        self._packages = read_report(settings.packages) if settings.packages else Installed()
+        self._stream = ControlStream(peer, self.report, self._receive)
+        self._file = SavedConfiguration(settings.state)
+        self._file_failure = ""
+        self._received: Configuration | None = None
+        self._handled: Configuration | None = None
+        self._saved: Configuration | None = None
 
     async def run(self) -> None:
-        """Begins with the configuration that was kept, then follows, until it is cancelled."""
+        """Starts with the saved configuration, then follows the operator until it is cancelled."""
         try:
-            if (kept := await asyncio.to_thread(self._kept.read)) is not None:
-                log.info("begins with the configuration that was kept", digest=kept.digest)
-                self._in_file = kept
-                self._came(kept)
+            self._saved = await asyncio.to_thread(self._file.read)
         except ConfigError as error:
-            self._not_kept(error)
+            self._report_file_failure(error)
+        if self._saved is not None:
+            log.info("starting with the saved configuration", digest=self._saved.digest)
+            self._receive(self._saved)
         await self._stream.run()
 
-    def waits(self) -> str:
-        """For whom the agent waits, and why; empty where it does not."""
-        if self._done is not None or self.rejected:
+    def waiting_reason(self) -> str:
+        """Returns why the agent waits for its first configuration; empty if it does not wait."""
+        if self._handled is not None or self.rejected:
             return ""
-        return f"waits for its configuration from {self._settings.operator}: {self._stream.reason}"
+        return f"waiting for a configuration from {self._settings.operator}: {self._stream.reason}"
 
-    def next(self) -> Configuration | None:
-        """The newest configuration, to be dealt with; None where none has come."""
-        self.news.clear()
-        return self._newest
+    def next_configuration(self) -> Configuration | None:
+        """Returns the newest configuration for the agent to handle; None if none has arrived."""
+        self.updated.clear()
+        return self._received
 
-    def over(
+    def merge(
         self, message: Configuration | None, settings: AgentSettings
     ) -> tuple[AgentSettings, Mapping[str, PluginError]]:
-        """The agent's own settings with a configuration over them, and what is wrong in that with single plugins.
+        """Merges a configuration into the agent's own settings; without one, no probe runs.
 
-        Without one no probe is to run.
+        Returns:
+            The settings, and why the configuration is invalid for single plugins.
 
         Raises:
-            ConfigError: It cannot be read.
+            ConfigError: The configuration is invalid as a whole.
         """
-        configuration = NodeConfiguration() if message is None else NodeConfiguration.read(message)
-        return configuration.over(settings), configuration.wrong
+        configuration = NodeConfiguration() if message is None else NodeConfiguration.parse(message)
+        return configuration.merge_into(settings), configuration.invalid
 
-    async def dealt_with(self, message: Configuration | None, rejected: str) -> None:
-        """Keeps a configuration that came into force, and reports.
+    async def finish(self, message: Configuration | None, rejected: str) -> None:
+        """Saves a configuration that has become active, and reports.
 
         Args:
-            message: The configuration.
-            rejected: Why it did not come into force; empty where it did.
+            message: The configuration that the agent has handled.
+            rejected: Why it was rejected; empty if it became active.
         """
-        self._done, self.rejected = message, rejected
-        if message is not None and not self.rejected and message != self._in_file:
+        self._handled = message
+        self.rejected = rejected
+        if message is not None and not rejected and message != self._saved:
             try:
-                await asyncio.to_thread(self._kept.write, message)
-                self._in_file, self._kept_failure = message, ""
+                await asyncio.to_thread(self._file.write, message)
             except ConfigError as error:
-                self._not_kept(error)
-        self._stream.tell()
+                self._report_file_failure(error)
+            else:
+                self._saved = message
+                self._file_failure = ""
+        self._stream.report_now()
 
     def report(self) -> Report:
-        """What there is to say now."""
+        """Returns the report of the agent as of now."""
         report = Report(
             node=self._settings.node,
             pod=self._settings.pod,
             agent_version=version(),
-            rejected=_short(self.rejected),
+            rejected=_shorten(self.rejected),
         )
-        if self._done is not None:
-            report.digest = self._done.digest
-        self._state(report)
+        if self._handled is not None:
+            report.digest = self._handled.digest
+        self._add_state(report)
         report.packages.extend(self._packages.packages)
         report.failures.extend(self._packages.failures)
-        if self._kept_failure:
-            report.failures.append(Failure(name="state", reason=_short(self._kept_failure)))
+        if self._file_failure:
+            report.failures.append(failure("state", self._file_failure))
         return report
 
-    def _came(self, message: Configuration) -> None:
-        if message != self._newest:
-            self._newest = message
-            self.news.set()
+    def _receive(self, message: Configuration) -> None:
+        if message != self._received:
+            self._received = message
+            self.updated.set()
 
-    def _not_kept(self, error: ConfigError) -> None:
-        self._kept_failure = str(error)
-        log.error("configuration not kept", reason=str(error))
+    def _report_file_failure(self, error: ConfigError) -> None:
+        self._file_failure = str(error)
+        log.error("saved configuration unusable", reason=str(error))
 
 
 def failure(name: str, reason: str) -> Failure:
-    """A probe's or tracker's failure, as it is reported."""
-    return Failure(name=name, reason=_short(reason))
+    """Returns a failure of a probe or tracker for a report."""
+    return Failure(name=name, reason=_shorten(reason))
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= REASON_LENGTH else line[: REASON_LENGTH - 1] + "…"
+    if len(line) <= _LONGEST_REASON:
+        return line
+    return line[: _LONGEST_REASON - 1] + "…"

@@ -1,7 +1,7 @@
-"""The outbox: batches between the recorder and the server's acknowledgement, bounded in bytes.
+"""Holds batches between the recorder and the server's acknowledgement, bounded in bytes.
 
-This is the place of the disk spool in the way of the data. Until there is one, batches live in memory: a batch that finds no
-room is dropped and counted, and what is here when the agent ends without its server is counted as lost.
+The recorder's thread fills it and the uplink empties it. Batches live in memory: a batch that finds
+no room is dropped and counted, and so is what remains when the agent ends without its server.
 """
 
 import asyncio
@@ -19,26 +19,32 @@ from infrasight_core.containers.bounds import fault
 from infrasight_core.net import ipc
 
 log = structlog.get_logger(__name__)
-DROPPED = Counter("infrasight_events_dropped", "Events that will never come.", ["probe", "reason"])
-WAITING = Gauge("infrasight_outbox_bytes", "Bytes of batches that no server has acknowledged.")
+DROPPED = Counter(
+    "infrasight_events_dropped",
+    "Events that were recorded or due to be recorded and will never be stored, by reason.",
+    ["probe", "reason"],
+)
+WAITING_BYTES = Gauge(
+    "infrasight_outbox_bytes", "Bytes of batches that the server has not acknowledged."
+)
 ACKNOWLEDGED = Counter(
     "infrasight_events_acknowledged", "Events that the server has stored.", ["probe"]
 )
 DROPPED_UPDATES = Counter(
     "infrasight_container_updates_dropped",
-    "News of containers that no server will have.",
+    "Updates of containers that will never be stored, by reason.",
     ["reason"],
 )
 REJECTED = Counter(
-    "infrasight_events_rejected", "Events that the server will never store.", ["probe", "reason"]
+    "infrasight_events_rejected", "Events that the server rejected, by reason.", ["probe", "reason"]
 )
 
 
 class Outbox(Sink):
-    """Filled by the recorder's thread, emptied by the stream.
+    """The batches that no server has acknowledged.
 
     Args:
-        limit: How many bytes may wait.
+        limit: How many bytes it may hold.
     """
 
     def __init__(self, limit: int) -> None:
@@ -46,18 +52,18 @@ class Outbox(Sink):
         self._lock = threading.Lock()
         self._unsent: OrderedDict[str, Batch] = OrderedDict()
         self._sent: OrderedDict[str, Batch] = OrderedDict()
-        self._bytes = 0
-        self._news = ContainerUpdates()
-        self._accounts: dict[str, Batch] = {}  # by probe: the last one that went in by itself
+        self._bytes = 0  # of both, and of the updates
+        self._updates = ContainerUpdates()
+        self._accounts: dict[str, Batch] = {}  # the last account without a batch, by probe
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Names the loop that `next` is awaited in."""
+        """Sets the event loop in which `next_batch` is awaited."""
         self._loop = loop
 
     def put(self, delivery: Delivery) -> bool:
-        """Takes a batch; False, and counted, where there is no room. Never blocks."""
+        """Adds a batch; see `Sink`. A batch without room is counted as dropped."""
         batch = Batch(
             batch_id=delivery.batch_id,
             probe=delivery.probe,
@@ -68,10 +74,10 @@ class Outbox(Sink):
             account=delivery.account,
         )
         with self._lock:
-            if fits := self._bytes + _size(batch) <= self._limit:
+            fits = self._bytes + _size(batch) <= self._limit
+            if fits:
                 self._unsent[batch.batch_id] = batch
-                self._bytes += _size(batch)
-                WAITING.set(self._bytes)
+                self._add_bytes(_size(batch))
         if fits:
             self._wake()
         else:
@@ -85,82 +91,83 @@ class Outbox(Sink):
         return fits
 
     def put_account(self, probe: str, account: Account) -> None:
-        """Takes an account that no batch carries; it takes the place of one of the same window that has not left yet."""
+        """Adds an account, in place of an unsent one of the same window; see `Sink`."""
         batch = Batch(
             batch_id=f"{account.run}-{account.window}-account-{account.number}",
             probe=probe,
             account=account,
         )
         with self._lock:
-            before = self._accounts.get(probe)
-            if before and (before.account.run, before.account.window) == (
-                account.run,
-                account.window,
-            ):
-                self._unsent.pop(before.batch_id, None)
-            self._unsent[batch.batch_id] = self._accounts[probe] = batch
+            previous = self._accounts.get(probe)
+            if previous is not None and _window(previous.account) == _window(account):
+                self._unsent.pop(previous.batch_id, None)
+            self._accounts[probe] = batch
+            self._unsent[batch.batch_id] = batch
         self._wake()
 
     def count_dropped(self, probe: str, reason: str, events: int) -> None:
-        """Counts events that will never come; the server hears of them with the next account."""
+        """Counts dropped events; the server learns of them from the next account."""
         DROPPED.labels(probe, reason).inc(events)
 
     def publish(self, containers: Sequence[Container]) -> None:
-        """Takes what has become known of containers; the newest of one takes the place of what has not left yet.
+        """Adds updates of containers, each in place of an unsent one of its container.
 
-        What the server would refuse, and what finds no room, is counted and logged. Never blocks.
+        Updates that the server would reject, and those without room, are counted and logged.
         """
-        for news in containers:
-            if wrong := fault(news):
+        for update in containers:
+            if reason := fault(update):
                 DROPPED_UPDATES.labels("malformed").inc()
-                log.error("news of a container not taken", reason=wrong)
+                log.error("container update dropped", reason=reason)
                 continue
             with self._lock:
-                before = self._news.bytes
-                fits = self._news.put(news, self._limit - self._bytes)
-                self._bytes += self._news.bytes - before
-                WAITING.set(self._bytes)
+                bytes_before = self._updates.bytes
+                fits = self._updates.put(update, self._limit - self._bytes)
+                self._add_bytes(self._updates.bytes - bytes_before)
             if not fits:
                 DROPPED_UPDATES.labels("outbox_full").inc()
                 log.warning(
-                    "outbox full, news of a container dropped",
-                    container=news.container_id,
+                    "outbox full, container update dropped",
+                    container=update.container_id,
                     limit=self._limit,
                 )
         self._wake()
 
-    async def next(self) -> Batch:
-        """The next batch to send: news of containers, then the oldest; it stays here until it is acknowledged or rejected."""
+    async def next_batch(self) -> Batch:
+        """Waits for the next batch to send: updates of containers first, then the oldest batch.
+
+        The batch stays here until it is acknowledged or rejected.
+        """
         while True:
             with self._lock:
-                if (news := self._news.take()) is not None:
-                    self._sent[news.batch_id] = news
-                    return news
-                if self._unsent:
-                    batch_id, batch = self._unsent.popitem(last=False)
-                    self._sent[batch_id] = batch
+                batch = self._updates.pop_batch()
+                if batch is None and self._unsent:
+                    _, batch = self._unsent.popitem(last=False)
+                if batch is not None:
+                    self._sent[batch.batch_id] = batch
                     return batch
                 self._filled.clear()
             await self._filled.wait()
 
-    def acknowledged(self, batch_id: str) -> None:
-        """The store has the batch."""
-        batch = self._take(batch_id)
+    def acknowledge(self, batch_id: str) -> None:
+        """Removes a batch that the server has stored."""
+        batch = self._pop_sent(batch_id)
         if batch is not None and batch.rows:
             ACKNOWLEDGED.labels(batch.probe).inc(batch.rows)
 
-    def rejected(self, batch_id: str, reason: str, detail: str) -> None:
-        """The store will never have the batch: it is let go, counted and logged."""
-        batch = self._take(batch_id)
-        if batch is not None and batch.containers:
+    def reject(self, batch_id: str, reason: str, detail: str) -> None:
+        """Removes a batch that the server will never store; it is counted and logged."""
+        batch = self._pop_sent(batch_id)
+        if batch is None:
+            return
+        if batch.containers:
             DROPPED_UPDATES.labels("rejected").inc(len(batch.containers))
             log.error(
-                "news of containers rejected",
+                "container updates rejected by the server",
                 containers=len(batch.containers),
                 reason=reason,
                 detail=detail,
             )
-        elif batch is not None:
+        else:
             REJECTED.labels(batch.probe, reason).inc(batch.rows)
             log.error(
                 "batch rejected by the server",
@@ -170,43 +177,53 @@ class Outbox(Sink):
                 detail=detail,
             )
 
-    def disconnected(self) -> None:
-        """What was sent and not acknowledged is to be sent again, marked as such, before the rest.
+    def resend_unacknowledged(self) -> None:
+        """Queues what was sent but not acknowledged again, as retries before everything else.
 
-        News of containers go back among those that have not left, where newer ones take their place.
+        Updates of containers go back to the unsent ones, where a newer one replaces them.
         """
         with self._lock:
-            news = [batch for batch in self._sent.values() if batch.containers]
-            self._bytes -= self._news.put_back(said for batch in news for said in batch.containers)
-            again = {
-                batch_id: batch for batch_id, batch in self._sent.items() if not batch.containers
-            }
-            for batch in again.values():
-                batch.retry = True
-            self._unsent = OrderedDict([*again.items(), *self._unsent.items()])
+            retries: OrderedDict[str, Batch] = OrderedDict()
+            for batch_id, batch in self._sent.items():
+                if batch.containers:
+                    self._add_bytes(-self._updates.put_back(batch.containers))
+                else:
+                    batch.retry = True
+                    retries[batch_id] = batch
+            retries.update(self._unsent)
+            self._unsent = retries
             self._sent.clear()
-            WAITING.set(self._bytes)
 
     def waiting(self) -> tuple[int, int]:
-        """How many batches and events wait for an acknowledgement; all news of containers that have not left are one batch."""
+        """Returns how many batches and events the server has not acknowledged.
+
+        All unsent updates of containers count as one batch.
+        """
         with self._lock:
             batches = [*self._sent.values(), *self._unsent.values()]
-            news = bool(self._news)
-        return len(batches) + news, sum(batch.rows for batch in batches)
+            has_updates = len(self._updates) > 0
+        return len(batches) + has_updates, sum(batch.rows for batch in batches)
+
+    def _pop_sent(self, batch_id: str) -> Batch | None:
+        with self._lock:
+            batch = self._sent.pop(batch_id, None)
+            if batch is not None:
+                self._add_bytes(-_size(batch))
+        return batch
+
+    def _add_bytes(self, count: int) -> None:
+        self._bytes += count
+        WAITING_BYTES.set(self._bytes)
 
     def _wake(self) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._filled.set)
 
-    def _take(self, batch_id: str) -> Batch | None:
-        with self._lock:
-            batch = self._sent.pop(batch_id, None)
-            if batch is not None:
-                self._bytes -= _size(batch)
-                WAITING.set(self._bytes)
-        return batch
-
 
 def _size(batch: Batch) -> int:
-    """What a batch counts against the limit."""
-    return len(batch.arrow) + sum(news.ByteSize() for news in batch.containers)
+    """Returns how many bytes a batch counts for against the limit; accounts are free."""
+    return len(batch.arrow) + sum(update.ByteSize() for update in batch.containers)
+
+
+def _window(account: Account) -> tuple[str, int]:
+    return account.run, account.window

@@ -1,4 +1,7 @@
-"""The recorder: one thread that reads the blocks of every probe and delivers batches that conform."""
+"""Reads the blocks of every attached probe in one thread and makes conforming batches of them.
+
+This is the agent's first step on the way of a record: blocks, recorder, outbox, uplink.
+"""
 
 import threading
 import time
@@ -7,305 +10,247 @@ from typing import Any
 
 import pyarrow as pa
 import structlog
-from attrs import define, field
-from prometheus_client import Counter, Histogram
+from attrs import Factory, frozen
 
-from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.batches import assemble, boot_key_of, conform
 from infrasight_core.agent.quality_metrics import count_missing_fields
-from infrasight_core.agent.sink import Delivery, Sink
+from infrasight_core.agent.recording import LONGEST_PAUSE, SHORTEST_PAUSE, Recording
+from infrasight_core.agent.settings import ProbeSettings
+from infrasight_core.agent.sink import Sink
 from infrasight_core.agent.trackers import Trackers
+from infrasight_core.agent.untraced import UntracedOperations
 from infrasight_core.errors import KernelError, PluginError, SchemaError
 from infrasight_core.kernel.attach_points import tracepoints_of
 from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.guard import Guard
-from infrasight_core.kernel.loader import (
-    LoadedProbe,
-    LoadSettings,
-    check_program,
-    load,
-    running_kernel,
-)
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load, running_kernel
 from infrasight_core.plugin.arrays import recycle_memory
 from infrasight_core.plugin.clock import boot_time_ns
+from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.plugin.schema import EventSchema
 
 log = structlog.get_logger(__name__)
-SOONEST, LATEST = 0.005, 0.05  # seconds between two looks at the blocks
-LINGER = 0.1  # seconds that an event may wait in its block for others
-FILL = 0.25  # the share of a block that is worth a batch
-TELL = 5.0  # seconds after which an account goes by itself
-
-READ = Counter("infrasight_events_read", "Events taken from the blocks.", ["probe"])
-FILTERED = Counter(
-    "infrasight_events_filtered",
-    "Events that the filters, or being the agent's own, kept out.",
-    ["probe"],
-)
-OPERATIONS_DROPPED = Counter(
-    "infrasight_operations_dropped",
-    "Operations that a probe wanted and could not see, by how they came.",
-    ["way"],
-)
-BATCHES = Histogram(
-    "infrasight_batch_rows",
-    "Rows of a delivered batch.",
-    ["probe"],
-    buckets=(1, 10, 100, 1000, 10000, 100000),
-)
 
 
-@define
-class _Recording:
-    loaded: LoadedProbe
-    schema: EventSchema
-    account: RunAccount
-    told: float = 0.0
-    waiting_since: float | None = None
-    left: float = 0.0
-    counted: dict[str, int] = field(factory=dict)
+@frozen
+class Running:
+    """What a recorder runs at one moment.
+
+    Attributes:
+        probes: The settings of each attached probe.
+        trackers: The options of each attached tracker.
+        options: The options of every plugin that has any, by name.
+    """
+
+    probes: Mapping[str, ProbeSettings] = Factory(dict)
+    trackers: Mapping[str, Mapping[str, Any]] = Factory(dict)
+    options: Mapping[str, Mapping[str, Any]] = Factory(dict)
 
 
 class Recorder:
-    """Loads probes and reads them until it is stopped.
+    """Records probes until it is stopped. It owns the plugin set of the process.
+
+    Attributes:
+        kernel: The running kernel.
+        failure: What ended the recorder's thread; None while it runs, and after `stop`.
 
     Args:
-        plugins: Where the probes come from.
-        settings: How they are loaded.
-        node: The host's name.
-        sink: Gets the batches.
+        plugins: The plugins with which it begins.
+        settings: How to load programs.
+        node: The name of the host.
+        sink: Receives batches and accounts.
     """
 
     def __init__(
         self, plugins: PluginManager, settings: LoadSettings, node: str, sink: Sink
     ) -> None:
-        self._plugins, self._settings, self._node, self._sink = plugins, settings, node, sink
-        self._kernel = running_kernel()
+        self.kernel = running_kernel()
+        self.failure: BaseException | None = None
+        self._plugins = plugins
+        self._settings = settings
+        self._node = node
+        self._sink = sink
         self._boot_key = boot_key_of(boot_time_ns())
-        self._guard = Guard(self._kernel, settings)
-        self.trackers = Trackers(self._kernel, settings)
-        self._recordings: dict[str, _Recording] = {}
-        self._untraced: dict[str, int] = {}  # as last counted
-        self._guard_account, self._guard_told = RunAccount(f"{time.time_ns():x}", time.time()), 0.0
-        self._gone = 0  # requests that probes, detached since, had not seen
-        self._lock = threading.Lock()
+        self._guard = Guard(self.kernel, settings)
+        self._trackers = Trackers(settings, self._decode_tracker)
+        self._untraced = UntracedOperations(sink)
+        self._untraced_by_ended_probes = 0
+        self._recordings: dict[str, Recording] = {}
+        self._lock = threading.Lock()  # of the recordings, held while they are drained
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self.failure: BaseException | None = None
 
-    def use(self, plugins: PluginManager) -> None:
-        """Takes the probes and enrichers from here from now on; it must have those that are recording."""
+    @property
+    def plugins(self) -> PluginManager:
+        """The current plugin set."""
+        return self._plugins
+
+    def replace_plugins(self, plugins: PluginManager) -> None:
+        """Decodes and enriches with these plugins from now on.
+
+        Args:
+            plugins: A plugin set with every attached probe and tracker.
+        """
         with self._lock:
             self._plugins = plugins
 
-    def check(
-        self, plugins: PluginManager, probe: str, options: Mapping[str, Any], filters: Filters
-    ) -> None:
-        """Raises PluginError for what is known to be wrong before anything is loaded."""
-        program = plugins.load_bpf(probe, self._kernel, options)
-        try:
-            check_program(program, filters)
-        except KernelError as error:
-            raise PluginError(probe, "load_bpf", str(error)) from error
+    def running(self) -> Running:
+        """Returns what the recorder runs now."""
+        with self._lock:
+            probes = {name: recording.settings for name, recording in self._recordings.items()}
+        return Running(probes, self._trackers.running(), self._plugins.options)
 
     def attach(self, probe: str, options: Mapping[str, Any], filters: Filters = EVERYTHING) -> None:
-        """Loads a probe and begins to record it; the others go on. Raises PluginError."""
-        program = self._plugins.load_bpf(probe, self._kernel, options)
+        """Loads a probe and begins to record it, while the others go on. Raises PluginError."""
+        program = self._plugins.load_bpf(probe, self.kernel, options)
         schema = self._plugins.schemas()[probe]
-        loaded = load(probe, program, self._kernel, self._settings, filters)
+        loaded = load(probe, program, self.kernel, self._settings, filters)
         try:
             self._guard.put(loaded, tracepoints_of(program))
         except KernelError as error:
             log.error("32-bit calls are not recorded", probe=probe, reason=str(error))
-        now = time.time_ns()
-        recording = _Recording(loaded, schema, RunAccount(f"{now:x}", now / 1e9))
+        recording = Recording(loaded, schema, ProbeSettings(options, filters), self._sink)
         with self._lock:
             self._recordings[probe] = recording
-        said = {"functions": list(loaded.functions)} if loaded.functions else {}
-        log.info("probe attached", probe=probe, slots=loaded.blocks.layout.slots, **said)
+        functions = {"functions": list(loaded.functions)} if loaded.functions else {}
+        log.info("probe attached", probe=probe, slots=loaded.blocks.layout.slots, **functions)
 
     def detach(self, probe: str) -> Counts:
-        """Ends a probe; what it has recorded is delivered first. Returns its last counts."""
+        """Ends a probe after delivering what it has recorded. Returns its last counters."""
         with self._lock:
-            recording = self._recordings.pop(
-                probe
-            )  # from here on it is this thread's alone; the others are read on
+            recording = self._recordings.pop(probe)  # only this thread uses it from here on
         self._guard.remove(probe)
-        recording.loaded.detach()
-        self._at_rest(recording)
-        self._take(recording)
-        counts = recording.loaded.blocks.counts()
-        self._count(recording, counts)
-        self._tell(recording, ended=True)
-        recording.loaded.close()
+        recording.detach()
+        self._drain(recording)
+        counts = recording.close()
         with self._lock:
-            self._gone += counts.untraced
+            self._untraced_by_ended_probes += counts.untraced
         return counts
 
     def filter(self, probe: str, filters: Filters) -> None:
-        """Changes which of a probe's events are recorded, while it records. Raises KernelError; then the old filters hold."""
-        maps = self._recordings[probe].loaded.filter_maps
-        if filters != maps.filters:
-            maps.apply(filters)
-            log.info("filters changed", probe=probe)
+        """Changes the filters of an attached probe.
+
+        Raises:
+            PluginError: The kernel's maps cannot be written; the previous filters stay active.
+        """
+        recording = self._recordings[probe]
+        if filters == recording.settings.filters:
+            return
+        try:
+            recording.loaded.filter_maps.apply(filters)
+        except KernelError as error:
+            raise PluginError(probe, "filters", str(error)) from error
+        recording.settings = ProbeSettings(recording.settings.options, filters)
+        log.info("filters changed", probe=probe)
+
+    def attach_tracker(self, tracker: str, options: Mapping[str, Any]) -> None:
+        """Loads a tracker; one that runs is replaced without a gap. Raises PluginError."""
+        program = self._plugins.load_bpf(tracker, self.kernel, options)
+        self._trackers.attach(tracker, program, self.kernel, options)
+
+    def detach_tracker(self, tracker: str) -> None:
+        """Ends a tracker."""
+        self._trackers.detach(tracker)
 
     def probes(self) -> list[str]:
-        """The probes that are recording."""
+        """Returns the names of the attached probes, sorted."""
         return sorted(self._recordings)
 
     def loaded(self, probe: str) -> LoadedProbe:
-        """What runs of a probe that is recording."""
+        """Returns the loaded programs of an attached probe."""
         return self._recordings[probe].loaded
 
     def counts(self) -> dict[str, Counts]:
-        """What each probe's blocks have counted."""
+        """Returns the counters of each attached probe."""
         with self._lock:
-            return {name: r.loaded.blocks.counts() for name, r in self._recordings.items()}
+            return {name: recording.counts() for name, recording in self._recordings.items()}
 
     def untraced(self) -> Mapping[str, int]:
-        """How many operations a probe wanted and could not see, since the recorder began, by the way they came.
+        """Returns how many operations of a recorded kind no program traced, by the way they came.
 
-        `compat`: calls of the 32-bit ABI whose program could not be called; `x32`: calls of the x32 ABI, whichever they were;
-        `io_uring`: requests that were submitted and whose end nothing told of.
+        `compat` are calls of the 32-bit ABI whose program could not run, `x32` all calls of the x32
+        ABI, `io_uring` submitted requests whose completion was not seen.
         """
         with self._lock:
-            requests = self._gone + sum(
-                r.loaded.blocks.counts().untraced for r in self._recordings.values()
-            )
+            requests = self._untraced_by_ended_probes
+            for recording in self._recordings.values():
+                requests += recording.counts().untraced
         return {**self._guard.untraced(), "io_uring": requests}
 
     def start(self) -> None:
-        """Begins to read."""
+        """Starts the thread that reads the blocks."""
         recycle_memory()
         self._thread.start()
 
     def cpu_clock(self) -> int:
-        """The clock of the CPU time that reading has taken, for `time.clock_gettime`; only once it has begun."""
+        """Returns the clock of the thread's CPU time, for `time.clock_gettime`, after `start`."""
         return time.pthread_getcpuclockid(self._thread.ident or 0)
 
     def stop(self) -> dict[str, Counts]:
-        """Detaches every probe, delivers what is left, ends the thread. Returns the last counts by probe."""
+        """Ends the thread and every probe. Returns the last counters by probe."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
         counts = {probe: self.detach(probe) for probe in self.probes()}
-        self.trackers.close()
-        self._count_untraced(time.monotonic(), ended=True)
+        self._trackers.close()
+        self._untraced.count(self.untraced(), time.monotonic(), ended=True)
         return counts
 
     def _run(self) -> None:
-        pause, looked = SOONEST, time.monotonic()
+        pause = SHORTEST_PAUSE
+        last_look = time.monotonic()
         try:
             while not self._stop.wait(pause):
-                now, before = time.monotonic(), looked
-                with self._lock:
-                    due = min(
-                        (self._look(r, now, now - before) for r in self._recordings.values()),
-                        default=LATEST,
-                    )
-                self._count_untraced(now)
-                pause, looked = (
-                    SOONEST if self.trackers.drain() else min(max(due, SOONEST), LATEST),
-                    now,
-                )
+                now = time.monotonic()
+                pause = self._look(now, now - last_look)
+                last_look = now
         except BaseException as error:
             self.failure = error
-            log.exception("the recorder failed")
+            log.exception("recorder failed")
             raise
 
-    def _look(self, recording: _Recording, now: float, elapsed: float) -> float:
-        """Takes what waits if it is much, or has waited long; returns in how many seconds it will be much again."""
-        if recording.account.window != (window := window_at(time.time())):
-            self._tell(recording)
-            recording.account.open(window)
-        fill = recording.loaded.blocks.fill_level()
-        growth, recording.left = fill - recording.left, fill
-        if fill and recording.waiting_since is None:
-            recording.waiting_since = now
-        if fill >= FILL or (
-            recording.waiting_since is not None and now - recording.waiting_since >= LINGER - LATEST
-        ):
-            self._take(recording)
-            recording.waiting_since, recording.left = None, 0.0
-        elif now - recording.told >= TELL:
-            self._tell(recording)
-            recording.told = now
-        self._count(recording, recording.loaded.blocks.counts())
-        return (FILL - recording.left) * elapsed / growth if growth > 0 else LATEST
+    def _look(self, now: float, elapsed: float) -> float:
+        """Drains what is due. Returns the seconds until the next look."""
+        pause = LONGEST_PAUSE
+        with self._lock:
+            for recording in self._recordings.values():
+                recording.begin_window_if_due()
+                if recording.is_due(now):
+                    self._drain(recording)
+                else:
+                    recording.send_account_if_due(now)
+                recording.count()
+                pause = min(pause, recording.seconds_until_due(elapsed))
+        self._untraced.count(self.untraced(), now)
+        if self._trackers.drain():
+            return SHORTEST_PAUSE
+        return max(pause, SHORTEST_PAUSE)
 
-    def _take(self, recording: _Recording) -> None:
-        """Takes what waits, makes a conforming batch of it and delivers that."""
-        probe, schema, blocks = (
-            recording.loaded.name,
-            recording.schema.agent,
-            recording.loaded.blocks,
-        )
-        columns = blocks.drain()
+    def _drain(self, recording: Recording) -> None:
+        """Drains a probe's blocks and delivers a conforming batch."""
+        columns = recording.drain()
         if not columns.rows:
             return
-        self.trackers.drain()  # what happened before these events is known when they are enriched
-        READ.labels(probe).inc(columns.rows)
-        BATCHES.labels(probe).observe(columns.rows)
+        self._trackers.drain()  # enrichers must know what happened before these events
         try:
-            batch = assemble(columns, self._plugins.decode(probe, columns), schema, self._boot_key)
-            extra = self._plugins.enrich(
-                batch, EnrichContext("agent", probe, self._node, publish=self._sink.publish)
-            )
-            batch = conform(
-                batch, extra, schema, [text.name for text in blocks.layout.texts], columns.flags
-            )
+            batch = self._make_batch(recording, columns)
         except (PluginError, SchemaError, pa.ArrowException) as error:
-            self._lost(probe, "decode_failed", columns.rows, error)
-            recording.account.decode_failed += columns.rows
+            recording.drop(columns, error)
             return
-        count_missing_fields(probe, batch.column("quality"))
-        account = recording.account
-        batch_id = f"{account.run}-{account.window}-{columns.cpu[0]}-{columns.sequence[0]:x}"
-        told = account.tell(blocks.counts(), recording.loaded.skipped_runs())
-        if not self._sink.put(Delivery(batch_id, probe, recording.schema, batch, told)):
-            account.outbox_full += columns.rows
+        count_missing_fields(recording.probe, batch.column("quality"))
+        recording.deliver(batch, columns)
 
-    def _tell(self, recording: _Recording, ended: bool = False) -> None:
-        """Sends the account by itself, if it says anything new."""
-        loaded = recording.loaded
-        if account := recording.account.tell(loaded.blocks.counts(), loaded.skipped_runs(), ended):
-            self._sink.put_account(loaded.name, account)
+    def _make_batch(self, recording: Recording, columns: Columns) -> pa.RecordBatch:
+        probe = recording.probe
+        schema = recording.schema.agent
+        decoded = self._plugins.decode(probe, columns)
+        batch = assemble(columns, decoded, schema, self._boot_key)
+        context = EnrichContext("agent", probe, self._node, publish=self._sink.publish)
+        enriched = self._plugins.enrich(batch, context)
+        texts = [text.name for text in recording.loaded.blocks.layout.texts]
+        return conform(batch, enriched, schema, texts, columns.flags)
 
-    def _at_rest(self, recording: _Recording) -> None:
-        """Waits until the last program that was at work when the probe was detached has ended: some microseconds."""
-        deadline = time.monotonic() + LATEST
-        while recording.loaded.blocks.counts().in_progress and time.monotonic() < deadline:
-            time.sleep(0.001)
-
-    def _lost(self, probe: str, reason: str, rows: int, error: Exception) -> None:
-        self._sink.count_dropped(probe, reason, rows)
-        log.error("events dropped", probe=probe, reason=reason, events=rows, error=str(error))
-
-    def _count_untraced(self, now: float, ended: bool = False) -> None:
-        """Counts what no probe saw, and tells of the guard's share in an account of its own."""
-        untraced = self.untraced()
-        for way, total in untraced.items():
-            if new := total - self._untraced.get(way, 0):
-                OPERATIONS_DROPPED.labels(way).inc(new)
-            self._untraced[way] = total
-        window, account = window_at(time.time()), self._guard_account
-        if window != account.window or now - self._guard_told >= TELL or ended:
-            counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced["compat"] + untraced["x32"])
-            if told := account.tell(counts, 0, ended):
-                self._sink.put_account("guard", told)
-            account.open(window)
-            self._guard_told = now
-
-    def _count(self, recording: _Recording, counts: Counts) -> None:
-        probe = recording.loaded.name
-        for reason in ("filtered", "block_full", "heap_full"):
-            total: int = getattr(counts, reason)
-            if new := total - recording.counted.get(reason, 0):
-                if reason == "filtered":
-                    FILTERED.labels(probe).inc(new)
-                else:
-                    self._sink.count_dropped(probe, reason, new)
-                recording.counted[reason] = total
+    def _decode_tracker(self, tracker: str, columns: Columns) -> Mapping[str, pa.Array]:
+        return self._plugins.decode(tracker, columns)

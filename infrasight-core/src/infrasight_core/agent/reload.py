@@ -1,200 +1,198 @@
-"""The probes that run and what each was told: started once, changed as the settings change, each by itself."""
+"""Applies the agent's settings to the recorder: at the start, and again whenever they change."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import structlog
-from attrs import evolve, fields, frozen
+from attrs import evolve, fields
 
-from infrasight_core.agent.attach import attach_all, attach_each, check_names
-from infrasight_core.agent.recorder import Recorder
-from infrasight_core.agent.settings import AgentSettings
-from infrasight_core.agent.validation import without_absent, wrong_ones
-from infrasight_core.errors import ConfigError, KernelError, PluginError
-from infrasight_core.kernel.filters import Filters
-from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.settings.reader import file_from_environment, read_settings
+from infrasight_core.agent.recorder import Recorder, Running
+from infrasight_core.agent.reload_plan import (
+    NO_FAILURES,
+    Failures,
+    ReloadPlan,
+    check_names,
+    plan_reload,
+    without_missing_plugins,
+)
+from infrasight_core.agent.settings import AgentSettings, ProbeSettings
+from infrasight_core.errors import ConfigError, PluginError
+from infrasight_core.plugin.manager import PluginManager, installed_plugins
 
 log = structlog.get_logger(__name__)
-ENV_PREFIX = "INFRASIGHT_AGENT_"
-CHANGEABLE = ("probes", "disable", "options", "filters")
-NOTHING: Mapping[str, PluginError] = MappingProxyType({})
+RELOADABLE = ("probes", "disable", "options", "filters")
 
 
-@frozen
-class Source:
-    """Where the settings come from.
+class Reloader:
+    """Brings a recorder in line with the settings.
 
     Attributes:
-        file: The file, if any.
-        flags: The command's options, which win over it.
-    """
-
-    file: Path | None
-    flags: Mapping[str, object]
-
-    def read(self) -> AgentSettings:
-        """The settings as they stand there now. Raises ConfigError."""
-        return read_settings(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
-
-    def signature(self) -> tuple[int, ...]:
-        """Changes whenever the file does; empty while there is none."""
-        path = self.file or file_from_environment(ENV_PREFIX)
-        try:
-            stat = path.stat() if path else None
-        except OSError:  # it is being replaced, or gone: `read` will say so
-            stat = None
-        return (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size) if stat else ()
-
-
-class RunningProbes:
-    """Which probes run.
-
-    Where they are an operator's (`settings.operator`), what is wrong with one of them, or with an enricher, is its failure
-    alone: it goes on as it was, and the others change. Where they are the agent's own, a mistake changes nothing at all.
-
-    Attributes:
-        failures: Why others that are wanted do not run, or not as wanted, by probe.
+        failures: Why wanted plugins do not run, or not as wanted, by name.
 
     Args:
-        recorder: What runs them.
-        plugins: Where they come from.
-        settings: What they are told.
+        recorder: Runs the probes.
+        settings: The settings at the start.
     """
 
-    def __init__(self, recorder: Recorder, plugins: PluginManager, settings: AgentSettings) -> None:
-        self._recorder, self._settings = recorder, settings
-        self._plugins = plugins
-        self._told: dict[
-            str, tuple[Mapping[str, Any], Filters]
-        ] = {}  # options and filters of each running probe
-        self.failures: Mapping[str, PluginError] = {}
+    def __init__(self, recorder: Recorder, settings: AgentSettings) -> None:
+        self.failures: Failures = NO_FAILURES
+        self._recorder = recorder
+        self._settings = settings
 
     def start(self) -> None:
-        """Attaches them. Raises ConfigError or PluginError when there is none."""
-        self.failures = attach_all(
-            self._plugins, self._recorder, self._settings.options, self._settings.filters_of
-        )
-        self._told = {probe: _told(self._settings, probe) for probe in self._recorder.probes()}
-
-    def change(
-        self, settings: AgentSettings, wrong: Mapping[str, PluginError] = NOTHING
-    ) -> PluginManager:
-        """Makes the running probes what the settings say; a probe that they say nothing new of records on, untouched.
-
-        Args:
-            settings: What they say.
-            wrong: What is known to be wrong with single plugins of an operator's.
-
-        Returns:
-            The plugins from now on.
+        """Attaches the probes of the recorder's plugin set.
 
         Raises:
-            InfraSightError: The settings are wrong; nothing has been changed.
+            ConfigError: No probe is installed, or options are set that a plugin does not have.
+            PluginError: No probe can be attached; the reason of the first one.
         """
-        failures: dict[str, PluginError] = {}
+        plugins = self._recorder.plugins
+        check_names(plugins, self._settings.options, filters={})
+        probes = {probe: self._settings.of_probe(probe) for probe in plugins.probes()}
+        self.failures = attach_all(self._recorder, probes)
+
+    def reload(self, settings: AgentSettings, invalid: Failures = NO_FAILURES) -> None:
+        """Changes what differs from the settings; every other probe records on, untouched.
+
+        Args:
+            settings: The new settings.
+            invalid: Why single plugins cannot run with an operator's configuration.
+
+        Raises:
+            InfraSightError: The settings are invalid; nothing has changed.
+        """
+        failures = dict(invalid)
         if settings.operator:
-            settings, failures = without_absent(settings)
+            settings, missing = without_missing_plugins(settings, installed_plugins())
+            failures = {**missing, **failures}
         plugins = PluginManager.discover(settings.enabled(), settings.disable)
-        plugins.options = settings.options
-        if settings.operator:
-            broken = {**wrong_ones(plugins, self._recorder, settings), **wrong}
-            before = {n: self._settings.options.get(n, {}) for n in broken if n in plugins.plugins}
-            plugins.options = {**settings.options, **before}
-            settings = evolve(settings, options=plugins.options)
-        else:
-            broken = self._check(plugins, settings)
-        failures |= plugins.failures | broken
-        wanted, running = plugins.probes(), self._recorder.probes()
-        for probe in sorted(set(running) - set(wanted)):
-            self._recorder.detach(probe)
-            log.info("probe switched off", probe=probe)
-        self._recorder.use(plugins)
-        failures |= self._recorder.trackers.use(plugins if wanted else PluginManager())
-        for probe in sorted(set(wanted) & set(running) - broken.keys()):
-            try:
-                self._reconfigure(probe, settings)
-            except PluginError as error:
-                failures[probe] = error
-        new = {
-            probe: _told(settings, probe)
-            for probe in wanted
-            if probe not in running and probe not in broken
-        }
-        failures |= attach_each(self._recorder, new)
-        self._told = {
-            probe: self._told.get(probe) or new[probe] for probe in self._recorder.probes()
-        }
-        for name, failure in failures.items():
-            if name in self._told:
-                failures[name] = PluginError(
-                    name, failure.hook, f"{failure.reason}; it records on as before"
-                )
-            log.error(
-                "plugin not changed as wanted",
-                plugin=name,
-                hook=failure.hook,
-                reason=failure.reason,
-            )
-        self._say_fixed(settings)
-        self._settings = evolve(
-            self._settings, **{name: getattr(settings, name) for name in CHANGEABLE}
-        )
-        self._plugins, self.failures = plugins, failures
+        running = self._recorder.running()
+        plan = plan_reload(running, plugins, settings, self._recorder.kernel, failures)
+        self.failures = apply_plan(plan, plugins, self._recorder)
+        self._warn_of_fixed(settings)
+        reloaded = {name: getattr(settings, name) for name in RELOADABLE}
+        self._settings = evolve(self._settings, **reloaded)
         log.info("settings changed", probes=self._recorder.probes())
-        return plugins
 
-    def _reconfigure(self, probe: str, settings: AgentSettings) -> None:
-        """New options: the probe is loaded anew, and as it was if that fails. New filters: some map writes."""
-        before, now = self._told[probe], _told(settings, probe)
-        if before[0] == now[0]:
-            try:
-                self._recorder.filter(probe, now[1])
-            except KernelError as error:
-                raise PluginError(probe, "filters", str(error)) from error
-        else:
-            self._recorder.detach(probe)
-            try:
-                self._recorder.attach(probe, *now)
-            except PluginError:
-                self._recorder.attach(probe, *before)
-                raise
-        self._told[probe] = now
-
-    def _check(self, plugins: PluginManager, settings: AgentSettings) -> dict[str, PluginError]:
-        """Raises what is wrong with the settings, before anything is changed; returns what fails through no fault of theirs."""
-        if not plugins.probes():
-            raise ConfigError("probes, disable: they leave no probe to run")
-        check_names(plugins, settings.options, settings.filters)
-        broken = {}
-        for probe in plugins.probes():
-            try:
-                self._recorder.check(plugins, probe, *_told(settings, probe))
-            except PluginError as error:
-                if (
-                    probe in self._recorder.probes()
-                    or probe in settings.options
-                    or settings.filters_of(probe).has_paths
-                ):
-                    raise
-                broken[probe] = error
-        for name in plugins.trackers():
-            try:
-                self._recorder.trackers.check(plugins, name)
-            except PluginError:
-                if name in settings.options or name in self._recorder.trackers.names():
-                    raise
-        return broken
-
-    def _say_fixed(self, settings: AgentSettings) -> None:
-        names = [a.name for a in fields(AgentSettings) if a.name not in CHANGEABLE]
-        if fixed := [
-            name for name in names if getattr(settings, name) != getattr(self._settings, name)
-        ]:
+    def _warn_of_fixed(self, settings: AgentSettings) -> None:
+        fixed = [
+            attribute.name
+            for attribute in fields(AgentSettings)
+            if attribute.name not in RELOADABLE
+            and getattr(settings, attribute.name) != getattr(self._settings, attribute.name)
+        ]
+        if fixed:
             log.warning("settings that take effect at the next start of the agent", keys=fixed)
 
 
-def _told(settings: AgentSettings, probe: str) -> tuple[Mapping[str, Any], Filters]:
-    return settings.options.get(probe, {}), settings.filters_of(probe)
+def attach_all(recorder: Recorder, probes: Mapping[str, ProbeSettings]) -> Failures:
+    """Attaches probes, and before them the trackers of the recorder's plugin set.
+
+    Args:
+        recorder: Runs the probes.
+        probes: The settings of each probe.
+
+    Returns:
+        Why other plugins could not be loaded or attached, by name.
+
+    Raises:
+        ConfigError: There is no probe.
+        PluginError: No probe can be attached; the reason of the first one.
+    """
+    plugins = recorder.plugins
+    plan = ReloadPlan.between(
+        Running(),
+        probes=probes,
+        trackers=plugins.trackers(),
+        options=plugins.options,
+        failures=plugins.failures,
+    )
+    failures = apply_plan(plan, plugins, recorder)
+    if recorder.probes():
+        return failures
+    for tracker in recorder.running().trackers:
+        recorder.detach_tracker(tracker)
+    for name, failure in failures.items():
+        if name not in plugins.trackers():
+            raise failure
+    raise ConfigError(
+        "no probe is installed: pip install infrasight-probe-execve, "
+        "or another infrasight-probe-… package"
+    )
+
+
+def apply_plan(plan: ReloadPlan, plugins: PluginManager, recorder: Recorder) -> Failures:
+    """Changes what a recorder runs. Nothing else does, but the end of the recorder.
+
+    Args:
+        plan: The changes.
+        plugins: The plugins that the recorder uses from now on.
+        recorder: The recorder.
+
+    Returns:
+        The failures of the plan and of the changes, by plugin.
+    """
+    for probe in plan.detach:
+        recorder.detach(probe)
+        log.info("probe detached", probe=probe)
+    for tracker in plan.detach_trackers:
+        recorder.detach_tracker(tracker)
+    plugins.options = plan.options
+    recorder.replace_plugins(plugins)
+    failures = dict(plan.failures)
+    for tracker, options in plan.attach_trackers.items():
+        with _collect(failures):
+            recorder.attach_tracker(tracker, options)
+    for probe, filters in plan.refilter.items():
+        with _collect(failures):
+            recorder.filter(probe, filters)
+    for probe, wanted in plan.reattach.items():
+        with _collect(failures):
+            _reattach(recorder, probe, wanted)
+    _attach_each(recorder, plan.attach, failures)
+    for name, failure in failures.items():
+        if name in recorder.probes():
+            reason = f"{failure.reason}; the previous settings stay active"
+            failures[name] = PluginError(name, failure.hook, reason)
+        log.error(
+            "plugin does not run as configured",
+            plugin=name,
+            hook=failure.hook,
+            reason=failures[name].reason,
+        )
+    return failures
+
+
+@contextmanager
+def _collect(failures: dict[str, PluginError]) -> Iterator[None]:
+    try:
+        yield
+    except PluginError as error:
+        failures[error.plugin] = error
+
+
+def _reattach(recorder: Recorder, probe: str, wanted: ProbeSettings) -> None:
+    """Loads a probe again; if that fails, with its previous settings. Raises PluginError."""
+    previous = recorder.running().probes[probe]
+    recorder.detach(probe)
+    try:
+        recorder.attach(probe, wanted.options, wanted.filters)
+    except PluginError:
+        recorder.attach(probe, previous.options, previous.filters)
+        raise
+
+
+def _attach_each(
+    recorder: Recorder, probes: Mapping[str, ProbeSettings], failures: dict[str, PluginError]
+) -> None:
+    """Attaches probes, several at once: each is compiled in its own process."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "attach") as threads:
+        attachments = [
+            threads.submit(recorder.attach, probe, wanted.options, wanted.filters)
+            for probe, wanted in probes.items()
+        ]
+        for attachment in attachments:
+            with _collect(failures):
+                attachment.result()

@@ -1,4 +1,4 @@
-"""The configuration that an operator has sent last, in a file, for starts while it is away."""
+"""Saves the operator's last configuration, for a start while the operator is unavailable."""
 
 import os
 from pathlib import Path
@@ -13,17 +13,17 @@ class SavedConfiguration:
     """The file `configuration.json`.
 
     Args:
-        folder: Where it lies; made when there is something to keep.
+        folder: Its folder, which is created when there is a configuration to save.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "configuration.json"
 
     def read(self) -> Configuration | None:
-        """What was kept; None where nothing was.
+        """Returns the saved configuration, or None if there is none.
 
         Raises:
-            ConfigError: The file cannot be read, or is damaged.
+            ConfigError: The file cannot be read or is damaged.
         """
         try:
             text = self._file.read_text(encoding="utf-8")
@@ -31,33 +31,33 @@ class SavedConfiguration:
             return None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"{self._file}: the configuration kept there cannot be read: {error}"
+                f"{self._file}: cannot read the saved configuration: {error}"
             ) from error
         try:
             return json_format.Parse(text, Configuration())
         except json_format.ParseError as error:
             raise ConfigError(
-                f"{self._file}: the configuration kept there is damaged ({error}); remove the file"
+                f"{self._file}: the saved configuration is damaged ({error}); remove the file"
             ) from error
 
-    def write(self, message: Configuration) -> None:
-        """Puts it in place of what was kept: whoever reads finds the one or the other, whole, also after a crash.
+    def write(self, configuration: Configuration) -> None:
+        """Replaces the saved configuration atomically: a crash leaves the old or the new one.
 
         Raises:
-            ConfigError: It cannot be written.
+            ConfigError: The file cannot be written.
         """
-        new = self._file.with_suffix(".new")
+        temporary = self._file.with_suffix(".new")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Options may hold a password: nobody else reads them.
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            # Only the owner may read it, because options may hold a password.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json_format.MessageToJson(message))
+                file.write(json_format.MessageToJson(configuration))
                 file.flush()
                 os.fsync(descriptor)
-            new.replace(self._file)
+            temporary.replace(self._file)
         except OSError as error:
             raise ConfigError(
-                f"{self._file}: the configuration cannot be kept there, so a start while the operator is away will record "
-                f"nothing: {error.strerror}; name another folder with `state`"
+                f"{self._file}: cannot save the configuration: {error.strerror}. A start while the "
+                "operator is unavailable would record nothing; set `state` to a writable folder"
             ) from error

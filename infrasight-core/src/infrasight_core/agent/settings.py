@@ -1,4 +1,7 @@
-"""The agent's settings; see `infrasight agent --help` for where they may come from."""
+"""Holds the agent's settings and knows where to read them again.
+
+`infrasight agent --help` describes their sources: a file, the environment and options.
+"""
 
 import platform
 from collections.abc import Mapping
@@ -9,34 +12,56 @@ from attrs import Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.loader import LoadSettings
+from infrasight_core.net.channel import Peer
 from infrasight_core.net.tls import TlsFiles
+from infrasight_core.settings.reader import file_from_environment, read_settings
+
+ENV_PREFIX = "INFRASIGHT_AGENT_"
+
+
+@frozen
+class ProbeSettings:
+    """The settings of one probe.
+
+    Attributes:
+        options: The probe's own table of the settings.
+        filters: Which of its events are recorded.
+    """
+
+    options: Mapping[str, Any] = Factory(dict)
+    filters: Filters = EVERYTHING
 
 
 @frozen
 class AgentSettings:
-    """What an agent is told.
+    """The settings of an agent.
 
     Attributes:
-        server: `host:port` of the server.
-        tls: Certificate, key and CA of mutual TLS, with the operator too; without it the server must be on loopback.
-        plaintext: Send over the network without TLS all the same.
-        node: The name that the host's events carry.
-        operator: `host:port` of the cluster's operator, whose configuration names the probes to run and comes over options and
-            filters given here; until it has come nothing is recorded. Empty: there is none.
-        state: The folder in which that configuration is kept for starts while the operator is away.
-        pod: The name of the pod that the agent runs in; the operator is told.
-        packages: The folder into which `infrasight packages` has installed; the operator is told what its report says.
-        probes: Which probes to run; none named: all installed ones. With an operator: not heeded.
-        disable: Plugins not to load, enrichers too.
-        options: Each probe's own table.
-        filters: What each probe records, by probe; `all` for every probe, key by key unless the probe's own sets it.
-        status_listen: `host:port` of /metrics, /healthz and /readyz.
-        block_memory: The bytes that one probe's blocks may take in the kernel, over all CPUs.
-        outbox_memory: The bytes of batches that may wait for the server.
-        loader_python: A Python that has bcc.
-        compat: Record what 32-bit programs do, too. To see it, a program runs in every system call of the machine: 0.3 µs.
-        stop_seconds: How long to wait at the end for the server's last acknowledgements.
-        log_level: debug, info, warning or error.
+        server: Address of the server, as `host:port`.
+        tls: Certificate, key and CA for mutual TLS with the server and the operator; without them,
+            both must be on this machine.
+        plaintext: Whether to send over the network without TLS.
+        node: The name of this host in its events.
+        operator: Address of the cluster's operator, as `host:port`; its configuration selects the
+            probes and overrides options and filters given here. Empty for no operator.
+        state: The folder that stores the operator's last configuration, with which the agent starts
+            while the operator is unavailable.
+        pod: The name of the agent's pod, which the agent reports to the operator.
+        packages: The folder into which `infrasight packages` installs; the agent reports its
+            contents to the operator.
+        probes: The probes to run; empty for all installed ones. Ignored with an operator.
+        disable: Plugins not to load, enrichers included.
+        options: The options of each plugin, by its name.
+        filters: What each probe records, by its name. `all` applies to every probe; a probe's own
+            key replaces the same key of `all`.
+        status_listen: Address of the HTTP server of /metrics, /healthz and /readyz, as `host:port`.
+        block_memory: Bytes of kernel memory for the blocks of one probe, over all CPUs.
+        outbox_memory: Bytes of batches that may wait for the server; further events are dropped.
+        loader_python: The Python interpreter that has the module `bcc`.
+        compat: Whether to record 32-bit programs; this costs every system call of the machine
+            0.3 µs.
+        stop_seconds: Seconds to wait for the server's last acknowledgements when the agent stops.
+        log_level: The lowest level to log: debug, info, warning or error.
     """
 
     server: str = "127.0.0.1:7443"
@@ -60,15 +85,51 @@ class AgentSettings:
     log_level: str = "info"
 
     def load_settings(self) -> LoadSettings:
-        """How the probes are to be loaded."""
+        """Returns how to load programs."""
         return LoadSettings(
             self.loader_python, self.block_memory, own_work=False, compat=self.compat
         )
 
+    def peer(self, address: str) -> Peer:
+        """Returns how to reach the server or the operator at an address."""
+        return Peer(address, self.tls, self.plaintext)
+
     def enabled(self) -> tuple[str, ...] | None:
-        """Which probes to load; None for all that are installed."""
+        """Returns the names of the probes to load; None for all that are installed."""
         return self.probes if self.probes or self.operator else None
 
     def filters_of(self, probe: str) -> Filters:
-        """Which of a probe's events are recorded."""
+        """Returns the filters of a probe, merged with those of all probes."""
         return self.filters.get("all", EVERYTHING).merged(self.filters.get(probe, EVERYTHING))
+
+    def of_probe(self, probe: str) -> ProbeSettings:
+        """Returns the options and filters of a probe."""
+        return ProbeSettings(self.options.get(probe, {}), self.filters_of(probe))
+
+
+@frozen
+class SettingsSource:
+    """Where the settings come from.
+
+    Attributes:
+        file: The file; None for the one that the environment names, if any.
+        flags: The command's options, which override the file and the environment.
+    """
+
+    file: Path | None
+    flags: Mapping[str, object]
+
+    def read(self) -> AgentSettings:
+        """Reads the settings. Raises ConfigError."""
+        return read_settings(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
+
+    def signature(self) -> tuple[int, ...]:
+        """Returns what changes whenever the file does; empty if there is no file."""
+        path = self.file or file_from_environment(ENV_PREFIX)
+        if path is None:
+            return ()
+        try:
+            status = path.stat()
+        except OSError:  # the file is being replaced or gone; `read` reports it
+            return ()
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

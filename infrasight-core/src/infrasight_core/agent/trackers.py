@@ -1,114 +1,107 @@
-"""Trackers: programs of enrichers, whose rows are no events to store, but what the enricher must know of the kernel."""
+"""Drains the programs of trackers: enrichers whose rows are not events but state that they need.
+
+The recorder drains them before it enriches events that happened later.
+"""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyarrow as pa
 import structlog
 from attrs import asdict, define, evolve, field
 from prometheus_client import Counter
 
-from infrasight_core.errors import KernelError, PluginError
-from infrasight_core.kernel.filters import EVERYTHING
-from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, check_program, load
-from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.plugin.program import Kernel
+from infrasight_core.errors import PluginError
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load
+from infrasight_core.plugin.columns import Columns
+from infrasight_core.plugin.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
-TAKEN = Counter(
-    "infrasight_tracker_rows", "Rows that trackers have taken from their blocks.", ["tracker"]
-)
+ROWS = Counter("infrasight_tracker_rows", "Rows read from the blocks of trackers.", ["tracker"])
 DROPPED = Counter(
     "infrasight_tracker_dropped",
-    "What happened in the kernel and its tracker never heard of.",
+    "Rows that a tracker did not get, by the reason.",
     ["tracker", "reason"],
 )
+_DROP_REASONS = ("block_full", "heap_full", "skipped")
+_FILLS_FAST = 1 / 16  # the share of a block from which another look should follow soon
 
 
 @define
 class _Tracker:
     loaded: LoadedProbe
     options: Mapping[str, Any]
-    counted: dict[str, int] = field(factory=dict)
+    counted: dict[str, int] = field(factory=lambda: dict.fromkeys(_DROP_REASONS, 0))
 
 
 class Trackers:
-    """The trackers that run. They see everything, the agent's own work too, and no filter keeps anything from them.
+    """The attached trackers. No filter applies to them, and they see the agent's own work too.
 
     Args:
-        kernel: The kernel.
-        settings: How probes are loaded.
+        settings: How to load programs.
+        decode: Calls a tracker's `decode` hook with drained columns. Raises PluginError.
     """
 
-    def __init__(self, kernel: Kernel, settings: LoadSettings) -> None:
-        self._kernel, self._settings = kernel, evolve(settings, own_work=True)
-        self._plugins = PluginManager()
-        self._running: dict[str, _Tracker] = {}
-        self._lock = (
-            threading.Lock()
-        )  # taken and decoded in one: who comes second finds the plugin knowing what was there
+    def __init__(
+        self,
+        settings: LoadSettings,
+        decode: Callable[[str, Columns], Mapping[str, pa.Array]],
+    ) -> None:
+        self._settings = evolve(settings, own_work=True)
+        self._decode = decode
+        self._trackers: dict[str, _Tracker] = {}
+        # Held from draining until `decode` returns: a second thread then finds the plugin informed.
+        self._lock = threading.Lock()
 
-    def names(self) -> list[str]:
-        """Those that run."""
-        return sorted(self._running)
-
-    def check(self, plugins: PluginManager, name: str) -> None:
-        """Raises PluginError for what is known to be wrong before anything is loaded."""
-        program = plugins.load_bpf(name, self._kernel, plugins.options.get(name, {}))
-        try:
-            check_program(program, EVERYTHING)
-        except KernelError as error:
-            raise PluginError(name, "load_bpf", str(error)) from error
-
-    def use(self, plugins: PluginManager) -> dict[str, PluginError]:
-        """Runs the trackers of these plugins from now on, and no others; one whose options are new is loaded anew.
-
-        Returns:
-            Why others could not be loaded; their enrichers go without.
-        """
-        failures: dict[str, PluginError] = {}
+    def running(self) -> dict[str, Mapping[str, Any]]:
+        """Returns the options of each attached tracker."""
         with self._lock:
-            for name in self._running.keys() - set(plugins.trackers()):
-                self._end(name, self._running.pop(name))
-            self._plugins = plugins
-        for name in plugins.trackers():
-            options = plugins.options.get(name, {})
-            if name not in self._running or self._running[name].options != options:
-                try:
-                    self._begin(name, options)
-                except PluginError as error:
-                    failures[name] = error
-        return failures
+            return {name: tracker.options for name, tracker in sorted(self._trackers.items())}
+
+    def attach(
+        self, name: str, program: BpfProgram, kernel: Kernel, options: Mapping[str, Any]
+    ) -> None:
+        """Loads a tracker. One of the same name is ended after that, so that it misses nothing.
+
+        Raises:
+            PluginError: The program cannot be loaded; one of the same name goes on.
+        """
+        tracker = _Tracker(load(name, program, kernel, self._settings), options)
+        with self._lock:
+            previous = self._trackers.get(name)
+            self._trackers[name] = tracker
+            if previous is not None:
+                self._end(name, previous)
+            # Even without rows: `decode` learns that from here on it misses nothing.
+            self._drain(name, tracker)
+        log.info("tracker attached", tracker=name, slots=tracker.loaded.blocks.layout.slots)
+
+    def detach(self, name: str) -> None:
+        """Ends a tracker after draining it."""
+        with self._lock:
+            self._end(name, self._trackers.pop(name))
 
     def drain(self) -> bool:
-        """Lets every plugin know what has happened until now; returns whether it was so much that it is to be done again."""
+        """Hands the waiting rows of every tracker to its plugin.
+
+        Returns:
+            Whether a block fills so fast that it should be drained again soon.
+        """
+        fullest = 0.0
         with self._lock:
-            fills = {
-                name: tracker.loaded.blocks.fill_level() for name, tracker in self._running.items()
-            }
-            for name, fill in fills.items():
-                if fill:
-                    self._drain(name, self._running[name])
-        return max(fills.values(), default=0) > 1 / 16
+            for name, tracker in self._trackers.items():
+                fill_level = tracker.loaded.blocks.fill_level()
+                fullest = max(fullest, fill_level)
+                if fill_level:
+                    self._drain(name, tracker)
+        return fullest > _FILLS_FAST
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends all trackers."""
         with self._lock:
-            while self._running:
-                self._end(*self._running.popitem())
-
-    def _begin(self, name: str, options: Mapping[str, Any]) -> None:
-        program = self._plugins.load_bpf(name, self._kernel, options)
-        tracker = _Tracker(load(name, program, self._kernel, self._settings), options)
-        with self._lock:
-            before = self._running.get(name)
-            self._running[name] = tracker
-            if before:
-                self._end(name, before)
-            self._drain(
-                name, tracker
-            )  # once, whether there are rows or not: from here on the plugin misses nothing
-        log.info("tracker attached", tracker=name, slots=tracker.loaded.blocks.layout.slots)
+            while self._trackers:
+                self._end(*self._trackers.popitem())
 
     def _end(self, name: str, tracker: _Tracker) -> None:
         tracker.loaded.detach()
@@ -117,21 +110,23 @@ class Trackers:
 
     def _drain(self, name: str, tracker: _Tracker) -> None:
         columns = tracker.loaded.blocks.drain()
-        TAKEN.labels(name).inc(columns.rows)
+        ROWS.labels(name).inc(columns.rows)
         try:
-            if self._plugins.decode(name, columns):
+            if self._decode(name, columns):
                 raise PluginError(
-                    name, "decode", "the rows of a tracker are no events: it must return nothing"
+                    name, "decode", "returned columns; a tracker must return an empty mapping"
                 )
         except PluginError as error:
             DROPPED.labels(name, "decode_failed").inc(columns.rows)
             log.error("tracker failed", tracker=name, rows=columns.rows, reason=error.reason)
-        self._count(name, tracker)
+        self._count_dropped(name, tracker)
 
-    def _count(self, name: str, tracker: _Tracker) -> None:
-        counts = asdict(tracker.loaded.blocks.counts()) | {"skipped": tracker.loaded.skipped_runs()}
-        for reason in ("block_full", "heap_full", "skipped"):
-            if new := counts[reason] - tracker.counted.get(reason, 0):
-                DROPPED.labels(name, reason).inc(new)
-                log.error("a tracker has skipped something", tracker=name, reason=reason, times=new)
-            tracker.counted[reason] = counts[reason]
+    def _count_dropped(self, name: str, tracker: _Tracker) -> None:
+        totals = asdict(tracker.loaded.blocks.counts())
+        totals["skipped"] = tracker.loaded.skipped_runs()
+        for reason in _DROP_REASONS:
+            added = totals[reason] - tracker.counted[reason]
+            if added:
+                DROPPED.labels(name, reason).inc(added)
+                log.error("tracker rows dropped", tracker=name, reason=reason, rows=added)
+            tracker.counted[reason] = totals[reason]

@@ -7,7 +7,7 @@ import click
 
 from infrasight_core import logs
 from infrasight_core.agent.agent import Agent
-from infrasight_core.agent.reload import Source
+from infrasight_core.agent.settings import SettingsSource
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
@@ -95,7 +95,7 @@ def command(file: Path | None, **options: object) -> None:
     that is set (pid, uid, comm, cgroup, path) and no exclude filter. The agent's own events are
     never recorded.
     """
-    source = Source(file, settings_flags(options))
+    source = SettingsSource(file, settings_flags(options))
     settings = source.read()
     logs.configure(settings.log_level)
     asyncio.run(Agent(settings, source).run())

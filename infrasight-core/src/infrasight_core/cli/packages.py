@@ -83,8 +83,8 @@ def command(
     """
     logs.configure("info")
     # Imported here, because gRPC takes a while to import and `--help` does not need it.
-    from infrasight_core.net.operator_client import configuration_of
-    from infrasight_core.net.reconnecting_stream import Peer
+    from infrasight_core.net.channel import Peer
+    from infrasight_core.net.operator_client import fetch_configuration
     from infrasight_core.packages.install import Installation
     from infrasight_core.packages.report import PackageFailure, PackagesReport
     from infrasight_core.packages.target import emptied
@@ -92,7 +92,7 @@ def command(
     emptied(target)
     try:
         peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), bool(plaintext))
-        packages = configuration_of(node, peer, timeout).packages
+        packages = fetch_configuration(node, peer, timeout).packages
         if packages and importlib.util.find_spec("pip") is None:
             raise ConfigError(
                 "packages cannot be installed: this Python has no pip; add it to the image"

@@ -40,10 +40,11 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         def connect() -> "ServerClient":
             # Imported here, because gRPC takes a while to import and `--help` does not need it.
+            from infrasight_core.net.channel import Peer
             from infrasight_core.net.server_client import ServerClient
 
             tls = tls_files(tls_certificate, tls_key, tls_ca)
-            return ServerClient(server or DEFAULT_SERVER, tls, bool(plaintext))
+            return ServerClient(Peer(server or DEFAULT_SERVER, tls, bool(plaintext)))
 
         command(connect=connect, server=server, **rest)
 

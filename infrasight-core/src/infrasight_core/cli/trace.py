@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from attrs import define
 from infrasight.v1.stream_pb2 import Account, Container
 
-from infrasight_core.agent.attach import attach_all
 from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.reload import attach_all
+from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.cli.live_view import event_view
 from infrasight_core.cli.shutdown import stop_event
@@ -202,7 +203,7 @@ def command(
     settings = LoadSettings(Path(loader_python), memory << 20, own_work=False)
     recorder = Recorder(plugins, settings, platform.node(), display)
     as_table = None if output_format is None else output_format == "table"
-    attach_all(plugins, recorder, {}, lambda probe: filters)
+    attach_all(recorder, dict.fromkeys(plugins.probes(), ProbeSettings(filters=filters)))
     with stop_event() as stop, event_view(as_table) as view:
         recorder.start()
         report(f"recording {', '.join(recorder.probes())}; Ctrl-C ends")

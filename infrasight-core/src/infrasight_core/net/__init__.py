@@ -1,1 +1,1 @@
-"""Addresses, TLS, gRPC channels and clients, and the status server."""
+"""Talks to other processes: addresses, TLS, gRPC channels and streams, and the status server."""

@@ -1,4 +1,4 @@
-"""Addresses as people write them: `host:port`, `[::1]:port`, or `unix:/path`."""
+"""Parses network addresses: `host:port`, `[IPv6]:port` or `unix:/path`."""
 
 import ipaddress
 import re
@@ -7,14 +7,18 @@ from attrs import frozen
 
 from infrasight_core.errors import ConfigError
 
+_UNIX = "unix:"
+_UNIX_PORT = -1
+_LAST_PORT = 65535
+
 
 @frozen
 class Address:
-    """Where something listens.
+    """The address of a listening socket.
 
     Attributes:
-        host: A name or an IP address without brackets; a socket's path for `unix:`.
-        port: 0 to 65535, where 0 lets the kernel choose; -1 for `unix:`.
+        host: A name, an IP address without brackets, or the path of a Unix socket.
+        port: 0 to 65535, where 0 lets the kernel choose; -1 for a Unix socket.
     """
 
     host: str
@@ -22,30 +26,30 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Reads `host:port`, `[IPv6]:port` or `unix:/path`. Raises ConfigError."""
-        if text.startswith("unix:") and len(text) > len("unix:"):
-            return cls(text.removeprefix("unix:"), -1)
+        """Parses an address. Raises ConfigError."""
+        if text.startswith(_UNIX) and len(text) > len(_UNIX):
+            return cls(text.removeprefix(_UNIX), _UNIX_PORT)
         match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+)):([0-9]{1,5})", text)
-        if match is None or int(match[3]) > 65535:
+        if match is None or int(match[3]) > _LAST_PORT:
             raise ConfigError(f"address {text!r}: write host:port, [IPv6]:port or unix:/path")
         return cls(match[1] or match[2], int(match[3]))
 
     @property
     def is_unix(self) -> bool:
-        """Whether it is a Unix socket."""
-        return self.port < 0
+        """Whether it is the path of a Unix socket."""
+        return self.port == _UNIX_PORT
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nothing that is sent there can leave the machine."""
+        """Whether traffic to it cannot leave the machine."""
         if self.is_unix or self.host == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # a name: it may lead anywhere
+        except ValueError:  # a name may resolve to any machine
             return False
 
     def __str__(self) -> str:
         if self.is_unix:
-            return f"unix:{self.host}"
+            return f"{_UNIX}{self.host}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,20 +1,23 @@
-"""Record batches as bytes: whole Arrow IPC streams, compressed with zstd where that is worth it."""
+"""Converts record batches to Arrow IPC streams and back, compressed with zstd if that pays off.
+
+The outbox encodes each batch; the server decodes it.
+"""
 
 import pyarrow as pa
 
 from infrasight_core.errors import SchemaError
 
+# Setting up a compressor for each buffer costs 1 ms; below this size that saves a packet or two.
+COMPRESS_FROM_BYTES = 64 << 10
 _PLAIN = pa.ipc.IpcWriteOptions(use_threads=False)
 _ZSTD = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
-WORTH_BYTES = (
-    64 << 10
-)  # below, setting up a compressor for each buffer costs 1 ms to save less than a packet or two
 
 
 def to_bytes(*batches: pa.RecordBatch) -> bytes:
-    """One IPC stream that holds the batches, which share a schema."""
+    """Encodes batches of one schema as one IPC stream."""
     sink = pa.BufferOutputStream()
-    options = _ZSTD if sum(batch.nbytes for batch in batches) >= WORTH_BYTES else _PLAIN
+    size = sum(batch.nbytes for batch in batches)
+    options = _ZSTD if size >= COMPRESS_FROM_BYTES else _PLAIN
     with pa.ipc.new_stream(sink, batches[0].schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -23,7 +26,7 @@ def to_bytes(*batches: pa.RecordBatch) -> bytes:
 
 
 def from_bytes(body: bytes) -> pa.Table:
-    """The rows of an IPC stream, every length and offset in it checked.
+    """Decodes an IPC stream and validates every length and offset in it.
 
     Raises:
         SchemaError: The bytes are not a valid IPC stream.

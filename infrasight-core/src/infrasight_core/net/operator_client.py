@@ -1,4 +1,4 @@
-"""Asking an operator once for a node's configuration."""
+"""Fetches a node's configuration from the operator once, before the node's agent starts."""
 
 import time
 
@@ -12,50 +12,50 @@ from infrasight.v1.control_pb2 import (
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
 from infrasight_core.errors import TransportError
-from infrasight_core.net.channel import sync_channel
-from infrasight_core.net.reconnecting_stream import Peer
+from infrasight_core.net.channel import Peer, sync_channel
 
 log = structlog.get_logger(__name__)
-PAUSE = 1.0  # seconds between attempts
-ANSWER_SECONDS = 10.0
-_MAY_PASS = (
+_PAUSE = 1.0  # seconds between attempts
+_LONGEST_CALL = 10.0  # seconds
+_TEMPORARY = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.NOT_FOUND,  # a node that is new to the operator, too
+    grpc.StatusCode.NOT_FOUND,  # also for a node that the operator has not seen yet
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
 )
 
 
-def configuration_of(node: str, peer: Peer, seconds: float) -> Configuration:
-    """The node's configuration as it stands; asks again while the operator is away.
+def fetch_configuration(node: str, peer: Peer, seconds: float) -> Configuration:
+    """Fetches the node's current configuration, and retries while the operator is unavailable.
 
     Args:
         node: The node's name.
         peer: The operator.
-        seconds: How long.
+        seconds: How long to try.
 
     Raises:
-        TransportError: There was no answer in that time, or the operator refused.
-        ConfigError: The address is malformed, the TLS files are unusable, or plaintext would leave the machine unasked.
+        TransportError: The operator did not answer in that time, or refused the request.
+        ConfigError: The address is malformed, the TLS files are unusable, or there is no TLS for a
+            connection over the network.
     """
     deadline = time.monotonic() + seconds
-    with sync_channel(peer.address, peer.tls, peer.plaintext) as channel:
+    request = GetConfigurationRequest(node=node)
+    with sync_channel(peer) as channel:
         stub = ControlServiceStub(channel)
         while True:
-            wait = min(max(deadline - time.monotonic(), PAUSE), ANSWER_SECONDS)
+            timeout = min(max(deadline - time.monotonic(), _PAUSE), _LONGEST_CALL)
             try:
-                answer: GetConfigurationResponse = stub.GetConfiguration(
-                    GetConfigurationRequest(node=node), timeout=wait
-                )
+                response: GetConfigurationResponse = stub.GetConfiguration(request, timeout=timeout)
             except grpc.RpcError as error:
-                reason = f"{error.code().name}: {' '.join((error.details() or 'no reason given').split())}"
-                if error.code() not in _MAY_PASS or time.monotonic() + PAUSE >= deadline:
+                details = " ".join((error.details() or "no reason given").split())
+                reason = f"{error.code().name}: {details}"
+                if error.code() not in _TEMPORARY or time.monotonic() + _PAUSE >= deadline:
                     raise TransportError(
-                        f"the operator at {peer.address} has not said what to install: {reason}"
+                        f"no configuration from the operator at {peer.address}: {reason}"
                     ) from error
                 log.info("asking the operator again", operator=peer.address, reason=reason)
             else:
-                return answer.configuration
-            time.sleep(PAUSE)
+                return response.configuration
+            time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""A stream of an agent that is opened again after every break, for as long as the agent runs."""
+"""Keeps a stream to a server or operator open by reopening it after every break."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -6,53 +6,45 @@ from abc import ABC, abstractmethod
 import grpc
 import grpc.aio
 import structlog
-from attrs import frozen
 
 from infrasight_core.errors import InfraSightError
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.net.tls import TlsFiles
+from infrasight_core.net.channel import Peer
 
 log = structlog.get_logger(__name__)
-FIRST_PAUSE = 0.5  # seconds
-LONGEST_PAUSE = 30.0
 CONNECT_SECONDS = 20.0
-
-
-@frozen
-class Peer:
-    """Whom an agent streams to; see `sync_channel` for the three."""
-
-    address: str
-    tls: TlsFiles | None = None
-    plaintext: bool = False
+_FIRST_PAUSE = 0.5  # seconds
+_LONGEST_PAUSE = 30.0
 
 
 class ReconnectingStream(ABC):
-    """Keeps a stream open for as long as it runs; the other side may be away for hours.
+    """A stream that runs until it is cancelled; the peer may be unavailable for hours.
 
     Attributes:
-        open: Whether the other side has answered by it.
-        reason: Why it is not open, in one line.
+        open: Whether the peer has answered on the current stream.
+        reason: Why the stream is not open, in one line.
 
     Args:
-        peer: The other side.
-        whom: What it is, for people.
+        peer: The other process.
+        role: Its role, for messages: `server` or `operator`.
     """
 
-    def __init__(self, peer: Peer, whom: str) -> None:
-        self._peer, self._whom = peer, whom
-        self.open, self.reason = False, "not connected yet"
+    def __init__(self, peer: Peer, role: str) -> None:
+        self.open = False
+        self.reason = "not connected yet"
+        self._peer = peer
+        self._role = role
 
     async def run(self) -> None:
-        """Streams until it is cancelled."""
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        """Opens the stream again and again, until it is cancelled."""
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
                 await self._stream()
-                self.reason = f"the {self._whom} closed the stream"
+                self.reason = f"the {self._role} closed the stream"
             except (grpc.aio.AioRpcError, TimeoutError) as error:
-                self.reason = _reason(error)
-            except InfraSightError as error:  # TLS files that are just being replaced, say
+                self.reason = _describe(error)
+            except InfraSightError as error:  # for instance TLS files that are being replaced
                 self.reason = str(error)
             finally:
                 if self.open:
@@ -60,7 +52,7 @@ class ReconnectingStream(ABC):
                 self.open = False
             pause = backoff.next_pause()
             log.warning(
-                f"no stream to the {self._whom}",
+                f"no stream to the {self._role}",
                 address=self._peer.address,
                 reason=self.reason,
                 retry_seconds=round(pause, 1),
@@ -69,10 +61,10 @@ class ReconnectingStream(ABC):
 
     @abstractmethod
     async def _stream(self) -> None:
-        """Opens a stream, sets `open` and `reason`, and returns when it has ended."""
+        """Opens a stream, sets `open` and `reason`, and returns when the stream has ended."""
 
 
-def _reason(error: grpc.aio.AioRpcError | TimeoutError) -> str:
+def _describe(error: grpc.aio.AioRpcError | TimeoutError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_SECONDS:.0f} s"
     return f"{error.code().name}: {error.details()}"

@@ -1,4 +1,4 @@
-"""Asking a server: queries, and events as they are stored."""
+"""Reads from a server: the results of queries, and events as the server stores them."""
 
 import re
 import time
@@ -19,20 +19,31 @@ from infrasight_core.errors import (
 )
 from infrasight_core.net import ipc
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.net.channel import sync_channel
-from infrasight_core.net.tls import TlsFiles
+from infrasight_core.net.channel import Peer, sync_channel
 
-FIRST_PAUSE = 0.5  # seconds
-LONGEST_PAUSE = 10.0
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_FIRST_PAUSE = 0.5  # seconds
+_LONGEST_PAUSE = 10.0
+_UNAVAILABLE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 
 
 class ServerClient:
-    """Reads from one server; a context manager. See `sync_channel` for the arguments and for what it raises."""
+    """Reads from one server; a context manager.
 
-    def __init__(self, address: str, tls: TlsFiles | None = None, plaintext: bool = False) -> None:
-        self._address = address
-        self._channel = sync_channel(address, tls, plaintext)
+    Args:
+        peer: The server.
+
+    Raises:
+        ConfigError: The address is malformed, the TLS files are unusable, or there is no TLS for a
+            connection over the network.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self._server = f"the server at {peer.address}"
+        self._channel = sync_channel(peer)
         self._stub = EventServiceStub(self._channel)
 
     def __enter__(self) -> "ServerClient":
@@ -42,105 +53,126 @@ class ServerClient:
         self.close()
 
     def close(self) -> None:
-        """Ends every call."""
+        """Ends every call and closes the channel."""
         self._channel.close()
 
     def query(self, sql: str) -> Iterator[pa.Table]:
-        """The answer to one reading statement, piece by piece; the first comes even when there are no rows.
+        """Yields the result of a read-only statement in pieces; without rows, one empty piece.
 
         Raises:
-            QueryError: The server refused the statement, or the store could not answer it.
-            TransportError: The server cannot be asked.
+            QueryError: The server rejected the statement, or the store could not answer it.
+            TransportError: The server cannot be reached.
         """
         try:
             for response in self._stub.Query(QueryRequest(sql=sql)):
-                yield self._table(response.arrow)
+                yield self._decode(response.arrow)
         except grpc.RpcError as error:
-            raise self._explained(error, refused=QueryError) from error
+            raise self._translate(error, rejected=QueryError) from error
 
     def watch(
         self,
         probes: Collection[str] = (),
-        on_away: Callable[[TransportError, float], None] | None = None,
+        on_unavailable: Callable[[TransportError, float], None] | None = None,
     ) -> Iterator[tuple[str, pa.Table, int]]:
-        """The events of some probes as they are stored, without end: probe, rows, and how many were dropped before them.
+        """Yields events as the server stores them, without end.
 
         Args:
-            probes: Their names; none for all.
-            on_away: Called with the reason and the seconds until the next attempt when a server that had answered went away;
-                without it that is raised.
+            probes: The names of the probes; none for all.
+            on_unavailable: Called when a server that had answered becomes unavailable, with the
+                reason and the seconds until the next attempt. Without it, the reason is raised.
+
+        Yields:
+            The probe, its rows, and how many rows were dropped before them.
 
         Raises:
-            UnknownProbeError: The server has no such probe.
-            TransportError: The server cannot be asked.
+            UnknownProbeError: The server does not have the probe.
+            TransportError: The server cannot be reached.
         """
-        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-        answered = False
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        has_answered = False
         while True:
             call: Any = self._stub.Watch(WatchRequest(probes=probes))
+            is_unavailable = True
             try:
-                if (
-                    call.initial_metadata() is not None and call.is_active()
-                ):  # waits until the server has taken the call
+                # `initial_metadata` waits until the server has accepted the call.
+                if call.initial_metadata() is not None and call.is_active():
                     backoff.reset()
-                    answered = True
+                    has_answered = True
                 for response in call:
-                    yield response.probe, self._table(response.arrow), response.dropped
-                error: InfraSightError = TransportError(
-                    f"the server at {self._address} ended the stream"
-                )
-                away = True
-            except grpc.RpcError as reason:
-                error, away = (
-                    self._explained(reason, refused=UnknownProbeError),
-                    reason.code() in _AWAY,
-                )
+                    yield response.probe, self._decode(response.arrow), response.dropped
+                error: InfraSightError = TransportError(f"{self._server} ended the stream")
+            except grpc.RpcError as rpc_error:
+                error = self._translate(rpc_error, rejected=UnknownProbeError)
+                is_unavailable = rpc_error.code() in _UNAVAILABLE
             finally:
                 call.cancel()
-            if not (answered and away and on_away and isinstance(error, TransportError)):
+            if on_unavailable is None or not isinstance(error, TransportError):
                 raise error
-            seconds = backoff.next_pause()
-            on_away(error, seconds)
-            time.sleep(seconds)
+            if not has_answered or not is_unavailable:
+                raise error
+            pause = backoff.next_pause()
+            on_unavailable(error, pause)
+            time.sleep(pause)
 
-    def _table(self, body: bytes) -> pa.Table:
+    def _decode(self, body: bytes) -> pa.Table:
         try:
             return ipc.from_bytes(body)
         except SchemaError as error:
             raise TransportError(
-                f"the server at {self._address} sent what this version cannot read: {error}"
+                f"{self._server} sent a table that this version cannot read: {error}"
             ) from error
 
-    def _explained(self, error: grpc.RpcError, refused: type[InfraSightError]) -> InfraSightError:
-        """The error for people: why it is, and what to do."""
-        code, details = error.code(), " ".join((error.details() or "no reason given").split())
-        server = f"the server at {self._address}"
+    def _translate(self, error: grpc.RpcError, rejected: type[InfraSightError]) -> InfraSightError:
+        """Returns an error that states the cause and the remedy.
+
+        Args:
+            error: The error of the call.
+            rejected: The class for a request that the server rejected.
+        """
+        code = error.code()
+        details = " ".join((error.details() or "no reason given").split())
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return TransportError(
-                f"{server} is no InfraSight server, or one of another version: {details}"
+                f"{self._server} is not an InfraSight server, or of another version: {details}"
             )
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            return TransportError(f"{server} does not accept this certificate: {details}")
+            return TransportError(f"{self._server} does not accept this certificate: {details}")
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-            return TransportError(f"{server} sent more at once than a message may hold: {details}")
-        if code not in _AWAY:
-            return refused(details)
-        return TransportError(f"{server} {_why_away(details)}")
+            return TransportError(f"{self._server} sent a message that is too large: {details}")
+        if code not in _UNAVAILABLE:
+            return rejected(details)
+        return TransportError(f"{self._server} {_why_unavailable(details)}")
 
 
-def _why_away(details: str) -> str:
-    """gRPC has one code for everything that keeps a call from being answered; only its words tell them apart."""
-    why = re.sub(r"^\w+: ((ipv[46]|unix):\S+: )?", "", details.rsplit("last error: ", 1)[-1])
+def _why_unavailable(details: str) -> str:
+    """Returns the cause and the remedy.
+
+    gRPC has one code for everything that prevents an answer; only its text tells the causes apart.
+    """
+    last_error = details.rsplit("last error: ", 1)[-1]
+    cause = re.sub(r"^\w+: ((ipv[46]|unix):\S+: )?", "", last_error)
     if "Hostname Verification" in details or "not in peer certificate" in details:
-        return "shows a certificate of another name: connect by a name that is in it, or give the server one with this name"
+        return (
+            "has a certificate for another name: connect to a name that the certificate lists, "
+            "or give the server a certificate for this name"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        return "shows a certificate that the given CA did not sign: check --tls-ca and the server's certificate"
+        return (
+            "has a certificate that the given CA did not sign: "
+            "check --tls-ca and the server's certificate"
+        )
     if "WRONG_VERSION_NUMBER" in details:
-        return "does not speak TLS: leave the TLS files out, or start the server with its own"
+        return "does not use TLS: omit the TLS files, or start the server with its own"
     if "handshake" in details.lower():
-        return f"refuses TLS: check that both sides' certificates are of the same CA ({why})"
+        return f"refused TLS: check that one CA signed both certificates ({cause})"
     if "Socket closed" in details or "reset by peer" in details or "Broken pipe" in details:
-        return f"closed the connection: if it does so at once, it wants TLS or a certificate that its CA signed ({why})"
+        return (
+            "closed the connection: if it does so at once, it requires TLS, "
+            f"or a certificate that its CA signed ({cause})"
+        )
     if "failed to connect" in details or "resolving" in details or "resolution" in details:
-        return f"is not reachable: start it with `infrasight-server`, or name another with --server ({why})"
-    return f"cannot answer now: {why}"
+        return (
+            "is not reachable: start it with `infrasight-server`, "
+            f"or name another with --server ({cause})"
+        )
+    return f"cannot answer now: {cause}"

@@ -1,4 +1,4 @@
-"""A process's own state over HTTP: `/metrics`, `/healthz`, `/readyz`."""
+"""Serves a process's metrics and health over HTTP: `/metrics`, `/healthz` and `/readyz`."""
 
 import socket
 import sys
@@ -15,14 +15,15 @@ from infrasight_core.net.address import Address
 
 log = structlog.get_logger(__name__)
 _TEXT = "text/plain; charset=utf-8"
+_REQUEST_SECONDS = 10
 
 
 class StatusServer:
-    """A small HTTP server in a thread of its own.
+    """A small HTTP server that runs in threads.
 
     Args:
-        listen: `host:port`; port 0 lets the kernel choose.
-        ready: Asked by `/readyz`: whether the process does its work, and in one line why not.
+        listen: Where it listens, as `host:port`; port 0 lets the kernel choose.
+        ready: Returns whether the process works, and the reason in one line. `/readyz` calls it.
     """
 
     def __init__(self, listen: str, ready: Callable[[], tuple[bool, str]]) -> None:
@@ -35,39 +36,39 @@ class StatusServer:
 
     @property
     def address(self) -> str:
-        """Where it listens, `host:port` with the real port once it is started."""
+        """Where it listens, as `host:port`, with the real port once it is started."""
         if self._server is None:
             return str(self._listen)
         return str(Address(self._listen.host, int(self._server.server_address[1])))
 
     def start(self) -> None:
-        """Listens from now on.
+        """Starts to listen.
 
         Raises:
-            ConfigError: The address is in use or not this machine's.
+            ConfigError: The address is in use or does not belong to this machine.
         """
         handler = type("Handler", (_Handler,), {"ready": staticmethod(self._ready)})
-        kind = type("Server", (_Server,), {"address_family": _family(self._listen)})
+        family = socket.AF_INET6 if ":" in self._listen.host else socket.AF_INET
+        server_class = type("Server", (_Server,), {"address_family": family})
         try:
-            self._server = kind((self._listen.host, self._listen.port), handler)
+            self._server = server_class((self._listen.host, self._listen.port), handler)
         except OSError as error:
             raise ConfigError(
-                f"status address {self._listen}: cannot listen there: {error.strerror}; choose another with status_listen"
+                f"status address {self._listen}: cannot listen there: {error.strerror}; "
+                "choose another with status_listen"
             ) from error
         self._thread = Thread(target=self._server.serve_forever, name="status", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops listening; does nothing if it was not started."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-            self._server = self._thread = None
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        """Stops listening, if it was started."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._server = None
+        self._thread = None
 
 
 class _Server(ThreadingHTTPServer):
@@ -75,7 +76,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Logs what went wrong in one line, but not that a reader hung up in the middle."""
+        """Logs an error in one line, unless the client only disconnected."""
         error = sys.exception()
         if not isinstance(error, OSError):
             log.error("status request failed", reason=repr(error))
@@ -83,7 +84,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     ready: Callable[[], tuple[bool, str]]
-    timeout = 10
+    timeout = _REQUEST_SECONDS
     server_version = "infrasight"
 
     def do_GET(self) -> None:
@@ -109,4 +110,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keeps probes and scrapes, several a minute, out of the logs."""
+        """Logs nothing: health checks and scrapes come several times a minute."""

@@ -1,4 +1,4 @@
-"""Mutual TLS from three PEM files, on both sides of a connection; plaintext only where nobody can listen, or when asked for."""
+"""Reads the PEM files of mutual TLS, and rejects plaintext over the network unless it is set."""
 
 import ssl
 from pathlib import Path
@@ -11,12 +11,12 @@ from infrasight_core.net.address import Address
 
 @frozen
 class TlsFiles:
-    """What one side needs to show who it is and to know the other.
+    """The files with which a process authenticates itself and its peer.
 
     Attributes:
-        certificate: Its own certificate, followed by intermediate ones, PEM.
-        key: That certificate's private key, PEM, not encrypted.
-        ca: The certificates that the other side's must be signed by, PEM.
+        certificate: Path of the own certificate in PEM, followed by any intermediate ones.
+        key: Path of the certificate's private key in PEM, not encrypted.
+        ca: Path of the CA certificates in PEM that must have signed the peer's certificate.
     """
 
     certificate: Path
@@ -24,33 +24,55 @@ class TlsFiles:
     ca: Path
 
     def read(self) -> tuple[bytes, bytes, bytes]:
-        """The PEM bytes of certificate, key and CA, seen to be usable together.
+        """Returns the contents of certificate, key and CA after testing that they work together.
 
         Raises:
-            ConfigError: A file cannot be read, is not PEM, or the key is not the certificate's.
+            ConfigError: A file cannot be read or is not PEM, or the key does not belong to the
+                certificate.
         """
-        certificate = _read("certificate", self.certificate, b"BEGIN CERTIFICATE")
-        key = _read("key", self.key, b"PRIVATE KEY")
-        ca = _read("ca", self.ca, b"BEGIN CERTIFICATE")
-        # gRPC would only say that a handshake failed; OpenSSL says now what is wrong with the files.
+        certificate = _read_pem("certificate", self.certificate, b"BEGIN CERTIFICATE")
+        key = _read_pem("key", self.key, b"PRIVATE KEY")
+        ca = _read_pem("ca", self.ca, b"BEGIN CERTIFICATE")
+        # gRPC would only report a failed handshake; OpenSSL tells what is wrong with the files.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_cert_chain(self.certificate, self.key, password=lambda: "")
         except (ssl.SSLError, ValueError) as error:
             raise ConfigError(
                 f"tls: {self.certificate} and {self.key} do not belong together or are damaged "
-                f"({_reason(error)}); give a certificate and its own key, not encrypted"
+                f"({_describe(error)}); give a certificate and its own key, not encrypted"
             ) from error
         try:
             context.load_verify_locations(self.ca)
         except (ssl.SSLError, ValueError) as error:
             raise ConfigError(
-                f"tls.ca: {self.ca} holds no usable certificate ({_reason(error)})"
+                f"tls.ca: {self.ca} holds no usable certificate ({_describe(error)})"
             ) from error
         return certificate, key, ca
 
 
-def _read(name: str, path: Path, marker: bytes) -> bytes:
+def require_tls_or_loopback(address: str, tls: TlsFiles | None, plaintext: bool) -> None:
+    """Rejects settings with which events would travel in plaintext by accident.
+
+    Args:
+        address: Where a process listens or connects.
+        tls: The files for mutual TLS, if any.
+        plaintext: Whether plaintext over the network is set.
+
+    Raises:
+        ConfigError: The address is not loopback and neither TLS files nor plaintext are set, or
+            both are set.
+    """
+    if tls is not None and plaintext:
+        raise ConfigError("plaintext and TLS files are both set: remove one of them")
+    if tls is None and not plaintext and not Address.parse(address).is_loopback:
+        raise ConfigError(
+            f"{address} is not on this machine and there is no TLS: set certificate, key and ca, "
+            "or allow plaintext explicitly (`plaintext = true`, `--plaintext`)"
+        )
+
+
+def _read_pem(name: str, path: Path, marker: bytes) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -60,20 +82,5 @@ def _read(name: str, path: Path, marker: bytes) -> bytes:
     return content
 
 
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return getattr(error, "reason", None) or str(error)
-
-
-def require_tls_or_loopback(address: str, tls: TlsFiles | None, plaintext_allowed: bool) -> None:
-    """Sees that no event travels in plaintext by accident.
-
-    Raises:
-        ConfigError: The address is not loopback, no TLS files are given, and plaintext is not asked for; or both are.
-    """
-    if tls is not None and plaintext_allowed:
-        raise ConfigError("plaintext is asked for and TLS files are given: leave one of them out")
-    if tls is None and not plaintext_allowed and not Address.parse(address).is_loopback:
-        raise ConfigError(
-            f"{address} is not on this machine and there is no TLS: give certificate, key and ca, "
-            "or ask for plaintext in so many words (`plaintext = true`, `--plaintext`)"
-        )

@@ -1,4 +1,4 @@
-"""The events of one probe as whole columns, as they come out of its blocks."""
+"""Holds the drained events of one probe as whole columns; `decode` and `assemble` read them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,17 @@ from infrasight_core.plugin.arrays import map_distinct, numbers
 
 @frozen
 class Columns:
-    """What `decode` gets: the events that waited in the blocks of one probe, copied out of them.
+    """Events that were copied out of the blocks of one probe. `decode` gets them.
 
     Attributes:
         rows: The number of events.
-        cpu: Whose block each event was in (uint32).
-        sequence: Its slot number there since the probe was loaded (uint64); gapless on each CPU.
-        fixed: FIXED and CHARS columns by name, NumPy arrays of `rows` elements (`S<width>` for CHARS).
+        cpu: The CPU in whose block each event was (uint32).
+        sequence: The event's slot number in that block since the probe was loaded (uint64), without
+            gaps on each CPU.
+        fixed: FIXED and CHARS columns by name: NumPy arrays of `rows` elements (`S<width>` for
+            CHARS).
         texts: TEXT columns by name: offsets (int32, `rows + 1`, from 0) and bytes (uint8).
-        flags: The probe's own bits of `quality`, in order, behind those of its texts.
+        flags: The probe's own bits of `quality`, in order; they follow the bits of its texts.
     """
 
     rows: int
@@ -32,46 +34,46 @@ class Columns:
     flags: tuple[str, ...] = ()
 
     def array(self, name: str) -> pa.Array:
-        """One column as Arrow has it: numbers as they are, CHARS as a dictionary of binary, TEXT as binary."""
+        """Returns a column as an Arrow array.
+
+        Numbers become a primitive array, CHARS a dictionary of binary up to the first NUL, TEXT a
+        binary array.
+        """
         if name in self.texts:
             offsets, data = self.texts[name]
-            return pa.Array.from_buffers(
-                pa.binary(), self.rows, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-            )
+            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+            return pa.Array.from_buffers(pa.binary(), self.rows, buffers)
         values = self.fixed[name]
         if values.dtype.kind != "S":
             return numbers(values)
         return map_distinct(
-            values, lambda names: [n.split(b"\0", 1)[0] for n in names], pa.binary()
+            values, lambda names: [name.split(b"\0", 1)[0] for name in names], pa.binary()
         )
 
     def whole(self, name: str) -> pa.Array:
-        """A CHARS column in its whole width, NULs and all, as `fixed_size_binary`: an address."""
+        """Returns a CHARS column in its whole width, NULs included, such as an IP address."""
         values = self.fixed[name]
-        return pa.Array.from_buffers(
-            pa.binary(values.itemsize), self.rows, [None, pa.py_buffer(values)]
-        )
+        buffers = [None, pa.py_buffer(values)]
+        return pa.Array.from_buffers(pa.binary(values.itemsize), self.rows, buffers)
 
     def split(self, name: str, separator: int = 0) -> pa.ListArray:
-        """A TEXT column cut at each `separator` byte into lists of binary; each part ends with one, the last may lack it.
+        r"""Splits a TEXT column at each `separator` byte into lists of binary.
 
-        `b"ls\\0-l\\0"` is `[b"ls", b"-l"]`, `b"\\0"` is `[b""]`, `b""` is `[]`.
+        Each part ends with a separator; the last part may lack it. `b"ls\0-l\0"` becomes
+        `[b"ls", b"-l"]`, `b"\0"` becomes `[b""]`, and `b""` becomes `[]`.
         """
         offsets, data = self.texts[name]
         separators = np.flatnonzero(data == separator)
         row_ends = offsets[1:][np.diff(offsets) > 0]
-        unfinished = row_ends[data[row_ends - 1] != separator]
-        after = np.sort(
-            np.concatenate([separators + 1, unfinished])
-        )  # where each part, with its separator, is over
-        parts = np.zeros(len(after) + 1, np.int32)
-        parts[1:] = after - np.searchsorted(separators, after)
-        rows = np.searchsorted(after, offsets, side="right").astype(np.int32)
-        values = pa.BinaryArray.from_buffers(
-            pa.binary(),
-            len(after),
-            [None, pa.py_buffer(parts), pa.py_buffer(data[data != separator])],
+        unterminated_ends = row_ends[data[row_ends - 1] != separator]
+        # Where each part ends, its separator included.
+        part_ends = np.sort(np.concatenate([separators + 1, unterminated_ends]))
+        part_offsets = np.zeros(len(part_ends) + 1, np.int32)
+        part_offsets[1:] = part_ends - np.searchsorted(separators, part_ends)
+        text = data[data != separator]
+        parts = pa.BinaryArray.from_buffers(
+            pa.binary(), len(part_ends), [None, pa.py_buffer(part_offsets), pa.py_buffer(text)]
         )
-        return pa.ListArray.from_arrays(
-            numbers(rows), values, type=pa.list_(pa.field("item", pa.binary(), nullable=False))
-        )
+        row_offsets = np.searchsorted(part_ends, offsets, side="right").astype(np.int32)
+        list_type = pa.list_(pa.field("item", pa.binary(), nullable=False))
+        return pa.ListArray.from_arrays(numbers(row_offsets), parts, type=list_type)

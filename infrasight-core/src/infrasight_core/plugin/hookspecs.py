@@ -1,12 +1,14 @@
-"""The four hooks of a plugin. They return values; the core performs the effects.
+"""Specifies the four hooks of a plugin. They return values; the core performs the effects.
 
-A plugin is a module with any of these as functions marked `@hookimpl`, a literal `infrasight_api = 1`, and an entry point in
-the group `infrasight` whose name is the probe's name::
+A plugin is a module with a literal ``infrasight_api = 1`` and any of these functions, each marked
+``@hookimpl``. Its entry point in the group ``infrasight`` has the probe's name::
 
     [project.entry-points.infrasight]
     execve = "infrasight_probe_execve.plugin"
 
-Hooks are called once, or once per batch; never per event.
+A plugin with options declares an attrs class as ``infrasight_options``; see ``options_of``.
+
+Hooks are called once, or once per batch, never per event.
 """
 
 from collections.abc import Mapping
@@ -29,9 +31,9 @@ hookimpl = pluggy.HookimplMarker("infrasight")
 
 @hookspec(firstresult=True)
 def schema() -> EventSchema:
-    """What an event is: the protobuf message, the ClickHouse DDL.
+    """Returns the schema of the probe's events: a protobuf message and the table's DDL.
 
-    Called once by the agent and once by the server. Pure: it needs no root and no kernel.
+    Called once by the agent and once by the server, without root and without a kernel.
 
     Example::
 
@@ -44,13 +46,15 @@ def schema() -> EventSchema:
 
 @hookspec(firstresult=True)
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """What to load into the kernel.
+    """Returns the program to load into the kernel.
 
-    Called by the agent at every start and re-configuration. It never touches the kernel itself. An enricher may have one, too,
-    without a schema: a tracker, whose rows are no events, but what its ``decode`` is to know.
+    Called by the agent when it starts and whenever the options change. The hook itself must not
+    touch the kernel. An enricher that has this hook and ``decode``, but no ``schema``, is a
+    tracker: its rows are not events but state that the enricher needs.
 
-    :param kernel: the release, the machine and the number of possible CPUs.
-    :param options: the probe's own table in the agent's configuration; raise ``ConfigError`` for what it does not know.
+    :param kernel: the kernel's release, machine and number of possible CPUs.
+    :param options: the plugin's own table of the agent's settings, already validated against
+        ``infrasight_options``.
 
     Example::
 
@@ -66,16 +70,20 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookspec(firstresult=True)
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """The probe's columns that are not in the block as they are in the schema.
+    """Returns the probe's columns that differ between the block and the schema.
 
-    Called by the agent per slice of a block, on that probe only. A probe whose block and schema agree has no decode. The
-    views that `columns` gives are valid only during the call: return what Arrow owns (`columns.array` copies).
+    Called by the agent for each drained slice of the probe's own blocks. A probe whose block and
+    schema agree needs no ``decode``. The views in ``columns`` are valid during the call only:
+    return arrays that Arrow owns, as ``columns.array`` does.
 
-    Of a tracker, it is called before events that are later than the rows are enriched, and once when its program has been
-    attached, if need be with no rows; it keeps what it wants to know and returns an empty mapping.
+    For a tracker, the agent calls it once when the program is attached, even without rows, and
+    then always before it enriches events that happened after the rows. A tracker stores what it
+    needs and returns an empty mapping.
 
-    :param columns: one slice: NumPy views of fixed-width columns, offsets and bytes of variable-length ones.
-    :returns: Arrow arrays of `columns.rows` rows by name; columns not named are taken from the block as they are.
+    :param columns: one slice: NumPy views of fixed-width columns, offsets and bytes of
+        variable-length columns.
+    :returns: Arrow arrays of ``columns.rows`` rows by name. The agent takes all other columns from
+        the block.
 
     Example::
 
@@ -88,16 +96,17 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
 
 @hookspec
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Columns that can be known only outside the kernel.
+    """Returns columns that are known only outside the kernel.
 
-    Called per batch for every plugin that has it, whatever the batch's probe, on the agent and on the server; return an
-    empty mapping where there is nothing to add. The core's own plugins are called first, then the others by name. What has no
-    column of its own goes into `tags` (`TAGS`), which are merged.
+    Called for each batch of every probe, on the agent and again on the server. The core's plugins
+    are called first, then the others by name. Values without a column go into ``tags`` (``TAGS``),
+    which the core merges.
 
-    :param batch: at least the columns filled so far.
-    :param context: the side, the probe, the node, the plugin's own options.
-    :returns: new or replaced columns of the schema, `batch.num_rows` rows each; null where the value could not be had, which
-        the row's `quality` then says (`<column>_missing`), on the agent.
+    :param batch: the columns that are filled so far.
+    :param context: the side, the probe, the node and the plugin's own options.
+    :returns: new or replaced columns of the schema, of ``batch.num_rows`` rows each; an empty
+        mapping to add nothing. A null is a missing value: the row's ``quality`` flags it as
+        ``<column>_missing``.
 
     Example::
 

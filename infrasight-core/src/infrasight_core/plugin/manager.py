@@ -1,4 +1,8 @@
-"""A typed manager over pluggy: every plugin is loaded and called by itself, so that a broken one hurts only itself."""
+"""Loads the installed plugins and calls their hooks, each plugin separately.
+
+A plugin that fails does not affect the others. The recorder calls `decode` and `enrich` for each
+batch; the server calls `enrich` again before it stores the batch.
+"""
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -21,18 +25,26 @@ from infrasight_core.plugin.schema import EventSchema
 from infrasight_core.plugin.tags import merge_tags
 
 log = structlog.get_logger(__name__)
-FAILURES = Counter("infrasight_plugin_failures", "Failed plugin calls.", ["plugin", "hook"])
+FAILURES = Counter(
+    "infrasight_plugin_failures", "Failed calls of a plugin, by hook.", ["plugin", "hook"]
+)
+
+
+def installed_plugins() -> dict[str, EntryPoint]:
+    """Returns the entry point of every installed plugin by its name, sorted."""
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return dict(sorted(points.items()))
 
 
 @frozen
 class Plugin:
-    """A plugin that could be loaded.
+    """A loaded plugin.
 
     Attributes:
-        name: Its entry-point name; a probe's name where it has a schema.
-        distribution: The distribution that brought it and its version, `name version`.
-        hooks: Those of the four that it implements.
-        schema: What its events are; None for an enricher.
+        name: Its entry-point name, which is the probe's name if it is a probe.
+        distribution: The distribution that contains it, as `name version`.
+        hooks: The hooks that it implements.
+        schema: The schema of its events; None for an enricher.
     """
 
     name: str
@@ -42,31 +54,31 @@ class Plugin:
 
     @property
     def is_probe(self) -> bool:
-        """Whether it records events, rather than only enriching others'."""
+        """Whether it records events."""
         return self.schema is not None and "load_bpf" in self.hooks
 
     @property
     def is_tracker(self) -> bool:
-        """Whether it is an enricher that hears from the kernel what it must know, by a program whose rows are no events."""
+        """Whether it is an enricher with its own kernel program, whose rows are not events."""
         return self.schema is None and {"load_bpf", "decode"} <= self.hooks
 
 
 class PluginManager:
-    """The plugins of this process.
+    """A set of plugins.
 
     Attributes:
-        plugins: Those that could be loaded, by name.
-        failures: Why the others could not, by name.
-        options: What the configuration says to each of them, by name.
+        plugins: The loaded plugins by name.
+        failures: Why other plugins could not be loaded, by name.
+        options: The options of each plugin by name; enrichers get theirs with each batch.
     """
 
     def __init__(self) -> None:
-        self._pluggy = pluggy.PluginManager("infrasight")
-        self._pluggy.add_hookspecs(hookspecs)
         self.plugins: dict[str, Plugin] = {}
         self.failures: dict[str, PluginError] = {}
         self.options: Mapping[str, Mapping[str, Any]] = {}
-        self._said: dict[str, str] = {}  # why an enricher failed last
+        self._pluggy = pluggy.PluginManager("infrasight")
+        self._pluggy.add_hookspecs(hookspecs)
+        self._last_enrich_failures: dict[str, str] = {}  # the reason by plugin
 
     @classmethod
     def discover(
@@ -75,160 +87,107 @@ class PluginManager:
         """Loads the installed plugins.
 
         Args:
-            enable: Only the probes of these names (enrichers are always in); None for all.
-            disable: None of these names, enrichers too.
+            enable: The names of the probes to load; None for all. Enrichers are loaded anyway.
+            disable: The names of plugins not to load, enrichers included.
 
         Raises:
-            UnknownProbeError: A name in `enable` or `disable` belongs to no installed plugin.
+            UnknownProbeError: No installed plugin has a name in `enable` or `disable`.
         """
         manager = cls()
-        found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-        wanted, unwanted = None if enable is None else set(enable), set(disable)
-        if unknown := sorted(((wanted or set()) | unwanted) - found.keys()):
+        installed = installed_plugins()
+        enabled = None if enable is None else set(enable)
+        disabled = set(disable)
+        unknown = sorted((disabled | (enabled or set())) - installed.keys())
+        if unknown:
             raise UnknownProbeError(
                 f"no installed plugin is called {', '.join(map(repr, unknown))}; "
-                f"installed: {', '.join(sorted(found)) or 'none'}; see `infrasight probes`"
+                f"installed: {', '.join(installed) or 'none'}; see `infrasight probes`"
             )
-        for name, point in sorted(found.items()):
-            if name not in unwanted:
+        for name, point in installed.items():
+            if name not in disabled:
                 manager._load(point)
-        if wanted is not None:
-            for name in [
-                n for n, p in manager.plugins.items() if p.schema is not None and n not in wanted
-            ]:
+        if enabled is not None:
+            # Whether a plugin is a probe shows only after it is loaded.
+            for name in manager.schemas().keys() - enabled:
                 manager.unregister(name)
-            manager.failures = {n: e for n, e in manager.failures.items() if n in wanted}
+            manager.failures = {n: e for n, e in manager.failures.items() if n in enabled}
         return manager
 
     def _load(self, point: EntryPoint) -> None:
         distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
         try:
             module = point.load()
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises on import is that module's failure
-            self._failed(PluginError(point.name, "import", _one_line(error)))
+        except Exception as error:  # noqa: BLE001 - a third-party module may raise anything
+            self._add_failure(PluginError(point.name, "import", _one_line(error)))
             return
         self.register(point.name, module, distribution)
 
     def register(self, name: str, module: object, distribution: str = "unknown") -> None:
-        """Takes a plugin in; a failure lands in `failures`."""
+        """Adds a plugin; a failure is stored in `failures`.
+
+        Args:
+            name: Its entry-point name.
+            module: Its module.
+            distribution: The distribution that contains it, as `name version`.
+        """
         api = getattr(module, "infrasight_api", None)
         if api != API_VERSION:
-            said = (
+            built_for = (
                 "declares no `infrasight_api`" if api is None else f"is built for plugin API {api}"
             )
-            self._failed(
-                PluginError(
-                    name, "import", f"{distribution} {said}; this infrasight-core has {API_VERSION}"
-                )
-            )
+            reason = f"{distribution} {built_for}; this infrasight-core has {API_VERSION}"
+            self._add_failure(PluginError(name, "import", reason))
             return
         try:
             self._pluggy.register(module, name)
             self._pluggy.check_pending()
             hooks = frozenset(h.name for h in self._pluggy.get_hookcallers(module) or [])
-            schema = self._call(name, "schema") if "schema" in hooks else None
-            if schema is not None and not isinstance(schema, EventSchema):
-                raise PluginError(
-                    name, "schema", f"returned {type(schema).__name__}, not EventSchema"
-                )
-            if schema is not None:
-                _ = schema.stored, schema.ddl_text()
+            schema = self._schema_of(name) if "schema" in hooks else None
         except PluginError as error:
-            self._failed(error)
-        except Exception as error:  # noqa: BLE001 - pluggy's complaints about a hook's signature, a schema that cannot be derived
-            self._failed(PluginError(name, "schema", _one_line(error)))
+            self._add_failure(error)
+        except Exception as error:  # noqa: BLE001 - from pluggy, about a hook's signature, or a schema
+            self._add_failure(PluginError(name, "schema", _one_line(error)))
         else:
             self.plugins[name] = Plugin(name, distribution, hooks, schema)
             return
         if self._pluggy.has_plugin(name):
             self._pluggy.unregister(name=name)
 
+    def _schema_of(self, name: str) -> EventSchema | None:
+        schema = self._call(name, "schema")
+        if schema is None:
+            return None
+        if not isinstance(schema, EventSchema):
+            raise PluginError(name, "schema", f"returned {type(schema).__name__}, not EventSchema")
+        _ = schema.stored  # raises if no schema can be derived from the message
+        _ = schema.ddl_text()
+        return schema
+
     def unregister(self, name: str) -> None:
-        """Lets a plugin go."""
+        """Removes a loaded plugin."""
         del self.plugins[name]
         self._pluggy.unregister(name=name)
 
-    def _failed(self, error: PluginError) -> None:
+    def _add_failure(self, error: PluginError) -> None:
         self.failures[error.plugin] = error
         FAILURES.labels(error.plugin, error.hook).inc()
         log.warning("plugin failed", plugin=error.plugin, hook=error.hook, reason=error.reason)
 
     def probes(self) -> list[str]:
-        """The names of the plugins that record events, sorted."""
+        """Returns the names of the loaded probes, sorted."""
         return sorted(name for name, plugin in self.plugins.items() if plugin.is_probe)
 
     def trackers(self) -> list[str]:
-        """The names of the enrichers that have a program in the kernel, sorted."""
+        """Returns the names of the loaded trackers, sorted."""
         return sorted(name for name, plugin in self.plugins.items() if plugin.is_tracker)
 
     def schemas(self) -> dict[str, EventSchema]:
-        """The schema of every plugin that has one, by probe."""
+        """Returns the schema of every loaded plugin that has one, by name."""
         return {
             name: plugin.schema
             for name, plugin in sorted(self.plugins.items())
             if plugin.schema is not None
         }
-
-    def load_bpf(self, probe: str, kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-        """The probe's BPF program. Raises PluginError."""
-        try:
-            self.check_options(probe, options)
-        except ConfigError as error:
-            raise PluginError(probe, "load_bpf", str(error)) from error
-        program = self._call(probe, "load_bpf", kernel=kernel, options=options)
-        if not isinstance(program, BpfProgram):
-            raise PluginError(
-                probe, "load_bpf", f"returned {type(program).__name__}, not BpfProgram"
-            )
-        return program
-
-    def decode(self, probe: str, columns: Columns) -> Mapping[str, pa.Array]:
-        """What the probe's block does not hold as the schema wants it; empty without a decode. Raises PluginError."""
-        if "decode" not in self.plugins[probe].hooks:
-            return {}
-        return _arrays(probe, "decode", self._call(probe, "decode", columns=columns), columns.rows)
-
-    def enrich(self, batch: pa.RecordBatch, context: EnrichContext) -> dict[str, pa.Array]:
-        """The columns of every enricher; one that fails is counted, logged, and leaves its columns out.
-
-        The core's own come first, then the others by name; each sees the columns of those before it. `tags` are merged.
-        """
-        columns: dict[str, pa.Array] = {}
-        before = dict(zip(batch.schema.names, batch.columns, strict=True))
-        tags = (
-            [before["tags"]] if "tags" in before else []
-        )  # as given: what is merged forgets which entries a null had
-        for name in sorted(
-            (n for n, p in self.plugins.items() if "enrich" in p.hooks), key=self._turn
-        ):
-            own = evolve(context, options=self.options.get(name, {}))
-            known = (
-                pa.RecordBatch.from_arrays([*(before | columns).values()], [*(before | columns)])
-                if columns
-                else batch
-            )
-            try:
-                added = dict(
-                    _arrays(
-                        name,
-                        "enrich",
-                        self._call(name, "enrich", batch=known, context=own),
-                        batch.num_rows,
-                    )
-                )
-                if "tags" in added:
-                    given = [*tags, added["tags"]]
-                    added["tags"], tags = _tags(name, given), given
-            except PluginError as error:
-                if self._said.get(name) != error.reason:  # once, not per batch
-                    log.warning(
-                        "enricher failed", plugin=name, probe=context.probe, reason=error.reason
-                    )
-                self._said[name] = error.reason
-            else:
-                self._said.pop(name, None)
-                columns |= added
-        return columns
 
     def check_options(self, name: str, options: Mapping[str, Any]) -> None:
         """Validates the options of a loaded plugin against its `infrasight_options`.
@@ -239,51 +198,112 @@ class PluginManager:
         module = self._pluggy.get_plugin(name)
         options_of(name, options, getattr(module, "infrasight_options", NoOptions))
 
-    def _turn(self, name: str) -> bool:
-        """Sorts the core's own plugins before a third party's, whose columns those may need."""
+    def load_bpf(self, name: str, kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
+        """Returns the BPF program of a probe or tracker. Raises PluginError."""
+        try:
+            self.check_options(name, options)
+        except ConfigError as error:
+            raise PluginError(name, "load_bpf", str(error)) from error
+        program = self._call(name, "load_bpf", kernel=kernel, options=options)
+        if not isinstance(program, BpfProgram):
+            reason = f"returned {type(program).__name__}, not BpfProgram"
+            raise PluginError(name, "load_bpf", reason)
+        return program
+
+    def decode(self, name: str, columns: Columns) -> Mapping[str, pa.Array]:
+        """Returns the columns that the plugin's `decode` makes. Raises PluginError.
+
+        Args:
+            name: The probe or tracker.
+            columns: Its drained rows.
+        """
+        if "decode" not in self.plugins[name].hooks:
+            return {}
+        decoded = self._call(name, "decode", columns=columns)
+        return _checked_arrays(name, "decode", decoded, columns.rows)
+
+    def enrich(self, batch: pa.RecordBatch, context: EnrichContext) -> dict[str, pa.Array]:
+        """Returns the columns of every enricher; `tags` are merged.
+
+        The core's enrichers are called first, then the others by name. Each gets the columns of
+        those before it. An enricher that fails is counted and logged, and adds no columns.
+
+        Args:
+            batch: The batch so far.
+            context: The context, without the plugin's own options.
+        """
+        enriched: dict[str, pa.Array] = {}
+        # `merge_tags` needs the arrays as given: its result does not say who knew which entries.
+        tags = [batch.column("tags")] if "tags" in batch.schema.names else []
+        enrichers = [name for name, plugin in self.plugins.items() if "enrich" in plugin.hooks]
+        for name in sorted(enrichers, key=self._is_third_party):  # stable: otherwise by name
+            own_context = evolve(context, options=self.options.get(name, {}))
+            try:
+                added = self._enrich_with(name, _with_columns(batch, enriched), own_context)
+                if "tags" in added:
+                    all_tags = [*tags, added["tags"]]
+                    added["tags"] = _merge_tags(name, all_tags)
+                    tags = all_tags
+            except PluginError as error:
+                if self._last_enrich_failures.get(name) != error.reason:  # once, not per batch
+                    log.warning(
+                        "enricher failed", plugin=name, probe=context.probe, reason=error.reason
+                    )
+                self._last_enrich_failures[name] = error.reason
+            else:
+                self._last_enrich_failures.pop(name, None)
+                enriched |= added
+        return enriched
+
+    def _is_third_party(self, name: str) -> bool:
         return not self.plugins[name].distribution.startswith("infrasight-core ")
 
+    def _enrich_with(
+        self, name: str, batch: pa.RecordBatch, context: EnrichContext
+    ) -> dict[str, pa.Array]:
+        added = self._call(name, "enrich", batch=batch, context=context)
+        return dict(_checked_arrays(name, "enrich", added, batch.num_rows))
+
     def _call(self, name: str, hook: str, **arguments: Any) -> Any:
+        """Calls a hook of one plugin. Raises PluginError for whatever the plugin raises."""
         plugin = self._pluggy.get_plugin(name)
-        caller = self._pluggy.subset_hook_caller(
-            hook, [p for p in self._pluggy.get_plugins() if p is not plugin]
-        )
+        others = [other for other in self._pluggy.get_plugins() if other is not plugin]
+        caller = self._pluggy.subset_hook_caller(hook, others)
         try:
             result = caller(**arguments)
-        except (
-            Exception
-        ) as error:  # a plugin may raise anything; its name and hook must be in what we say
+        except Exception as error:  # a plugin may raise anything
             FAILURES.labels(name, hook).inc()
             reason = str(error) if isinstance(error, InfraSightError) else _one_line(error)
             raise PluginError(name, hook, reason) from error
-        spec = getattr(hookspecs, hook).infrasight_spec  # set by pluggy's marker
-        return result if spec["firstresult"] else next(iter(result), None)
+        specification = getattr(hookspecs, hook).infrasight_spec  # set by pluggy's marker
+        return result if specification["firstresult"] else next(iter(result), None)
 
 
-def _arrays(name: str, hook: str, columns: Any, rows: int) -> Mapping[str, pa.Array]:
+def _with_columns(batch: pa.RecordBatch, added: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    if not added:
+        return batch
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True)) | dict(added)
+    return pa.RecordBatch.from_arrays([*columns.values()], [*columns])
+
+
+def _checked_arrays(name: str, hook: str, columns: Any, rows: int) -> Mapping[str, pa.Array]:
     if columns is None:
         return {}
     if not isinstance(columns, Mapping):
-        raise PluginError(
-            name,
-            hook,
-            f"returned {type(columns).__name__}, not a mapping of column names to arrays",
-        )
+        reason = f"returned {type(columns).__name__}, not a mapping of column names to arrays"
+        raise PluginError(name, hook, reason)
     for column, array in columns.items():
         if not isinstance(array, pa.Array) or len(array) != rows:
             raise PluginError(name, hook, f"column {column!r} is not an Arrow array of {rows} rows")
     return columns
 
 
-def _tags(name: str, given: list[pa.Array]) -> pa.Array:
+def _merge_tags(name: str, arrays: list[pa.Array]) -> pa.Array:
     try:
-        return merge_tags(given)
+        return merge_tags(arrays)
     except pa.ArrowException as error:
-        raise PluginError(
-            name,
-            "enrich",
-            f"column 'tags' is {given[-1].type}, not a map of strings: {_one_line(error)}",
-        ) from error
+        reason = f"column 'tags' is {arrays[-1].type}, not a map of strings: {_one_line(error)}"
+        raise PluginError(name, "enrich", reason) from error
 
 
 def _one_line(error: BaseException) -> str:

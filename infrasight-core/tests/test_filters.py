@@ -1,4 +1,4 @@
-"""Filters in the kernel, under the real one: what is recorded, what is not, and that each event is counted once."""
+"""Filters in the running kernel: which events are recorded, and that each is counted once."""
 
 import json
 import os
@@ -19,18 +19,24 @@ from infrasight_recording import Recording, recording
 from infrasight_testbed.cgroups import cgroup_of
 
 NOBODY_ID = 65534
-OPEN = "import os,sys\nfor p in sys.argv[1:]:\n try: os.close(os.open(p, os.O_RDONLY))\n except OSError: pass"
+OPEN = """import os, sys
+for path in sys.argv[1:]:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError:
+        pass
+"""
 
 
 def open_all(*paths: str, user: int = 0) -> int:
-    """Opens the paths in a process of its own; returns its pid."""
+    """Opens the paths in another process; returns its pid."""
     process = subprocess.Popen(["/usr/bin/python3", "-S", "-E", "-c", OPEN, *paths], user=user)
     assert process.wait() == 0
     return process.pid
 
 
 def marks(kept: Recording) -> list[str]:
-    """The marked paths that were recorded, in order of time."""
+    """The recorded paths that have the mark, in order of time."""
     rows = kept.table.select(["time", "path"]).to_pylist() if kept.deliveries else []
     return [
         row["path"].decode()
@@ -40,14 +46,11 @@ def marks(kept: Recording) -> list[str]:
 
 
 def assert_accounted(kept: Recording) -> None:
-    """Each event is filtered, written or dropped, once; what was written was delivered."""
+    """Each event is filtered, written or dropped; all that was written was delivered."""
     counts = kept.counts
     assert counts.seen == counts.filtered + counts.submitted + counts.block_full + counts.heap_full
-    assert (
-        counts.read
-        == counts.submitted
-        == sum(delivery.batch.num_rows for delivery in kept.deliveries)
-    )
+    delivered = sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    assert counts.read == counts.submitted == delivered
 
 
 def own_cgroup() -> int:
@@ -76,8 +79,10 @@ def own_cgroup() -> int:
         ),
     ],
 )
-def test_each_kind_keeps_and_leaves_out(filters: Callable[[], Filters], wanted: list[str]) -> None:
-    """Each kind of filter, including and excluding, alone and with others: exactly the wanted events of a known workload."""
+def test_filter_records_exactly_the_events_that_match(
+    filters: Callable[[], Filters], wanted: list[str]
+) -> None:
+    """Each kind of filter, including and excluding, alone and combined, on a known workload."""
     with recording("sample", sample, filters=filters()) as kept:
         open_all("/mark-root")
         open_all("/mark-nobody", user=NOBODY_ID)
@@ -86,13 +91,11 @@ def test_each_kind_keeps_and_leaves_out(filters: Callable[[], Filters], wanted: 
 
 
 @pytest.mark.parametrize("which", ["include", "exclude"])
-def test_a_process_alone(which: str) -> None:
-    """include_pid and exclude_pid name a process that runs already, beside another that does the same."""
+def test_filter_by_pid_selects_one_process(which: str) -> None:
+    """include_pid and exclude_pid, with another process that does the same."""
     command = ["/usr/bin/python3", "-S", "-E", "-c", "input()\n" + OPEN]
-    this, that = (
-        subprocess.Popen([*command, f"/mark-{name}"], stdin=subprocess.PIPE)
-        for name in ("this", "that")
-    )
+    this = subprocess.Popen([*command, "/mark-this"], stdin=subprocess.PIPE)
+    that = subprocess.Popen([*command, "/mark-that"], stdin=subprocess.PIPE)
     pids = (this.pid,)
     filters = Filters(include_pid=pids) if which == "include" else Filters(exclude_pid=pids)
     with recording("sample", sample, filters=filters) as kept:
@@ -103,8 +106,8 @@ def test_a_process_alone(which: str) -> None:
     assert_accounted(kept)
 
 
-def test_prefixes_within_prefixes_up_to_their_longest() -> None:
-    """Prefixes that begin with each other, one of 255 bytes, a path of one byte more: no exclude is overruled by an include."""
+def test_nested_prefixes_apply_include_and_exclude() -> None:
+    """Prefixes of each other, one of 255 bytes: an include never overrules an exclude."""
     longest = "/mark-" + "x" * 249
     paths = [
         "/mark-a/1",
@@ -125,8 +128,8 @@ def test_prefixes_within_prefixes_up_to_their_longest() -> None:
     assert_accounted(kept)
 
 
-def test_a_path_that_is_not_known_is_recorded() -> None:
-    """A path that cannot be read is not known to lie outside what is included, so its event is there, flagged."""
+def test_event_without_a_path_passes_a_filter_by_path() -> None:
+    """A path that cannot be read might match an include, so the event is recorded and flagged."""
     code = "import ctypes\nctypes.CDLL(None).openat(-100, ctypes.c_void_p(8), 0)"
     with recording("sample", sample, filters=Filters(include_path=("/mark-",))) as kept:
         subprocess.run(["/usr/bin/python3", "-S", "-E", "-c", code], check=True)
@@ -168,8 +171,8 @@ def test_filter_changes_under_a_storm_account_for_every_event(tmp_path: Path) ->
     assert 0 < pids.count(half_storm.pid) < count
 
 
-def test_the_agent_never_records_itself(tmp_path: Path) -> None:
-    """`infrasight trace` of every open: none by its own process or its loader's, while others' opens are there."""
+def test_agent_does_not_record_itself(tmp_path: Path) -> None:
+    """`infrasight trace` of every open shows those of others, none of its own or its loader's."""
     command = [str(Path(sys.executable).with_name("infrasight")), "trace", "sample", "execve"]
     entry = tmp_path / "sample-0.dist-info"
     entry.mkdir()
@@ -187,8 +190,8 @@ def test_the_agent_never_records_itself(tmp_path: Path) -> None:
             command, stdout=out, stderr=subprocess.PIPE, text=True, env=environment
         )
         assert process.stderr is not None
-        while not (said := process.stderr.readline()).startswith("recording execve, sample"):
-            assert said, "it has not begun to record"
+        while not (line := process.stderr.readline()).startswith("recording execve, sample"):
+            assert line, "it ended before it recorded"
         marked = open_all("/mark-other")
         process.terminate()
         process.communicate(timeout=30)
@@ -204,7 +207,7 @@ def test_the_agent_never_records_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("settings", "message"),
     [
         ({"include_pid": (0,)}, "'include_pid' 0 is not a number from 1 to"),
         ({"exclude_uid": (1 << 32,)}, "'exclude_uid' 4294967296 is not"),
@@ -220,40 +223,34 @@ def test_the_agent_never_records_itself(tmp_path: Path) -> None:
         ({"include_pid": tuple(range(1, VALUES + 2))}, f"at most {PREFIXES} and {VALUES}"),
     ],
 )
-def test_what_no_event_can_have_is_refused(given: dict[str, tuple[int, ...]], said: str) -> None:
-    """Values out of range, too long or too many are refused by name."""
-    with pytest.raises(ValueError, match=said):
-        Filters(**given)  # type: ignore[arg-type]
+def test_invalid_filter_is_rejected_by_name(
+    settings: dict[str, tuple[int, ...]], message: str
+) -> None:
+    """Values out of range, too long or too many: the error names the setting."""
+    with pytest.raises(ValueError, match=message):
+        Filters(**settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "uid", "uid=", "gid=1", "uid=x", "uid=-1", "cgroup=abc", "path=etc/", "comm=" + "x" * 16],
 )
-def test_options_that_are_no_filter_say_what_is_allowed(text: str) -> None:
-    """--include with a mistake: the text itself and what may be written."""
+def test_invalid_filter_option_names_the_allowed_ones(text: str) -> None:
+    """--include with a mistake: the error has the text and what is allowed."""
     with pytest.raises(ConfigError, match=r"--include .*path=/PREFIX") as caught:
         Filters.parse([text], [])
     assert "int()" not in str(caught.value)
 
 
-def test_a_probe_without_paths_refuses_a_filter_by_path(tmp_path: Path) -> None:
-    """A probe that names no path column: a filter by path is an error that says so, not a filter that keeps nothing."""
+def test_probe_without_a_path_rejects_a_filter_by_path(tmp_path: Path) -> None:
+    """Without FILTER_PATH in the C, a filter by path is an error; other filters work."""
     source = tmp_path / "pathless.bpf.c"
     program: BpfProgram = sample.load_bpf(running_kernel(), {})
     source.write_text(program.source.read_text().replace("#define FILTER_PATH path\n", ""))
+    pathless = evolve(program, source=source)
     with pytest.raises(PluginError, match="include_path, exclude_path: its events have no path"):
         load(
-            "sample",
-            evolve(program, source=source),
-            running_kernel(),
-            LoadSettings(),
-            Filters(exclude_path=("/proc/",)),
+            "sample", pathless, running_kernel(), LoadSettings(), Filters(exclude_path=("/proc/",))
         )
-    load(
-        "sample",
-        evolve(program, source=source),
-        running_kernel(),
-        LoadSettings(),
-        Filters(exclude_uid=(1,)),
-    ).close()
+    by_user = Filters(exclude_uid=(1,))
+    load("sample", pathless, running_kernel(), LoadSettings(), by_user).close()

@@ -1,4 +1,4 @@
-"""The guard: calls of the 32-bit ABI come to every probe that wants them, and to no other; what cannot come is counted."""
+"""The guard: forwards 32-bit calls to every probe that wants them, and counts the others."""
 
 import struct
 from collections.abc import Iterator
@@ -28,27 +28,27 @@ WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 
 def plugin(attach: tuple[Tracepoint, ...], **changes: Any) -> ModuleType:
-    """The probe `sample`, attached otherwise."""
+    """The probe `sample` with other attach points."""
 
     @hookimpl
     def load_bpf(kernel: Any, options: Any) -> Any:
         return evolve(sample.load_bpf(kernel, options), attach=attach, **changes)
 
-    module = ModuleType("otherwise")
+    module = ModuleType("sample_elsewhere")
     vars(module).update(infrasight_api=1, schema=sample.schema, load_bpf=load_bpf)
     return module
 
 
 @contextmanager
 def recorder(
-    plugins: dict[str, ModuleType], kept: Recording, settings: LoadSettings
+    plugins: dict[str, ModuleType], recording: Recording, settings: LoadSettings
 ) -> Iterator[Recorder]:
-    """A recorder of these probes, none attached yet."""
+    """A recorder of these probes, which are not attached yet."""
     manager = PluginManager()
     for name, module in plugins.items():
         manager.register(name, module)
     assert not manager.failures
-    recorder = Recorder(manager, settings, "here", kept)
+    recorder = Recorder(manager, settings, "here", recording)
     recorder.start()
     try:
         yield recorder
@@ -57,23 +57,25 @@ def recorder(
         assert recorder.failure is None
 
 
-def ways(kept: Recording, pid: int) -> dict[str, list[tuple[str, int]]]:
-    """How a process's calls came and their flags, by probe."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for delivery in kept.deliveries:
+def ways(recording: Recording, pid: int) -> dict[str, list[tuple[str, int]]]:
+    """The ways of a process's 32-bit calls and their flags, by probe."""
+    calls: dict[str, list[tuple[str, int]]] = {}
+    for delivery in recording.deliveries:
         rows = [
             row
             for row in delivery.batch.to_pylist()
             if row["pid"] == pid and row["via"] != "syscall"
         ]
-        found.setdefault(delivery.probe, []).extend((row["via"], row["flags"]) for row in rows)
-    return {probe: rows for probe, rows in found.items() if rows}
+        calls.setdefault(delivery.probe, []).extend((row["via"], row["flags"]) for row in rows)
+    return {probe: rows for probe, rows in calls.items() if rows}
 
 
-def test_two_probes_of_one_call_both_get_it(tmp_path: Path) -> None:
-    """Two probes that want the same numbers get every call each; when one is detached, the other goes on."""
-    program, kept = build(tmp_path, 32), Recording()
-    with recorder({"one": plugin(COMPAT), "two": plugin(COMPAT)}, kept, LoadSettings()) as running:
+def test_guard_forwards_a_call_to_every_probe_that_wants_it(tmp_path: Path) -> None:
+    """Two probes want the same calls: each gets all of them, also after the other was detached."""
+    program = build(tmp_path, 32)
+    recording = Recording()
+    probes = {"one": plugin(COMPAT), "two": plugin(COMPAT)}
+    with recorder(probes, recording, LoadSettings()) as running:
         for probe in ("one", "two"):
             running.attach(probe, {})
         both = make_calls(program, CALLS)
@@ -82,30 +84,30 @@ def test_two_probes_of_one_call_both_get_it(tmp_path: Path) -> None:
         running.attach("one", {})
         again = make_calls(program, CALLS)
         assert running.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
-    assert (
-        ways(kept, both.pid)
-        == ways(kept, again.pid)
-        == {"one": [("compat", 7)], "two": [("compat", 7)]}
-    )
-    assert ways(kept, rest.pid) == {"two": [("compat", 7)]}
+    in_both = {"one": [("compat", 7)], "two": [("compat", 7)]}
+    assert ways(recording, both.pid) == ways(recording, again.pid) == in_both
+    assert ways(recording, rest.pid) == {"two": [("compat", 7)]}
 
 
-def test_without_the_guard_none_comes(tmp_path: Path) -> None:
-    """With `compat` off, and for a probe that gives no numbers, 32-bit calls are not recorded; the others are."""
-    program, kept = build(tmp_path, 32), Recording()
-    with recorder({"one": plugin(COMPAT)}, kept, LoadSettings(compat=False)) as running:
+def test_probe_gets_no_32_bit_calls_that_it_does_not_want(tmp_path: Path) -> None:
+    """With `compat` off, or without numbers in the probe, only 64-bit calls are recorded."""
+    program = build(tmp_path, 32)
+    recording = Recording()
+    with recorder({"one": plugin(COMPAT)}, recording, LoadSettings(compat=False)) as running:
         running.attach("one", {})
-        off = make_calls(program, CALLS)
-    with recorder({"two": sample}, kept, LoadSettings()) as running:
+        while_off = make_calls(program, CALLS)
+    with recorder({"two": sample}, recording, LoadSettings()) as running:
         running.attach("two", {})
-        unasked = make_calls(program, CALLS)
-    assert ways(kept, off.pid) == ways(kept, unasked.pid) == {}
-    assert {delivery.probe for delivery in kept.deliveries} == {"one", "two"}
+        not_wanted = make_calls(program, CALLS)
+    assert ways(recording, while_off.pid) == ways(recording, not_wanted.pid) == {}
+    assert {delivery.probe for delivery in recording.deliveries} == {"one", "two"}
 
 
-def test_calls_within_socketcall_are_told_apart(tmp_path: Path) -> None:
-    """connect and accept through socketcall: each comes to its own probe, with the arguments that stand in memory."""
-    program, kept, words = build(tmp_path, 32), Recording(), struct.pack("<3I", 77, 0, 5)
+def test_guard_forwards_calls_within_socketcall_by_their_number(tmp_path: Path) -> None:
+    """connect and accept through socketcall: each probe gets its own, with arguments from memory."""
+    program = build(tmp_path, 32)
+    recording = Recording()
+    arguments = struct.pack("<3I", 77, 0, 5)
     names = [
         ("enter_socketcall", "syscalls:sys_enter_socketcall"),
         ("exit_socketcall", "syscalls:sys_exit_socketcall"),
@@ -117,23 +119,26 @@ def test_calls_within_socketcall_are_told_apart(tmp_path: Path) -> None:
         )
         for probe, number in (("connects", 3), ("accepts", 5))
     }
-    with recorder(plugins, kept, LoadSettings()) as running:
+    with recorder(plugins, recording, LoadSettings()) as running:
         for probe in plugins:
             running.attach(probe, {})
-        made = make_calls(program, [("socketcall", [number, words]) for number in (3, 5, 3, 4, 99)])
-    assert made.results == [-9, -9, -9, -9, -22]  # EBADF, and EINVAL for what is no call
-    assert ways(kept, made.pid) == {
+        calls = [("socketcall", [number, arguments]) for number in (3, 5, 3, 4, 99)]
+        made = make_calls(program, calls)
+    assert made.results == [-9, -9, -9, -9, -22]  # EBADF; EINVAL, because 99 is no call
+    assert ways(recording, made.pid) == {
         "connects": [("compat", 77 << 16 | 5)] * 2,
         "accepts": [("compat", 77 << 16 | 5)],
     }
 
 
-def test_a_call_that_has_lost_its_program_is_counted(tmp_path: Path) -> None:
-    """A slot that a probe wants and that stands empty: the calls are counted, also when the probe has gone."""
-    program, kernel, settings = build(tmp_path, 32), running_kernel(), LoadSettings()
-    guard, points = Guard(kernel, settings), COMPAT
-    loaded = load("sample", evolve(sample.load_bpf(kernel, {}), attach=points), kernel, settings)
-    guard.put(loaded, points)
+def test_guard_counts_calls_that_it_cannot_forward(tmp_path: Path) -> None:
+    """Calls of a wanted slot without a program are counted; the counts outlive the probe."""
+    program = build(tmp_path, 32)
+    kernel = running_kernel()
+    settings = LoadSettings()
+    guard = Guard(kernel, settings)
+    loaded = load("sample", evolve(sample.load_bpf(kernel, {}), attach=COMPAT), kernel, settings)
+    guard.put(loaded, COMPAT)
     layer = guard._layers[0]
     guard._lib.bpf_map_delete_elem(layer.maps["compat_enter"], struct.pack("<I", 295))
     make_calls(program, CALLS * 3)
@@ -145,8 +150,8 @@ def test_a_call_that_has_lost_its_program_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 32, -1])
-def test_a_number_that_socketcall_cannot_have(number: int) -> None:
-    """Numbers of no call within socketcall, and of no call at all, are refused at once."""
+def test_numbers_of_no_call_are_rejected(number: int) -> None:
+    """A number that no call has, within socketcall or at all, is a ValueError."""
     with pytest.raises(ValueError, match="no such call"):
         socketcall(number)
     with pytest.raises(ValueError, match="not the number of a call"):

@@ -1,1 +1,1 @@
-"""The kernel side: offsets from BTF, the loader process, blocks and their reader."""
+"""The kernel side of the core: programs are loaded here, and their blocks drained."""

@@ -1,4 +1,9 @@
-"""The blocks of one probe, mapped: columns out, `tail` forward, counters read."""
+"""Drains blocks into columns: maps the blocks that a probe's program writes in the kernel.
+
+The program (bpf/infrasight.bpf.h) writes each event into a slot of its CPU's block and moves
+`head`. `Blocks.drain` copies the waiting events of all blocks into one `Columns`, which the agent's
+recorder passes to the probe's `decode`, and moves `tail`, which frees the slots.
+"""
 
 import mmap
 import threading
@@ -13,26 +18,27 @@ from attrs import frozen
 from infrasight_core.kernel.layout import Layout
 from infrasight_core.plugin.columns import Columns
 
-COUNTERS = 7  # from `seen` on, in the order of Counts but `read`
-READINGS = 64
+_COUNTERS = 7  # from `seen` on, in the order of Counts but without `read`
+_MOST_READINGS = 64
 
 
 @frozen
 class Counts:
-    """What a probe's blocks have counted since they were loaded, over all CPUs.
+    """The counters of a probe's blocks since they were loaded, over all CPUs.
 
     `seen = filtered + block_full + heap_full + submitted + in_progress`, exactly.
 
     Attributes:
-        seen: Events that came to a program's `begin`.
-        filtered: Events that the filters, or being the agent's own, kept from being recorded.
-        block_full: Events dropped because every slot was taken.
+        seen: Events that reached a program's `begin`.
+        filtered: Events that were not recorded because of a filter, or because they are the agent's
+            own work.
+        block_full: Events dropped because every slot was occupied.
         heap_full: Events dropped because a heap had no room for the longest text.
-        submitted: Events that were written.
-        entries_full: Calls of which something could not be kept from entry to exit; their events come all the same, and say
-            what is missing: `entry_missing`, or less.
-        read: Events that the agent has taken.
-        untraced: Requests of io_uring whose completion was never seen; no event tells of them.
+        submitted: Events written.
+        entries_full: Calls of which something could not be stored from entry to exit. Their events
+            are recorded and flagged as `entry_missing`, or lack less.
+        read: Events that the agent has drained.
+        untraced: Requests of io_uring whose completion was never seen; no event records them.
     """
 
     seen: int
@@ -46,119 +52,171 @@ class Counts:
 
     @property
     def dropped(self) -> int:
-        """Events that will never come."""
+        """Events that will never become a row."""
         return self.block_full + self.heap_full
 
     @property
     def in_progress(self) -> int:
-        """Events whose program was just at work; 0 in nearly every reading, as one at work on a CPU is waited for."""
+        """Events that a program was writing when the counters were read.
+
+        This is 0 in nearly every reading, because a reading waits for the program on each CPU.
+        """
         return self.seen - self.filtered - self.dropped - self.submitted
+
+
+_Text = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]
 
 
 @frozen
 class _Piece:
-    """Views of some events that lie in one piece in a block, and where its heaps stand behind them."""
+    """Consecutive events of a block that lie in one piece, as views.
+
+    Attributes:
+        cpu: The CPU.
+        first: The number of the first event.
+        rows: The number of events.
+        fixed: The FIXED and CHARS columns.
+        texts: Each TEXT column: the end of each text, counted from the piece's first byte, and the
+            bytes.
+        heap_tails: The positions in the heaps after these events.
+    """
 
     cpu: int
     first: int
     rows: int
     fixed: Mapping[str, npt.NDArray[Any]]
-    texts: Mapping[str, tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]]
+    texts: Mapping[str, _Text]
     heap_tails: list[int]
+
+
+@frozen
+class _TextViews:
+    """The views of one TEXT column in the mapping."""
+
+    name: str
+    index: int
+    heap_size: int
+    ends: npt.NDArray[np.uint32]
+    heap: npt.NDArray[np.uint8]
+
+    def piece(self, start: int, slot: int, rows: int) -> tuple[npt.NDArray[np.uint32], int]:
+        """Returns the ends of texts, counted from a position, and how many lie in one piece.
+
+        Args:
+            start: The position of the first text.
+            slot: The slot of the first text.
+            rows: The number of texts.
+        """
+        ends = self.ends[slot : slot + rows] - np.uint32(
+            start & 0xFFFFFFFF
+        )  # wraps as in the kernel
+        room = self.heap_size - self.position(start)
+        if int(ends[-1]) > room:
+            # The text that runs into the guard behind the heap is the last of the piece.
+            rows = min(rows, int(np.searchsorted(ends, room)) + 1)
+        return ends, rows
+
+    def position(self, start: int) -> int:
+        """Returns the offset in the heap of a position that counts all bytes ever written."""
+        return start & (self.heap_size - 1)
 
 
 class _Block:
     """One CPU's block as NumPy views of the mapping."""
 
     def __init__(self, area: mmap.mmap, layout: Layout, cpu: int) -> None:
-        base = cpu * ((layout.size + 7) // 8 * 8)
+        base = cpu * _aligned(layout.size)
 
         def view(offset: int, dtype: Any, count: int) -> npt.NDArray[Any]:
             return np.frombuffer(area, dtype, count, base + offset)
 
         self.cpu = cpu
-        self.scalars = {name: view(at, "<u8", 1) for name, at in layout.scalars.items()}
-        self.head, self.tail = self.scalars["head"], self.scalars["tail"]
+        self.scalars = {name: view(offset, "<u8", 1) for name, offset in layout.scalars.items()}
+        self.head = self.scalars["head"]
+        self.tail = self.scalars["tail"]
+        self._slots = layout.slots
         self._heap_tail = view(layout.scalars["heap_tail"], "<u8", 15)
-        self._counters = view(layout.scalars["seen"], "<u8", COUNTERS)
-        self._fixed = {c.name: view(c.offset, c.dtype, layout.slots) for c in layout.fixed}
+        self._counters = view(layout.scalars["seen"], "<u8", _COUNTERS)
+        self._fixed = {
+            column.name: view(column.offset, column.dtype, layout.slots) for column in layout.fixed
+        }
         self._texts = [
-            (t, view(t.ends_offset, "<u4", layout.slots), view(t.heap_offset, "u1", t.heap_bytes))
-            for t in layout.texts
+            _TextViews(
+                name=text.name,
+                index=text.index,
+                heap_size=text.heap_size,
+                ends=view(text.ends_offset, "<u4", layout.slots),
+                heap=view(text.heap_offset, "u1", text.heap_bytes),
+            )
+            for text in layout.texts
         ]
 
     def counters(self) -> npt.NDArray[np.uint64]:
-        """Those of `Counts` in their order, but `read`; read again as long as a program is at work between two of them."""
-        for _ in range(READINGS):
+        """Reads the counters of `Counts` in their order, without `read`.
+
+        They are read again while a program is between two of them.
+        """
+        for _ in range(_MOST_READINGS):
             read = self._counters.copy()
             if read[0] == read[1] + read[2] + read[3] + read[4]:
                 break
         return read
 
-    def pieces(self, slots: int) -> Iterator[_Piece]:
-        """What waits, cut where the slots or a heap come to their end."""
-        tail, head = int(self.tail[0]), int(self.head[0])
+    def pieces(self) -> Iterator[_Piece]:
+        """Yields the waiting events, divided where the slots or a heap come to their end."""
+        tail = int(self.tail[0])
+        head = int(self.head[0])
         load_barrier()  # the columns must not be loaded before the head that publishes them
-        heap_tails = [int(self._heap_tail[text.index]) for text, _, _ in self._texts]
+        heap_tails = [int(self._heap_tail[text.index]) for text in self._texts]
         while tail < head:
-            at = tail & (slots - 1)
-            rows = min(head - tail, slots - at)
-            starts = [
-                position & (text.heap_size - 1)
-                for (text, _, _), position in zip(self._texts, heap_tails, strict=True)
-            ]
-            lengths = []
-            for (text, ends, _), position, start in zip(
-                self._texts, heap_tails, starts, strict=True
-            ):
-                so_far = ends[at : at + rows] - np.uint32(
-                    position & 0xFFFFFFFF
-                )  # wraps as the kernel's does
-                if (
-                    start + int(so_far[-1]) > text.heap_size
-                ):  # the text that runs into the guard is the piece's last
-                    rows = min(rows, int(np.searchsorted(so_far, text.heap_size - start)) + 1)
-                lengths.append(so_far)
-            texts = {
-                text.name: (so_far[:rows], heap[start : start + int(so_far[rows - 1])])
-                for (text, _, heap), so_far, start in zip(self._texts, lengths, starts, strict=True)
-            }
-            heap_tails = [
-                position + len(data)
-                for position, (_, data) in zip(heap_tails, texts.values(), strict=True)
-            ]
-            fixed = {name: column[at : at + rows] for name, column in self._fixed.items()}
+            slot = tail & (self._slots - 1)
+            rows = min(head - tail, self._slots - slot)
+            all_ends = []
+            for text, start in zip(self._texts, heap_tails, strict=True):
+                ends, rows = text.piece(start, slot, rows)
+                all_ends.append(ends)
+            texts: dict[str, _Text] = {}
+            next_tails = []
+            for text, start, ends in zip(self._texts, heap_tails, all_ends, strict=True):
+                length = int(ends[rows - 1])
+                position = text.position(start)
+                texts[text.name] = (ends[:rows], text.heap[position : position + length])
+                next_tails.append(start + length)
+            heap_tails = next_tails
+            fixed = {name: column[slot : slot + rows] for name, column in self._fixed.items()}
             yield _Piece(self.cpu, tail, rows, fixed, texts, heap_tails)
             tail += rows
 
     def free(self, piece: _Piece) -> None:
-        """Gives the piece's slots and bytes back to the program."""
+        """Gives the slots and bytes of a piece back to the program."""
         self._heap_tail[: len(piece.heap_tails)] = piece.heap_tails
         self.tail[0] = piece.first + piece.rows
 
 
 class Blocks:
-    """Every CPU's block of one probe.
+    """The blocks of one probe, one for each CPU.
 
     Args:
-        map_fd: The descriptor of the blocks' map; the mapping holds the map, the descriptor may be closed.
-        layout: Of one block.
-        cpus: How many blocks there are.
+        map_fd: The descriptor of the blocks' map. The mapping keeps the map, so that the descriptor
+            may be closed.
+        layout: The layout of one block.
+        cpus: The number of blocks.
     """
 
     def __init__(self, map_fd: int, layout: Layout, cpus: int) -> None:
-        size = (layout.size + 7) // 8 * 8 * cpus
+        size = _aligned(layout.size) * cpus
+        pages = -(-size // mmap.PAGESIZE)
         self.layout = layout
-        self._area = mmap.mmap(map_fd, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
+        self._area = mmap.mmap(map_fd, pages * mmap.PAGESIZE)
         self._blocks = [_Block(self._area, layout, cpu) for cpu in range(cpus)]
 
     @property
     def cpus(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return len(self._blocks)
 
     def memory(self) -> bytes:
-        """All blocks as they lie."""
+        """Copies the bytes of all blocks."""
         return self._area[:]
 
     def close(self) -> None:
@@ -167,53 +225,71 @@ class Blocks:
         self._area.close()
 
     def fill_level(self) -> float:
-        """The share of the fullest block that waits to be taken; 0 where nothing waits at all."""
+        """Returns the share of occupied slots in the fullest block; 0 if no event waits."""
         return max(int(b.head[0] - b.tail[0]) for b in self._blocks) / self.layout.slots
 
     def counts(self) -> Counts:
-        """The counters of all CPUs, each CPU's read at once and where possible between two events."""
+        """Reads the counters of all CPUs, those of a CPU between two events if possible."""
         seen, filtered, block_full, heap_full, submitted, entries_full, untraced = np.sum(
             [block.counters() for block in self._blocks], axis=0
         ).tolist()
-        read = sum(int(block.tail[0]) for block in self._blocks)
         return Counts(
-            seen, filtered, block_full, heap_full, submitted, entries_full, read, untraced
+            seen=seen,
+            filtered=filtered,
+            block_full=block_full,
+            heap_full=heap_full,
+            submitted=submitted,
+            entries_full=entries_full,
+            read=sum(int(block.tail[0]) for block in self._blocks),
+            untraced=untraced,
         )
 
     def drain(self) -> Columns:
-        """What waits in all blocks now, copied out: one copy of each column, whatever the number of blocks; frees the slots."""
+        """Copies the waiting events out of all blocks and frees their slots.
+
+        Each column is copied once, whatever the number of blocks.
+        """
         pieces: list[_Piece] = []
         for block in self._blocks:
-            pieces += block.pieces(self.layout.slots)
+            pieces += block.pieces()
         if not pieces:
-            return self._nothing()
+            return self._no_events()
         fixed = {
-            c.name: np.concatenate([p.fixed[c.name] for p in pieces]) for c in self.layout.fixed
+            column.name: np.concatenate([piece.fixed[column.name] for piece in pieces])
+            for column in self.layout.fixed
         }
-        texts = {t.name: _joined([p.texts[t.name] for p in pieces]) for t in self.layout.texts}
-        rows = sum(piece.rows for piece in pieces)
-        cpu = np.repeat(np.array([p.cpu for p in pieces], np.uint32), [p.rows for p in pieces])
+        texts = {
+            text.name: _joined([piece.texts[text.name] for piece in pieces])
+            for text in self.layout.texts
+        }
+        rows = [piece.rows for piece in pieces]
+        cpu = np.repeat(np.array([piece.cpu for piece in pieces], np.uint32), rows)
         sequence = np.concatenate(
-            [np.arange(p.first, p.first + p.rows, dtype=np.uint64) for p in pieces]
+            [np.arange(piece.first, piece.first + piece.rows, dtype=np.uint64) for piece in pieces]
         )
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
-        return Columns(rows, cpu, sequence, fixed, texts, self.layout.flags)
+        return Columns(sum(rows), cpu, sequence, fixed, texts, self.layout.flags)
 
-    def _nothing(self) -> Columns:
-        """Every column, without a row."""
-        fixed = {c.name: np.zeros(0, c.dtype) for c in self.layout.fixed}
-        texts = {t.name: (np.zeros(1, np.int32), np.zeros(0, np.uint8)) for t in self.layout.texts}
-        return Columns(
-            0, np.zeros(0, np.uint32), np.zeros(0, np.uint64), fixed, texts, self.layout.flags
-        )
+    def _no_events(self) -> Columns:
+        """Returns every column without rows."""
+        fixed = {column.name: np.zeros(0, column.dtype) for column in self.layout.fixed}
+        texts = {
+            text.name: (np.zeros(1, np.int32), np.zeros(0, np.uint8)) for text in self.layout.texts
+        }
+        cpu = np.zeros(0, np.uint32)
+        sequence = np.zeros(0, np.uint64)
+        return Columns(0, cpu, sequence, fixed, texts, self.layout.flags)
 
 
-def _joined(
-    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-    """One text column from the lengths so far and the bytes of each piece."""
+def _aligned(size: int) -> int:
+    """The bytes that a value takes in an array map."""
+    return (size + 7) // 8 * 8
+
+
+def _joined(parts: list[_Text]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+    """Joins the pieces of a text column: the offsets as Arrow has them, and the bytes."""
     starts = accumulate((len(data) for _, data in parts), initial=0)
     offsets = np.concatenate(
         [[0], *(ends + np.uint32(start) for (ends, _), start in zip(parts, starts, strict=False))]
@@ -225,10 +301,11 @@ _fence = threading.Lock()
 
 
 def load_barrier() -> None:
-    """A full barrier for processors that reorder loads (arm64); Python has none of its own.
+    """A full memory barrier for processors that reorder loads (arm64); Python has none.
 
-    Releasing and taking a lock is a store-release followed by a load-acquire, which no load or store crosses
-    (Arm ARM B2.3, release-consistent sequentially consistent). x86 keeps the order by itself; there it costs 60 ns.
+    Releasing and acquiring a lock is a store-release followed by a load-acquire, which no load or
+    store crosses (Arm ARM B2.3, release-consistent sequentially consistent). x86 keeps the order
+    anyway; there it costs 60 ns.
     """
     _fence.acquire()
     _fence.release()

@@ -47,7 +47,7 @@ class TextColumn:
     Attributes:
         name: The column.
         index: Its number among the TEXT columns.
-        ends_offset: The array of ends: for each slot a position in the heap, as a uint32 that wraps.
+        ends_offset: The array of ends: for each slot a heap position, as a uint32 that wraps.
         heap_offset: The heap.
         heap_size: The bytes after which positions start again at the heap's beginning.
         heap_bytes: The bytes of the heap with the guard behind it.

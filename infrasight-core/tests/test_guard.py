@@ -104,7 +104,7 @@ def test_probe_gets_no_32_bit_calls_that_it_does_not_want(tmp_path: Path) -> Non
 
 
 def test_guard_forwards_calls_within_socketcall_by_their_number(tmp_path: Path) -> None:
-    """connect and accept through socketcall: each probe gets its own, with arguments from memory."""
+    """connect and accept through socketcall: each probe gets its own, arguments from memory."""
     program = build(tmp_path, 32)
     recording = Recording()
     arguments = struct.pack("<3I", 77, 0, 5)

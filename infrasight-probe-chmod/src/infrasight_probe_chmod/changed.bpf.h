@@ -10,8 +10,6 @@
  * there and are ignored. If a call changes two files, the last one counts.
  */
 #define PERMISSIONS 07777
-#define FILE_TYPE_MASK 0170000
-#define FILE_TYPE_SOCKET 0140000
 #define CHANGES 1024 /* calls by path that may be in progress at once */
 
 /* Whether the file is in no tree and has a name that is no path: a socket's name is "TCP", an
@@ -22,7 +20,7 @@ static inline bool has_no_path(char *file_path) {
   if (!dentry || FIELD(char *, dentry, dentry__d_parent) != dentry) return false;
   bpf_probe_read_kernel(&first, 1, FIELD(char *, dentry, dentry__d_name__name));
   u16 file_mode = FIELD(u16, FIELD(char *, dentry, dentry__d_inode), inode__i_mode);
-  return (file_mode & FILE_TYPE_MASK) == FILE_TYPE_SOCKET || first == '[';
+  return (file_mode & S_IFMT) == S_IFSOCK || first == '[';
 }
 
 #ifdef HAVE_path_chmod

@@ -3,6 +3,10 @@
  * Paths, from the kernel's dentries and mounts. Included by infrasight.bpf.h.
  */
 
+/* The file types in an inode's mode, as far as they are needed here. */
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
 /* Results of a walk, equal to the bits of TEXT_CUT and TEXT_MISSING. */
 #define PATH_IS_CUT 1     /* the path has more than PATH_DEPTH parts or PATH_BYTES bytes */
 #define PATH_IS_MISSING 2 /* the file has no name: a pipe, a namespace */

@@ -12,8 +12,6 @@
 #define AF_INET6 10
 #define SOCK_STREAM 1
 #define SOCK_RAW 3
-#define FILE_TYPE_MASK 0170000
-#define FILE_TYPE_SOCKET 0140000
 #define MAX_ADDRESS_BYTES 128   /* of a `struct sockaddr` */
 #define MAX_UNIX_PATH_BYTES 109 /* `sockaddr_un.sun_path`, and the NUL that the kernel may add */
 
@@ -28,7 +26,7 @@ struct tuple {
 static inline char *sock_of(char *file) {
   u16 file_mode = FIELD(u16, FIELD(char *, file, file__f_inode), inode__i_mode);
   char *socket = FIELD(char *, file, file__private_data);
-  if (!file || (file_mode & FILE_TYPE_MASK) != FILE_TYPE_SOCKET) return NULL;
+  if (!file || (file_mode & S_IFMT) != S_IFSOCK) return NULL;
   if (FIELD(char *, socket, socket__file) != file) return NULL;
   return FIELD(char *, socket, socket__sk);
 }

@@ -32,8 +32,7 @@
 #define FIXED_FILE 1 /* IOSQE_FIXED_FILE: the number is of a file registered with the ring */
 #define SKIP_SUCCESS (1 << 6) /* IOSQE_CQE_SKIP_SUCCESS */
 
-/* Kernels without io_uring lack these, and so do kernels before 5.19 the last one. There the
- * tracepoints are missing, too, and no program runs. */
+/* A kernel built without io_uring lacks these, and the tracepoints, so that no program runs. */
 OPTIONAL_FIELDS(io_kiocb__cmd, io_kiocb__file, io_kiocb__flags, io_kiocb__opcode);
 OPTIONAL_FIELDS(io_kiocb__cqe__fd);
 

@@ -172,7 +172,7 @@ def test_filter_changes_under_a_storm_account_for_every_event(tmp_path: Path) ->
 
 
 def test_agent_does_not_record_itself(tmp_path: Path) -> None:
-    """`infrasight trace` of every open shows those of others, none of its own or its loader's."""
+    """`infrasight trace` of every open shows those of others, and not its own or its loader's."""
     command = [str(Path(sys.executable).with_name("infrasight")), "trace", "sample", "execve"]
     entry = tmp_path / "sample-0.dist-info"
     entry.mkdir()

@@ -1,4 +1,4 @@
-"""Loads programs: what is loaded keeps the header's promises, and a refusal names its cause."""
+"""The loader: loaded programs have the layout of the header, and every error names its cause."""
 
 import json
 import subprocess
@@ -18,8 +18,8 @@ from infrasight_core.kernel.loader import (
     LoadedProbe,
     LoadSettings,
     load,
-    refused_functions,
     running_kernel,
+    unattachable_functions,
 )
 
 PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
@@ -58,7 +58,7 @@ def loaded_and_closed(program: BpfProgram) -> LoadedProbe:
 def test_loader_reports_a_python_that_cannot_run(python: str) -> None:
     """A Python that is missing or not executable: an error that names it and the setting."""
     with pytest.raises(KernelError, match=f"{python}.*loader_python"):
-        refused_functions(["security_path_chmod"], Path(python))
+        unattachable_functions(["security_path_chmod"], Path(python))
 
 
 def test_loader_names_the_package_that_has_bcc(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_optional_function_that_the_kernel_lacks_is_left_out(
     program, _ = changed(tmp_path, include, include + mistake)
     loaded = loaded_and_closed(evolve(program, attach=(ABSENT_FUNCTION, *PROGRAM.attach)))
     assert loaded.functions == ()
-    assert loaded.refused == {"never_attached": "the kernel has no such function"}
+    assert loaded.unattached == {"never_attached": "the kernel has no such function"}
     logged = capsys.readouterr().out
     assert "cannot attach to kernel function" in logged
     assert ABSENT_FUNCTION.kernel_function in logged
@@ -203,24 +203,24 @@ def test_required_function_that_the_kernel_lacks_is_named() -> None:
         load("sample", program, running_kernel(), LoadSettings())
 
 
-def test_refused_functions_are_those_that_cannot_be_loaded(tmp_path: Path) -> None:
+def test_unattachable_functions_are_those_that_a_probe_cannot_use(tmp_path: Path) -> None:
     """An empty program attaches to a kernel function if and only if a probe's program does."""
     point = KernelFunction("at_open", "security_file_open", optional=True)
     include = '#include "infrasight.bpf.h"'
     function = "\nint at_open(u64 *arguments) {\n  return 0;\n}\n"
     program, _ = changed(tmp_path, include, include + function)
     loaded = loaded_and_closed(evolve(program, attach=(point, *PROGRAM.attach)))
-    refused = refused_functions(["security_file_open"], LoadSettings().python)
-    assert (loaded.functions == ("at_open",)) == (not refused)
-    assert ("at_open" in loaded.refused) == bool(refused)
+    reasons = unattachable_functions(["security_file_open"], LoadSettings().python)
+    assert (loaded.functions == ("at_open",)) == (not reasons)
+    assert ("at_open" in loaded.unattached) == bool(reasons)
 
 
-def test_optional_function_whose_program_is_refused_is_left_out() -> None:
-    """A program that the verifier refuses, or that is not in the C: the rest of the probe loads."""
+def test_optional_function_whose_program_fails_is_left_out() -> None:
+    """A program that does not load, or is not in the C: the rest of the probe loads."""
     point = KernelFunction("never_written", "security_file_open", optional=True)
     loaded = loaded_and_closed(evolve(PROGRAM, attach=(point, *PROGRAM.attach)))
     assert loaded.functions == ()
-    assert loaded.refused.keys() == {"never_written"}
+    assert loaded.unattached.keys() == {"never_written"}
 
 
 def test_offsets_are_those_of_the_kernel() -> None:

@@ -141,7 +141,7 @@ def test_the_program_hangs_where_it_can(has_function: bool) -> None:
     )
     loaded.close()
     assert loaded.functions == (("path_chmod",) if has_function else ())
-    assert bool(loaded.refused) != has_function
+    assert bool(loaded.unattached) != has_function
 
 
 def test_a_call_that_comes_to_no_change_is_joined(record: Record, folder: Path) -> None:

@@ -161,7 +161,7 @@ static inline void store_other_attempt(struct set_state *change) {
   }
 }
 
-/* Ends the stored attempt of the socket, then begins one if the new state says so. */
+/* Ends the stored attempt of the socket, then begins one if the new state is SYN_SENT. */
 int state_changed(void *context) {
   struct set_state change; /* read once: the verifier forbids access by a computed pointer */
   bpf_probe_read_kernel(&change, sizeof(change), context);

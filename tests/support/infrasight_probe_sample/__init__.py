@@ -1,1 +1,1 @@
-"""A probe that a stranger could have written: openat(2) as given, cheap and frequent, for tests and benchmarks."""
+"""A third-party probe for tests and benchmarks: openat(2), which is cheap and frequent."""

@@ -88,7 +88,7 @@ def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
         for point in tracepoints_of(program)
     }
     for function in functions_of(program):
-        said[function.kernel_function] = loaded.refused.get(function.function, "in use")
+        said[function.kernel_function] = loaded.unattached.get(function.function, "in use")
     verified = {}
     for name, descriptor in loaded.programs.items():
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()

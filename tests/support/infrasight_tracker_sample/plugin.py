@@ -1,4 +1,4 @@
-"""The enricher `executions`: fills `exe` of every probe's rows with what the kernel said at the process's execution."""
+"""The enricher `executions`: fills `exe` of every row with what the process executed last."""
 
 from collections.abc import Mapping
 from importlib import resources

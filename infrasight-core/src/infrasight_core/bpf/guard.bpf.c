@@ -26,7 +26,7 @@ static inline void count_untraced(int way) {
 }
 
 /* The slot of a call is its number; SLOTS if it has none. socketcall(2) is many calls in one: the
- * calls inside it have slots of their own after all numbers. */
+ * calls inside it have their own slots after all numbers. */
 static inline u32 slot_on_enter(struct sys_enter *call) {
   if (call->number != SOCKETCALL) return call->number < CALLS ? call->number : SLOTS;
   u32 inner = call->args[0];

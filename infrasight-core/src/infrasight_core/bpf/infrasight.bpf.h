@@ -110,7 +110,7 @@ _Static_assert(sizeof(struct walk) == WALK_BYTES, "a block holds a walk");
  * every path through all rounds. */
 struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
-  u64 _tail, _heap_tail[15]; /* moved by the agent; on cache lines of their own */
+  u64 _tail, _heap_tail[15]; /* moved by the agent; on separate cache lines */
   u64 _seen, _filtered, _block_full, _heap_full, _submitted; /* the agent reads these at once */
   u64 _entries_full, _untraced, _counters[9];
   u64 _quality, _length[15];

@@ -23,7 +23,7 @@ from infrasight_core.containers.runtimes import answers
 from infrasight_core.errors import InfraSightError, KernelError, PluginError
 from infrasight_core.kernel.attach_points import functions_of, lacking, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
-from infrasight_core.kernel.loader import refused_functions, running_kernel
+from infrasight_core.kernel.loader import running_kernel, unattachable_functions
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import BpfProgram
 
@@ -184,7 +184,7 @@ def _check_kernel_functions(
     refused: dict[str, str] = {}
     if consequences:
         try:
-            refused = refused_functions(consequences, loader_python)
+            refused = unattachable_functions(consequences, loader_python)
         except KernelError as error:
             refused = dict.fromkeys(consequences, f"not tried: {error}")
     for function, texts in sorted(consequences.items()):

@@ -94,7 +94,7 @@ def explain(error: str) -> str:
     if "Operation not permitted" in error:
         return (
             "the kernel does not permit it: run as root, or with CAP_BPF and CAP_PERFMON; "
-            "in a container, its seccomp profile may refuse bpf and perf_event_open; "
+            "in a container, its seccomp profile may forbid bpf and perf_event_open; "
             "see `infrasight doctor`"
         )
     return error

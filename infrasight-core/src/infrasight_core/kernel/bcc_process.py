@@ -1,6 +1,6 @@
 """Compiles a program's C with bcc, loads and attaches it, and passes its descriptors on.
 
-This file runs as a program of its own, under a Python that has bcc (Debian's own), and imports only
+This file runs as a separate program, under a Python that has bcc (Debian's own), and imports only
 the standard library besides. The agent can therefore live in any virtual environment, and LLVM does
 not stay in memory. `loader.py` is the other side, in the agent::
 
@@ -80,13 +80,13 @@ def try_functions(
     lib: Any,
     request: dict[str, Any],
 ) -> tuple[dict[str, Any], list[int]]:
-    """Reports which kernel functions refuse a program, and why."""
-    refused = {name: refusal(BPF, lib, name) for name in request["try"]}
-    return {"refused": {name: reason for name, reason in refused.items() if reason}}, []
+    """Reports which kernel functions no program can attach to, and why."""
+    reasons = {name: attach_error(BPF, lib, name) for name in request["try"]}
+    return {"unattached": {name: reason for name, reason in reasons.items() if reason}}, []
 
 
-def refusal(BPF: Any, lib: Any, kernel_function: str, attach: bool = True) -> str:  # noqa: N803
-    """Says why no program can be attached to a kernel function; empty if one can.
+def attach_error(BPF: Any, lib: Any, kernel_function: str, attach: bool = True) -> str:  # noqa: N803
+    """Returns why no program can attach to a kernel function; empty if one can.
 
     An empty program is tried. Loading it is quick; attaching and detaching it patch the kernel.
     """
@@ -118,19 +118,19 @@ def reason_of(result: int) -> str:
 def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
     """Compiles, loads and attaches a program with blocks.
 
-    If the kernel refuses the code of one optimization level, the other is tried. If it refuses
+    If the verifier rejects the code of one optimization level, the other is tried. If it rejects
     both, the optional programs on kernel functions are left out.
     """
     functions = {name: kernel_function for name, kernel_function, _ in request["functions"]}
     required = [name for name, _, optional in request["functions"] if not optional]
-    refused = {}
+    unattached = {}
     for name, kernel_function in functions.items():
-        reason = refusal(BPF, lib, kernel_function, attach=False)
+        reason = attach_error(BPF, lib, kernel_function, attach=False)
         if reason and name in required:
             raise OSError(f"{name}: cannot attach to kernel function {kernel_function}: {reason}")
         if reason:
-            refused[name] = reason
-    possible = [name for name in functions if name not in refused]
+            unattached[name] = reason
+    possible = [name for name in functions if name not in unattached]
     attempts = (("-Os", possible), ("-O2", possible), ("-Os", required), ("-O2", required))
     for optimization, wanted in attempts:
         flags = [optimization, *(f"-DHAVE_{name}" for name in wanted)]
@@ -145,7 +145,7 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
                 continue
             if wanted == required:
                 raise
-            refused |= {name: str(error) for name in wanted if name not in required}
+            unattached |= {name: str(error) for name in wanted if name not in required}
     agent_process = fill_filters(BPF, lib, bpf, request)
     attached += attach(bpf, request)
     answer = {
@@ -155,7 +155,7 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
         "programs": list(programs),
         "agent_process": agent_process,
         "functions": wanted,
-        "refused": refused,
+        "unattached": unattached,
     }
     maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"])]
     return answer, [*maps, *(program.fd for program in programs.values()), *attached]
@@ -238,7 +238,7 @@ def compile_blocks(
     The slots are halved until the blocks fit the memory. Returns the module, its slots and the
     programs.
 
-    Kernels before 6.2 refuse a loop whose last instruction falls through into its first
+    Kernels before 6.2 reject a loop whose last instruction falls through into its first
     ("back-edge"). Whether LLVM emits such a loop depends on its version and on the optimization.
     """
     slots = request["slots"]

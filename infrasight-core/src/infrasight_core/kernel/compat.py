@@ -12,7 +12,7 @@ MARKS = {
     "x86_64": ("task_struct.thread_info.status", 2),
     "aarch64": ("task_struct.thread_info.flags", 1 << 22),
 }
-SOCKETCALL = {"x86_64": 102}  # on other machines each of its calls has a number of its own
+SOCKETCALL = {"x86_64": 102}  # on other machines each of its calls has its own number
 NO_NUMBER = -2
 
 

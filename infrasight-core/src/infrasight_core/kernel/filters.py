@@ -225,7 +225,7 @@ class FilterMaps:
         a barrier waits for programs that may still use it from before the last change.
 
         Raises:
-            KernelError: The kernel refused; the old filters stay active.
+            KernelError: The kernel does not permit it; the old filters stay active.
         """
         bank = 1 - self._bank
         self._wait_for_programs()

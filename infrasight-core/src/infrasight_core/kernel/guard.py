@@ -1,6 +1,6 @@
 """The guard: forwards calls of the 32-bit ABI to the probes' programs, and counts the rest.
 
-It is a program of its own in the kernel, bpf/guard.bpf.c. The programs it forwards to write the
+It is a separate program in the kernel, bpf/guard.bpf.c. The programs it forwards to write the
 same blocks as for 64-bit calls.
 """
 

@@ -79,9 +79,9 @@ class LoadedProbe:
         filter_maps: The maps that decide in the kernel which events are recorded.
         descriptors: The descriptors that keep its programs attached.
         programs: The descriptor of each of its programs on a tracepoint. Programs on kernel
-            functions are not among them: where one of them does not run, the row says so.
+            functions are not among them: where one of them does not run, the row is flagged.
         functions: Its programs that are attached to kernel functions.
-        refused: Those that are not, and why.
+        unattached: Those that are not, and why.
         warnings: The compiler's warnings about its C, each as `file:line: warning: …`.
     """
 
@@ -91,7 +91,7 @@ class LoadedProbe:
     descriptors: list[int]
     programs: dict[str, int]
     functions: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(factory=dict)
+    unattached: Mapping[str, str] = field(factory=dict)
     warnings: tuple[str, ...] = ()
 
     def skipped_runs(self) -> int:
@@ -159,7 +159,7 @@ def load(
         descriptors=attachments,
         programs=dict(zip(values["programs"], program_descriptors, strict=True)),
         functions=tuple(values["functions"]),
-        refused=values["refused"],
+        unattached=values["unattached"],
         warnings=answer.warnings,
     )
     _log_shortcomings(loaded, program)
@@ -178,7 +178,7 @@ def _log_shortcomings(loaded: LoadedProbe, program: BpfProgram) -> None:
             wanted=program.slots,
         )
     for point in functions_of(program):
-        if reason := loaded.refused.get(point.function):
+        if reason := loaded.unattached.get(point.function):
             log.info(
                 "cannot attach to kernel function",
                 probe=loaded.name,
@@ -188,15 +188,15 @@ def _log_shortcomings(loaded: LoadedProbe, program: BpfProgram) -> None:
             )
 
 
-def refused_functions(names: Iterable[str], python: Path) -> dict[str, str]:
-    """Tries which kernel functions refuse a program; returns these and the reasons.
+def unattachable_functions(names: Iterable[str], python: Path) -> dict[str, str]:
+    """Tries to attach an empty program; returns the functions that do not allow it, and why.
 
     Raises:
         KernelError: The loader cannot be run.
     """
     request = {"try": list(names), "headers": str(HEADERS_FOLDER)}
-    refused: dict[str, str] = run_bcc(request, python).values["refused"]
-    return refused
+    reasons: dict[str, str] = run_bcc(request, python).values["unattached"]
+    return reasons
 
 
 def _request(

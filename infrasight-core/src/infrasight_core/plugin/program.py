@@ -46,8 +46,7 @@ class Tracepoint:
     Attributes:
         function: The function's name in the C source.
         event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
-        optional: Whether the probe can do without it. Where the kernel lacks the tracepoint, the
-            log says so.
+        optional: Whether the probe can do without it. A kernel that lacks the tracepoint is logged.
         compat: For `syscalls:` only: the call's numbers in the 32-bit ABI of x86 (i386). Such calls
             pass no tracepoint in `syscalls:`; the guard calls the function for them, with the same
             context.
@@ -93,15 +92,14 @@ class KernelFunction:
     """A BPF function and the kernel function at whose entry it runs (fentry).
 
     Loading the probe finds out whether the kernel allows that; a locked-down kernel does not. The C
-    has the function `#ifdef HAVE_<function>`. It may be preempted, so that it writes a map of its
-    own instead of a block.
+    has the function `#ifdef HAVE_<function>`. It may be preempted, so that it writes its own
+    map instead of a block.
 
     Attributes:
         function: The function's name in the C source, `int <function>(u64 *arguments)`; it
             returns 0.
         kernel_function: The kernel's name, e.g. `security_path_chmod`.
-        optional: Whether the probe can do without it. Where the kernel does not allow it, the log
-            says so.
+        optional: Whether the probe can do without it. A kernel that does not allow it is logged.
         lack: One line on what the events lack without it, for `infrasight doctor` and the log.
     """
 

@@ -1,4 +1,4 @@
-"""The testbed's control plane is a real one: nodes, controllers, scheduler, and rights that are refused."""
+"""The test control plane works: nodes, controllers, scheduler and RBAC."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,11 +24,11 @@ DAEMON_SET: dict[str, Any] = {
 }
 
 
-def test_a_daemon_sets_pods_run_on_the_nodes_it_selects(
+def test_daemon_set_pods_run_on_selected_nodes(
     control_plane: ControlPlane, namespace: str, add_node: Callable[..., str]
 ) -> None:
-    """Of three nodes the two with the label get a running pod; a third gets one when it is given the label."""
-    chosen = {add_node(name, pool="sample") for name in ("first", "second")}
+    """Nodes with the label get a running pod; a third node gets one when it gets the label."""
+    selected = {add_node(name, pool="sample") for name in ("first", "second")}
     late = add_node("late")
     control_plane.apply(DAEMON_SET, namespace=namespace)
 
@@ -36,13 +36,13 @@ def test_a_daemon_sets_pods_run_on_the_nodes_it_selects(
         pods = control_plane.objects("pods", namespace)
         return {pod["spec"]["nodeName"] for pod in pods if pod["status"]["phase"] == "Running"}
 
-    until(lambda: running() == chosen, "pods on the two nodes")
+    until(lambda: running() == selected, "pods on the two nodes")
     control_plane.kubectl("label", "node", late, "pool=sample")
-    until(lambda: running() == {*chosen, late}, "a pod on the third")
+    until(lambda: running() == {*selected, late}, "a pod on the third")
 
 
-def test_a_token_may_do_what_its_role_says(control_plane: ControlPlane, namespace: str) -> None:
-    """With a service account's token the API server answers 403, until a role allows that one thing."""
+def test_token_has_the_rights_of_its_role(control_plane: ControlPlane, namespace: str) -> None:
+    """A service account's token is denied everything but what a role allows."""
     control_plane.kubectl("create", "serviceaccount", "reader", "-n", namespace)
     reader = control_plane.account_kubeconfig("reader", namespace)
     with pytest.raises(ToolError, match=r"\(Forbidden\).*cannot list resource \"configmaps\""):
@@ -50,29 +50,24 @@ def test_a_token_may_do_what_its_role_says(control_plane: ControlPlane, namespac
     control_plane.kubectl(
         "create", "role", "reader", "--verb=list", "--resource=configmaps", "-n", namespace
     )
+    account = f"--serviceaccount={namespace}:reader"
     control_plane.kubectl(
-        "create",
-        "rolebinding",
-        "reader",
-        "--role=reader",
-        f"--serviceaccount={namespace}:reader",
-        "-n",
-        namespace,
+        "create", "rolebinding", "reader", "--role=reader", account, "-n", namespace
     )
     assert "kube-root-ca.crt" in control_plane.kubectl("get", "configmaps", config=reader)
     with pytest.raises(ToolError, match="Forbidden"):
         control_plane.kubectl("get", "secrets", config=reader)
 
 
-def test_the_api_server_may_die_and_come_back(control_plane: ControlPlane, namespace: str) -> None:
-    """Killed, it answers nobody; started again it has all objects, and the controllers go on."""
-    control_plane.kubectl("create", "configmap", "kept", "-n", namespace)
+def test_api_server_restart_preserves_objects(control_plane: ControlPlane, namespace: str) -> None:
+    """After a kill and a restart the API server has all objects, and the controllers work."""
+    control_plane.kubectl("create", "configmap", "saved", "-n", namespace)
     control_plane.kill_api_server()
     with pytest.raises(ToolError, match="refused"):
-        control_plane.get("configmap", "kept", namespace)
+        control_plane.get("configmap", "saved", namespace)
     control_plane.start_api_server()
-    assert control_plane.get("configmap", "kept", namespace)
+    assert control_plane.get("configmap", "saved", namespace)
     control_plane.kubectl(
         "create", "deployment", "later", "--image=example.invalid/later", "-n", namespace
     )
-    until(lambda: len(control_plane.objects("replicasets", namespace)) == 1, "controllers work")
+    until(lambda: len(control_plane.objects("replicasets", namespace)) == 1, "the controllers work")

@@ -1,4 +1,4 @@
-"""The agent at rest and under a storm of program executions: memory, CPU, delay; a real server and store behind it."""
+"""The agent at rest and under a storm of executions: memory, CPU and delay."""
 
 import subprocess
 import tempfile
@@ -48,7 +48,7 @@ class Timed(Recording):
 
 
 def quiet_delays() -> list[float]:
-    """Milliseconds from the kernel to a conforming batch, of single calls with pauses between them."""
+    """The milliseconds from the kernel to a conforming batch, of single calls with pauses."""
     timed = Timed()
     with recording("execve", infrasight_probe_execve.plugin, sink=timed):
         for number in range(QUIET_CALLS):

@@ -39,7 +39,7 @@ OPENSNOOP = "/usr/sbin/opensnoop.bt"
 
 @define
 class Watched:
-    """What a tracer says of the loops that it saw: how many, the share of events that it lost, its reader's µs per event."""
+    """A tracer's count of loops, its share of lost events, and its reader's µs per event."""
 
     loops: int = 0
     lost: float = 0.0
@@ -127,7 +127,7 @@ def loop(command: list[str], watched: Watched) -> float:
 
 
 def alone() -> None:
-    """Waits a while until nobody else traces, and tells who reads the figures if somebody still does."""
+    """Waits until no other program traces; prints a warning if one still does."""
     end = time.monotonic() + PATIENCE
     while others := tracepoint_programs():
         if time.monotonic() > end:

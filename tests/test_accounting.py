@@ -1,4 +1,4 @@
-"""Nothing is missing, and a query proves it: seen = filtered + dropped + rejected + stored, to the event, whatever happens."""
+"""A query proves completeness: seen = filtered + dropped + rejected + stored, to the event."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def open_storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accounts(system: System) -> dict[str, dict[str, Any]]:
-    """The sums of the view by probe; `wrong` adds up the differences of every run and minute without their sign."""
+    """The view's sums by probe; `wrong` adds up the absolute differences of all runs and minutes."""
     columns = [
         "seen",
         "filtered",
@@ -58,7 +58,7 @@ def accounts(system: System) -> dict[str, dict[str, Any]]:
 
 
 def verify(system: System, *options: str) -> tuple[int, dict[str, dict[str, Any]], str]:
-    """Status, rows by probe and words of `infrasight verify`."""
+    """The status, rows by probe and stderr of `infrasight verify`."""
     command: list[str | Path] = [BIN / "infrasight", "verify", "--server", system.address, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return (
@@ -69,7 +69,7 @@ def verify(system: System, *options: str) -> tuple[int, dict[str, dict[str, Any]
 
 
 def flagged_missing(system: System) -> dict[str, int]:
-    """How many of execve's rows have a flag `<column>_missing`, by column."""
+    """The number of execve's rows with a flag `<column>_missing`, by column."""
     rows = system.query(
         "SELECT arrayJoin(quality) AS flag, count() AS n FROM execve_events GROUP BY flag"
     )
@@ -80,8 +80,8 @@ def flagged_missing(system: System) -> dict[str, int]:
     }
 
 
-def test_everything_that_was_seen_is_stored(system: System) -> None:
-    """Every probe's run, from its first event to its last: the difference is 0 in every minute, and verify says 0."""
+def test_every_event_seen_is_stored_and_verified(system: System) -> None:
+    """From each probe's first event to its last the difference is 0, and verify succeeds."""
     agent = system.start_agent(every_probe=True)
     execute("mark-accounts", 50)
     until(lambda: "execve" in verify(system)[1], "the first account of execve is stored")
@@ -124,8 +124,8 @@ def test_everything_that_was_seen_is_stored(system: System) -> None:
 
 
 @pytest.mark.alone
-def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
-    """Blocks of 256 slots and a storm on every CPU: much is dropped, the difference is 0, and what is stored is whole."""
+def test_overflowing_blocks_are_accounted_for(system: System, open_storm: Path) -> None:
+    """Blocks of 256 slots overflow in a storm: the difference is 0, and stored rows are complete."""
     agent = system.start_agent(
         "--probe", "open", environment={"INFRASIGHT_AGENT_BLOCK_MEMORY": "300000"}
     )
@@ -157,14 +157,14 @@ def test_blocks_that_overflow(system: System, open_storm: Path) -> None:
 
 
 def reconfigure(agent: Process, file: Path, settings: str) -> None:
-    """Changes the agent's file and waits until it has taken the change."""
+    """Changes the agent's file and waits until the agent has applied it."""
     before = agent.log().count("settings changed")
     file.write_text(settings)
     until(lambda: agent.log().count("settings changed") > before, "the settings have changed")
 
 
-def test_probes_and_agents_that_start_again(system: System, tmp_path: Path) -> None:
-    """A probe switched off and on, then another agent: four runs, each with its end, and the difference is 0 in each."""
+def test_each_restart_of_a_probe_is_an_accounted_run(system: System, tmp_path: Path) -> None:
+    """A probe switched off and on, in two agents, has four ended runs with difference 0."""
     file = tmp_path / "agent.toml"
     for _ in range(2):
         file.write_text('probes = ["execve", "open"]\n')
@@ -180,8 +180,8 @@ def test_probes_and_agents_that_start_again(system: System, tmp_path: Path) -> N
     assert verify(system)[::2] == (0, "")
 
 
-def test_an_agent_that_is_killed(system: System) -> None:
-    """SIGKILL: what arrived is accounted for to the event, and verify says that the run broke off, not that all is well."""
+def test_verify_reports_the_run_of_a_killed_agent(system: System) -> None:
+    """After SIGKILL the stored events are accounted for, and verify reports that the run broke off."""
     agent = system.start_agent("--probe", "execve")
     execute("mark-killed", 50)
     until(lambda: len(system.rows("mark-killed", "pid")) == 50, "they are stored")
@@ -196,8 +196,8 @@ def test_an_agent_that_is_killed(system: System) -> None:
     assert "without a last account" in said
 
 
-def test_rows_that_come_or_go_behind_its_back(tmp_path: Path) -> None:
-    """Rows that are taken out of the store, and one put in twice, are differences of the right size and sign."""
+def test_verify_reports_deleted_and_doubled_rows(tmp_path: Path) -> None:
+    """Rows deleted from the store, and doubled rows, are differences of the right size and sign."""
     clickhouse = ClickHouseServer(tmp_path / "clickhouse").start()
     try:
         with running_system(tmp_path, clickhouse.url, "tampered") as system:
@@ -230,15 +230,15 @@ def test_rows_that_come_or_go_behind_its_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("since", ["yesterday", "", "5", "9999999h"])
-def test_a_time_that_is_none(system: System, since: str) -> None:
-    """What is not a time is rejected with an example."""
+def test_verify_rejects_a_malformed_time(system: System, since: str) -> None:
+    """A malformed time is rejected with an example."""
     status, _, said = verify(system, "--since", since)
     assert status == 2
     assert "write 90s, 30m, 6h, 7d or 2w" in said
 
 
-def test_without_any_account(system: System) -> None:
-    """A store without accounts proves nothing, and verify says so."""
+def test_verify_fails_without_accounts(system: System) -> None:
+    """Without any account verify fails, because nothing is proved."""
     status, rows, said = verify(system)
     assert (status, rows) == (1, {})
     assert "no account of the last 1h" in said

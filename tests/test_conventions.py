@@ -1,4 +1,4 @@
-"""What the house asks of every package and file, as far as a test can see it."""
+"""Conventions that hold for every package and file."""
 
 import ast
 import re
@@ -32,7 +32,7 @@ each_hook = pytest.mark.parametrize("hook", HOOKS)
 
 @cache
 def files(*suffixes: str) -> list[Path]:
-    """The files of the tree that are, or are going to be, in git and are not generated; all without suffixes."""
+    """The files in git, or about to be added, that are not generated; all of them by default."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -76,7 +76,7 @@ def requirements(package: Path) -> dict[str, Requirement]:
 
 
 def place(file: Path, line: int = 0) -> str:
-    """A file's path for people."""
+    """A file's path relative to the root, with a line number."""
     return f"{file.relative_to(ROOT)}:{line}" if line else str(file.relative_to(ROOT))
 
 
@@ -107,8 +107,8 @@ def test_hook_has_a_test(hook: str) -> None:
 
 
 @each_package
-def test_package_is_whole(package: Path) -> None:
-    """Every package has its README, CHANGELOG, licence, tests, and a py.typed in each import package."""
+def test_package_is_complete(package: Path) -> None:
+    """Every package has a README, CHANGELOG, licence, tests, and a py.typed file."""
     for name in ("README.md", "CHANGELOG.md", "LICENSE"):
         assert (package / name).is_file(), name
     assert list((package / "tests").rglob("test_*.py"))
@@ -119,7 +119,7 @@ def test_package_is_whole(package: Path) -> None:
 
 @each_package
 def test_licences_are_the_roots(package: Path) -> None:
-    """A package's copies of the licences are those at the top; kernel C brings the GPL and names it in its first line."""
+    """Licences are copies of the root's; kernel C has the GPL and names it in its first line."""
     kernel = [*package.rglob("*.bpf.c"), *package.rglob("*.bpf.h")]
     for licence in ["LICENSE", *(["LICENSE-GPL-2.0"] if kernel else [])]:
         assert (package / licence).read_bytes() == (ROOT / licence).read_bytes()
@@ -141,7 +141,7 @@ def test_version_is_the_changelogs(package: Path) -> None:
 
 @each_package
 def test_package_has_one_name(package: Path) -> None:
-    """A package's folder, distribution and import name are one word, so that no list has to name it."""
+    """Folder, distribution and import name are one word, so that no list has to name it."""
     assert project(package)["name"] == package.name
     assert (package / "src" / package.name.replace("-", "_") / "__init__.py").is_file()
 
@@ -162,7 +162,7 @@ def test_no_list_names_the_packages() -> None:
 
 @each_package
 def test_dependencies_are_locked(package: Path) -> None:
-    """The lock holds an allowed version of every dependency, and nothing about where it comes from."""
+    """The lock has an allowed version of every dependency, and names no source."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     locked = dict(line.split(" ;")[0].split("==") for line in lock.splitlines())
     assert not re.search(r"^-|://| @ ", lock, re.MULTILINE)
@@ -173,7 +173,7 @@ def test_dependencies_are_locked(package: Path) -> None:
 
 @each_package
 def test_generated_code_sets_the_floors(package: Path) -> None:
-    """Generated code refuses an older runtime than its generator's, so no older one may be installed with it."""
+    """A package requires at least the runtime of the generator of its code."""
     for file in package.rglob("*_pb2.py"):
         made = re.search(
             r"^# Protobuf Python Version: (\S+)$", file.read_text(encoding="utf-8"), re.MULTILINE
@@ -190,7 +190,7 @@ def test_generated_code_sets_the_floors(package: Path) -> None:
 
 @each_probe
 def test_probe_uses_public_names_only(probe: Path) -> None:
-    """A probe imports from the core what its `__all__` holds, the wire's generated code, and nothing below."""
+    """A probe imports only the names in the core's `__all__` and the wire's generated code."""
     found = []
     for file in (probe / "src").rglob("*.py"):
         for node in [] if GENERATED.search(file.name) else ast.walk(tree(file)):
@@ -260,7 +260,7 @@ def test_every_test_says_what_it_shows() -> None:
 
 
 def test_no_c_in_python_strings() -> None:
-    """C stands in files of its own, where an editor and clang-format find it."""
+    """C is in its own files, where an editor and clang-format find it."""
     c = re.compile(
         r"#\s*include\s*<|\bBPF_[A-Z_]+\(|\bstruct \w+ \{|\bint \w+\((struct|void|int|char)\b"
     )
@@ -307,8 +307,8 @@ def test_no_tuple_assignment_of_unrelated_values() -> None:
     assert not found
 
 
-def test_the_tree_names_no_place() -> None:
-    """No file names a folder of one machine, the host of a package registry, or a ticket's number."""
+def test_no_file_names_a_machine_or_registry() -> None:
+    """No file names a folder of one machine, a package registry's host, or an issue number."""
     forbidden = re.compile(
         r"(?<![\w.)}])/(work|home)/\w|/root/\.|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b|\bissue \d",
         re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""Processes that make it hard: a thousand threads in one call, killed in it, renamed, in namespaces of their own."""
+"""Difficult processes: 1,000 threads in one call, killed in it, renamed, in own namespaces."""
 
 import ctypes
 import os
@@ -41,7 +41,7 @@ def fifo(tmp_path: Path) -> Path:
 
 
 def waiting(pid: int) -> int:
-    """How many threads of a process wait in open(2) of a FIFO."""
+    """The number of a process's threads that wait in open(2) of a FIFO."""
     tasks = Path(f"/proc/{pid}/task").glob("*/wchan")
     return sum(task.read_text() in ("wait_for_partner", "fifo_open") for task in tasks)
 
@@ -53,8 +53,8 @@ def crowd_rows(table: Any, fifo: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.alone
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_thousand_threads_in_one_call(fifo: Path, killed: bool) -> None:
-    """A thousand calls under way at once: each has its row with its own thread, also where SIGKILL ends them all."""
+def test_thousand_threads_in_one_call_have_a_row_each(fifo: Path, killed: bool) -> None:
+    """Of 1,000 calls in progress at once each has its thread's row, also when SIGKILL ends them."""
     with (
         recording("open", infrasight_probe_open.plugin) as kept,
         subprocess.Popen([sys.executable, "-c", CROWD, fifo]) as crowd,
@@ -76,8 +76,8 @@ def test_a_thousand_threads_in_one_call(fifo: Path, killed: bool) -> None:
     assert {row["process_key"] for row in rows} == {rows[0]["process_key"]}
 
 
-def test_a_process_that_renames_itself(tmp_path: Path) -> None:
-    """Each event has the name that the thread had then, any byte of it; the executable stays what the kernel runs."""
+def test_renamed_process_has_its_current_name(tmp_path: Path) -> None:
+    """Each row has the thread's name at that moment, with any byte; the executable stays."""
     names = [b"innocent", b"[kworker/0:1]", b"\xff\xfe\n\x01", b"fifteen bytes!!"]
 
     def work() -> None:
@@ -95,8 +95,8 @@ def test_a_process_that_renames_itself(tmp_path: Path) -> None:
     assert {row["exe"] for row in rows} == {os.fsencode(Path(sys.executable).resolve())}
 
 
-def test_a_process_in_namespaces_of_its_own(tmp_path: Path) -> None:
-    """In pid, mount and user namespaces: pids are the host's, and paths are the kernel's in the process's mounts."""
+def test_process_in_own_namespaces_has_host_pids(tmp_path: Path) -> None:
+    """In own namespaces pids are the host's, and paths are those of the process's mounts."""
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner/file").touch()
     script = f"mount --bind {tmp_path}/inner /mnt && echo $$ > /dev/null && exec cat /mnt/file"
@@ -123,8 +123,8 @@ def test_a_process_in_namespaces_of_its_own(tmp_path: Path) -> None:
     assert {r["process_key"] for r in shells} == {row["process_key"]}
 
 
-def test_an_execution_that_kills_the_other_threads() -> None:
-    """One of many threads executes a program: one row, with the process's pid, and no other thread is heard of again."""
+def test_execution_by_one_of_many_threads_is_one_row() -> None:
+    """When one of many threads executes a program, there is one row, with the process's pid."""
     with (
         recording("execve", infrasight_probe_execve.plugin) as kept,
         subprocess.Popen([sys.executable, "-c", EXECUTES]) as process,

@@ -1,4 +1,4 @@
-"""The oracle: workloads that we did not write, recorded by every installed probe and by strace in the same run.
+"""The oracle: third-party programs, recorded by every installed probe and strace at once.
 
 Every call that strace saw is a row, every row is a call, in each thread's order, with the same arguments and the same result.
 """
@@ -200,7 +200,7 @@ def run(
 
 
 def strangers(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int]]:
-    """The ends of connections that were accepted and that nobody made: strace shows a client's own end nowhere else."""
+    """The ends of accepted connections that no recorded connect made."""
     ends = ("remote_address", "remote_port", "local_address", "local_port")
     made = {tuple(row[name] for name in ends) for row in rows["connect"]}
     came = {
@@ -212,7 +212,7 @@ def strangers(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int
 
 
 def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
-    """Whether strace saw another thread take a file of that name away before it saw the end of the call."""
+    """Whether another thread removed a file of that name before strace saw the call's end."""
     return any(
         other.name in DELETING
         and other.tid != opened.tid
@@ -227,10 +227,10 @@ def deleted_meanwhile(traced: Traced, opened: Call) -> bool:
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_every_call_is_a_row_and_every_row_a_call(
+def test_rows_are_exactly_the_calls_that_strace_saw(
     recording: Oracle, folder: Path, name: str
 ) -> None:
-    """None missing, none surplus, none with another path, argument, flag or result than strace says."""
+    """No row is missing, surplus, or differs from strace's path, arguments, flags or result."""
     workload = WORKLOADS[name]
     traced, rows, verdict = run(recording, folder, workload)
     print(verdict.text(), dict(verdict.said))
@@ -244,8 +244,8 @@ def test_every_call_is_a_row_and_every_row_a_call(
     assert set(verdict.said) <= workload.said
 
 
-def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
-    """A row that is taken away, doubled, in another's place, or differs in one field: the oracle names exactly that."""
+def test_oracle_finds_a_wrong_row(recording: Oracle, folder: Path) -> None:
+    """The oracle names exactly the row that is missing, doubled, or differs in one field."""
     recording.begin()
     command = ["sh", "-c", "touch a b; chmod 600 a; chmod 640 b; cat a missing || true"]
     traced = strace(command, CALLS, folder / "strace.log", FAST, cwd=folder)
@@ -273,8 +273,8 @@ def test_a_mistake_is_found(recording: Oracle, folder: Path) -> None:
         assert {wrong[1] for wrong in verdict.wrong} == ({field} if field else set())
 
 
-def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> None:
-    """A field of connect or accept that differs, an outcome taken away, doubled or another: the oracle names exactly that."""
+def test_oracle_finds_a_wrong_row_of_a_socket(recording: Oracle, folder: Path) -> None:
+    """The oracle names exactly a wrong field of a socket's row, or a wrong outcome."""
     traced, rows, untouched = run(recording, folder, Workload(("bash", "-exc", MEETING), {}))
     assert not untouched.faults(), untouched.text()
     assert not strangers(rows)
@@ -321,5 +321,5 @@ def test_a_mistake_about_sockets_is_found(recording: Oracle, folder: Path) -> No
 
 
 def test_every_probe_has_its_comparison(recording: Oracle) -> None:
-    """What is installed and records is compared; a new probe joins by a Comparison."""
+    """Every installed probe has a Comparison."""
     assert set(recording.recorder.probes()) == set(COMPARISONS)

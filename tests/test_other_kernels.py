@@ -1,4 +1,4 @@
-"""Every probe and every attach way, under this machine's kernel and under others, and docs/kernels.md says what was seen."""
+"""Every probe and attach point on this kernel and on others; docs/kernels.md agrees."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout((MINUTES + 1) * 60)
 
 
 def report(*command: str) -> dict[str, Any]:
-    """Runs a command to its end, and whatever it started; returns the JSON that it prints last."""
+    """Runs a command, and ends whatever it started; returns the JSON of its last line."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/support")}
     process = subprocess.Popen(
         command,
@@ -49,7 +49,7 @@ def report(*command: str) -> dict[str, Any]:
 
 
 def has_everything(found: dict[str, Any]) -> None:
-    """Every expected row came, once, and right; nothing was dropped or untraced; the trackers run."""
+    """Asserts that every expected row came once and right, and that the trackers run."""
     assert found["probes"].keys() == {"accept", "chmod", "connect", "execve", "open"}
     for probe, said in found["probes"].items():
         assert said["wrong"] == [], probe
@@ -59,8 +59,8 @@ def has_everything(found: dict[str, Any]) -> None:
     assert found["untracked"] == {}
 
 
-def test_this_kernel() -> None:
-    """Every probe loads and records known work, whole; where the document has this kernel, it says what was seen."""
+def test_probes_on_the_running_kernel() -> None:
+    """Every probe loads and records known work; the document agrees if it has this kernel."""
     found = report(*REPORT)
     has_everything(found)
     said = documented(DOCUMENT.read_text(), column(found))
@@ -77,8 +77,8 @@ def test_this_kernel() -> None:
     os.geteuid() != 0, reason="only root can unpack a guest's kernel where it looks for it"
 )
 @pytest.mark.parametrize("series", ["6.1", "6.12"])
-def test_a_kernel_of_debian(series: str) -> None:
-    """The same in a guest that runs Debian's kernel of a series, and the document says what was seen there."""
+def test_probes_on_a_kernel_of_debian(series: str) -> None:
+    """The same in a guest with Debian's kernel of a series; the document agrees."""
     found = report(*GUEST, series, "env", f"PYTHONPATH={ROOT / 'tests/support'}", *REPORT)
     has_everything(found)
     assert column(found) == series

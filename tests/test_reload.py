@@ -1,4 +1,4 @@
-"""The agent's settings changed while it runs, as an operator does it: by the file, and by SIGHUP."""
+"""Settings that change while the agent runs, by the file and by SIGHUP."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ from pathlib import Path
 from infrasight_testbed.system import execute, running_system, until
 
 
-def test_the_file_changes_filters_and_a_mistake_changes_nothing(tmp_path: Path) -> None:
-    """A new filter comes into force by a change of the file, goes by SIGHUP; a mistake is one line that names the key."""
+def test_reload_applies_changes_and_rejects_mistakes(tmp_path: Path) -> None:
+    """A changed file adds a filter, SIGHUP removes it; a mistake is one line that names the key."""
     file = tmp_path / "agent.toml"
     file.write_text('probes = ["execve"]\n')
     with running_system(tmp_path) as system:

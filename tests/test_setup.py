@@ -1,4 +1,4 @@
-"""`tools/setup.py`: asks only for what is missing, tries again, and says what to do."""
+"""`tools/setup.py` installs only what is missing, tries again, and reports remedies."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "tools" / "setup.py"
 
 @pytest.fixture
 def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module of its own, with pauses that do not last."""
+    """The script as a module, with pauses of no length."""
     spec = importlib.util.spec_from_file_location("infrasight_setup", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
@@ -27,7 +27,7 @@ def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def flaky(tmp_path: Path) -> Callable[[int], tuple[str, Path]]:
-    """A command that fails as often as it is told, and the file where it counts."""
+    """A command that fails a given number of times, and the file where it counts its runs."""
 
     def make(failures: int) -> tuple[str, Path]:
         command = tmp_path / "flaky"
@@ -41,20 +41,20 @@ def flaky(tmp_path: Path) -> Callable[[int], tuple[str, Path]]:
     return make
 
 
-def test_a_moments_failure_is_tried_again(
+def test_failing_command_is_tried_again(
     setup: ModuleType, flaky: Callable[[int], tuple[str, Path]], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A registry that fails twice is asked three times, and each try is announced."""
+    """A command that fails twice is run three times, and each further try is announced."""
     command, count = flaky(2)
     setup.run(command, tries=3)
     assert count.read_text(encoding="utf-8") == "\n" * 3
     assert capfd.readouterr().err.count("failed; retrying in") == 2
 
 
-def test_it_gives_up_with_a_clear_word(
+def test_error_after_the_last_try_names_the_remedy(
     setup: ModuleType, flaky: Callable[[int], tuple[str, Path]]
 ) -> None:
-    """One that goes on failing is given up, with the command, how often it was tried, and what to do."""
+    """The error names the command that keeps failing, the number of tries and the remedy."""
     command, count = flaky(99)
     with pytest.raises(
         setup.SetUpError,
@@ -65,10 +65,10 @@ def test_it_gives_up_with_a_clear_word(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_without_root_it_says_what_to_type(
+def test_missing_package_without_root_is_an_apt_get_command(
     setup: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing Debian package is an apt-get line for whoever is not root; nothing is tried."""
+    """Without root a missing Debian package is reported as an apt-get command; nothing is run."""
     monkeypatch.setitem(setup.PACKAGES, "run", {"infrasight-no-such-package": "", "make": "make"})
     os.seteuid(65534)
     try:
@@ -81,10 +81,10 @@ def test_without_root_it_says_what_to_type(
         os.seteuid(0)
 
 
-def test_a_ready_environment_is_left_alone(
+def test_ready_environment_is_not_installed_again(
     setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the stamp of the same files nothing is run; with another the locked packages are asked for again."""
+    """With the stamp of the same files nothing is run; after a change packages are installed."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setattr(setup, "VENV", tmp_path)
@@ -104,8 +104,8 @@ def test_a_ready_environment_is_left_alone(
     assert asked
 
 
-def test_a_wrong_word_teaches() -> None:
-    """Anything but its words shows what they are, and ends with status 2."""
+def test_unknown_word_shows_the_usage() -> None:
+    """An unknown word shows the usage and ends with status 2."""
     shown = subprocess.run(
         [sys.executable, SCRIPT, "everything"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The probe chmod under the running kernel: known calls in, exactly those rows out, field by field."""
+"""The probe chmod on the running kernel: known calls become exactly the expected rows."""
 
 import os
 import socket
@@ -35,7 +35,7 @@ COMMON = {
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may use; pytest's own are for one."""
+    """A folder that every user may use; pytest's folders belong to one user."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         yield Path(name).resolve()
@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def file(folder: Path) -> Path:
-    """A file of root's that everybody may read."""
+    """A file of root that everyone may read."""
     path = folder / "file"
     path.touch()
     path.chmod(0o644)
@@ -56,7 +56,7 @@ def check(
     uid: int = 0,
     first: Callable[[], None] | None = None,
 ) -> None:
-    """Makes the calls in a child: its rows are exactly theirs."""
+    """Makes the calls in a child and asserts that its rows are exactly theirs."""
     calls = [c for c in calls if c[0] in NUMBERS and has_tracepoint(f"syscalls:sys_enter_{c[0]}")]
 
     def work() -> None:
@@ -80,8 +80,8 @@ def check(
         assert row["duration_ns"] > 0
 
 
-def test_every_call_that_changes_a_mode(record: Record, file: Path) -> None:
-    """chmod, fchmod, fchmodat and fchmodat2: exactly their rows; by descriptor with the mode that the file had before."""
+def test_every_way_to_change_a_mode_is_recorded(record: Record, file: Path) -> None:
+    """Each call is one row; a call by descriptor has the mode that the file had before."""
     path = bytes(file)
     fd = os.open(file, os.O_RDONLY)
     directory = os.open(file.parent, os.O_RDONLY)
@@ -123,8 +123,8 @@ def test_every_call_that_changes_a_mode(record: Record, file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_every_way_to_fail(record: Record, file: Path) -> None:
-    """Errors of root's: the row has the kernel's own and its name; a path is there where there was one to go by."""
+def test_every_failing_call_is_recorded(record: Record, file: Path) -> None:
+    """A failed call's row has the kernel's error and name, and its path if the call named one."""
     folder = bytes(file.parent)
     path = bytes(file)
     (file.parent / "loop").symlink_to("loop")
@@ -194,8 +194,8 @@ def test_every_way_to_fail(record: Record, file: Path) -> None:
     )
 
 
-def test_what_a_user_may_not(record: Record, file: Path) -> None:
-    """EPERM and EACCES of a user who is not root; of a descriptor with the kernel's path and the mode that stays."""
+def test_refused_calls_of_an_ordinary_user_are_recorded(record: Record, file: Path) -> None:
+    """EPERM and EACCES of an ordinary user; by descriptor with the kernel's path and the mode."""
     closed = file.parent / "closed"
     closed.mkdir(mode=0o700)
     fd = os.open(file, os.O_RDONLY)
@@ -268,8 +268,8 @@ def test_paths_start_where_the_kernel_starts(record: Record, file: Path) -> None
     )
 
 
-def test_at_the_root_and_in_a_chroot(record: Record, file: Path) -> None:
-    """A path from the root has no doubled slash; in a chroot it begins with where that is."""
+def test_paths_from_the_root_and_in_a_chroot_are_absolute(record: Record, file: Path) -> None:
+    """A path from the root has no double slash; in a chroot it begins with the chroot's path."""
     base = bytes(file.parent)
 
     def confined() -> None:
@@ -300,8 +300,8 @@ def _none(given: bytes, resolved: bytes) -> Row:
 
 
 @pytest.mark.parametrize("length", [4095, 4096])
-def test_a_long_path(record: Record, file: Path, length: int) -> None:
-    """4,095 bytes are whole, behind their directory too; more the kernel refuses, and the row says that it is cut."""
+def test_long_paths_are_complete_or_flagged(record: Record, file: Path, length: int) -> None:
+    """A path of 4,095 bytes is complete; the kernel refuses a longer one, and its row is flagged."""
     path = b"./" * 2045 + b"/file" if length < 4096 else b"./" * 2048
 
     def work() -> int:
@@ -319,8 +319,8 @@ def test_a_long_path(record: Record, file: Path, length: int) -> None:
         assert {"path_cut", "resolved_path_cut"} < set(row["quality"])
 
 
-def test_the_descriptors_file_is_the_kernels(record: Record, file: Path) -> None:
-    """fchmod of a file that was renamed, and of one that is deleted: the path that the kernel has for it at that moment."""
+def test_fchmod_has_the_current_path_of_the_file(record: Record, file: Path) -> None:
+    """fchmod of a renamed and of a deleted file has the path that the kernel has at that moment."""
     fd = os.open(file, os.O_RDONLY)
     file.rename(file.parent / "renamed")
     deleted = os.open(file.parent / "gone", os.O_CREAT | os.O_RDWR, 0o640)
@@ -343,8 +343,8 @@ def test_the_descriptors_file_is_the_kernels(record: Record, file: Path) -> None
     )
 
 
-def test_what_has_no_path(record: Record) -> None:
-    """fchmod of a socket, whose name in the kernel is `TCP`, of an event's descriptor and of a pipe: no path is made up."""
+def test_fchmod_of_an_object_without_a_path_is_flagged(record: Record) -> None:
+    """fchmod of a socket, an event descriptor and a pipe: the row has no path, and says so."""
     with socket.socket() as made:
         event = os.eventfd(0)
         (pipe, _) = os.pipe()

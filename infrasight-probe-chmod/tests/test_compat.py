@@ -1,4 +1,4 @@
-"""Permissions that 32-bit programs change: known calls in, exactly those rows out, field by field."""
+"""Mode changes by 32-bit programs: known calls become exactly the expected rows."""
 
 import os
 import tempfile
@@ -25,8 +25,8 @@ COMMON = {
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_every_32_bit_call_that_changes_permissions(recorded: Recording, bits: int) -> None:
-    """chmod, fchmod, fchmodat and fchmodat2 of the 32-bit ABI, of a 32-bit program and of a 64-bit one."""
+def test_every_32_bit_chmod_call_is_recorded(recorded: Recording, bits: int) -> None:
+    """All four calls of the 32-bit ABI are recorded, from a 32-bit and from a 64-bit program."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         file = folder / "file"

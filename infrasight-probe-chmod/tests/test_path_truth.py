@@ -1,4 +1,4 @@
-"""Whose mode it is: the row of a call by path has the file that the kernel changed, where a program may see it."""
+"""The row of a call by path names the file that the kernel changed, if a program can see it."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ KERNELS = ["path_user_memory"]  # what the quality says where the path is the ke
 
 @pytest.fixture(scope="module")
 def has_function() -> bool:
-    """Whether this kernel lets a program hang on the function that shows the file, tried with one that does nothing."""
+    """Whether a program can attach to the kernel function that shows the file."""
     return chmod_rows.has_function()
 
 
@@ -115,10 +115,10 @@ WAYS = (
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_row_has_the_file_that_was_changed(
+def test_row_names_the_changed_file(
     record: Record, folder: Path, has_function: bool, way: Callable[[Path], tuple[Path, int]]
 ) -> None:
-    """Whatever way leads to a file: its own path and the mode that it had; where no program may see it, the row says so."""
+    """Whichever path leads to a file, its row has the file's path and old mode, or is flagged."""
 
     def work() -> list[Any]:
         path, mode = way(folder)
@@ -133,8 +133,8 @@ def test_the_row_has_the_file_that_was_changed(
         assert (row["quality"], row["old_mode"]) == (chmod_rows.NOT_HAD, 0)
 
 
-def test_the_program_hangs_where_it_can(has_function: bool) -> None:
-    """The probe's own program is loaded just where one that does nothing can be; where not, the reason is kept."""
+def test_program_attaches_where_the_kernel_allows_it(has_function: bool) -> None:
+    """The program is attached exactly where that is possible; otherwise the reason is reported."""
     kernel = running_kernel()
     loaded = load(
         "chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings()
@@ -144,8 +144,8 @@ def test_the_program_hangs_where_it_can(has_function: bool) -> None:
     assert bool(loaded.unattached) != has_function
 
 
-def test_a_call_that_comes_to_no_change_is_joined(record: Record, folder: Path) -> None:
-    """On a file system that is read-only the kernel ends before it would change: the row is as without the program."""
+def test_call_that_fails_early_has_the_joined_path(record: Record, folder: Path) -> None:
+    """On a read-only file system the kernel stops early: the row has the joined path."""
     (folder / "mounted").mkdir()
 
     def work() -> None:
@@ -168,10 +168,10 @@ def test_a_call_that_comes_to_no_change_is_joined(record: Record, folder: Path) 
     assert row["quality"] == chmod_rows.NOT_HAD
 
 
-def test_by_descriptor_between_two_calls_by_path(
+def test_rows_of_successive_calls_do_not_mix(
     record: Record, folder: Path, has_function: bool
 ) -> None:
-    """What one call has shown does not come into the row of the next, which has its own."""
+    """What the kernel showed of one call does not appear in the next call's row."""
 
     def work() -> None:
         for name in ("one", "two"):
@@ -194,10 +194,10 @@ def test_by_descriptor_between_two_calls_by_path(
     ]
 
 
-def test_a_thread_that_rewrites_the_path_changes_nothing(
+def test_thread_that_rewrites_the_path_cannot_forge_rows(
     recorded: Recording, folder: Path, has_function: bool
 ) -> None:
-    """While a thread rewrites the path: each row has the file that was changed and its mode before, or says that it may lie."""
+    """While a thread rewrites the path, each row has the changed file and its old mode, or a flag."""
     program = folder / "chmod_race"
     count = 2000
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "chmod_race.c"], check=True)

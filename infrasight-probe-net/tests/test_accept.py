@@ -1,4 +1,4 @@
-"""The probe accept under the running kernel: known calls in, exactly those rows out, field by field."""
+"""The probe accept on the running kernel: known calls become exactly the expected rows."""
 
 import os
 import resource
@@ -66,7 +66,7 @@ def does_not_block(listener: socket.socket) -> None:
     ],
 )
 def test_a_connection(family: int, bound: str, host: str, record: Record) -> None:
-    """accept and accept4 over IPv4, IPv6 and IPv4 through IPv6: both ends are those of the new connection."""
+    """Over IPv4, IPv6 and IPv4-mapped IPv6 both ends are those of the new connection."""
     with (
         socket.socket(family) as server,
         socket.socket(family) as first,
@@ -107,8 +107,8 @@ def test_a_connection(family: int, bound: str, host: str, record: Record) -> Non
     assert [row["flag_names"] for row in rows] == [[], [b"SOCK_NONBLOCK", b"SOCK_CLOEXEC"]]
 
 
-def test_every_way_to_fail(listener: socket.socket, record: Record) -> None:
-    """EAGAIN to ENOTSOCK: where there is a socket, the row has its own address and no remote one."""
+def test_every_failing_call_is_recorded(listener: socket.socket, record: Record) -> None:
+    """If a failed call had a socket, its row has the local address and no remote one."""
     port = listener.getsockname()[1]
     fd = listener.fileno()
     local = TCP | {
@@ -149,8 +149,10 @@ def test_every_way_to_fail(listener: socket.socket, record: Record) -> None:
         assert_fields(row, {"remote_address": bytes(16), "remote_port": 0, "unix_client_path": b""})
 
 
-def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
-    """EMFILE: a process that has all descriptors that it may have."""
+def test_open_without_a_free_descriptor_is_recorded(
+    listener: socket.socket, record: Record
+) -> None:
+    """EMFILE of a process that has no descriptor left."""
     with socket.create_connection(listener.getsockname()):
 
         def work() -> int:
@@ -176,7 +178,7 @@ def test_no_descriptor_is_left(listener: socket.socket, record: Record) -> None:
 def test_a_call_that_waits_and_is_killed(
     listener: socket.socket, accepts: Recording, record: Record
 ) -> None:
-    """A process that is killed while it waits: its call is there, with the kernel's own return code and where it listened."""
+    """The call of a process killed while it waits has the kernel's return code and its address."""
     listener.setblocking(True)
 
     def work() -> int:
@@ -208,7 +210,7 @@ def test_a_call_that_waits_and_is_killed(
 
 
 def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, record: Record) -> None:
-    """Another thread puts a file in the listening socket's place: the row has the connection that the kernel accepted."""
+    """When a thread replaces the listening descriptor, the row has the accepted connection."""
     listener.setblocking(True)
 
     def work() -> int:
@@ -236,7 +238,7 @@ def test_the_descriptor_is_replaced_while_it_waits(listener: socket.socket, reco
 
 
 def test_a_storm() -> None:
-    """Eight processes that connect 500 times each, two that accept: one row for each, with both ends, of both probes."""
+    """Of 4,000 connections each has one row of connect and one of accept, with both ends."""
     processes = 8
     calls = 500
     acceptors = 2

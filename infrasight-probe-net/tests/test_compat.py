@@ -1,4 +1,4 @@
-"""What 32-bit programs connect and accept: known calls in, exactly those rows out, field by field."""
+"""Connects and accepts by 32-bit programs: known calls become exactly the expected rows."""
 
 import os
 import socket
@@ -50,7 +50,7 @@ def made_by(
     calls: Sequence[Call],
     given: Sequence[socket.socket] = (),
 ) -> tuple[list[Row], CallResults]:
-    """Has a program of 32-bit calls make these; its rows in order, each with the header that it must have."""
+    """Makes the calls in a program; returns its rows by time, and asserts their headers."""
     made = make_calls(program, calls, given=[each.fileno() for each in given])
     kept.wait(probe)
     assert kept.recorder.untraced() == NONE
@@ -86,7 +86,7 @@ def test_every_way_to_connect(
     closed: int,
     tmp_path: Path,
 ) -> None:
-    """IPv4, IPv6, UDP and Unix; connected, refused, no such descriptor, memory that is not there: the number and socketcall."""
+    """Each kind of socket and outcome, by the call's own number and through socketcall."""
     port = listener.getsockname()[1]
     name = b"\0" + os.urandom(9)
     tcp = socket.socket()
@@ -184,7 +184,7 @@ def test_every_way_to_connect(
 def test_an_outcome_is_the_call_s(
     bits: int, connects: Recording, listener: socket.socket, closed: int, tmp_path: Path
 ) -> None:
-    """Calls that do not wait, by their number and through socketcall: both rows of each say that a 32-bit program made it."""
+    """Both rows of a non-blocking call have `via` compat, by number and through socketcall."""
     port = listener.getsockname()[1]
     with socket.socket() as first, socket.socket() as second:
         for each in (first, second):
@@ -214,7 +214,7 @@ def test_an_outcome_is_the_call_s(
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> None:
-    """accept4 by its number, accept and accept4 through socketcall: a connection each, then none, then what is no socket."""
+    """accept4 by its number, accept and accept4 through socketcall, successful and failing."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as idle:
         server.setblocking(False)
         port = server.getsockname()[1]
@@ -266,7 +266,7 @@ def test_every_way_to_accept(bits: int, accepts: Recording, tmp_path: Path) -> N
 def test_arguments_that_cannot_be_read(
     connects: Recording, accepts: Recording, tmp_path: Path
 ) -> None:
-    """EFAULT of socketcall itself: the call is there, and says that what it asked for is not known."""
+    """A socketcall that fails with EFAULT has a row that flags its unknown fields."""
     program = build(tmp_path, 32)
     for kept, probe, inner, missing in (
         (
@@ -288,10 +288,10 @@ def test_arguments_that_cannot_be_read(
         assert_fields(row, NOWHERE | {"via": "compat", "error": "EFAULT", "quality": missing})
 
 
-def test_ordinary_calls_say_so(
+def test_via_of_an_ordinary_call_is_syscall(
     connects: Recording, accepts: Recording, listener: socket.socket
 ) -> None:
-    """A call that is neither of a 32-bit program nor of a ring is `syscall`."""
+    """`via` of a call that is neither of a 32-bit program nor of io_uring is `syscall`."""
     with socket.create_connection(listener.getsockname()):
         listener.accept()[0].close()
     for kept, probe in ((connects, "connect"), (accepts, "accept")):

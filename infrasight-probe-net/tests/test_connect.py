@@ -1,4 +1,4 @@
-"""The probe connect under the running kernel: known calls over IP in, exactly those rows out, field by field."""
+"""The probe connect on the running kernel: known calls become exactly the expected rows."""
 
 import os
 import socket
@@ -41,7 +41,7 @@ MISSING = "remote_address_missing"
 def test_a_call_that_succeeds(
     family: int, type: int, bound: str, host: str, record: Record
 ) -> None:
-    """TCP and UDP over IPv4, IPv6 and IPv4 through IPv6: both ends are what the kernel says of the socket."""
+    """TCP and UDP over IPv4, IPv6 and IPv4-mapped IPv6 have both ends of the kernel's socket."""
     with socket.socket(family, type) as server, socket.socket(family, type) as client:
         server.bind((bound, 0))
         if type == TCP:
@@ -70,7 +70,7 @@ def test_a_call_that_succeeds(
     ("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1"), (INET6, "::ffff:127.0.0.1")]
 )
 def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Record) -> None:
-    """ECONNREFUSED of a call that waited: both ends as the kernel had them, though it has cleared the socket since."""
+    """A refused blocking call has both ends, though the kernel has cleared the socket since."""
     address = (inet if family == INET else inet6)(host, closed)
     with socket.socket(family) as client:
         (row,), outcomes, _ = record(
@@ -89,7 +89,7 @@ def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Rec
 def test_what_fails_before_the_kernel_takes_the_address(
     closed: int, listener: socket.socket, record: Record
 ) -> None:
-    """EBADF to EAFNOSUPPORT: what was asked for comes from the caller's memory and says so, or that it could not be had."""
+    """A call that fails early has the address from the caller's memory and a flag, or a flag alone."""
     good = inet("127.0.0.1", closed)
     short6 = inet6("::1", closed)
     asked = remote_end("127.0.0.1", closed) | {"quality": [USER_MEMORY]}
@@ -162,7 +162,7 @@ def test_what_fails_before_the_kernel_takes_the_address(
 
 
 def test_no_way_there(record: Record) -> None:
-    """ENETUNREACH, and EADDRNOTAVAIL, in a network namespace of the child's own, where no interface is up."""
+    """ENETUNREACH and EADDRNOTAVAIL in a network namespace where no interface is up."""
     addresses = [
         (INET, TCP, inet("192.0.2.1", 80)),
         (INET, UDP, inet("192.0.2.1", 80)),

@@ -77,7 +77,7 @@ def test_a_call_that_does_not_wait(
 def test_further_calls_while_it_is_made_and_after(
     full: socket.socket, listener: socket.socket, record: Record
 ) -> None:
-    """EALREADY and EISCONN: the rows have that connection's remote end and id, not what the call asked for."""
+    """EALREADY and EISCONN have the existing connection's remote end and id."""
     port = full.getsockname()[1]
     other = inet("127.0.0.9", 9)
     with socket.socket() as waiting, socket.create_connection(listener.getsockname()) as connected:
@@ -106,7 +106,7 @@ def test_further_calls_while_it_is_made_and_after(
 
 
 def test_a_socket_that_is_closed_while_it_connects(full: socket.socket, record: Record) -> None:
-    """Closed, disconnected, and its process killed: the outcome is ECANCELED, in the name of the call's process."""
+    """When the socket is closed or disconnected, the outcome is ECANCELED, of the call's process."""
     address = inet(*full.getsockname())
 
     def attempt() -> socket.socket:
@@ -131,7 +131,7 @@ def test_a_socket_that_is_closed_while_it_connects(full: socket.socket, record: 
 
 
 def test_a_call_that_a_signal_breaks_off(full: socket.socket, record: Record) -> None:
-    """The attempt outlives the call: it succeeds later, in no process's name, and the row of that has the first call's."""
+    """An attempt that outlives its call succeeds later; the outcome has the call's process."""
     address = inet(*full.getsockname())
     with socket.socket() as client:
 
@@ -160,7 +160,7 @@ def test_a_call_that_a_signal_breaks_off(full: socket.socket, record: Record) ->
 
 
 def test_nobody_answers(full: socket.socket, record: Record) -> None:
-    """ETIMEDOUT of a call that waits, and of one that does not: both ends are there, the time it took too."""
+    """ETIMEDOUT of a blocking and of a non-blocking call has both ends and the duration."""
     address = inet(*full.getsockname())
     with socket.socket() as waiting, socket.socket() as other:
         other.setblocking(False)
@@ -178,7 +178,7 @@ def test_nobody_answers(full: socket.socket, record: Record) -> None:
 
 
 def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, record: Record) -> None:
-    """Another thread puts a file in the socket's place: the row has the attempt's ends all the same, not the file's."""
+    """When a thread replaces the descriptor, the row still has the ends of the attempt."""
     address = inet(*full.getsockname())
 
     def work() -> int:
@@ -209,7 +209,7 @@ def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, recor
 
 
 def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
-    """Of an excluded user neither the call's row nor the outcome's comes, and no attempt is kept; of another both do."""
+    """A filtered call has neither a row nor an outcome; another user's call has both."""
     address = inet(*listener.getsockname())
 
     def work() -> int:
@@ -229,7 +229,7 @@ def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
 
 
 def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> None:
-    """With room for one attempt, the second's row says that no outcome will come; the first's comes."""
+    """With room for one attempt, the second call's row is flagged `outcome_missing`."""
     address = inet(*full.getsockname())
 
     class Small:
@@ -263,7 +263,7 @@ def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> No
 
 
 def test_an_end_that_was_not_seen(full: socket.socket) -> None:
-    """Where the change of state is skipped, the outcome comes when the socket is destroyed, and says what is not known."""
+    """Without the state change, the outcome comes with the socket's end, and flags the unknown."""
     with recording("connect", infrasight_probe_net.connect) as kept, socket.socket() as client:
         client.setblocking(False)
         result = call("connect", client.fileno(), inet(*full.getsockname()), 16)
@@ -289,7 +289,7 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
 
 
 def test_a_storm(listener: socket.socket) -> None:
-    """Eight processes of 500 calls each, half of them without waiting: exactly one row per call and one per outcome."""
+    """Of 4,000 calls, half non-blocking, each has one row, and each outcome one row."""
     processes = 8
     calls = 500
 

@@ -22,7 +22,7 @@ def rows_of(kept: Recording) -> list[tuple[int, bytes, bool]]:
 
 
 def test_connections_have_the_name_from_the_second_time_on() -> None:
-    """With the enricher on, a connection's first row says that the name is missing, a later one has it."""
+    """With the enricher on, the first row flags the missing name, and a later row has it."""
     plugins = plugins_with("connect", infrasight_probe_net.connect)
     kept = Recording()
     plugins.register("reverse_dns", reverse_dns)

@@ -42,7 +42,7 @@ def folder() -> Iterator[Path]:
 
 
 def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
-    """The rows of what a child does; each says that it is of a Unix socket without an address of IP."""
+    """Returns a child's rows; asserts that each is of a Unix socket without an IP address."""
     pid, _ = in_child(work, uid)
     kept.wait(probe)
     rows = rows_of(kept, pid, uid)
@@ -56,7 +56,7 @@ def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -
 
 
 def names(folder: Path) -> list[bytes]:
-    """Names of every kind: a path, the longest one, any byte, and the same in the abstract namespace."""
+    """Names of every kind: paths up to the longest, any byte, and abstract names."""
     base = bytes(folder)
     mark = os.urandom(8)
     return [
@@ -72,7 +72,7 @@ def names(folder: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("kind", [STREAM, DGRAM, SEQPACKET])
 def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
-    """Paths, the longest of 108 bytes without a NUL, abstract names with NULs in them: exact, from the kernel's socket."""
+    """Paths up to 108 bytes and abstract names with NULs are exact, from the kernel's socket."""
     for number, name in enumerate(names(folder)):
         with socket.socket(UNIX, kind) as server, socket.socket(UNIX, kind) as client:
             address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
@@ -105,8 +105,8 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
             )
 
 
-def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
-    """ENOENT to EAGAIN: the name comes from the caller's memory and says so; or that it could not be had."""
+def test_every_failing_call_is_recorded(connects: Recording, folder: Path) -> None:
+    """A failed call has the name from the caller's memory and a flag, or a flag alone."""
     base = bytes(folder)
     missing = unix(bytes(folder) + b"/missing")
     with (
@@ -148,7 +148,7 @@ def test_every_way_to_fail(connects: Recording, folder: Path) -> None:
         )
 
 
-def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
+def test_refused_calls_of_an_ordinary_user_are_recorded(connects: Recording, folder: Path) -> None:
     """EACCES of a user who is not root and may not write to the socket."""
     with socket.socket(UNIX) as server, socket.socket(UNIX) as client:
         server.bind(bytes(folder / "closed"))
@@ -167,7 +167,7 @@ def test_what_a_user_may_not(connects: Recording, folder: Path) -> None:
 
 
 def test_another_family_s_address(connects: Recording) -> None:
-    """A Unix socket that is given an address of IP: EINVAL, and that address is in the row, as the caller's memory has it."""
+    """An IP address given to a Unix socket is EINVAL; the row has it from the caller's memory."""
     with socket.socket(UNIX) as client:
         pid, _ = in_child(lambda: call("connect", client.fileno(), inet("10.1.2.3", 99), 16))
     connects.wait("connect")
@@ -185,7 +185,7 @@ def test_another_family_s_address(connects: Recording) -> None:
 
 
 def test_filters_by_path(folder: Path) -> None:
-    """A Unix socket below an excluded path is not recorded; others and those of IP, which have no path, are."""
+    """A Unix socket below an excluded path is not recorded; others and IP sockets are."""
     with (
         recording(
             "connect", infrasight_probe_net.connect, filters=Filters(exclude_path=(f"{folder}/a",))
@@ -204,7 +204,7 @@ def test_filters_by_path(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])
 def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> None:
-    """The listening socket's name, and the connecting one's where it is bound; of a call that failed, the listening one's."""
+    """The row has the listening socket's name, and the connecting socket's name if it is bound."""
     for name in names(folder):
         own = b"\0" + os.urandom(9)
         with (

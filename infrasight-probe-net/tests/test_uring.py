@@ -1,4 +1,4 @@
-"""What is accepted and connected through io_uring: known requests in, exactly those rows out, field by field."""
+"""Accepts and connects through io_uring: known requests become exactly the expected rows."""
 
 import os
 import socket
@@ -82,7 +82,7 @@ def made_by(
     setup: int = 0,
     completions: int = 0,
 ) -> tuple[list[Row], Made]:
-    """Has the program make these requests; its rows in order, each with the header that it must have."""
+    """Makes the requests in a program; returns its rows by time, and asserts their headers."""
     fds = [each.fileno() for each in given]
     made = make_requests(program, USER, requests, setup, completions, given=fds)
     time.sleep(0.1)  # what a worker has may be completed as the program ends
@@ -121,7 +121,7 @@ def test_every_way_to_connect(
     closed: int,
     clients: list[socket.socket],
 ) -> None:
-    """Connected, refused, over UDP and Unix, twice, no socket, none at all: one row each, its ends as the kernel has them."""
+    """Each kind of socket and outcome is one row, with the ends of the kernel's socket."""
     port = listener.getsockname()[1]
     name = b"\0" + os.urandom(9)
     udp = socket.socket(INET, UDP)
@@ -211,7 +211,7 @@ def test_every_way_to_connect(
 def test_a_connection_that_takes_its_time(
     program: Path, connects: Recording, full: socket.socket, clients: list[socket.socket]
 ) -> None:
-    """A connection that is made when the other side accepts, and one that times out: one row each, when it has ended."""
+    """A delayed connection and one that times out have one row each, written when they end."""
     first = socket.socket()
     second = socket.socket()
     clients += [first, second]
@@ -250,7 +250,7 @@ def test_connects_that_say_less(
     closed: int,
     clients: list[socket.socket],
 ) -> None:
-    """One that wants no completion, one refused at once, a ring's own file, and completions that have no room."""
+    """Requests without completion, refused at once, with direct descriptors, or overflowing."""
     silent = socket.socket()
     lost = socket.socket()
     clients += [silent, lost]
@@ -305,7 +305,7 @@ def test_every_way_to_accept(
     listener: socket.socket,
     clients: list[socket.socket],
 ) -> None:
-    """Connections that wait, over IPv4, IPv6 and Unix; a direct descriptor; what does not listen, no socket, none at all."""
+    """Accepts over IPv4, IPv6 and Unix, with direct descriptors, and the failing ones."""
     server6 = socket.create_server(("::1", 0), family=INET6)
     idle = socket.socket()
     name = b"\0" + os.urandom(9)
@@ -394,7 +394,7 @@ def test_an_accept_that_waits(
 def test_one_request_for_many(
     program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
 ) -> None:
-    """A multishot request: a row for every connection, with its own ends, each from the end of the one before."""
+    """A multishot request has a row for each connection, timed from the end of the one before."""
     clients += [socket.create_connection(listener.getsockname()) for _ in range(3)]
     timer = threading.Timer(
         0.5, lambda: clients.append(socket.create_connection(listener.getsockname()))
@@ -424,7 +424,7 @@ def test_one_request_for_many(
 def test_accepts_that_say_less(
     program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
 ) -> None:
-    """One that wants no completion, and one that the kernel refuses at once: what is not known is said."""
+    """Requests without completion or refused at once have rows that flag unknown fields."""
     clients.append(socket.create_connection(listener.getsockname()))
     (row,), made = made_by(
         accepts,

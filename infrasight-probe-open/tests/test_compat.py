@@ -1,4 +1,4 @@
-"""What 32-bit programs open: known calls in, exactly those rows out, field by field."""
+"""Opens by 32-bit programs: known calls become exactly the expected rows."""
 
 import os
 import struct
@@ -35,8 +35,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-def test_every_32_bit_call_that_opens(recorded: Recording, folder: Path, bits: int) -> None:
-    """open, creat, openat and openat2 of the 32-bit ABI, of a 32-bit program and of a 64-bit one that makes `int $0x80`."""
+def test_every_32_bit_open_call_is_recorded(recorded: Recording, folder: Path, bits: int) -> None:
+    """All four calls are recorded, from a 32-bit program and from a 64-bit one by `int $0x80`."""
     given = bytes(folder / "given")
     missing = bytes(folder / "missing")
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -103,8 +103,8 @@ def test_every_32_bit_call_that_opens(recorded: Recording, folder: Path, bits: i
     assert recorded.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
 
 
-def test_ordinary_calls_say_so(recorded: Recording, folder: Path) -> None:
-    """A call that is neither of a 32-bit program nor of a ring is `syscall`."""
+def test_via_of_an_ordinary_call_is_syscall(recorded: Recording, folder: Path) -> None:
+    """`via` of a call that is neither of a 32-bit program nor of io_uring is `syscall`."""
     recorded.clear()
     (folder / "given").read_bytes()
     recorded.wait("open")

@@ -1,4 +1,4 @@
-"""Each row has its executable's path of that moment, though a block keeps the last one from row to row."""
+"""Each row has the executable's path at that moment, though a block caches the last one."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ WORKLOAD = Path(__file__).parents[2] / "tests/support/workloads/moving_exe.c"
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder without symbolic links in its own path, and in it the program `moving_exe`."""
+    """A folder without symbolic links in its path, which holds the program `moving_exe`."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name).resolve()
         subprocess.run(["cc", "-O2", "-static", "-o", path / "moving_exe", WORKLOAD], check=True)
@@ -59,8 +59,8 @@ def run(*words: str) -> None:
     subprocess.run(words, check=True)
 
 
-def test_programs_in_turn(executables: Executables, folder: Path) -> None:
-    """Programs that take turns on a CPU have an executable each, also where they have one name, in several folders."""
+def test_programs_in_turn_keep_their_executables(executables: Executables, folder: Path) -> None:
+    """Programs that take turns on a CPU keep their own executables, also with the same name."""
     programs = [placed(folder, name, "program") for name in ("one", "two")]
 
     def work() -> None:
@@ -74,8 +74,8 @@ def test_programs_in_turn(executables: Executables, folder: Path) -> None:
     assert executables(work, "m0", "m1") == [{program} for program in programs]
 
 
-def test_renamed_while_it_runs(executables: Executables, folder: Path) -> None:
-    """A program whose file is renamed, and then its folder, has each name in its time, and the first again when it is back."""
+def test_renamed_executable_has_its_current_path(executables: Executables, folder: Path) -> None:
+    """After its file or folder is renamed, a program's rows have the new path, and later the old."""
     program = placed(folder, "a", "sh")
     renamed = f"{folder}/a/bash"
     moved = f"{folder}/b/bash"
@@ -109,8 +109,10 @@ def test_renamed_while_it_runs(executables: Executables, folder: Path) -> None:
     assert found == [{program}, {renamed}, {moved}, {renamed}, {program}]
 
 
-def test_its_mount_is_moved(executables: Executables, folder: Path) -> None:
-    """A program on a mount that is moved to another place is at each in its time."""
+def test_executable_on_a_moved_mount_has_its_current_path(
+    executables: Executables, folder: Path
+) -> None:
+    """After its mount is moved, a program's rows have the new path."""
     placed(folder, "real", "program")
     for name in ("here", "there"):
         (folder / name).mkdir()
@@ -137,8 +139,10 @@ def test_its_mount_is_moved(executables: Executables, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [255, 256, 300])
-def test_a_long_path(executables: Executables, folder: Path, length: int) -> None:
-    """A path that is longer than what a block keeps is whole all the same, in each row."""
+def test_long_paths_are_complete_or_flagged(
+    executables: Executables, folder: Path, length: int
+) -> None:
+    """A path longer than what a block caches is complete in each row."""
     rest = length - len(str(folder)) - 2
     program = placed(folder, "d" * (rest // 2), "f" * (rest - rest // 2))
     assert len(program) == length
@@ -147,8 +151,10 @@ def test_a_long_path(executables: Executables, folder: Path, length: int) -> Non
     ) == [{program}, {program}]
 
 
-def test_many_folders(executables: Executables, folder: Path) -> None:
-    """A program below more folders than are compared is walked each time: renaming one of them shows."""
+def test_executable_below_many_folders_has_its_current_path(
+    executables: Executables, folder: Path
+) -> None:
+    """Below more folders than are compared the path is read each time: a rename shows."""
     deep = ["d"] * 20
     program = placed(folder, "a", *deep, "program")
     renamed = "/".join([str(folder), "b", *deep, "program"])
@@ -160,8 +166,8 @@ def test_many_folders(executables: Executables, folder: Path) -> None:
     assert found == [{program}, {renamed}]
 
 
-def test_a_deleted_program(executables: Executables, folder: Path) -> None:
-    """A program that deletes its own file goes on under the name that it had."""
+def test_deleted_executable_keeps_its_path(executables: Executables, folder: Path) -> None:
+    """A program that deletes its own file keeps its last path."""
     program = placed(folder, "gone")
     assert executables(
         lambda: run(program, "open", "m0", "unlink", program, "open", "m1"), "m0", "m1"

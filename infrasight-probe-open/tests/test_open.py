@@ -1,4 +1,4 @@
-"""The probe open under the running kernel: known calls in, exactly those rows out, field by field."""
+"""The probe open on the running kernel: known calls become exactly the expected rows."""
 
 import os
 import resource
@@ -41,7 +41,7 @@ def how(flags: int = 0, mode: int = 0, resolve: int = 0) -> bytes:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may use; pytest's own are for one."""
+    """A folder that every user may use; pytest's folders belong to one user."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         yield Path(name).resolve()
@@ -53,7 +53,7 @@ def check(
     uid: int = 0,
     first: Callable[[], None] | None = None,
 ) -> None:
-    """Makes the calls in a child: its rows are exactly theirs."""
+    """Makes the calls in a child and asserts that its rows are exactly theirs."""
     calls = [c for c in calls if c[0] in NUMBERS]  # arm64 has neither open nor creat
 
     def work() -> list[int]:
@@ -87,12 +87,12 @@ def check(
 
 
 def failing(error: str, **more: Any) -> Row:
-    """What the row of a failed call says."""
+    """The expected fields of a failed call."""
     return {"error": error, **more}
 
 
-def test_every_call_that_opens(record: Record, folder: Path) -> None:
-    """open, creat, openat and openat2 with known flags and modes: exactly their rows, every field as the call had it."""
+def test_every_way_to_open_is_recorded(record: Record, folder: Path) -> None:
+    """open, creat, openat and openat2 with known flags and modes: each field is the call's."""
     given = bytes(folder / "given")
     (folder / "given").touch()
     directory = os.open(folder, os.O_RDONLY)
@@ -137,8 +137,8 @@ def test_every_call_that_opens(record: Record, folder: Path) -> None:
     )
 
 
-def test_every_way_to_fail(record: Record, folder: Path) -> None:
-    """Fourteen errors of root's: the row has the kernel's own, its name, what was asked for, and no resolved path."""
+def test_every_failing_call_is_recorded(record: Record, folder: Path) -> None:
+    """A failed call's row has the error, its name and the arguments, but no resolved path."""
     base = bytes(folder)
     (folder / "given").touch()
     (folder / "loop").symlink_to("loop")
@@ -195,8 +195,8 @@ _CREAT = [b"O_WRONLY", b"O_CREAT", b"O_TRUNC"]
 _HIGH = [b"O_RDONLY", b"0x10000000000"]
 
 
-def test_what_a_user_may_not(record: Record, folder: Path) -> None:
-    """EACCES and EPERM of a user who is not root, with that user's number."""
+def test_refused_calls_of_an_ordinary_user_are_recorded(record: Record, folder: Path) -> None:
+    """EACCES and EPERM of an ordinary user have that user's id."""
     for name, mode in (("closed", 0o600), ("readable", 0o644)):
         (folder / name).touch()
         (folder / name).chmod(mode)
@@ -212,8 +212,8 @@ def test_what_a_user_may_not(record: Record, folder: Path) -> None:
     )
 
 
-def test_no_descriptor_is_left(record: Record, folder: Path) -> None:
-    """EMFILE: a process that has all descriptors that it may have."""
+def test_open_without_a_free_descriptor_is_recorded(record: Record, folder: Path) -> None:
+    """EMFILE of a process that has no descriptor left."""
     (folder / "given").touch()
 
     def first() -> None:
@@ -227,8 +227,10 @@ def test_no_descriptor_is_left(record: Record, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [2, 4094, 4095, 4096, 5000])
-def test_a_path_of_any_length(record: Record, folder: Path, length: int) -> None:
-    """Up to 4,095 bytes a path is whole; a longer one the kernel refuses, and the row says that it is cut."""
+def test_paths_of_any_length_are_complete_or_flagged(
+    record: Record, folder: Path, length: int
+) -> None:
+    """A path of 4,095 bytes is complete; the kernel refuses a longer one, and its row is flagged."""
     path = (bytes(folder) + b"/" * length)[:length] if length > 2 else b"/."
     if length < 4096:
         check(
@@ -246,8 +248,8 @@ def test_a_path_of_any_length(record: Record, folder: Path, length: int) -> None
         check(record, [("openat", [AT_FDCWD, path, 0], failing("ENAMETOOLONG", **cut))])
 
 
-def test_every_byte_that_a_name_may_have(record: Record, folder: Path) -> None:
-    """A name of all bytes but NUL and slash arrives as it is, in the path given and in the kernel's."""
+def test_names_keep_every_byte(record: Record, folder: Path) -> None:
+    """A name of every byte except NUL and slash is recorded unchanged, given and resolved."""
     name = bytes(byte for byte in range(1, 256) if byte != ord("/"))
     path = bytes(folder) + b"/" + name
     asked = {"flags": 0o102, "flag_names": [b"O_RDWR", b"O_CREAT"], "mode": 0o600}
@@ -255,8 +257,10 @@ def test_every_byte_that_a_name_may_have(record: Record, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("names", "length"), [(100, 1), (14, 255), (200, 1)])
-def test_a_file_that_lies_deep(record: Record, folder: Path, names: int, length: int) -> None:
-    """A hundred components and 3,600 bytes come whole; of two hundred components the last ones come, and the row says so."""
+def test_deep_paths_are_complete_or_flagged(
+    record: Record, folder: Path, names: int, length: int
+) -> None:
+    """100 components and 3,600 bytes are complete; of 200 components the last ones, and a flag."""
     deep = folder.joinpath(*["d" * length] * names)
     deep.mkdir(parents=True)
     rows, _ = record(lambda: call("openat", AT_FDCWD, bytes(deep), 0))
@@ -269,8 +273,8 @@ def test_a_file_that_lies_deep(record: Record, folder: Path, names: int, length:
         assert row["resolved_path"].count(b"/") > 120
 
 
-def test_a_call_that_is_killed(recorded: Recording, folder: Path) -> None:
-    """A process that is killed while it waits for a FIFO's other end: its call is there, with the kernel's own return code."""
+def test_call_of_a_killed_process_is_recorded(recorded: Recording, folder: Path) -> None:
+    """The call of a process killed while it waits for a FIFO has the kernel's return code."""
     os.mkfifo(folder / "fifo")
 
     def work() -> int:

@@ -1,4 +1,4 @@
-"""Whose path it is: what the row says was opened is what the kernel says of the descriptor."""
+"""The resolved path is what the kernel calls the opened file."""
 
 import os
 import subprocess
@@ -80,7 +80,7 @@ def bind_mount_of_a_file(folder: Path) -> str:
 
 
 def mounts_on_mounts(folder: Path) -> str:
-    """A file system on a directory of a file system on a directory, opened from a descriptor of it."""
+    """A file system mounted on a mounted file system, opened from a descriptor."""
     own_mounts()
     for name in ("one", "one/two", "one/two/three"):
         (folder / name).mkdir()
@@ -156,10 +156,10 @@ WAYS = (
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_resolved_path_is_what_the_kernel_calls_the_file(
+def test_resolved_path_is_the_descriptors_link(
     record_last: RecordLast, folder: Path, way: Callable[[Path], str]
 ) -> None:
-    """Whatever way leads to a file: the row's path is the link that the descriptor has in /proc, and so is `deleted`."""
+    """Whichever path leads to a file, the row's path and `deleted` are the descriptor's in /proc."""
     row, link = record_last(lambda: way(folder))
     assert (row["resolved_path"].decode() + " (deleted)" * row["deleted"], row["quality"]) == (
         link,
@@ -167,8 +167,8 @@ def test_the_resolved_path_is_what_the_kernel_calls_the_file(
     )
 
 
-def test_a_chroot_does_not_hide_where_a_file_is(record_last: RecordLast, folder: Path) -> None:
-    """In a chroot: the path is the file's in the mount namespace, not in the chroot."""
+def test_chroot_does_not_hide_the_path(record_last: RecordLast, folder: Path) -> None:
+    """In a chroot the path is that of the mount namespace, not of the chroot."""
     (folder / "etc").mkdir()
     (folder / "etc/shadow").touch()
 
@@ -184,8 +184,8 @@ def test_a_chroot_does_not_hide_where_a_file_is(record_last: RecordLast, folder:
     )
 
 
-def test_what_has_no_path_says_so(record_last: RecordLast, folder: Path) -> None:
-    """A pipe and a namespace, opened through /proc: no path is made up."""
+def test_object_without_a_path_is_flagged(record_last: RecordLast, folder: Path) -> None:
+    """A pipe and a namespace, opened through /proc, have no path, and the row says so."""
     reader, _ = os.pipe()
     for path in (b"/proc/self/fd/%d" % reader, b"/proc/self/ns/net"):
         row, fd = record_last(partial(call, "openat", AT_FDCWD, path, 0))
@@ -193,15 +193,15 @@ def test_what_has_no_path_says_so(record_last: RecordLast, folder: Path) -> None
         assert row["quality"] == ["path_user_memory", "resolved_path_missing"]
 
 
-def test_a_file_that_is_only_in_memory(record_last: RecordLast) -> None:
-    """A memfd, opened through /proc, has the name that it was given."""
+def test_memfd_has_its_name(record_last: RecordLast) -> None:
+    """A memfd, opened through /proc, has its name."""
     file = os.memfd_create("hidden")
     row, _ = record_last(lambda: call("openat", AT_FDCWD, b"/proc/self/fd/%d" % file, 0))
     assert row["resolved_path"] == b"/memfd:hidden"
 
 
-def test_a_thread_that_rewrites_the_path_changes_nothing(recorded: Recording, folder: Path) -> None:
-    """While a thread rewrites the path: each row has the file that was opened, and says that the path given may lie."""
+def test_thread_that_rewrites_the_path_cannot_forge_rows(recorded: Recording, folder: Path) -> None:
+    """While a thread rewrites the path, each row has the opened file, and flags the given path."""
     program = folder / "path_race"
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "path_race.c"], check=True)
     for name in ("file-a", "file-b"):

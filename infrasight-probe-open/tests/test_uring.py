@@ -1,4 +1,4 @@
-"""What is opened through io_uring: known requests in, exactly those rows out, field by field."""
+"""Opens through io_uring: known requests become exactly the expected rows."""
 
 import os
 import struct
@@ -84,7 +84,7 @@ def paths(rows: Sequence[Row]) -> list[tuple[bytes, int]]:
     [(0, 0, b"uring_calls"), (0, ASYNC, b"iou-wrk-"), (SQPOLL, 0, b"iou-sqp-")],
     ids=["inline", "worker", "polled"],
 )
-def test_every_request_that_opens(
+def test_every_open_request_is_recorded(
     requests_recorded: Recording,
     folder: Path,
     program: Path,
@@ -92,7 +92,7 @@ def test_every_request_that_opens(
     sqe_flags: int,
     comm: bytes,
 ) -> None:
-    """OPENAT and OPENAT2 that succeed and fail, in the submitting thread, in a worker and in the ring's polling thread."""
+    """OPENAT and OPENAT2, in the submitting thread, in a worker and in the polling thread."""
     given = bytes(folder / "given")
     missing = bytes(folder / "missing")
     directory = os.open(folder, os.O_RDONLY)
@@ -165,7 +165,7 @@ def test_every_request_that_opens(
 def test_a_thousand_requests_are_a_thousand_rows(
     requests_recorded: Recording, folder: Path, program: Path
 ) -> None:
-    """Every other one of a file that is not there; 32 under way at a time: each has its row, with its own path and result."""
+    """Of 1,000 requests, 32 at a time, each has its row with its own path and result."""
     names = [bytes(folder / ("given" if i % 2 else f"missing-{i}")) for i in range(1000)]
     requests_recorded.clear()
     made = make_requests(program, USER, [Request(name) for name in names])
@@ -180,10 +180,10 @@ def test_a_thousand_requests_are_a_thousand_rows(
     assert all(row["quality"] == [] for row in rows)
 
 
-def test_a_full_ring_hides_nothing(
+def test_full_ring_hides_no_request(
     requests_recorded: Recording, folder: Path, program: Path
 ) -> None:
-    """A program that never takes its completions, and one that wants none: every request has its row all the same."""
+    """Requests have their rows when the program never reads completions, or asks for none."""
     names = [bytes(folder / "given"), *[bytes(folder / f"missing-{i}") for i in range(20)]]
     requests_recorded.clear()
     full = make_requests(
@@ -205,8 +205,10 @@ def test_a_full_ring_hides_nothing(
     )  # a failure is told of even then, as a row of its own
 
 
-def test_what_cannot_be_prepared(requests_recorded: Recording, program: Path) -> None:
-    """A request that the kernel refuses as it is submitted: a row that says what is not known."""
+def test_request_refused_at_submission_is_recorded(
+    requests_recorded: Recording, program: Path
+) -> None:
+    """A request that the kernel refuses at submission has a row that flags its unknown fields."""
     requests_recorded.clear()
     made = make_requests(
         program,
@@ -233,8 +235,8 @@ def changed(without: str = "", **defines: int) -> ModuleType:
     return module
 
 
-def test_more_requests_than_can_be_kept(folder: Path, program: Path) -> None:
-    """Of 32 requests at a time only 8 can be recorded: the others have their rows, which say so, and are counted."""
+def test_requests_beyond_the_table_are_flagged(folder: Path, program: Path) -> None:
+    """With room for 8 of 32 requests in progress, the other rows are flagged and counted."""
     with recording("open", changed(REQUESTS=8), filters=MINE) as recorded:
         made = make_requests(program, USER, [Request(bytes(folder / "given"))] * 64)
     rows = rows_of(recorded, made)
@@ -245,8 +247,8 @@ def test_more_requests_than_can_be_kept(folder: Path, program: Path) -> None:
     assert {row["path"] for row in rows if row not in unknown} == {bytes(folder / "given")}
 
 
-def test_requests_whose_end_is_not_told_are_counted(folder: Path, program: Path) -> None:
-    """Without the overflow's tracepoint, requests that overflow a ring are counted as their memory is used again."""
+def test_requests_without_a_completion_are_counted(folder: Path, program: Path) -> None:
+    """Without the overflow tracepoint, lost requests are counted when their memory is reused."""
     before = REGISTRY.get_sample_value(METRIC, {"way": "io_uring"}) or 0
     with recording("open", changed(without="overflowed"), filters=MINE) as recorded:
         made = make_requests(

@@ -25,12 +25,12 @@ def inet6(host: str, port: int) -> bytes:
 
 
 def unix(path: bytes) -> bytes:
-    """A `struct sockaddr_un` of a path, with the NUL that ends it, or of an abstract name, which begins with one."""
+    """A `struct sockaddr_un` of a path, with a final NUL, or of an abstract name."""
     return struct.pack("=H", socket.AF_UNIX) + path + (b"" if path.startswith(b"\0") else b"\0")
 
 
 def column(host: str) -> bytes:
-    """An address as columns hold it: IPv6, IPv4 as ::ffff:a.b.c.d; zeros for `::` and the empty one."""
+    """An address as in columns: IPv6, or IPv4 as ::ffff:a.b.c.d; zeros for an empty one."""
     return socket.inet_pton(
         socket.AF_INET6, host if ":" in host else f"::ffff:{host}" if host else "::"
     )

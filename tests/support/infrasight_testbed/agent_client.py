@@ -39,7 +39,7 @@ class AgentClient:
         )
 
     def answer(self) -> StreamResponse:
-        """The next answer; raises grpc.RpcError when the stream fails, StopIteration when it ends."""
+        """The next answer; raises RpcError if the stream fails, StopIteration at its end."""
         return next(self._answers)
 
     def answers(self, number: int) -> dict[str, str]:

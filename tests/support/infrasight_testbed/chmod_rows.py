@@ -10,7 +10,7 @@ NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 
 @cache
 def has_function() -> bool:
-    """Whether this kernel lets a program hang on the function that shows the file of a call by path."""
+    """Whether a program can attach to the function that shows the file of a call by path."""
     return not unattachable_functions(["security_path_chmod"], LoadSettings().python)
 
 

@@ -30,7 +30,7 @@ def uncut(wanted: Row, row: Row, field: str) -> None:
 
 
 def opened(call: Call, row: Row) -> Row:
-    """open, creat, openat, openat2: what was asked for; the new descriptor's link in /proc is the resolved path."""
+    """open, creat, openat, openat2: the resolved path is the new descriptor's link in /proc."""
     at = call.name in ("openat", "openat2")
     directory, path, *rest = call.arguments if at else [Number(AT_FDCWD), *call.arguments]
     wanted: Row = {
@@ -148,7 +148,7 @@ def executed(call: Call, row: Row) -> Row:
 
 
 def script(given: list[bytes], filename: bytes, row: Row) -> list[bytes]:
-    """The new image's arguments: of a script that still lies there, its interpreter's, its own path, and all but the first."""
+    """The new image's arguments; a script has its interpreter's words and its path first."""
     path = Path(os.fsdecode(row["cwd"]) if row else "", os.fsdecode(filename))
     if not row or not path.is_file() or row["exe"] == bytes(path.resolve()):
         return given

@@ -49,7 +49,7 @@ class CallResults:
 
 
 def build(folder: Path, bits: int) -> Path:
-    """Compiles the program that makes calls, as one of 32 or of 64 bits. It needs no 32-bit libraries."""
+    """Compiles the program for 32 or 64 bits, without libraries."""
     program = folder / f"compat_calls_{bits}"
     flags = [
         "-O1",

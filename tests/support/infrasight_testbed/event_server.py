@@ -1,4 +1,4 @@
-"""A small real server of `infrasight.v1.EventService`, which answers readers what a test tells it to."""
+"""A small real server of `infrasight.v1.EventService` with answers that a test sets."""
 
 import queue
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Batches of execve events, as an agent would send them, and plugins that a server takes them for."""
+"""Batches of execve events, as an agent sends them, and plugins for a server."""
 
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -17,13 +17,13 @@ from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 SCHEMA = EventSchema(ExecveEvent, resources.files(infrasight_probe_execve) / "execve_events.sql")
 NODE = "node-1"
 TIME = 1_790_000_000_123_456_789
-"""When the first event of `table` happened, in nanoseconds since the epoch; each next one happens a microsecond later."""
+"""The time of the first event of `table` in ns; each later one is a microsecond later."""
 
 
 def plugins(
     schemas: Mapping[str, EventSchema] | None = None, enrich: Callable[..., Any] | None = None
 ) -> PluginManager:
-    """A manager of plugins that have a schema each, execve's when none is given; and of an enricher."""
+    """A manager of plugins with a schema each, execve's by default, and of an enricher."""
     manager = PluginManager()
     for name, schema in (schemas or {"execve": SCHEMA}).items():
         manager.register(name, _module("schema", lambda schema=schema: schema))
@@ -40,7 +40,7 @@ def _module(hook: str, function: Callable[..., Any]) -> ModuleType:
 
 
 def table(rows: int, first: int = 0, **columns: pa.Array) -> pa.Table:
-    """Agent columns of execve events whose `sequence` counts from `first`; further columns replace made-up ones."""
+    """Columns of execve events with `sequence` from `first`; given columns replace defaults."""
     numbers = np.arange(first, first + rows)
     for field in SCHEMA.agent:
         if field.name in columns:
@@ -88,7 +88,7 @@ def batch(batch_id: str, content: pa.Table, *, probe: str = "execve", **fields: 
 
 
 def hello(*probes: str, node: str = NODE, fingerprint: str = SCHEMA.fingerprint) -> Hello:
-    """The hello of an agent with these probes, all with execve's schema; execve alone when none is named."""
+    """The hello of an agent with these probes, all with execve's schema; by default execve."""
     named = probes or ("execve",)
     schemas = [
         ProbeSchema(probe=p, message_type=SCHEMA.message_type, fingerprint=fingerprint)

@@ -82,7 +82,7 @@ def doctor() -> Row:
 
 
 def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
-    """Where a probe's functions hang and, of the optional ones, why they do not; what the verifier went through."""
+    """A probe's attached functions, why optional ones are not, and the verifier's work."""
     said = {
         point.event: "in use" if has_tracepoint(point.event) else "not in this kernel"
         for point in tracepoints_of(program)

@@ -1,4 +1,4 @@
-"""A small known workload that passes every attach point of every probe, and the rows that it has to leave."""
+"""A small known workload for every attach point of every probe, and its expected rows."""
 
 import os
 import socket

@@ -11,7 +11,7 @@ from infrasight_testbed.system import until
 
 @contextmanager
 def name_server(names: Mapping[str, str]) -> Iterator[int]:
-    """Serves these names of addresses on loopback, and that others have none, while the body runs; its port."""
+    """Runs a name server on the loopback that knows these names only; returns its port."""
     port = free_port()
     command = [
         "dnsmasq",

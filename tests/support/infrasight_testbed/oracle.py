@@ -116,7 +116,7 @@ class Oracle:
         self._first = len(self.kept.deliveries)
 
     def rows(self, traced: Traced) -> dict[str, list[Row]]:
-        """What was recorded since of the threads that strace saw, by probe, once everything until now has come."""
+        """The rows since `begin` of the threads that strace saw, by probe."""
         submitted = {probe: counts.submitted for probe, counts in self.recorder.counts().items()}
         until(
             lambda: all(self._came()[probe] >= number for probe, number in submitted.items()),
@@ -165,7 +165,7 @@ def oracle() -> Iterator[Oracle]:
 def compare(
     traced: Traced, rows: Mapping[str, Iterable[Row]], comparisons: Mapping[str, Comparison]
 ) -> Verdict:
-    """Each thread's rows of all probes, in the order in which their calls began, against strace's calls."""
+    """Compares each thread's rows, in the order of their calls' beginnings, with its calls."""
     verdict = Verdict()
     probe_of = {
         call: probe for probe, comparison in comparisons.items() for call in comparison.calls
@@ -235,7 +235,7 @@ def _check_outcome(
     outcomes: dict[tuple[str, int], list[Row]],
     traced: Traced,
 ) -> None:
-    """A call that came back before it was over has exactly one outcome, unless its row says that there is none."""
+    """A call that returned early has exactly one outcome, unless its row flags it missing."""
     if not row.get("in_progress") or "outcome_missing" in row["quality"]:
         return
     found = outcomes.get((probe, row["connection_id"]))
@@ -258,7 +258,7 @@ def _aligned(
     probe_of: Mapping[str, str],
     comparisons: Mapping[str, Comparison],
 ) -> Iterator[tuple[Call | None, tuple[str, Row] | None]]:
-    """Pairs in order; where the two differ in what was called, the longest runs that agree keep the rest in step."""
+    """Pairs calls and rows in order; the longest equal runs realign the rest."""
     compared = [(probe_of[call.name], comparisons[probe_of[call.name]]) for call in calls]
     theirs = [
         (probe, comparison.key(comparison.wanted(call, {})))

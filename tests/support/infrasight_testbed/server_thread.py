@@ -12,7 +12,7 @@ from infrasight_server.settings import ServerSettings
 
 @contextmanager
 def running_server(settings: ServerSettings, plugins: PluginManager) -> Iterator[Server]:
-    """A server that listens while the context lasts, then stops cleanly. The ports of the settings should be 0."""
+    """Runs a server while the body runs, then stops it. The settings' ports should be 0."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="server")
     thread.start()

@@ -1,4 +1,4 @@
-"""What a row of `connect` and `accept` must say of a call, by what strace says of it and of the descriptor's socket."""
+"""The expected row of `connect` and `accept` for a call and socket that strace shows."""
 
 import errno
 import re
@@ -93,7 +93,7 @@ def _end(text: bytes) -> tuple[bytes, int]:
 
 
 def given(value: Value, length: int = 110) -> Row | None:
-    """The columns that an address of the caller's memory makes; None where there is none that the probe knows."""
+    """The columns of an address in the caller's memory; None for an unknown family."""
     if not isinstance(value, dict):
         return None
     family = number(value["sa_family"])
@@ -110,7 +110,7 @@ def given(value: Value, length: int = 110) -> Row | None:
 
 
 def connected(call: Call, row: Row) -> Row:
-    """connect: where to, as asked for; of a socket that is connected already, what it is connected to."""
+    """connect: the given remote end, or the existing one of a connected socket."""
     descriptor, address, length = call.arguments
     assert isinstance(descriptor, Number)
     here = socket_of(descriptor.link)
@@ -149,7 +149,7 @@ def connected(call: Call, row: Row) -> Row:
 
 
 def ended(call: Call, row: Row, traced: Traced) -> Row:
-    """How an attempt ended, if the program asked: SO_ERROR, and both ends if strace knows them by then."""
+    """The outcome of an attempt if the program asked for SO_ERROR, with the known ends."""
     wanted = {
         name: row[name]
         for name in ("pid", "tid", "comm", "fd", "remote_address", "remote_port", "local_address")
@@ -180,7 +180,7 @@ def ended(call: Call, row: Row, traced: Traced) -> Row:
 
 
 def accepted(call: Call, row: Row) -> Row:
-    """accept, accept4: both ends of the new socket; of a call that failed, the listening one's own."""
+    """accept, accept4: both ends of the new socket, or the listening one's if it failed."""
     descriptor, *rest = call.arguments
     assert isinstance(descriptor, Number)
     if call.result is None:  # strace writes the others at the end

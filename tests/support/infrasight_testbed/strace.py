@@ -107,7 +107,7 @@ class Traced:
 def strace(
     command: Sequence[str | Path], calls: Iterable[str], log: Path, *options: str, cwd: Path
 ) -> Traced:
-    """Runs a command to its end under strace; of the calls, those that this strace does not know stand as numbers."""
+    """Runs a command under strace; calls that this strace does not know are numbers."""
     trace = f"--trace={','.join(f'?{call}' for call in sorted(calls))}"
     log.touch()
     done = subprocess.run(
@@ -180,7 +180,7 @@ def _end(traced: Traced, tid: int, line: int, kept: tuple[int, bytes] | None) ->
 
 
 def _values(text: bytes, end: bytes) -> tuple[list[Value], bytes]:
-    """The values up to the mark that ends them, and what follows; a call that never ended may break off."""
+    """The values up to the closing mark, and the rest; an unfinished call may break off."""
     values: list[Value] = []
     while match := _TOKEN.match(text):
         text = text[match.end() :]

@@ -1,4 +1,4 @@
-"""System calls by their number, for those that Python's own module makes in another way or not at all."""
+"""System calls by number, which Python makes in another way or not at all."""
 
 import ctypes
 import json
@@ -48,7 +48,7 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def call(name: str, *arguments: int | bytes) -> int:
-    """Makes the call; returns its result, or the negative errno. Bytes are passed as a pointer to them."""
+    """Makes a call; returns its result or negative errno. Bytes are passed as a pointer."""
     passed = [ctypes.c_char_p(a) if isinstance(a, bytes) else ctypes.c_long(a) for a in arguments]
     result: int = _libc.syscall(ctypes.c_long(NUMBERS[name]), *passed)
     return -ctypes.get_errno() if result < 0 else result
@@ -64,7 +64,7 @@ def own_mounts() -> None:
 
 
 def in_child(work: Callable[[], Any], uid: int = 0) -> tuple[int, Any]:
-    """Runs it in a forked child, which makes no other calls of note; returns the child's pid and the result, as JSON does."""
+    """Runs a function in a forked child; returns the child's pid and the result, via JSON."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""Which BPF programs hang on tracepoints now: those of others make every system call slower, ours and untraced alike."""
+"""The BPF programs attached to tracepoints: those of others slow every system call."""
 
 import ctypes
 import os

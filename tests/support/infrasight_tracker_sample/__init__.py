@@ -1,1 +1,1 @@
-"""A third party's enricher with a program in the kernel: it uses nothing of the core but what `infrasight_core` exports."""
+"""A third-party enricher with a kernel program; it uses only what `infrasight_core` exports."""

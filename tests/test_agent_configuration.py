@@ -106,7 +106,8 @@ def test_probe_misses_no_event_while_others_change(
     operator.send(configuration("one", "execve"))
     assert list(operator.wait(is_about("one"), "one is applied").running) == ["execve"]
     until(agent.ready, "the agent records and streams")
-    stop, count = threading.Event(), 0
+    stop = threading.Event()
+    count = 0
 
     def work() -> None:
         nonlocal count

@@ -1,4 +1,4 @@
-"""Values that turn every option of the chart on and off, alone and together."""
+"""Values that set every option of the chart, alone and in combination."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ POLICIES: dict[str, Any] = {
         },
     }
 }
-_PLACED: dict[str, Any] = {
+_COMPONENT_SCHEDULING: dict[str, Any] = {
     "nodeSelector": {"disk": "fast"},
     "tolerations": [{"key": "infra", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
     "affinity": {
@@ -68,21 +68,21 @@ _PLACED: dict[str, Any] = {
     "podAnnotations": {"note": "x: y"},
     "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
 }
-PLACED: dict[str, Any] = {
+SCHEDULING: dict[str, Any] = {
     "server": {
-        **_PLACED,
+        **_COMPONENT_SCHEDULING,
         "topologySpreadConstraints": [
             {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
         ],
     },
     "operator": {
-        **_PLACED,
+        **_COMPONENT_SCHEDULING,
         "serviceAccount": {"annotations": {"a": "b"}},
         "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:1"}],
     },
-    "store": {"clickhouse": _PLACED},
+    "store": {"clickhouse": _COMPONENT_SCHEDULING},
     "agent": {
-        **_PLACED,
+        **_COMPONENT_SCHEDULING,
         "maxUnavailable": 3,
         "settings": {
             "blockMemory": "32Mi",
@@ -111,7 +111,7 @@ IMAGES: dict[str, Any] = {
     "server": {"image": {"digest": "sha256:" + "a" * 64}},
     "agent": {"image": {"tag": "1.2", "pullPolicy": "Always"}},
 }
-INDEX: dict[str, Any] = {
+PACKAGE_INDEX: dict[str, Any] = {
     "packageIndex": {
         "url": "https://index.example/simple",
         "extraUrls": ["https://more.example/"],
@@ -124,7 +124,7 @@ INDEX: dict[str, Any] = {
         "metricsFrom": [],
     },
 }
-OUTSIDE: dict[str, Any] = {
+EXTERNAL_ACCESS: dict[str, Any] = {
     "server": {
         "service": {
             "type": "LoadBalancer",
@@ -137,7 +137,7 @@ OUTSIDE: dict[str, Any] = {
         "serverAddresses": ["192.0.2.7", "2001:db8::1"],
     },
 }
-NOTHING: dict[str, Any] = {
+ALL_OPTIONAL_PARTS_OFF: dict[str, Any] = {
     "probePolicies": {"default": None, "files": None},
     "server": {
         "replicas": 1,
@@ -155,7 +155,7 @@ NO_VOLUMES: dict[str, Any] = {
         "embedded": {"persistence": {"enabled": False}},
     }
 }
-VOLUMES: dict[str, Any] = {
+CUSTOM_VOLUMES: dict[str, Any] = {
     "store": {
         "clickhouse": {
             "persistence": {"storageClass": "fast", "size": "1Ti"},
@@ -165,10 +165,10 @@ VOLUMES: dict[str, Any] = {
         "embedded": {"persistence": {"storageClass": "", "keep": False}},
     }
 }
-CLAIM: dict[str, Any] = {
+EXISTING_CLAIM: dict[str, Any] = {
     "store": {"type": "embedded", "embedded": {"persistence": {"existingClaim": "mine"}}}
 }
-NAMES: dict[str, Any] = {
+CUSTOM_NAMES: dict[str, Any] = {
     "fullnameOverride": "watcher",
     "commonLabels": {"team": "security"},
     "bindAddress": "[::]",
@@ -176,16 +176,15 @@ NAMES: dict[str, Any] = {
 
 
 def merged(*values: dict[str, Any]) -> dict[str, Any]:
-    """All of them in one, the later winning, as Helm merges them."""
-    made: dict[str, Any] = {}
+    """Merges values like Helm; later ones override earlier ones."""
+    result: dict[str, Any] = {}
     for value in values:
         for key, item in value.items():
-            made[key] = (
-                merged(made[key], item)
-                if isinstance(item, dict) and isinstance(made.get(key), dict)
-                else item
-            )
-    return made
+            if isinstance(item, dict) and isinstance(result.get(key), dict):
+                result[key] = merged(result[key], item)
+            else:
+                result[key] = item
+    return result
 
 
 ALONE = {
@@ -196,17 +195,26 @@ ALONE = {
 TOGETHER = {
     "defaults": {},
     "small": merged(EMBEDDED, PLAINTEXT, NO_VOLUMES, {"server": {"replicas": 1}}),
-    "embedded-outside": merged(EMBEDDED, OUTSIDE, VOLUMES, MONITORING),
+    "embedded-outside": merged(EMBEDDED, EXTERNAL_ACCESS, CUSTOM_VOLUMES, MONITORING),
     "large": merged(
-        EXTERNAL, AUTOSCALING, MONITORING, PLACED, IMAGES, INDEX, POLICIES, CERT_MANAGER
+        EXTERNAL,
+        AUTOSCALING,
+        MONITORING,
+        SCHEDULING,
+        IMAGES,
+        PACKAGE_INDEX,
+        POLICIES,
+        CERT_MANAGER,
     ),
-    "own": merged(EXISTING, VOLUMES, NAMES, PLACED, INDEX, OUTSIDE),
-    "bare": merged(NOTHING, NO_VOLUMES, PLAINTEXT, NAMES),
-    "external-plain": merged(EXTERNAL, PLAINTEXT, NOTHING),
+    "own": merged(
+        EXISTING, CUSTOM_VOLUMES, CUSTOM_NAMES, SCHEDULING, PACKAGE_INDEX, EXTERNAL_ACCESS
+    ),
+    "bare": merged(ALL_OPTIONAL_PARTS_OFF, NO_VOLUMES, PLAINTEXT, CUSTOM_NAMES),
+    "external-plain": merged(EXTERNAL, PLAINTEXT, ALL_OPTIONAL_PARTS_OFF),
     "issuer": merged(
         CERT_MANAGER,
         {"certificates": {"certManager": {"issuerRef": {"name": "corp", "kind": "ClusterIssuer"}}}},
     ),
-    "scaled": merged(AUTOSCALING, MONITORING, OUTSIDE, CERT_MANAGER),
+    "scaled": merged(AUTOSCALING, MONITORING, EXTERNAL_ACCESS, CERT_MANAGER),
 }
 ALL: dict[str, dict[str, Any]] = {**ALONE, **TOGETHER}

@@ -38,16 +38,16 @@
 {{- if eq $store.type "embedded" -}}
 embedded
 {{- else if eq $store.type "external" -}}
-{{- required "store.external.url is needed with store.type external: http[s]://user@host:port/" $store.external.url -}}
+{{- required "store.external.url is required if store.type is external: http[s]://user@host:port/" $store.external.url -}}
 {{- else -}}
 {{- printf "http://%s@%s.%s.svc:8123/" $store.clickhouse.user (include "infrasight.of" (list . "clickhouse")) .Release.Namespace -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The secret with the store's password, and its key */}}
+{{/* The Secret with the store's password, and its key. */}}
 {{- define "infrasight.storeSecret" -}}
 {{- if eq .Values.store.type "external" -}}
-{{- required "store.external.passwordSecret.name is needed with store.type external: a secret of this namespace" .Values.store.external.passwordSecret.name -}}
+{{- required "store.external.passwordSecret.name is required if store.type is external: a Secret in this namespace" .Values.store.external.passwordSecret.name -}}
 {{- else -}}
 {{- default (include "infrasight.of" (list . "clickhouse")) .Values.store.clickhouse.passwordSecret.name -}}
 {{- end -}}

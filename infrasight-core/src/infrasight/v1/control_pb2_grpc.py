@@ -50,15 +50,17 @@ class ControlServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Follow(self, request_iterator, context):
-        """The stream of one agent. The agent sends a report first, and another one after each change. The operator sends the node's
-        configuration at once, and again after each change. An open stream means that the agent is alive.
+        """The stream of one agent. The agent sends a report first, and another one after each change. The
+        operator sends the node's configuration at once, and again after each change. An open stream
+        means that the agent is alive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConfiguration(self, request, context):
-        """The node's current configuration, for the init container that installs packages before the agent starts.
+        """The node's current configuration, for the init container that installs packages before the
+        agent starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -111,7 +111,7 @@ def test_mutual_tls(tmp_path: Path) -> None:
             (
                 f"localhost:{port}",
                 wrong_certificate,
-                "closed the connection: .* requires TLS, or a certificate that its CA signed|refused TLS",
+                "closed the connection: .* requires TLS, or a certificate that its CA signed|rejected the TLS handshake",
             ),
             (f"localhost:{port}", None, "closed the connection: .* requires TLS"),
         ):

@@ -35,10 +35,7 @@ class SchemaError(InfraSightError):
 
 
 class KernelError(InfraSightError):
-    """The kernel refused an operation, or something that is needed to reach it did.
-
-    That is bcc, tracefs, BTF or a capability.
-    """
+    """The kernel does not permit an operation, or bcc, tracefs, BTF or a capability is missing."""
 
 
 class RuntimeUnavailableError(InfraSightError):

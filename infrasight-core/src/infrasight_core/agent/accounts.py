@@ -20,7 +20,7 @@ def window_at(seconds: float) -> int:
 
 
 class RunAccount:
-    """The account of one run: what became of the events of a probe since it was loaded.
+    """The account of one run: its events by outcome, since the probe was loaded.
 
     Attributes:
         run: The name of the run.

@@ -25,7 +25,7 @@ _VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
 
 
 def boot_key_of(boot_time_ns: int) -> np.uint64:
-    """Returns what to add to a block's process keys, which count from boot, for keys since the epoch.
+    """Returns the offset from a block's process keys, which count from boot, to keys since 1970.
 
     Args:
         boot_time_ns: The time of boot in nanoseconds since the epoch.

@@ -1,4 +1,4 @@
-"""Follows the cluster's operator: receives the node's configuration and reports what the agent does."""
+"""Receives the node's configuration from the cluster's operator and reports the agent's state."""
 
 import asyncio
 from collections.abc import Callable, Mapping

@@ -174,7 +174,7 @@ class Recording:
         return counts
 
     def detach(self) -> None:
-        """Detaches the probe's programs and waits, some microseconds, until the last run has ended."""
+        """Detaches the probe's programs and waits some microseconds for their last run."""
         self.loaded.detach()
         deadline = time.monotonic() + LONGEST_PAUSE
         while self.counts().in_progress and time.monotonic() < deadline:

@@ -211,7 +211,7 @@ def _find_invalid(
 def _require_valid(
     running: Running, plugins: PluginManager, settings: AgentSettings, kernel: Kernel
 ) -> dict[str, PluginError]:
-    """Returns why plugins fail of which the settings say nothing. Raises ConfigError, PluginError."""
+    """Returns the failures that the settings did not cause. Raises ConfigError, PluginError."""
     if not plugins.probes():
         raise ConfigError("probes, disable: no probe is left to run")
     check_names(plugins, settings.options, settings.filters)

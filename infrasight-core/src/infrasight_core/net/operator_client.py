@@ -36,7 +36,7 @@ def fetch_configuration(node: str, peer: Peer, seconds: float) -> Configuration:
         seconds: How long to try.
 
     Raises:
-        TransportError: The operator did not answer in that time, or refused the request.
+        TransportError: The operator did not answer in that time, or rejected the request.
         ConfigError: The address is malformed, the TLS files are unusable, or there is no TLS for a
             connection over the network.
     """

@@ -164,7 +164,7 @@ def _why_unavailable(details: str) -> str:
     if "WRONG_VERSION_NUMBER" in details:
         return "does not use TLS: omit the TLS files, or start the server with its own"
     if "handshake" in details.lower():
-        return f"refused TLS: check that one CA signed both certificates ({cause})"
+        return f"rejected the TLS handshake: check that one CA signed both certificates ({cause})"
     if "Socket closed" in details or "reset by peer" in details or "Broken pipe" in details:
         return (
             "closed the connection: if it does so at once, it requires TLS, "

@@ -29,7 +29,7 @@ from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.net.tls import TlsFiles
-from infrasight_core.plugin.ddl import clickhouse_types
+from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.settings.values import describe_type
 from infrasight_operator.settings import OperatorSettings
@@ -62,7 +62,8 @@ LANGUAGES: Final = {
 }
 # Golden rows are read without enrichers, so every row of them lacks these columns.
 ENRICHED: Final = re.compile(r"(user|group_name|container_\w+|pod_\w+|error)_missing")
-_MIB: Final = 1 << 20
+MIB: Final = 1 << 20
+MAX_EXPRESSION: Final = 80
 
 
 def main(arguments: list[str]) -> int:
@@ -188,8 +189,8 @@ def default_text(attribute: Any) -> str:
         return "required"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    if isinstance(default, int) and default >= _MIB:
-        return f"`{default}` ({default // _MIB} MiB)"
+    if isinstance(default, int) and default >= MIB:
+        return f"`{default}` ({default // MIB} MiB)"
     return f"`{default}`"
 
 
@@ -235,25 +236,25 @@ def literal(node: ast.expr) -> Any:
 
 def columns(probe: str) -> str:
     """A table of a probe's own columns, or of those of every event for `header`."""
-    if probe == "header":
-        schema = plugins().schemas()["execve"]
-        fields = EventHeader.DESCRIPTOR.fields
-    else:
-        schema = plugins().schemas()[probe]
-        fields = schema.message.DESCRIPTOR.fields[1:]
+    is_header = probe == "header"
+    name = "execve" if is_header else probe
+    schema = plugins().schemas()[name]
+    definition = define_table(name, schema)
+    header = EventHeader.DESCRIPTOR
+    message = header if is_header else schema.message.DESCRIPTOR
     comments = field_comments()
     rows = []
-    for field in fields:
-        arrow = schema.stored.field(field.name).type
-        rows.append(
-            [f"`{field.name}`", f"`{column_type(arrow)}`", comments.get(field.full_name, "")]
-        )
+    for column in definition.columns:
+        if (column.name in definition.own_columns) == is_header:
+            continue
+        description = comments.get(f"{message.full_name}.{column.name}", "")
+        if not column.stored:
+            expression = " ".join(column.expression.split())
+            description = "Computed when a query reads it; `SELECT *` omits it."
+            if len(expression) <= MAX_EXPRESSION:
+                description = f"Computed: `{expression}`. `SELECT *` omits it."
+        rows.append([f"`{column.name}`", f"`{column.type}`", description])
     return table(["Column", "Type", "Description"], rows)
-
-
-def column_type(arrow: Any) -> str:
-    """The ClickHouse type of a column."""
-    return clickhouse_types(arrow)[0]
 
 
 @cache

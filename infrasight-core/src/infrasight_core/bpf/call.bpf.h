@@ -17,7 +17,7 @@ struct sys_exit {
   long ret;
 };
 
-/* Values of the column `via`. VIA in agent/batches.py names them. */
+/* Values of the column `via`. _VIA in agent/batches.py names them. */
 enum via { VIA_SYSCALL, VIA_COMPAT, VIA_IO_URING };
 
 /* Tells whether the current task is in a system call of the 32-bit ABI: one of a 32-bit program, or

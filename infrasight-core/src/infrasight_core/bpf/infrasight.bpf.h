@@ -72,15 +72,15 @@
 #define HEADER_MEMBER(type, name, ...) type name;
 #define TEXT_INDEX(name, max, mean) TEXT_##name,
 #define TEXT_SIZES(name, max, mean)                                                                \
-  name##_max = max, name##_heap_size = SLOTS * mean > 4 * max ? SLOTS * mean : 4 * max,
+  name##_max = (max), name##_heap_size = SLOTS * (mean) > 4 * (max) ? SLOTS * (mean) : 4 * (max),
 #define FIXED_ARRAY(type, name, ...)                                                               \
   type name##__type[0];                                                                            \
   char name[SLOTS * WIDTH_##type];
-#define CHARS_ARRAY(name, width, ...) char name[SLOTS * width];
+#define CHARS_ARRAY(name, width, ...) char name[SLOTS * (width)];
 /* A heap has a guard behind it, so that a string that runs past the end does not wrap. */
 #define TEXT_ARRAYS(name, max, mean)                                                               \
   char name##__end[SLOTS * 4];                                                                     \
-  char name##__heap[name##_heap_size + 2 * max + 8];
+  char name##__heap[name##_heap_size + 2 * (max) + 8];
 
 HEADER_COLUMNS(COLUMN_TYPE, NOTHING)
 COLUMNS(COLUMN_TYPE, NOTHING, NOTHING)
@@ -134,7 +134,7 @@ struct text_column {
 static const struct text_column text_columns[] = {COLUMNS(NOTHING, NOTHING, TEXT_COLUMN)};
 
 /* The bits of the column `quality`: bit 0, then three bits for each TEXT column, then one bit for
- * each flag of the probe. quality_bits in plugin/arrays.py names them. */
+ * each flag of the probe. flag_names in plugin/quality.py names them. */
 #define ENTRY_MISSING 1ULL
 #define TEXT_FLAGS(name, bits) ((u64)(bits) << (1 + 3 * TEXT_##name))
 #define TEXT_CUT(name) TEXT_FLAGS(name, 1)

@@ -21,7 +21,7 @@ from infrasight_core.console.streams import printable
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.containers.runtimes import answers
 from infrasight_core.errors import InfraSightError, KernelError, PluginError
-from infrasight_core.kernel.attach_points import functions_of, lacking, tracepoints_of
+from infrasight_core.kernel.attach_points import functions_of, missing_tracepoints, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.loader import running_kernel, unattachable_functions
 from infrasight_core.plugin.manager import PluginManager
@@ -150,7 +150,11 @@ def _required_tracepoints(root: Path, programs: dict[str, BpfProgram]) -> Check:
 
 def _optional_tracepoints(programs: dict[str, BpfProgram]) -> Check:
     try:
-        absent = [(name, event) for name, program in programs.items() for event in lacking(program)]
+        absent = [
+            (name, event)
+            for name, program in programs.items()
+            for event in missing_tracepoints(program)
+        ]
     except KernelError as error:
         return Check("optional tracepoints", "warn", str(error), "run as root")
     return doctor_checks.optional_tracepoints(absent)

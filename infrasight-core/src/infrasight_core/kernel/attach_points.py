@@ -61,7 +61,7 @@ def _tracepoint_folder(event: str) -> Path | None:
     return None
 
 
-def lacking(program: BpfProgram) -> list[str]:
+def missing_tracepoints(program: BpfProgram) -> list[str]:
     """Returns the optional tracepoints that this kernel lacks and that nothing replaces.
 
     A tracepoint is replaced if its function is attached to another one: the tracepoint was renamed,
@@ -76,7 +76,7 @@ def lacking(program: BpfProgram) -> list[str]:
     ]
 
 
-def present(
+def available_points(
     probe: str, program: BpfProgram, kernel: Kernel
 ) -> tuple[Tracepoint | KernelFunction, ...]:
     """Returns the attach points that can be used on this kernel.

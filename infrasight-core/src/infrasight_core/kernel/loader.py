@@ -18,9 +18,9 @@ from attrs import define, evolve, field, frozen
 
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel.attach_points import (
+    available_points,
     functions_of,
     has_tracepoint,
-    present,
     tracepoints_of,
 )
 from infrasight_core.kernel.bcc_client import run_bcc
@@ -136,8 +136,8 @@ def load(
             the kernel.
     """
     try:
-        attached_points = present(probe, program, kernel)
-        request = _request(evolve(program, attach=attached_points), kernel, settings, filters)
+        points = available_points(probe, program, kernel)
+        request = _request(evolve(program, attach=points), kernel, settings, filters)
         answer = run_bcc(request, settings.python)
     except KernelError as error:
         raise PluginError(probe, "load_bpf", str(error)) from error

@@ -226,6 +226,15 @@ def test_c_lines_fit_100_columns() -> None:
     assert not wide
 
 
+def test_workloads_compile_without_warnings() -> None:
+    """The C of the test workloads has none; the tests that load BPF look at the kernel C."""
+    workloads = [file for file in files(".c") if file.parent.name == "workloads"]
+    sources = [file for file in workloads if not file.name.endswith(".bpf.c")]
+    assert sources
+    flags = ("-Wall", "-Wextra", "-Wno-unused-result", "-Werror", "-fsyntax-only")
+    subprocess.run(["cc", *flags, *sources], check=True)
+
+
 def c_locals(file: Path) -> Iterator[tuple[str, set[str]]]:
     """The first line of each C function and the names of its parameters and variables."""
     functions = _C_FUNCTION.findall(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""From columns to a batch that conforms, and what is said when it cannot."""
+"""Drained columns become a batch that conforms to the schema, or an error that says why not."""
 
 import time
 
@@ -29,7 +29,7 @@ BOOT_KEY = boot_key_of(1000 << 20)
 
 
 def columns(flags: str = "<u4") -> Columns:
-    """Two events."""
+    """Two drained events."""
     fixed = {
         "time": np.array([10, 20], "<u8"),
         "process_key": np.array([(1 << 22) | 7, (2 << 22) | 8], "<u8"),
@@ -39,9 +39,14 @@ def columns(flags: str = "<u4") -> Columns:
     return Columns(2, np.array([0, 1], np.uint32), np.array([5, 9], np.uint64), fixed)
 
 
-def test_what_nobody_filled_is_empty_and_says_so() -> None:
-    """Columns without a source are empty, and every row's quality names them beside its own flags."""
-    batch = conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), {}, SCHEMA, [])
+def assembled(drained: Columns) -> pa.RecordBatch:
+    """The batch of drained columns of a probe without `decode`."""
+    return assemble(drained, {}, SCHEMA, BOOT_KEY)
+
+
+def test_column_without_a_source_is_empty_and_flagged() -> None:
+    """Every row's `quality` names it, behind the row's own flags."""
+    batch = conform(assembled(columns()), {}, SCHEMA, [])
     assert batch.schema == SCHEMA
     batch.validate(full=True)
     assert batch["user"].to_pylist() == batch["exe"].to_pylist() == [b"", b""]
@@ -51,19 +56,22 @@ def test_what_nobody_filled_is_empty_and_says_so() -> None:
     ]
 
 
-def test_position_time_and_key_are_the_events_own() -> None:
-    """cpu and sequence come from the blocks, the time is wall clock, the key counts from the epoch and keeps its pid."""
-    batch = assemble(columns(), {}, SCHEMA, BOOT_KEY)
-    assert (batch["cpu"].to_pylist(), batch["sequence"].to_pylist()) == ([0, 1], [5, 9])
+def test_assembled_batch_has_position_wall_clock_time_and_process_key() -> None:
+    """The process key counts from the epoch and holds its pid; the times differ as in the block."""
+    batch = assembled(columns())
+    assert batch["cpu"].to_pylist() == [0, 1]
+    assert batch["sequence"].to_pylist() == [5, 9]
     assert batch["process_key"].to_pylist() == [(1001 << 22) | 7, (1002 << 22) | 8]
     first, second = batch["time"].cast(pa.int64()).to_pylist()
     assert second - first == 10
     assert abs(first - wall_clock_offset_ns()) < 10**9
 
 
-def test_an_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that loses the CPU for 50 ms between reading one clock and the other places events as one that did not."""
-    undisturbed, wall_clock, pauses = wall_clock_offset_ns(), time.time_ns, [0.05, 0.05]
+def test_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that loses the CPU for 50 ms between two clocks places events where they belong."""
+    undisturbed = wall_clock_offset_ns()
+    wall_clock = time.time_ns
+    pauses = [0.05, 0.05]
 
     def interrupted() -> int:
         now = wall_clock()
@@ -76,63 +84,59 @@ def test_an_interruption_between_the_clocks_moves_no_event(monkeypatch: pytest.M
     assert not pauses
 
 
-def test_decode_and_enrichers_go_before_the_block() -> None:
-    """A decoded column replaces the block's, an enricher's replaces both."""
+def test_decoded_column_replaces_the_blocks_and_an_enrichers_both() -> None:
+    """`decode` takes precedence over the block, and `enrich` over both."""
     decoded = {"flags": numbers(np.array([7, 7], np.uint32))}
     batch = assemble(columns(), decoded, SCHEMA, BOOT_KEY)
     assert batch["flags"].to_pylist() == [7, 7]
-    extra = {
+    enriched = {
         "exe": strings([b"a", b"b"], pa.binary()),
         "flags": numbers(np.array([8, 9], np.uint32)),
     }
-    assert conform(batch, extra, SCHEMA, [])["flags"].to_pylist() == [8, 9]
+    assert conform(batch, enriched, SCHEMA, [])["flags"].to_pylist() == [8, 9]
 
 
-def test_a_wrong_type_is_named_with_both() -> None:
-    """A column of another width than the schema's is refused, with the column and both types."""
+def test_column_of_another_type_is_rejected_with_both_types() -> None:
+    """The error names the column, its type and the schema's."""
     with pytest.raises(SchemaError, match="'flags' has the type uint64, but the schema has uint32"):
-        conform(assemble(columns("<u8"), {}, SCHEMA, BOOT_KEY), {}, SCHEMA, [])
+        conform(assembled(columns("<u8")), {}, SCHEMA, [])
 
 
-def test_a_column_that_the_schema_lacks_is_named() -> None:
-    """An enricher's column outside the schema is refused by name, not dropped in silence."""
+def test_column_outside_the_schema_is_rejected_by_name() -> None:
+    """An enricher's unknown column is an error, not dropped silently."""
+    enriched = {"colour": numbers(np.zeros(2, np.uint8))}
     with pytest.raises(SchemaError, match="'colour' of an enricher is not in the schema"):
-        conform(
-            assemble(columns(), {}, SCHEMA, BOOT_KEY),
-            {"colour": numbers(np.zeros(2, np.uint8))},
-            SCHEMA,
-            [],
-        )
+        conform(assembled(columns()), enriched, SCHEMA, [])
 
 
-def test_what_an_enricher_could_not_know_is_flagged_in_its_rows_alone() -> None:
-    """A null of an enricher is empty in the row, which says so; the other rows do not."""
+def test_null_of_an_enricher_is_flagged_in_its_row_only() -> None:
+    """The value is empty, and `quality` flags that row and no other."""
     user = strings([b"root"], pa.binary())
-    extra = {
+    enriched = {
         "user": pa.DictionaryArray.from_arrays(pa.array([None, 0], pa.int32()), user),
         "exe": pa.array([b"/a", b"/b"]),
     }
-    batch = conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), extra, SCHEMA, [])
+    batch = conform(assembled(columns()), enriched, SCHEMA, [])
     assert batch["user"].to_pylist() == [b"", b"root"]
     assert batch["quality"].to_pylist() == [["user_missing"], ["entry_missing"]]
 
 
-def test_what_the_kernel_lacked_an_enricher_may_know() -> None:
-    """A text that the kernel flagged as missing and an enricher gives is not missing any more, where it does give it."""
-    given = columns()
-    given.fixed["quality"][:] = 0b100, 0b101  # both exe_missing
-    extra = {
+def test_enricher_clears_the_flag_of_a_value_that_the_kernel_lacked() -> None:
+    """A text that the kernel flagged as missing is not missing where an enricher has it."""
+    drained = columns()
+    drained.fixed["quality"][:] = 0b100, 0b101  # both exe_missing
+    enriched = {
         "exe": pa.array([b"/bin/sh", None], pa.binary()),
         "user": constant(b"", 2, pa.binary()),
     }
-    batch = conform(assemble(given, {}, SCHEMA, BOOT_KEY), extra, SCHEMA, ["exe"])
+    batch = conform(assembled(drained), enriched, SCHEMA, ["exe"])
     assert batch["exe"].to_pylist() == [b"/bin/sh", b""]
     assert batch["quality"].to_pylist() == [[], ["entry_missing", "exe_missing"]]
 
 
-def test_more_names_than_quality_has_bits() -> None:
-    """A probe whose texts and flags leave no bit for an enricher's null is an error that says so."""
+def test_quality_without_a_free_bit_is_an_error() -> None:
+    """A probe whose texts and flags leave no bit for an enricher's null is told so."""
     texts = [f"text_{number}" for number in range(21)]
-    extra = {"user": pa.array([None, None], pa.binary()).dictionary_encode()}
+    enriched = {"user": pa.array([None, None], pa.binary()).dictionary_encode()}
     with pytest.raises(SchemaError, match="no bit of quality is left for 'user_missing'"):
-        conform(assemble(columns(), {}, SCHEMA, BOOT_KEY), extra, SCHEMA, texts)
+        conform(assembled(columns()), enriched, SCHEMA, texts)

@@ -1,4 +1,4 @@
-"""The outbox: what is in it is sent until it is acknowledged; what is not in it is counted."""
+"""The outbox holds each batch until it is acknowledged, and counts what it cannot hold."""
 
 import asyncio
 
@@ -10,97 +10,90 @@ from infrasight_core.agent.sink import Delivery
 from infrasight_core.net import ipc
 
 SCHEMA = sample.schema()
+NO_ROWS = pa.RecordBatch.from_pylist([], schema=SCHEMA.agent)
 
 
-def delivery(name: str) -> Delivery:
-    """A batch of no rows."""
-    return Delivery(name, "sample", SCHEMA, empty())
+def delivery(batch_id: str) -> Delivery:
+    """A batch without rows."""
+    return Delivery(batch_id, "sample", SCHEMA, NO_ROWS)
 
 
-def empty() -> pa.RecordBatch:
-    """No rows of the agent's columns."""
-    return pa.RecordBatch.from_pylist([], schema=SCHEMA.agent)
-
-
-def filled(*names: str, limit: int = 1 << 20) -> Outbox:
-    """An outbox with these batches."""
-    outbox = Outbox(limit)
-    for name in names:
-        outbox.put(delivery(name))
+def outbox_of(*batch_ids: str) -> Outbox:
+    """An outbox that holds these batches."""
+    outbox = Outbox(1 << 20)
+    for batch_id in batch_ids:
+        outbox.put(delivery(batch_id))
     return outbox
 
 
-def taken(outbox: Outbox, count: int) -> list[Batch]:
-    """The next batches."""
+def next_batches(outbox: Outbox, count: int) -> list[Batch]:
+    """The next batches that the outbox sends."""
 
-    async def take() -> list[Batch]:
+    async def receive() -> list[Batch]:
         return [await outbox.next_batch() for _ in range(count)]
 
-    return asyncio.run(take())
+    return asyncio.run(receive())
 
 
-def sent(outbox: Outbox, count: int) -> list[tuple[str, bool]]:
-    """The next batches' ids and whether they are marked as sent before."""
-    return [(batch.batch_id, batch.retry) for batch in taken(outbox, count)]
+def send(outbox: Outbox, count: int) -> list[tuple[str, bool]]:
+    """The ids of the next batches, and whether each is marked as a retry."""
+    return [(batch.batch_id, batch.retry) for batch in next_batches(outbox, count)]
 
 
-def test_batches_are_sent_in_order_and_once() -> None:
-    """First in, first out; an acknowledged one is gone."""
-    outbox = filled("a", "b", "c")
-    assert sent(outbox, 2) == [("a", False), ("b", False)]
+def test_outbox_sends_batches_in_order_and_once() -> None:
+    """First in, first out; an acknowledged batch is gone."""
+    outbox = outbox_of("a", "b", "c")
+    assert send(outbox, 2) == [("a", False), ("b", False)]
     outbox.acknowledge("a")
     assert outbox.waiting()[0] == 2
-    assert sent(outbox, 1) == [("c", False)]
+    assert send(outbox, 1) == [("c", False)]
 
 
-def test_what_was_not_acknowledged_is_sent_again_and_marked() -> None:
-    """After a break, the sent ones come first, as retries; the others follow as they were."""
-    outbox = filled("a", "b", "c")
-    sent(outbox, 2)
+def test_outbox_resends_unacknowledged_batches_first() -> None:
+    """After a break, sent batches come first and are marked as retries; the others follow."""
+    outbox = outbox_of("a", "b", "c")
+    send(outbox, 2)
     outbox.acknowledge("a")
     outbox.resend_unacknowledged()
-    assert sent(outbox, 2) == [("b", True), ("c", False)]
+    assert send(outbox, 2) == [("b", True), ("c", False)]
 
 
-def test_a_refused_batch_is_let_go() -> None:
-    """A rejection takes the batch out for good."""
-    outbox = filled("a")
-    sent(outbox, 1)
+def test_outbox_does_not_resend_a_rejected_batch() -> None:
+    """A rejection removes the batch."""
+    outbox = outbox_of("a")
+    send(outbox, 1)
     outbox.reject("a", "REJECTION_REASON_MALFORMED", "why")
     outbox.resend_unacknowledged()
     assert outbox.waiting() == (0, 0)
 
 
-def test_a_full_outbox_says_so() -> None:
-    """A batch that finds no room is not taken, and the recorder hears of it; an account always finds room."""
-    outbox = Outbox(len(ipc.to_bytes(empty())))
-    assert [outbox.put(delivery(name)) for name in ("a", "b")] == [True, False]
+def test_full_outbox_reports_the_batch_as_not_accepted() -> None:
+    """A batch without room is not accepted; an account needs no room."""
+    outbox = Outbox(len(ipc.to_bytes(NO_ROWS)))
+    assert outbox.put(delivery("a")) is True
+    assert outbox.put(delivery("b")) is False
     outbox.put_account("sample", Account(run="r", window=1, number=1, outbox_full=3))
-    assert [batch.account.outbox_full for batch in taken(outbox, 2)] == [0, 3]
+    assert [batch.account.outbox_full for batch in next_batches(outbox, 2)] == [0, 3]
 
 
-def test_an_account_takes_the_place_of_the_one_before_it() -> None:
-    """Of a window's accounts that have not left, only the newest is sent; those of other windows and probes stay."""
-    outbox = filled("a")
+def test_newer_account_replaces_an_unsent_one_of_its_window() -> None:
+    """Of a window's unsent accounts only the newest is sent; other windows and probes stay."""
+    outbox = outbox_of("a")
     for probe, window, number in (("x", 1, 1), ("x", 1, 2), ("y", 1, 1), ("x", 2, 3), ("x", 2, 4)):
         outbox.put_account(probe, Account(run=probe, window=window, number=number))
-    batches = taken(outbox, 4)
-    assert [b.batch_id for b in batches] == ["a", "x-1-account-2", "y-1-account-1", "x-2-account-4"]
+    ids = [batch.batch_id for batch in next_batches(outbox, 4)]
+    assert ids == ["a", "x-1-account-2", "y-1-account-1", "x-2-account-4"]
     assert outbox.waiting() == (4, 0)
 
 
-def test_an_unknown_acknowledgement_changes_nothing() -> None:
-    """An id that is not waiting, as after a repeated acknowledgement, is ignored."""
-    outbox = filled("a")
+def test_outbox_ignores_the_acknowledgement_of_an_unknown_batch() -> None:
+    """An id that does not wait, as in a repeated acknowledgement, changes nothing."""
+    outbox = outbox_of("a")
     outbox.acknowledge("z")
     assert outbox.waiting()[0] == 1
 
 
-def test_conforming_batches_travel_unchanged() -> None:
-    """The bytes on the wire are an Arrow stream of exactly the agent's columns."""
-    outbox = filled("a")
-
-    async def take() -> bytes:
-        return (await outbox.next_batch()).arrow
-
-    assert ipc.from_bytes(asyncio.run(take())).schema == SCHEMA.agent
+def test_outbox_encodes_the_agents_columns() -> None:
+    """The body of a batch is an Arrow stream with exactly the agent's schema."""
+    (batch,) = next_batches(outbox_of("a"), 1)
+    assert ipc.from_bytes(batch.arrow).schema == SCHEMA.agent

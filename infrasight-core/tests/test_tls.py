@@ -1,4 +1,4 @@
-"""Addresses, and where plaintext may go."""
+"""Addresses, the files of mutual TLS, and where plaintext is allowed."""
 
 from pathlib import Path
 
@@ -8,13 +8,15 @@ from infrasight_core.net.address import Address
 from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
 from infrasight_testbed.certificates import CertificateAuthority
 
+FILES = TlsFiles(Path("a"), Path("b"), Path("c"))
+
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/run/x"]
 )
-def test_plaintext_stays_on_the_machine(address: str) -> None:
-    """Loopback and Unix sockets need no TLS."""
-    require_tls_or_loopback(address, None, False)
+def test_loopback_needs_no_tls(address: str) -> None:
+    """Loopback addresses and Unix sockets may use plaintext."""
+    require_tls_or_loopback(address, None, plaintext=False)
     assert str(Address.parse(address)) == address
 
 
@@ -22,38 +24,39 @@ def test_plaintext_stays_on_the_machine(address: str) -> None:
     "address",
     ["10.0.0.1:1", "0.0.0.0:1", "[::]:1", "db:1", "localhost.example:1", "127.0.0.1.example:1"],
 )
-def test_plaintext_elsewhere_must_be_asked_for(address: str) -> None:
-    """Every other address needs TLS, or the words that ask for plaintext."""
+def test_network_needs_tls_or_explicit_plaintext(address: str) -> None:
+    """Every other address needs TLS files, or the setting `plaintext`."""
     with pytest.raises(ConfigError, match="plaintext = true"):
-        require_tls_or_loopback(address, None, False)
-    require_tls_or_loopback(address, None, True)
-    require_tls_or_loopback(address, TlsFiles(Path("a"), Path("b"), Path("c")), False)
+        require_tls_or_loopback(address, None, plaintext=False)
+    require_tls_or_loopback(address, None, plaintext=True)
+    require_tls_or_loopback(address, FILES, plaintext=False)
 
 
-def test_plaintext_and_tls_contradict() -> None:
-    """Who gives certificates and asks for plaintext too is asked which."""
+def test_tls_files_and_plaintext_exclude_each_other() -> None:
+    """Setting both is an error."""
     with pytest.raises(ConfigError, match="remove one of them"):
-        require_tls_or_loopback("db:1", TlsFiles(Path("a"), Path("b"), Path("c")), True)
+        require_tls_or_loopback("db:1", FILES, plaintext=True)
 
 
 @pytest.mark.parametrize(
     "address",
     ["localhost", "", ":1", "db:port", "db:65536", "::1:5", "http://db:1", "a b:1", "unix:"],
 )
-def test_malformed_addresses(address: str) -> None:
-    """What is not an address is refused with how to write one."""
+def test_malformed_address_is_rejected(address: str) -> None:
+    """The error shows how to write an address."""
     with pytest.raises(ConfigError, match=r"write host:port, \[IPv6\]:port or unix:/path"):
         Address.parse(address)
 
 
-def test_files_that_do_not_fit(tmp_path: Path) -> None:
-    """Absent, wrong, mismatched and damaged files are each named before any handshake fails."""
-    ca = CertificateAuthority(tmp_path / "ca", "ca")
-    one, two = ca.issue("one"), ca.issue("two")
+def test_unusable_tls_files_are_named(tmp_path: Path) -> None:
+    """Missing, wrong, mismatched and damaged files are each named before a handshake fails."""
+    authority = CertificateAuthority(tmp_path / "ca", "ca")
+    one = authority.issue("one")
+    two = authority.issue("two")
     assert [b"BEGIN" in pem for pem in one.read()] == [True] * 3
-    bad = tmp_path / "bad.pem"
-    bad.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-    for files, said in (
+    damaged = tmp_path / "damaged.pem"
+    damaged.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    expected = [
         (
             TlsFiles(tmp_path / "no.pem", one.key, one.ca),
             r"tls\.certificate: cannot read .*no\.pem: No such file",
@@ -67,13 +70,14 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
             r"one\.pem and .*two\.key do not belong together",
         ),
         (
-            TlsFiles(bad, one.key, one.ca),
-            r"bad\.pem and .*one\.key do not belong together or are damaged",
+            TlsFiles(damaged, one.key, one.ca),
+            r"damaged\.pem and .*one\.key do not belong together or are damaged",
         ),
         (
-            TlsFiles(one.certificate, one.key, bad),
-            r"tls\.ca: .*bad\.pem holds no usable certificate",
+            TlsFiles(one.certificate, one.key, damaged),
+            r"tls\.ca: .*damaged\.pem holds no usable certificate",
         ),
-    ):
-        with pytest.raises(ConfigError, match=said):
+    ]
+    for files, message in expected:
+        with pytest.raises(ConfigError, match=message):
             files.read()

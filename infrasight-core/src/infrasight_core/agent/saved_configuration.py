@@ -36,8 +36,9 @@ class SavedConfiguration:
         try:
             return json_format.Parse(text, Configuration())
         except json_format.ParseError as error:
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"{self._file}: the saved configuration is damaged ({error}); remove the file"
+                f"{self._file}: the saved configuration is damaged ({reason}); remove the file"
             ) from error
 
     def write(self, configuration: Configuration) -> None:

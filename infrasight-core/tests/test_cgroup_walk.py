@@ -1,4 +1,4 @@
-"""The walk of the cgroups that are there: hybrid, v1 only and v2 only, in the mounts that a process sees."""
+"""The walk of cgroups on hosts with v1, v2 or both, through the mounts that a process sees."""
 
 import json
 import os
@@ -6,9 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from infrasight_core.containers.cgroup_walk import Mount, mounts, running_mounts, walk
+from infrasight_core.containers.cgroup_walk import (
+    CgroupMount,
+    parse_mounts,
+    visible_mounts,
+    walk_cgroups,
+)
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy, running_v1_hierarchy
-from infrasight_testbed.cgroups import made, mount_of
+from infrasight_testbed.cgroups import cgroup_of, made, mount_of
 
 MEMORY = V1Hierarchy(4, "memory")
 V2_ONLY = "30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -20,31 +25,34 @@ V1_ONLY = (
 )
 CONTAINER = "c0ffee" + 58 * "1"
 PARENT = f"/infrasight-walk-{os.getpid()}/docker"
-# In a mount namespace of its own: covers what is mounted with an empty file system, mounts what it is told, walks.
-SEEN_THERE = """
+# Runs in its own mount namespace and prints the cgroups that it finds.
+WALK_SCRIPT = """
 import json, sys
-from infrasight_core.containers.cgroup_walk import running_mounts, walk
+from infrasight_core.containers.cgroup_walk import visible_mounts, walk_cgroups
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
-print(json.dumps([(m.folder, list(walk(m))) for m in running_mounts(running_v1_hierarchy())]))
+print(json.dumps([(m.mount_point, list(walk_cgroups(m))) for m in visible_mounts(running_v1_hierarchy())]))
 """
 
 
 @pytest.mark.parametrize(
-    ("mountinfo", "v1", "found"),
+    ("mountinfo", "v1", "expected"),
     [
-        (V2_ONLY, None, [Mount("/sys/fs/cgroup", "/", 0)]),
-        (V2_ONLY, MEMORY, [Mount("/sys/fs/cgroup", "/", 0)]),
-        (V1_ONLY, MEMORY, [Mount("/sys/fs/cgroup/memory", "/", V1)]),
-        (V1_ONLY, V1Hierarchy(9, "pids"), [Mount("/sys/fs/cgroup/pids", "/", V1)]),
+        (V2_ONLY, None, [CgroupMount("/sys/fs/cgroup", "/", 0)]),
+        (V2_ONLY, MEMORY, [CgroupMount("/sys/fs/cgroup", "/", 0)]),
+        (V1_ONLY, MEMORY, [CgroupMount("/sys/fs/cgroup/memory", "/", V1)]),
+        (V1_ONLY, V1Hierarchy(9, "pids"), [CgroupMount("/sys/fs/cgroup/pids", "/", V1)]),
         (
             V1_ONLY + "40 31 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
             MEMORY,
-            [Mount("/sys/fs/cgroup/memory", "/", V1), Mount("/sys/fs/cgroup/unified", "/", 0)],
+            [
+                CgroupMount("/sys/fs/cgroup/memory", "/", V1),
+                CgroupMount("/sys/fs/cgroup/unified", "/", 0),
+            ],
         ),
         (
             r"40 31 0:40 /a\040b /mnt/x\134y rw - cgroup2 none rw" + "\n",
             None,
-            [Mount("/mnt/x\\y", "/a b", 0)],
+            [CgroupMount("/mnt/x\\y", "/a b", 0)],
         ),
         (V2_ONLY + "41 30 0:41 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", None, []),
     ],
@@ -58,35 +66,39 @@ print(json.dumps([(m.folder, list(walk(m))) for m in running_mounts(running_v1_h
         "covered",
     ],
 )
-def test_mounts_are_found_in_each_layout(
-    mountinfo: str, v1: V1Hierarchy | None, found: list[Mount]
+def test_mounts_are_parsed_in_each_layout(
+    mountinfo: str, v1: V1Hierarchy | None, expected: list[CgroupMount]
 ) -> None:
-    """From the text of a mountinfo; a mount that lies under another one is not seen."""
-    assert mounts(mountinfo, v1) == found
+    """The text of a mountinfo gives the mounts; a mount that another one covers is left out."""
+    assert parse_mounts(mountinfo, v1) == expected
 
 
-@pytest.mark.parametrize("mark", [0, V1], ids=["v2", "v1"])
-def test_every_cgroup_is_found_with_the_number_that_events_have(mark: int) -> None:
-    """Three levels of a hierarchy: number and path of each, the root not among them."""
-    with made(mark, f"{PARENT}/{CONTAINER}/below") as folder:
-        found = {path: key for key, path in walk(mount_of(mark))}
+@pytest.mark.parametrize("id_flag", [0, V1], ids=["v2", "v1"])
+def test_walk_yields_the_ids_that_events_carry(id_flag: int) -> None:
+    """Three levels of a hierarchy come with id and path; the root is left out."""
+    with made(id_flag, f"{PARENT}/{CONTAINER}/below") as folder:
+        found = {path: key for key, path in walk_cgroups(mount_of(id_flag))}
         inodes = [each.stat().st_ino for each in (folder.parent.parent, folder.parent, folder)]
     paths = [PARENT, f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
-    assert [found[path] for path in paths] == [mark | inode for inode in inodes]
+    assert [found[path] for path in paths] == [id_flag | inode for inode in inodes]
     assert ROOT not in found.values()
-    assert mark | ROOT not in found.values()
+    assert id_flag | ROOT not in found.values()
 
 
-def test_a_part_of_a_hierarchy_has_its_whole_paths() -> None:
-    """A mount that shows one cgroup and those below, as in a container: the paths are those from the hierarchy's root."""
+def test_walk_of_a_part_of_a_hierarchy_yields_full_paths() -> None:
+    """A mount of one cgroup, as in a container, gives paths from the root of the hierarchy."""
     with made(0, f"{PARENT}/{CONTAINER}/below") as folder:
-        part = Mount(str(folder.parent), f"{PARENT}/{CONTAINER}", 0)
-        found = sorted(path for _, path in walk(part))
+        part = CgroupMount(str(folder.parent), f"{PARENT}/{CONTAINER}", 0)
+        found = sorted(path for _, path in walk_cgroups(part))
     assert found == [f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
 
 
-def seen_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
-    """What a process finds that sees no other cgroup file system than the one that is mounted so."""
+def walk_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
+    """Walks in a process that sees no cgroup file system except one, mounted with these arguments.
+
+    Returns:
+        Cgroup ids and paths by mount point.
+    """
     covered = "mount -t tmpfs none /sys/fs/cgroup"
     script = f'{covered} && mkdir -p "$1" && mount "${{@:2}}" "$1" && exec "$0" -c "$SCRIPT"'
     command = [
@@ -103,7 +115,7 @@ def seen_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
     ]
     done = subprocess.run(
         command,
-        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SCRIPT": SEEN_THERE},
+        env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "SCRIPT": WALK_SCRIPT},
         capture_output=True,
         text=True,
     )
@@ -113,21 +125,21 @@ def seen_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
     }
 
 
-def test_a_host_with_v2_only() -> None:
-    """Only the v2 hierarchy is mounted, at /sys/fs/cgroup."""
+def test_walk_on_a_host_with_v2_only() -> None:
+    """With v2 at /sys/fs/cgroup as the only mount, the walk finds its cgroups."""
     with made(0, f"{PARENT}/{CONTAINER}") as folder:
-        seen = seen_with("-t", "cgroup2", "none", "/sys/fs/cgroup")
+        seen = walk_with("-t", "cgroup2", "none", "/sys/fs/cgroup")
         assert (folder.stat().st_ino, f"{PARENT}/{CONTAINER}") in seen["/sys/fs/cgroup"]
     assert len(seen) == 1
 
 
-def test_a_host_with_v1_only() -> None:
-    """Only v1's memory is mounted."""
+def test_walk_on_a_host_with_v1_only() -> None:
+    """With one v1 hierarchy as the only mount, the walk finds its cgroups."""
     v1 = running_v1_hierarchy()
     if v1 is None:
         pytest.skip("no v1 hierarchy has a controller here")
     with made(V1, f"{PARENT}/{CONTAINER}") as folder:
-        seen = seen_with(
+        seen = walk_with(
             "-t", "cgroup", "-o", v1.controller, "none", f"/sys/fs/cgroup/{v1.controller}"
         )
         assert (V1 | folder.stat().st_ino, f"{PARENT}/{CONTAINER}") in seen[
@@ -136,12 +148,16 @@ def test_a_host_with_v1_only() -> None:
     assert len(seen) == 1
 
 
-def test_a_host_without_any() -> None:
-    """No cgroup file system: nothing is found, and nothing fails."""
-    assert seen_with("-t", "tmpfs", "none", "/sys/fs/cgroup/nothing") == {}
+def test_walk_on_a_host_without_cgroups() -> None:
+    """Without a cgroup file system the walk finds nothing and does not fail."""
+    assert walk_with("-t", "tmpfs", "none", "/sys/fs/cgroup/nothing") == {}
 
 
-def test_this_machine() -> None:
-    """Every cgroup of a process that runs here is found."""
-    assert {mount.mark for mount in running_mounts(running_v1_hierarchy())} <= {0, V1}
-    assert running_mounts(running_v1_hierarchy())
+def test_walk_on_this_machine_finds_the_cgroup_of_this_process() -> None:
+    """The mounts of this machine give the cgroup id that events of this process carry."""
+    found = {
+        cgroup_id
+        for mount in visible_mounts(running_v1_hierarchy())
+        for cgroup_id, _ in walk_cgroups(mount)
+    }
+    assert cgroup_of("self") in found | {ROOT}

@@ -1,4 +1,4 @@
-"""What real runtimes say of their containers: podman by Docker's API, containerd by the CRI."""
+"""The metadata that real runtimes report: podman by Docker's API, containerd by the CRI."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 from infrasight.v1.stream_pb2 import Container
-from infrasight_core.containers.bounds import LABEL_BYTES
-from infrasight_core.containers.runtimes import Runtime, answers, connect
+from infrasight_core.containers.bounds import MAX_LABEL_BYTES
+from infrasight_core.containers.runtimes import Runtime, check_sockets, connect
 from infrasight_core.errors import RuntimeUnavailableError
 from infrasight_testbed import containerd as cri
 from infrasight_testbed import podman as docker
@@ -16,7 +16,7 @@ from infrasight_testbed.containerd import Containerd, running_containerd
 from infrasight_testbed.podman import Podman, running_podman
 from infrasight_testbed.system import until
 
-NOBODY = "f" * 64
+UNKNOWN_ID = "f" * 64
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def containerd() -> Iterator[Containerd]:
         yield running
 
 
-def said(container: Container | None) -> tuple[bytes, ...]:
-    """What rows get of a container."""
+def row_fields(container: Container | None) -> tuple[bytes, ...]:
+    """Returns the fields of a container that rows have."""
     assert container is not None
     return (
         container.name,
@@ -45,191 +45,178 @@ def said(container: Container | None) -> tuple[bytes, ...]:
     )
 
 
-class Following:
-    """What a runtime tells by itself, collected by a thread."""
+def listed(runtime: Runtime, container_id: str) -> Container:
+    """Returns a container from the runtime's list of all."""
+    return {c.container_id: c for c in runtime.list_containers()}[container_id]
+
+
+class Follower:
+    """Collects a runtime's events in a thread."""
 
     def __init__(self, runtime: Runtime, since: float) -> None:
-        self.news: list[Container | str] = []
-        self.ended: list[str] = []
-        self._runtime, self._since = runtime, since
+        self.events: list[Container | str] = []
+        self.failures: list[str] = []
+        self._runtime = runtime
+        self._since = since
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self.news.extend(self._runtime.follow(self._since))
+            self.events.extend(self._runtime.follow_events(self._since))
         except RuntimeUnavailableError as error:
-            self.ended.append(str(error))
+            self.failures.append(str(error))
 
-    def told(self, container_id: str) -> list[Container]:
-        """What was told of a container."""
+    def containers(self, container_id: str) -> list[Container]:
+        """Returns the metadata of a container that its events had."""
         return [
-            n
-            for n in list(self.news)
-            if isinstance(n, Container) and n.container_id == container_id
+            event
+            for event in list(self.events)
+            if isinstance(event, Container) and event.container_id == container_id
         ]
 
-    def end(self) -> None:
-        """Hangs up; the thread must end by that."""
+    def close(self) -> None:
+        """Disconnects the runtime, which must end the thread."""
         self._runtime.close()
-        self._thread.join(30)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
-def test_podman_by_its_list_and_by_id(podman: Podman) -> None:
-    """A container's name, image and labels are the same in the list and by its id; half an id, or a name, is nobody's."""
+def test_podman_reports_the_same_in_its_list_and_by_id(podman: Podman) -> None:
+    """Name, image and labels agree; a prefix of an id, or a name, finds nothing."""
     container_id = podman.run("--name", "web", "--label", "team=shop", "--label", "empty=")
     with closing(connect(podman.socket)) as runtime:
-        found = runtime.one(container_id)
-        listed = {c.container_id: c for c in runtime.all()}[container_id]
-        assert said(found) == said(listed) == (b"web", docker.IMAGE.encode(), b"", b"", b"")
-        assert found is not None
-        assert dict(found.labels) == dict(listed.labels) == {"team": "shop", "empty": ""}
-        assert (found.runtime, runtime.name, runtime.version.split()[0]) == (
-            "podman",
-            "podman",
-            "podman",
-        )
-        assert [runtime.one(name) for name in (NOBODY, container_id[:12], "web", "../web?x")] == [
-            None
-        ] * 4
+        found = runtime.find_container(container_id)
+        in_list = listed(runtime, container_id)
+        not_ids = (UNKNOWN_ID, container_id[:12], "web", "../web?x")
+        assert [runtime.find_container(text) for text in not_ids] == [None] * 4
+        assert runtime.name == "podman"
+        assert runtime.version.startswith("podman ")
+    assert found is not None
+    expected = (b"web", docker.IMAGE.encode(), b"", b"", b"")
+    assert row_fields(found) == row_fields(in_list) == expected
+    assert dict(found.labels) == dict(in_list.labels) == {"team": "shop", "empty": ""}
+    assert found.runtime == "podman"
 
 
-def test_podman_tells_of_what_is_gone(podman: Podman) -> None:
-    """Of a container that ended and was removed at once, its creation tells name, image and labels; renaming is told, too."""
+def test_podman_reports_a_container_that_is_removed_at_once(podman: Podman) -> None:
+    """The event of its creation has name, image and labels; a new name is an event, too."""
     with closing(connect(podman.socket)) as runtime:
-        following = Following(runtime, time.time() - 1)
+        follower = Follower(runtime, time.time() - 1)
         short = podman.run("--rm", "--name", "short", "--label", "team=shop", command=("true",))
-        until(lambda: bool(following.told(short)), "the creation is told")
-        long = podman.run("--name", "before")
+        until(lambda: bool(follower.containers(short)), "the creation is reported")
+        renamed = podman.run("--name", "before")
         podman("rename", "before", "after")
-        until(lambda: long in following.news, "the new name is told")
-        following.end()
-    found = following.told(short)[0]
-    assert said(found) == (b"short", docker.IMAGE.encode(), b"", b"", b"")
-    assert dict(found.labels) == {"team": "shop"}
-    assert following.ended
+        until(lambda: renamed in follower.events, "the new name is reported")
+        follower.close()
+    container = follower.containers(short)[0]
+    assert row_fields(container) == (b"short", docker.IMAGE.encode(), b"", b"", b"")
+    assert dict(container.labels) == {"team": "shop"}
+    assert follower.failures
 
 
-def test_podmans_image_by_its_id(podman: Podman) -> None:
-    """A container that was made of an image by its id shows the image's name; by event, list and id alike."""
+def test_podman_reports_the_name_of_an_image_used_by_id(podman: Podman) -> None:
+    """Events, list and query by id all name the image."""
     with closing(connect(podman.socket)) as runtime:
-        following = Following(runtime, time.time() - 1)
-        image = podman("images", "--quiet", "--no-trunc")
+        follower = Follower(runtime, time.time() - 1)
+        image_id = podman("images", "--quiet", "--no-trunc")
         container_id = podman(
-            "run", "--detach", "--network=none", f"--cgroup-parent=/{podman.cgroup}", image
+            "run", "--detach", "--network=none", f"--cgroup-parent=/{podman.cgroup}", image_id
         )
         until(
-            lambda: bool(following.told(container_id)) or container_id in following.news,
-            "the creation is told",
+            lambda: bool(follower.containers(container_id)) or container_id in follower.events,
+            "the creation is reported",
         )
-        found = [
-            runtime.one(container_id),
-            *(c for c in runtime.all() if c.container_id == container_id),
-        ]
-        following.end()
-    assert [said(c)[1] for c in (*found, *following.told(container_id))] == [
-        docker.IMAGE.encode()
-    ] * (2 + len(following.told(container_id)))
+        reports = [runtime.find_container(container_id), listed(runtime, container_id)]
+        follower.close()
+    reports += follower.containers(container_id)
+    assert {row_fields(container)[1] for container in reports} == {docker.IMAGE.encode()}
 
 
-def test_kubernetes_labels_name_the_pod(podman: Podman) -> None:
-    """Where a kubelet made a container through Docker's API, the pod comes from its labels."""
+def test_podman_names_the_pod_by_the_labels_of_kubernetes(podman: Podman) -> None:
+    """A container that a kubelet created through Docker's API has its pod in its labels."""
     names = {"pod.name": "shop-1", "pod.namespace": "prod", "container.name": "web"}
     labels = [f"--label=io.kubernetes.{key}={value}" for key, value in names.items()]
     container_id = podman.run("--name", "k8s_web", *labels)
     with closing(connect(podman.socket)) as runtime:
-        assert said(runtime.one(container_id)) == (
-            b"k8s_web",
-            docker.IMAGE.encode(),
-            b"shop-1",
-            b"prod",
-            b"web",
-        )
+        container = runtime.find_container(container_id)
+    image = docker.IMAGE.encode()
+    assert row_fields(container) == (b"k8s_web", image, b"shop-1", b"prod", b"web")
 
 
-def test_large_labels_are_cut(podman: Podman) -> None:
-    """Of more labels than are kept, whole ones are left out from the end, and that is said; by event, list and id alike."""
+def test_podman_labels_are_cut_at_the_bound(podman: Podman) -> None:
+    """Labels beyond the bound are left out whole and flagged, by event, list and id alike."""
     sizes = {"a": 40 << 10, "b": 20 << 10, "c": 40 << 10}
     with closing(connect(podman.socket)) as runtime:
-        following = Following(runtime, time.time() - 1)
+        follower = Follower(runtime, time.time() - 1)
         container_id = podman.run(*(f"--label={key}={'x' * size}" for key, size in sizes.items()))
-        until(lambda: bool(following.told(container_id)), "the creation is told")
-        found, listed = (
-            runtime.one(container_id),
-            {c.container_id: c for c in runtime.all()}[container_id],
-        )
-        following.end()
-    for container in (found, listed, following.told(container_id)[0]):
+        until(lambda: bool(follower.containers(container_id)), "the creation is reported")
+        found = runtime.find_container(container_id)
+        in_list = listed(runtime, container_id)
+        follower.close()
+    for container in (found, in_list, follower.containers(container_id)[0]):
         assert container is not None
         assert container.labels_cut
-        assert {key: len(value) for key, value in container.labels.items()} == {
-            "a": 40 << 10,
-            "b": 20 << 10,
-        }
-        assert sum(len(key) + len(value) for key, value in container.labels.items()) <= LABEL_BYTES
+        label_sizes = {key: len(value) for key, value in container.labels.items()}
+        assert label_sizes == {"a": 40 << 10, "b": 20 << 10}
+        assert sum(len(k) + len(v) for k, v in container.labels.items()) <= MAX_LABEL_BYTES
 
 
-def test_containerd_tells_the_pod(containerd: Containerd) -> None:
-    """By the CRI: a container's name, image, pod, and the labels of both; the pod's own container; what has ended."""
+def test_containerd_reports_pods(containerd: Containerd) -> None:
+    """Containers have name, image, pod and the labels of both; so has the pod's own container."""
     pod = containerd.run_pod("shop-1", "prod", {"app": "shop"})
-    web, ended = (
-        containerd.run(pod, "web", labels={"team": "x"}),
-        containerd.run(pod, "init", "true"),
-    )
+    web = containerd.run(pod, "web", labels={"team": "x"})
+    ended = containerd.run(pod, "init", "true")
     image = cri.IMAGE.encode()
     with closing(connect(containerd.socket)) as runtime:
-        found = runtime.one(web)
-        assert said(found) == (b"web", image, b"shop-1", b"prod", b"web")
-        assert found is not None
-        assert {"app": "shop", "team": "x", "io.kubernetes.container.name": "web"}.items() <= dict(
-            found.labels
-        ).items()
-        assert said(runtime.one(pod)) == (b"shop-1", cri.PAUSE.encode(), b"shop-1", b"prod", b"")
-        assert said(runtime.one(ended)) == (b"init", image, b"shop-1", b"prod", b"init")
-        assert [said(c) for c in runtime.all() if c.container_id == web] == [said(found)]
-        assert [runtime.one(name) for name in (NOBODY, web[:12], pod[:12])] == [None] * 3
-        assert (
-            list(runtime.follow(0.0)) == []
-        )  # containerd 1.6 has no such events, and that is no failure
+        container = runtime.find_container(web)
+        assert container is not None
+        assert row_fields(container) == (b"web", image, b"shop-1", b"prod", b"web")
+        labels = {"app": "shop", "team": "x", "io.kubernetes.container.name": "web"}
+        assert labels.items() <= dict(container.labels).items()
+        pause = row_fields(runtime.find_container(pod))
+        assert pause == (b"shop-1", cri.PAUSE.encode(), b"shop-1", b"prod", b"")
+        init = row_fields(runtime.find_container(ended))
+        assert init == (b"init", image, b"shop-1", b"prod", b"init")
+        assert row_fields(listed(runtime, web)) == row_fields(container)
+        not_ids = (UNKNOWN_ID, web[:12], pod[:12])
+        assert [runtime.find_container(text) for text in not_ids] == [None] * 3
+        # containerd 1.6 has no such events, which is not a failure.
+        assert list(runtime.follow_events(0.0)) == []
         assert "containerd" in runtime.version
 
 
-def test_odd_bytes(containerd: Containerd) -> None:
-    """Names that are no UTF-8, which a runtime passes on, arrive byte by byte; in labels they are marked as unreadable."""
+def test_containerd_names_may_be_any_bytes(containerd: Containerd) -> None:
+    """Names that are not UTF-8 arrive byte for byte; labels have a replacement character."""
     pod = containerd.run_pod("p\udcfe")
     odd = containerd.run(pod, "é\n\udcff", labels={"odd": "\udcff"})
     with closing(connect(containerd.socket)) as runtime:
-        found = runtime.one(odd)
-    assert said(found) == (
-        "é\n".encode() + b"\xff",
-        cri.IMAGE.encode(),
-        b"p\xfe",
-        b"default",
-        "é\n".encode() + b"\xff",
-    )
-    assert found is not None
-    assert found.labels["odd"] == "\ufffd"
+        container = runtime.find_container(odd)
+    assert container is not None
+    name = "é\n".encode() + b"\xff"
+    assert row_fields(container) == (name, cri.IMAGE.encode(), b"p\xfe", b"default", name)
+    assert container.labels["odd"] == "\ufffd"
 
 
-def test_an_image_by_its_digest(containerd: Containerd) -> None:
-    """A kubelet asks for an image by its id; people see its name all the same."""
+def test_containerd_reports_the_name_of_an_image_used_by_digest(containerd: Containerd) -> None:
+    """A kubelet requests images by their ids; the metadata has the name."""
     pod = containerd.run_pod("digests")
     web = containerd.run(pod, "web", image=containerd.image_id())
     with closing(connect(containerd.socket)) as runtime:
-        assert said(runtime.one(web))[1] == cri.IMAGE.encode()
+        assert row_fields(runtime.find_container(web))[1] == cri.IMAGE.encode()
 
 
-def test_who_answers(podman: Podman, containerd: Containerd) -> None:
-    """What stands behind a socket is found by its answer, whatever the socket is called; one under two names is one."""
+def test_check_sockets_identifies_runtimes_by_their_answer(
+    podman: Podman, containerd: Containerd
+) -> None:
+    """The name of a socket does not matter; two names of one socket count once."""
     renamed = containerd.socket.with_name("other.sock")
     renamed.hardlink_to(containerd.socket)
-    again = podman.socket.with_name("again.sock")
-    again.symlink_to(podman.socket)
-    found = {
-        answer.path.name: answer
-        for answer in answers([podman.socket, again, renamed, podman.socket.with_name("none")])
-    }
-    assert len(found) == 2
-    assert found["other.sock"].version.startswith("containerd ")
-    assert {answer.version.split()[0] for answer in found.values()} == {"containerd", "podman"}
+    link = podman.socket.with_name("again.sock")
+    link.symlink_to(podman.socket)
+    absent = podman.socket.with_name("none")
+    statuses = check_sockets([podman.socket, link, renamed, absent])
+    versions = {status.path.name: status.version for status in statuses}
+    assert len(versions) == 2
+    assert versions["other.sock"].startswith("containerd ")
+    assert {version.split()[0] for version in versions.values()} == {"containerd", "podman"}

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from infrasight_core.containers.cgroup_walk import Mount, running_mounts
+from infrasight_core.containers.cgroup_walk import CgroupMount, visible_mounts
 from infrasight_core.kernel.cgroups import ROOT, V1, running_v1_hierarchy
 
 
-def mount_of(mark: int) -> Mount:
+def mount_of(mark: int) -> CgroupMount:
     """Where the v2 hierarchy (0) or the v1 hierarchy that counts (`V1`) is mounted whole; skips the test where it is not."""
     found = [
         mount
-        for mount in running_mounts(running_v1_hierarchy())
-        if mount.mark == mark and mount.root == "/"
+        for mount in visible_mounts(running_v1_hierarchy())
+        if mount.id_flag == mark and mount.root == "/"
     ]
     if not found:
         pytest.skip(f"no cgroup {'v1' if mark else 'v2'} hierarchy is mounted here")
@@ -30,14 +30,14 @@ def cgroup_of(process: int | str) -> int:
     v1 = running_v1_hierarchy()
     for number, mark in ((0, 0), *([(v1.number, V1)] if v1 else [])):
         if of.get(number, "/") != "/":
-            return mark | Path(mount_of(mark).folder + of[number]).stat().st_ino
+            return mark | Path(mount_of(mark).mount_point + of[number]).stat().st_ino
     return ROOT
 
 
 @contextmanager
 def made(mark: int, path: str) -> Iterator[Path]:
     """A cgroup and those above it, as far as they are not there; removed with what is in it at the end."""
-    top = Path(mount_of(mark).folder)
+    top = Path(mount_of(mark).mount_point)
     folders = []
     folder = top
     for part in path.strip("/").split("/"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 from infrasight_core import EnrichContext, constant, hookimpl
-from infrasight_core.containers.columns import NAMES
+from infrasight_core.containers.columns import FIELD_OF_COLUMN
 
 infrasight_api = 1
 
@@ -15,5 +15,5 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     no_name = constant(b"", batch.num_rows, pa.binary())
     return {
         "container_id": constant("", batch.num_rows, pa.string()),
-        **dict.fromkeys(NAMES, no_name),
+        **dict.fromkeys(FIELD_OF_COLUMN, no_name),
     }

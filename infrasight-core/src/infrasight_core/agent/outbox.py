@@ -15,7 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from infrasight_core.agent.container_updates import ContainerUpdates
 from infrasight_core.agent.sink import Delivery, Sink
-from infrasight_core.containers.bounds import fault
+from infrasight_core.containers.bounds import find_violation
 from infrasight_core.net import ipc
 
 log = structlog.get_logger(__name__)
@@ -115,7 +115,7 @@ class Outbox(Sink):
         Updates that the server would reject, and those without room, are counted and logged.
         """
         for update in containers:
-            if reason := fault(update):
+            if reason := find_violation(update):
                 DROPPED_UPDATES.labels("malformed").inc()
                 log.error("container update dropped", reason=reason)
                 continue

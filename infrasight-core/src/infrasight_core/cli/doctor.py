@@ -19,7 +19,7 @@ from infrasight_core.cli.table import Column, print_table
 from infrasight_core.console.entry import EXIT_STATUSES, FAILED
 from infrasight_core.console.streams import printable
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.containers.runtimes import answers
+from infrasight_core.containers.runtimes import check_sockets
 from infrasight_core.errors import InfraSightError, KernelError, PluginError
 from infrasight_core.kernel.attach_points import functions_of, missing_tracepoints, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
@@ -93,8 +93,8 @@ def _check_machine(loader_python: Path) -> Iterator[Check]:
     yield doctor_checks.bcc(loader_python)
     yield doctor_checks.libbpf()
     sockets = [
-        (str(answer.path), answer.version, answer.reason)
-        for answer in answers(ContainerOptions().places())
+        (str(socket.path), socket.version, socket.reason)
+        for socket in check_sockets(ContainerOptions().socket_paths())
     ]
     yield doctor_checks.container_runtimes(sockets)
 

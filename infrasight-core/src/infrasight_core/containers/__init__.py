@@ -1,1 +1,1 @@
-"""Containers: which one a cgroup belongs to, and what its runtime says of it."""
+"""Containers: which container a cgroup belongs to, and the metadata that its runtime has."""

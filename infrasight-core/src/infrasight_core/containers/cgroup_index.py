@@ -1,4 +1,4 @@
-"""The cgroups that are known: which container each belongs to, also after it has gone; bounded."""
+"""An index of cgroups: the container that each belongs to, also after its removal; bounded."""
 
 import threading
 import time
@@ -7,98 +7,113 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import Counter, Gauge
 
-from infrasight_core.containers.cgroup_paths import container_of
+from infrasight_core.containers.cgroup_paths import container_id_of
 from infrasight_core.kernel.cgroups import ROOT
 
-LIMIT = 65536
-AGAIN = 30.0  # seconds after which an unknown cgroup is worth another walk
+MAX_CGROUPS = 65536
+_WALK_INTERVAL = 30.0  # seconds after which an unknown cgroup causes another walk
 
 EVICTED = Counter(
     "infrasight_cgroups_evicted",
-    "Cgroups whose container is no longer known, to make room.",
-    ["was"],
+    "Cgroups that were evicted from the index to make room, by whether they were still present or "
+    "already removed. Later events of such a cgroup may lack their container.",
+    ["state"],
 )
-KNOWN = Gauge(
-    "infrasight_cgroups_known", "Cgroups of which it is known whether they are a container's."
+INDEXED = Gauge(
+    "infrasight_cgroups_indexed",
+    "Cgroups in the index that maps each cgroup to its container.",
 )
 
 Walk = Callable[[], Iterable[tuple[int, str]]]
 
 
 class CgroupIndex:
-    """Filled by the tracker and by walks, asked by the recorder; by any thread.
+    """Maps cgroup ids to container ids. The tracker and walks fill it; any thread may use it.
 
-    Where there is no more room, those that have gone are forgotten first, and of them, those that were not asked for longest.
+    A full index evicts removed cgroups first, and of those the least recently used.
 
     Args:
-        walk: Gives the number and path of every cgroup that is there.
-        limit: How many are kept.
+        walk: Yields the id and the path of every present cgroup.
+        limit: The largest number of cgroups in the index.
     """
 
-    def __init__(self, walk: Walk, limit: int = LIMIT) -> None:
-        self._walk, self._limit = walk, limit
-        self._there: OrderedDict[int, str] = OrderedDict()  # the container's id, empty for none
-        self._gone: OrderedDict[int, str] = OrderedDict()
-        self._walked: float | None = None
+    def __init__(self, walk: Walk, limit: int = MAX_CGROUPS) -> None:
+        self._walk = walk
+        self._limit = limit
+        # The container id by cgroup id; an empty one for a cgroup outside of containers.
+        self._present: OrderedDict[int, str] = OrderedDict()
+        self._removed: OrderedDict[int, str] = OrderedDict()
+        self._walked_at: float | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._there) + len(self._gone)
+        return len(self._present) + len(self._removed)
 
-    def begin(self) -> None:
-        """What is there is to be seen anew: the next `look_around` walks."""
+    def require_walk(self) -> None:
+        """Makes the next `refresh` walk, however short ago the last walk was."""
         with self._lock:
-            self._walked = None
+            self._walked_at = None
 
-    def look_around(self, after: float = float("inf")) -> bool:
-        """Walks, if it has not been done yet, or more than so many seconds ago; returns whether it did."""
+    def refresh(self, min_age: float = float("inf")) -> bool:
+        """Walks if there was no walk yet, or if the last one is older than `min_age` seconds.
+
+        Returns:
+            Whether it walked.
+        """
         with self._lock:
-            if self._walked is not None and time.monotonic() - self._walked < after:
+            if self._walked_at is not None and time.monotonic() - self._walked_at < min_age:
                 return False
-            for key, path in self._walk():
-                if key not in self._gone:  # it went while we walked
-                    self._made(key, path)
-            self._walked = time.monotonic()
+            for cgroup_id, path in self._walk():
+                if cgroup_id not in self._removed:  # it was removed during the walk
+                    self._insert(cgroup_id, path)
+            self._walked_at = time.monotonic()
             return True
 
-    def made(self, key: int, path: str) -> None:
-        """A cgroup has been made, or has another name now."""
+    def add(self, cgroup_id: int, path: str) -> None:
+        """Adds a cgroup that was created or renamed."""
         with self._lock:
-            self._made(key, path)
+            self._insert(cgroup_id, path)
 
-    def gone(self, key: int, path: str) -> None:
-        """A cgroup has been removed; events of it may still come."""
+    def mark_removed(self, cgroup_id: int, path: str) -> None:
+        """Marks a cgroup as removed; it stays in the index because events of it may still come."""
         with self._lock:
-            self._there.pop(key, None)
-            self._gone[key] = container_of(path)
-            self._make_room()
+            self._present.pop(cgroup_id, None)
+            self._removed[cgroup_id] = container_id_of(path)
+            self._evict()
 
-    def containers(self, keys: Sequence[int]) -> list[str | None]:
-        """The container of each cgroup: empty for one that is no container's, None for one that is not known."""
+    def containers_of(self, cgroup_ids: Sequence[int]) -> list[str | None]:
+        """Returns the container of each cgroup.
+
+        Returns:
+            Container ids; empty for a cgroup outside of containers, None for an unknown cgroup.
+        """
         with self._lock:
-            found = [self._find(key) for key in keys]
-        if None in found and self.look_around(AGAIN):
+            containers = [self._find(cgroup_id) for cgroup_id in cgroup_ids]
+        if None in containers and self.refresh(_WALK_INTERVAL):
             with self._lock:
-                found = [self._find(key) for key in keys]
-        return found
+                containers = [self._find(cgroup_id) for cgroup_id in cgroup_ids]
+        return containers
 
-    def _find(self, key: int) -> str | None:
-        if key == ROOT:
+    def _find(self, cgroup_id: int) -> str | None:
+        if cgroup_id == ROOT:
             return ""
-        for those in (self._there, self._gone):
-            if key in those:
-                those.move_to_end(key)
-                return those[key]
+        for cgroups in (self._present, self._removed):
+            if cgroup_id in cgroups:
+                cgroups.move_to_end(cgroup_id)
+                return cgroups[cgroup_id]
         return None
 
-    def _made(self, key: int, path: str) -> None:
-        self._there[key] = container_of(path)
-        self._there.move_to_end(key)
-        self._make_room()
+    def _insert(self, cgroup_id: int, path: str) -> None:
+        self._present[cgroup_id] = container_id_of(path)
+        self._present.move_to_end(cgroup_id)
+        self._evict()
 
-    def _make_room(self) -> None:
+    def _evict(self) -> None:
         while len(self) > self._limit:
-            those, was = (self._gone, "gone") if self._gone else (self._there, "there")
-            those.popitem(last=False)
-            EVICTED.labels(was).inc()
-        KNOWN.set(len(self))
+            if self._removed:
+                self._removed.popitem(last=False)
+                EVICTED.labels("removed").inc()
+            else:
+                self._present.popitem(last=False)
+                EVICTED.labels("present").inc()
+        INDEXED.set(len(self))

@@ -1,58 +1,71 @@
-"""Which container a cgroup belongs to, by its path: a pure function, and the names that runtimes give."""
+"""Finds the container that a cgroup belongs to by the cgroup's path; a pure function."""
 
 import re
 
 _ID = "[0-9a-f]{64}"
-# A name that says by itself what it is. With systemd the runtime's prefix and `.scope`; without, CRI-O and podman keep the
-# prefix; with colons, what a runtime is given for systemd and makes without it. `libpod-conmon-…` and `crio-conmon-…` hold a
-# container's monitor and do not fit.
-_NAMED = re.compile(
+# Names that identify a container by themselves. With systemd they carry the runtime's prefix and
+# `.scope`; without systemd, CRI-O and podman still use the prefix. The form with colons is a name
+# for systemd that a runtime without systemd uses unchanged. `libpod-conmon-…` and `crio-conmon-…`
+# hold a container's monitor and do not match.
+_RUNTIME_NAME = re.compile(
     rf"(?:docker|cri-containerd|containerd|nerdctl|crio|libpod|libpod-payload)-({_ID})\.scope"
     rf"|(?:crio|libpod|libpod-payload)-({_ID})"
     rf"|[^:]+:(?:docker|cri-containerd|containerd|nerdctl|crio|libpod):({_ID})"
 )
-_BARE = re.compile(_ID)
-_POD = re.compile(
-    r"pod[0-9a-f]{8}[-_0-9a-f]{0,28}|pod[0-9a-f]{32}"
-)  # of Kubernetes, by its uid; of a static pod, by a hash
-_MONITORS = (
-    ["conmon"],
-    ["supervisor"],
-)  # podman's, directly below what carries the container's name
-# Who makes pods and services of 64 digits, which are no containers, and what is systemd's.
+_BARE_ID = re.compile(_ID)
+# A pod of Kubernetes, named after its uid; a static pod is named after a hash.
+_POD = re.compile(r"pod[0-9a-f]{8}[-_0-9a-f]{0,28}|pod[0-9a-f]{32}")
+# The cgroups of podman's monitors, directly below the one that carries the container's name.
+_MONITORS = ("conmon", "supervisor")
+# Parents of cgroups whose names are 64 hex digits but that are not containers: podman's pods and
+# the units of systemd.
 _NOT_A_RUNTIME = re.compile(r"libpod_parent|.*\.(?:slice|scope|service|mount|socket|swap)")
 
 
-def container_of(path: str) -> str:
-    """The id of the innermost container that a cgroup belongs to, as its runtime has it; empty where it belongs to none.
+def container_id_of(path: str) -> str:
+    """Returns the id of the innermost container that a cgroup belongs to; empty if there is none.
 
-    A cgroup below a container's belongs to that container, whatever its name: programs in there make some of their own.
+    Programs in a container may create cgroups of any name. All cgroups below a container's cgroup
+    belong to that container.
 
     Args:
-        path: From the root of the hierarchy, `/docker/0123…`.
+        path: The path from the root of the hierarchy, such as `/docker/0123…`.
     """
     parts = [part for part in path.split("/") if part]
     for depth in range(len(parts) - 1, -1, -1):
-        is_monitors = (
-            parts[depth].startswith("libpod-") and parts[depth + 1 : depth + 2] in _MONITORS
-        )
-        if not is_monitors and (found := _container_at(parts, depth)):
-            return found
+        if _holds_monitor(parts, depth):
+            continue
+        container_id = _container_at(parts, depth)
+        if container_id:
+            return container_id
     return ""
 
 
+def _holds_monitor(parts: list[str], depth: int) -> bool:
+    """Returns whether the path leads through this part to one of podman's monitors."""
+    below = parts[depth + 1 : depth + 2]
+    return parts[depth].startswith("libpod-") and bool(below) and below[0] in _MONITORS
+
+
 def _container_at(parts: list[str], depth: int) -> str:
-    """The id of the container whose own cgroup is this part; empty where it is none's."""
-    if match := _NAMED.fullmatch(parts[depth]):
+    """Returns the id of the container whose own cgroup this part is; empty if there is none."""
+    if match := _RUNTIME_NAME.fullmatch(parts[depth]):
         return next(group for group in match.groups() if group)
-    return parts[depth] if _BARE.fullmatch(parts[depth]) and _is_runtimes(parts[:depth]) else ""
+    if _BARE_ID.fullmatch(parts[depth]) and _is_runtime_parent(parts[:depth]):
+        return parts[depth]
+    return ""
 
 
-def _is_runtimes(above: list[str]) -> bool:
-    """Whether a bare id below these is a container's: a runtime without systemd makes `/<parent>/<id>`, `docker` as a rule, the
-    namespace for nerdctl; Kubernetes `…/pod<uid>/<id>`; ECS `/ecs/<task>/<id>`."""
+def _is_runtime_parent(above: list[str]) -> bool:
+    """Returns whether a bare id below these parts names a container.
+
+    A runtime without systemd creates `/<parent>/<id>`, where the parent is usually `docker`, or
+    the namespace for nerdctl. Kubernetes creates `…/pod<uid>/<id>`, ECS `/ecs/<task>/<id>`.
+    """
     if not above:
         return False
-    if above[-1] == "docker" or _POD.fullmatch(above[-1]) or (above[0] == "ecs" and len(above) > 1):
+    if above[-1] == "docker" or _POD.fullmatch(above[-1]):
+        return True
+    if above[0] == "ecs" and len(above) > 1:
         return True
     return len(above) == 1 and not _NOT_A_RUNTIME.fullmatch(above[0])

@@ -1,4 +1,4 @@
-"""The cgroups that are there: a walk of the mounted hierarchies, by the numbers that events carry."""
+"""Walks the mounted cgroup hierarchies and yields each cgroup with the id that events carry."""
 
 import os
 import re
@@ -9,77 +9,80 @@ from attrs import frozen
 
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @frozen
-class Mount:
-    """Where a hierarchy is mounted.
+class CgroupMount:
+    """A mounted cgroup hierarchy.
 
     Attributes:
-        folder: The mount point.
-        root: Which of the hierarchy's cgroups that is; `/` for all of it.
-        mark: What its ids are marked with.
+        mount_point: The folder where it is mounted.
+        root: The cgroup that is mounted there; `/` for the whole hierarchy.
+        id_flag: The bits that the events' cgroup ids have in addition to the inode number.
     """
 
-    folder: str
+    mount_point: str
     root: str
-    mark: int
+    id_flag: int
 
 
-def mounts(mountinfo: str, v1: V1Hierarchy | None) -> list[Mount]:
-    """The mounts of the v2 hierarchy and of the v1 hierarchy that counts, as far as no later one lies over them.
+def parse_mounts(mountinfo: str, v1: V1Hierarchy | None) -> list[CgroupMount]:
+    """Returns the mounts of the v2 hierarchy and of one v1 hierarchy; covered mounts are left out.
 
     Args:
         mountinfo: The text of a /proc/PID/mountinfo; source: proc_pid_mountinfo(5).
-        v1: The v1 hierarchy that counts.
+        v1: The v1 hierarchy that identifies containers, if there is one.
     """
-    found: dict[str, Mount] = {}
+    mounts: dict[str, CgroupMount] = {}
     for line in mountinfo.splitlines():
-        fields, _, behind = line.partition(" - ")
-        root, folder = (_unescaped(text) for text in fields.split(" ")[3:5])
-        kind, _, options = behind.split(" ", 2)
-        found.pop(folder, None)
-        if kind == "cgroup2":
-            found[folder] = Mount(folder, root, 0)
-        elif kind == "cgroup" and v1 and v1.controller in options.split(","):
-            found[folder] = Mount(folder, root, V1)
-    return list(found.values())
+        fields, _, rest = line.partition(" - ")
+        root, mount_point = (_unescape(text) for text in fields.split(" ")[3:5])
+        file_system, _, options = rest.split(" ", 2)
+        mounts.pop(mount_point, None)  # a later mount covers an earlier one
+        if file_system == "cgroup2":
+            mounts[mount_point] = CgroupMount(mount_point, root, 0)
+        elif file_system == "cgroup" and v1 and v1.controller in options.split(","):
+            mounts[mount_point] = CgroupMount(mount_point, root, V1)
+    return list(mounts.values())
 
 
-def walk(mount: Mount) -> Iterator[tuple[int, str]]:
-    """The number and the path of every cgroup below a mount, and of its own; one that goes meanwhile may be missing."""
+def walk_cgroups(mount: CgroupMount) -> Iterator[tuple[int, str]]:
+    """Yields the id and the path of a mount's own cgroup and of every cgroup below it.
+
+    A cgroup that is removed during the walk may be missing. The root of a hierarchy is left out.
+    """
     top = mount.root.rstrip("/")
-    own = Path(mount.folder).stat().st_ino
-    if own != ROOT:
-        yield mount.mark | own, top or "/"
-    waiting = [(mount.folder, top)]
-    while waiting:
-        folder, path = waiting.pop()
+    own_inode = Path(mount.mount_point).stat().st_ino
+    if own_inode != ROOT:
+        yield mount.id_flag | own_inode, top or "/"
+    pending = [(mount.mount_point, top)]
+    while pending:
+        folder, path = pending.pop()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        yield mount.mark | entry.inode(), f"{path}/{entry.name}"
-                        waiting.append((entry.path, f"{path}/{entry.name}"))
-        except (FileNotFoundError, NotADirectoryError):  # it has gone
-            if folder == mount.folder:
+                        yield mount.id_flag | entry.inode(), f"{path}/{entry.name}"
+                        pending.append((entry.path, f"{path}/{entry.name}"))
+        except (FileNotFoundError, NotADirectoryError):  # the cgroup was removed
+            if folder == mount.mount_point:
                 raise
 
 
-def running_mounts(v1: V1Hierarchy | None) -> list[Mount]:
-    """Those that this process sees: of each hierarchy, the first of those that show most, which is the host's."""
-    listed = mounts(
-        Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape"), v1
-    )
-    seen = [
-        mount for mount in listed if Path(mount.folder, "cgroup.procs").exists()
-    ]  # and no other lies over a folder above
-    best: dict[int, Mount] = {}
-    for mount in sorted(seen, key=lambda mount: len(mount.root)):
-        best.setdefault(mount.mark, mount)
-    return list(best.values())
+def visible_mounts(v1: V1Hierarchy | None) -> list[CgroupMount]:
+    """Returns one mount of each hierarchy that this process sees.
+
+    Of several mounts of a hierarchy, the first of those that show the most of it is the host's.
+    """
+    mountinfo = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    widest: dict[int, CgroupMount] = {}
+    for mount in sorted(parse_mounts(mountinfo, v1), key=lambda mount: len(mount.root)):
+        # A mount on a folder above would hide the files.
+        if Path(mount.mount_point, "cgroup.procs").exists():
+            widest.setdefault(mount.id_flag, mount)
+    return list(widest.values())
 
 
-def _unescaped(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+def _unescape(text: str) -> str:
+    return _OCTAL_ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

@@ -1,6 +1,6 @@
-"""The columns of a batch that container runtimes know: names, images, pods."""
+"""Builds the columns of a batch that container runtimes know: names, images and pods."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,95 +8,98 @@ import numpy.typing as npt
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.metadata import ContainerMetadata
+from infrasight_core.containers.metadata_lookup import MetadataLookup
 from infrasight_core.containers.options import ContainerOptions
-from infrasight_core.plugin.arrays import dictionary_array, view
-from infrasight_core.plugin.options import options_of
+from infrasight_core.plugin.arrays import dictionary_array, null_rows, view
 
-# Columns of the header and the fields of `Container`; a container always has the first two.
-NAMES = {
+# The header's columns and the fields of `Container` that fill them.
+FIELD_OF_COLUMN = {
     "container_name": "name",
     "container_image": "image",
     "pod_name": "pod_name",
     "pod_namespace": "pod_namespace",
     "pod_container": "pod_container",
 }
-_ALWAYS = ("name", "image")
+# Every container has these fields: an empty one is unknown.
+_REQUIRED_FIELDS = ("name", "image")
+_NO_CONTAINER = Container()
 
 
-class ContainerColumns:
-    """What enriching needs of the container runtimes.
+class ContainerColumnBuilder:
+    """Builds the container columns of batches from the metadata of the container runtimes.
 
     Args:
-        options: The table `options.containers`.
-        tell: `EnrichContext.publish`.
-
-    Raises:
-        ConfigError: An option is unknown, or has a value that is not allowed.
+        options: The enricher's options.
+        publish: `EnrichContext.publish`.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], tell: Callable[[Sequence[Container]], None]
+        self, options: ContainerOptions, publish: Callable[[Sequence[Container]], None]
     ) -> None:
-        self._metadata = ContainerMetadata(
-            options_of("containers", options, ContainerOptions), tell
-        )
+        self._lookup = MetadataLookup(options, publish)
 
-    def columns(self, container_ids: pa.DictionaryArray) -> dict[str, pa.Array]:
-        """Five dictionary columns, which may take `options.containers.wait` seconds where a container is new.
+    def build(self, container_ids: pa.DictionaryArray) -> dict[str, pa.Array]:
+        """Builds one dictionary column for each entry of `FIELD_OF_COLUMN`.
+
+        It may wait up to `options.containers.wait` seconds for a container that is new.
 
         Args:
-            container_ids: The column `container_id`: empty for no container, null where that could not be had.
+            container_ids: The column `container_id`: empty outside of containers, null if the
+                container is unknown.
 
         Returns:
-            Of a row in no container empty values; null what could not be had, which is all where the id is null; an empty pod
-            for a container in none.
+            Columns whose values are empty in rows outside of containers and null where a value is
+            unknown. The pod columns are empty for a container that is not in a pod.
         """
         ids: list[str | None] = [*container_ids.dictionary.to_pylist(), None]
         codes = view(container_ids.indices)
         if container_ids.null_count:
-            absent = view(container_ids.is_null().cast(pa.uint8())).astype(bool)
-            codes = np.where(absent, len(ids) - 1, codes)
-        used = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
-        found = self._found([ids[code] for code in used])
-        return {
-            column: _joined(codes, used, [_value(c, field) for c in found])
-            for column, field in NAMES.items()
-        }
+            codes = np.where(null_rows(container_ids), len(ids) - 1, codes)
+        used_codes = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
+        containers = self._containers([ids[code] for code in used_codes])
+        columns = {}
+        for column, field in FIELD_OF_COLUMN.items():
+            values = [_value(container, field) for container in containers]
+            columns[column] = _column(codes, used_codes, values)
+        return columns
 
-    def _found(self, ids: Sequence[str | None]) -> list[Container | None]:
-        """What is known; an empty description for no container, None where nothing could be had."""
-        wanted = [container_id for container_id in ids if container_id]
-        known = dict(zip(wanted, self._metadata.known(wanted), strict=True))
-        return [
-            known.get(container_id) if container_id else _NOWHERE if container_id == "" else None
-            for container_id in ids
-        ]
-
-    def expect(self, container_ids: Iterable[str]) -> None:
-        """Has containers looked up as they come about, before their first event; never waits."""
-        self._metadata.expect(container_ids)
+    def prefetch(self, container_ids: Iterable[str]) -> None:
+        """Starts the lookup of new containers, before their first event; never waits."""
+        self._lookup.prefetch(container_ids)
 
     def close(self) -> None:
-        """Ends its threads."""
-        self._metadata.close()
+        """Ends the threads of the lookup."""
+        self._lookup.close()
 
-
-_NOWHERE = Container()
+    def _containers(self, ids: Sequence[str | None]) -> list[Container | None]:
+        """Returns the metadata by id; `_NO_CONTAINER` for an empty id, None if it is unknown."""
+        wanted = [container_id for container_id in ids if container_id]
+        metadata = dict(zip(wanted, self._lookup.look_up(wanted), strict=True))
+        containers: list[Container | None] = []
+        for container_id in ids:
+            if container_id == "":
+                containers.append(_NO_CONTAINER)
+            else:
+                containers.append(metadata.get(container_id) if container_id else None)
+        return containers
 
 
 def _value(container: Container | None, field: str) -> bytes | None:
     if container is None:
         return None
     value: bytes = getattr(container, field)
-    return None if not value and field in _ALWAYS and container.container_id else value
+    is_unknown = not value and field in _REQUIRED_FIELDS and container.container_id
+    return None if is_unknown else value
 
 
-def _joined(
-    codes: npt.NDArray[Any], used: npt.NDArray[Any], values: Sequence[bytes | None]
+def _column(
+    codes: npt.NDArray[Any], used_codes: npt.NDArray[Any], values: Sequence[bytes | None]
 ) -> pa.DictionaryArray:
-    """A value for each code in use, joined to the rows: one look into a table, as rows may be many."""
-    code_of = {value: code for code, value in enumerate(dict.fromkeys(values))}
-    table = np.zeros(used[-1] + 1 if len(used) else 0, np.int32)
-    table[used] = [code_of[value] for value in values]
-    return dictionary_array(table[codes], list(code_of), pa.binary())
+    """Builds a column from the value of each code that is used.
+
+    One table lookup serves all rows, of which there may be many.
+    """
+    value_code = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    table = np.zeros(used_codes[-1] + 1 if len(used_codes) else 0, np.int32)
+    table[used_codes] = [value_code[value] for value in values]
+    return dictionary_array(table[codes], list(value_code), pa.binary())

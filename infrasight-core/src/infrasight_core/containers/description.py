@@ -1,4 +1,4 @@
-"""What a runtime says of a container, in bounds, as the wire's message."""
+"""Builds the wire's message of a container from what its runtime reports, within the bounds."""
 
 import hashlib
 import time
@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.bounds import LABEL_BYTES, NAME_BYTES
+from infrasight_core.containers.bounds import MAX_LABEL_BYTES, MAX_NAME_BYTES
 from infrasight_core.errors import RuntimeAnswerError
 
-# What kubelets put on every container, whatever the runtime. Source: pkg/kubelet/types/labels.go of Kubernetes.
-_POD, _NAMESPACE, _CONTAINER = (
-    "io.kubernetes.pod.name",
-    "io.kubernetes.pod.namespace",
-    "io.kubernetes.container.name",
-)
+# Kubelets set these labels on every container, whatever the runtime.
+# Source: pkg/kubelet/types/labels.go of Kubernetes.
+_POD_NAME_LABEL = "io.kubernetes.pod.name"
+_POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
+_CONTAINER_NAME_LABEL = "io.kubernetes.container.name"
 
 
 @frozen
 class Pod:
-    """Where a container belongs.
+    """A container's place in Kubernetes.
 
     Attributes:
-        name: The pod's.
-        namespace: The pod's Kubernetes namespace.
-        container: The container's name in the pod's specification; empty for the pod's own container (`pause`).
+        name: The pod's name.
+        namespace: The pod's namespace.
+        container: The container's name in the pod's specification; empty for the pod's own
+            container (`pause`).
     """
 
     name: bytes
@@ -33,7 +33,7 @@ class Pod:
     container: bytes
 
 
-def describe(
+def describe_container(
     container_id: str,
     runtime: str,
     name: bytes,
@@ -41,25 +41,30 @@ def describe(
     labels: Mapping[str, str],
     pod: Pod | None = None,
 ) -> Container:
-    """One container.
+    """Builds a container's message.
 
     Args:
-        container_id: Its id.
+        container_id: The container's full id.
         runtime: `docker`, `podman` or `cri`.
-        name: As the runtime has it.
-        image: As the runtime names it for people.
-        labels: All of them. They are kept in order of their names, up to `LABEL_BYTES`, each whole or not at all.
-        pod: Where it belongs; None: what its labels say.
+        name: The name that the runtime gives the container.
+        image: The image's name, or its digest if it has no name.
+        labels: All labels. The message has them in order of their names up to `MAX_LABEL_BYTES`;
+            a label is never truncated.
+        pod: The container's pod; None derives it from the labels.
 
     Raises:
         RuntimeAnswerError: A name is longer than any runtime allows.
     """
     if pod is None:
-        pod = Pod(*(to_bytes(labels.get(key, "")) for key in (_POD, _NAMESPACE, _CONTAINER)))
+        pod = Pod(
+            to_bytes(labels.get(_POD_NAME_LABEL, "")),
+            to_bytes(labels.get(_POD_NAMESPACE_LABEL, "")),
+            to_bytes(labels.get(_CONTAINER_NAME_LABEL, "")),
+        )
     for text in (name, image, pod.name, pod.namespace, pod.container):
-        if len(text) > NAME_BYTES:
+        if len(text) > MAX_NAME_BYTES:
             raise RuntimeAnswerError(
-                f"{runtime}: container {container_id[:12]}: a name of {len(text)} bytes is not believed"
+                f"{runtime}: container {container_id[:12]}: implausible name of {len(text)} bytes"
             )
     container = Container(
         container_id=container_id,
@@ -71,36 +76,36 @@ def describe(
         runtime=runtime,
     )
     container.time.FromNanoseconds(time.time_ns())
-    room = LABEL_BYTES
+    remaining_bytes = MAX_LABEL_BYTES
     for key, value in sorted(labels.items()):
-        room -= len(to_bytes(key)) + len(to_bytes(value))
-        if room < 0:
+        remaining_bytes -= len(to_bytes(key)) + len(to_bytes(value))
+        if remaining_bytes < 0:
             container.labels_cut = True
             break
-        container.labels[_valid(key)] = _valid(value)
+        container.labels[_to_valid_text(key)] = _to_valid_text(value)
     return container
 
 
 def to_bytes(text: str) -> bytes:
-    """UTF-8; JSON can hold halves of characters, which become question marks."""
+    """Encodes a text as UTF-8; lone surrogates, which JSON can hold, become question marks."""
     return text.encode("utf-8", "replace")
 
 
-def digest(container: Container) -> bytes:
-    """Stands for all that is said of a container, but not for when."""
-    said = Container()
-    said.CopyFrom(container)
-    said.ClearField("time")
-    return hashlib.blake2b(said.SerializeToString(deterministic=True), digest_size=16).digest()
+def content_digest(container: Container) -> bytes:
+    """Returns a digest of everything in the message except its time."""
+    timeless = Container()
+    timeless.CopyFrom(container)
+    timeless.ClearField("time")
+    return hashlib.blake2b(timeless.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
 def without_labels(container: Container) -> Container:
-    """What the rows need of it."""
-    short = Container()
-    short.CopyFrom(container)
-    short.ClearField("labels")
-    return short
+    """Returns a copy with the fields that rows need."""
+    copy = Container()
+    copy.CopyFrom(container)
+    copy.ClearField("labels")
+    return copy
 
 
-def _valid(text: str) -> str:
+def _to_valid_text(text: str) -> str:
     return to_bytes(text).decode()

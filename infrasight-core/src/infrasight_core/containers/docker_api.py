@@ -1,7 +1,7 @@
-"""Docker's API, which podman answers too, over a Unix socket.
+"""A client of Docker's API, which podman serves too: HTTP over a Unix socket.
 
-By the standard library: the agent has its HTTP client anyway, where the package `docker` would add 12 MB to it for four
-questions, and puts no bound to an answer.
+It uses the standard library's HTTP client, which the agent needs anyway. The package `docker` would
+add 12 MB to the agent for four queries, and does not limit the size of a response.
 """
 
 import http.client
@@ -15,163 +15,180 @@ from typing import Any
 
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.description import describe, to_bytes
+from infrasight_core.containers.description import describe_container, to_bytes
 from infrasight_core.containers.runtimes import TIMEOUT
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
-_ANSWER_BYTES, _EVENT_BYTES = 64 << 20, 4 << 20
-_EVENTS = json.dumps({"type": ["container"], "event": ["create", "rename"]})
+_MAX_BODY_BYTES = 64 << 20
+_MAX_EVENT_BYTES = 4 << 20
+_CHUNK_BYTES = 1 << 16
+_EVENT_FILTERS = json.dumps({"type": ["container"], "event": ["create", "rename"]})
+# The attributes of an event are the container's labels and these.
 _NOT_LABELS = {
     "docker": {"name", "image"},
     "podman": {"name", "image", "podId", "containerExitCode"},
-}  # in events' attributes
+}
+_SHORTEST_DIGEST = 12  # hex digits
 
 
-class DockerApi:
-    """A `Runtime`; see there.
+class DockerClient:
+    """A `Runtime` that serves Docker's API.
 
     Raises:
-        RuntimeUnavailableError: Nobody answers at the socket.
+        RuntimeUnavailableError: Nothing answers at the socket.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._following: socket.socket | None = None
+        self._events_socket: socket.socket | None = None
         self._closed = False
-        said = self._get("/version")
-        parts = [part.get("Name", "") for part in said.get("Components") or []]
-        self.name = "podman" if "Podman Engine" in parts else "docker"
-        self.version = f"{self.name} {said.get('Version', '')}".strip()
+        version = self._get("/version")
+        components = [part.get("Name", "") for part in version.get("Components") or []]
+        self.name = "podman" if "Podman Engine" in components else "docker"
+        self.version = f"{self.name} {version.get('Version', '')}".strip()
 
-    def all(self) -> Iterator[Container]:
-        """One question, and more for a container whose image is told as a digest only."""
+    def list_containers(self) -> Iterator[Container]:
+        """Needs one query, and more for a container whose image is a digest; see `Runtime`."""
         for entry in self._get("/containers/json?all=1"):
             image = entry.get("Image") or ""
-            if _is_digest(image) and (found := self.one(entry["Id"])):
-                yield found
-            else:
-                yield self._described(
-                    entry["Id"],
-                    next(iter(entry.get("Names") or ()), ""),
-                    image,
-                    entry.get("Labels"),
-                )
+            if _is_digest(image):
+                container = self.find_container(entry["Id"])
+                if container is not None:
+                    yield container
+                    continue
+            name = next(iter(entry.get("Names") or ()), "")
+            yield self._describe(entry["Id"], name, image, entry.get("Labels"))
 
-    def one(self, container_id: str) -> Container | None:
-        """By its whole id: the API takes the beginning of one, and a name, for another container's too."""
-        entry = self._get(
-            f"/containers/{urllib.parse.quote(container_id, safe='')}/json", absent=True
-        )
+    def find_container(self, container_id: str) -> Container | None:
+        """Compares the whole id: the API also accepts a prefix or a name; see `Runtime`."""
+        quoted_id = urllib.parse.quote(container_id, safe="")
+        entry = self._get_if_exists(f"/containers/{quoted_id}/json")
         if entry is None or entry.get("Id") != container_id:
             return None
         config = entry.get("Config") or {}
-        image = self._for_people(config.get("Image") or "")
-        return self._described(container_id, entry.get("Name") or "", image, config.get("Labels"))
+        image = self._image_name(config.get("Image") or "")
+        return self._describe(container_id, entry.get("Name") or "", image, config.get("Labels"))
 
-    def follow(self, since: float) -> Iterator[Container | str]:
-        """What is created, in the words of its event: a container may be gone before it could be asked of."""
-        connection = _Connection(self._path, None)
-        question = urllib.parse.urlencode({"since": int(since), "filters": _EVENTS})
+    def follow_events(self, since: float) -> Iterator[Container | str]:
+        """Yields created containers from their events; see `Runtime`.
+
+        A query would come too late for a container that is removed at once.
+        """
+        connection = _UnixConnection(self._path, None)
+        query = urllib.parse.urlencode({"since": int(since), "filters": _EVENT_FILTERS})
         try:
             connection.connect()
-            self._following = connection.sock
+            self._events_socket = connection.sock
             if self._closed:
                 raise RuntimeUnavailableError(f"{self._path}: closed")
-            connection.request("GET", f"/events?{question}")
-            answer = connection.getresponse()
-            if answer.status != http.HTTPStatus.OK:
-                raise RuntimeAnswerError(f"{self._path}: no events: status {answer.status}")
-            while line := answer.readline(_EVENT_BYTES):
+            connection.request("GET", f"/events?{query}")
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise RuntimeAnswerError(f"{self._path}: no events: status {response.status}")
+            while line := response.readline(_MAX_EVENT_BYTES):
                 if not line.endswith(b"\n"):
                     raise RuntimeAnswerError(
-                        f"{self._path}: an event of more than {len(line)} bytes"
+                        f"{self._path}: an event is longer than {len(line)} bytes"
                     )
                 if line.strip():
-                    yield from self._event(json.loads(line))
+                    yield self._parse_event(json.loads(line))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RuntimeUnavailableError(
-                f"{self._path}: events: {error or type(error).__name__}"
-            ) from error
+            reason = error or type(error).__name__
+            raise RuntimeUnavailableError(f"{self._path}: events: {reason}") from error
         finally:
             connection.close()
-        raise RuntimeUnavailableError(f"{self._path}: its events ended")
+        raise RuntimeUnavailableError(f"{self._path}: the stream of events ended")
 
     def ping(self) -> None:
-        """The cheapest question."""
-        self._get("/_ping", plain=True)
+        """Uses the cheapest query; see `Runtime`."""
+        self._read_body("/_ping")
 
     def close(self) -> None:
-        """Ends the following, in whichever thread that is."""
+        """Shuts down the stream of events, whichever thread follows it; see `Runtime`."""
         self._closed = True
-        following = self._following
-        if following is not None and following.fileno() >= 0:
+        events_socket = self._events_socket
+        if events_socket is not None and events_socket.fileno() >= 0:
             try:
-                following.shutdown(socket.SHUT_RDWR)
+                events_socket.shutdown(socket.SHUT_RDWR)
             except OSError:
-                following.close()  # the other end was faster
+                events_socket.close()  # the runtime has disconnected already
 
-    def _event(self, event: dict[str, Any]) -> Iterator[Container | str]:
+    def _parse_event(self, event: dict[str, Any]) -> Container | str:
         actor = event.get("Actor") or {}
-        container_id, said = actor.get("ID") or "", actor.get("Attributes") or {}
-        if event.get("Action", event.get("status")) != "create" or _is_digest(
-            said.get("image") or ""
-        ):
-            yield container_id
-            return
-        labels = {key: value for key, value in said.items() if key not in _NOT_LABELS[self.name]}
-        yield self._described(container_id, said.get("name") or "", said.get("image") or "", labels)
+        container_id: str = actor.get("ID") or ""
+        attributes = actor.get("Attributes") or {}
+        image = attributes.get("image") or ""
+        if event.get("Action", event.get("status")) != "create" or _is_digest(image):
+            return container_id
+        not_labels = _NOT_LABELS[self.name]
+        labels = {key: value for key, value in attributes.items() if key not in not_labels}
+        return self._describe(container_id, attributes.get("name") or "", image, labels)
 
-    def _for_people(self, image: str) -> str:
-        """What an image is called that a container was made of by its id, if it is called anything."""
+    def _image_name(self, image: str) -> str:
+        """Returns the name of an image that a container names by its digest, if it has one."""
         if not _is_digest(image):
             return image
-        entry = self._get(f"/images/{urllib.parse.quote(image, safe='')}/json", absent=True) or {}
+        entry = self._get_if_exists(f"/images/{urllib.parse.quote(image, safe='')}/json") or {}
         return next(iter(entry.get("RepoTags") or ()), image)
 
-    def _described(
+    def _describe(
         self, container_id: str, name: str, image: str, labels: dict[str, str] | None
     ) -> Container:
         texts = {key: str(value) for key, value in (labels or {}).items()}
-        return describe(
-            container_id, self.name, to_bytes(name.removeprefix("/")), to_bytes(image), texts
-        )
+        plain_name = to_bytes(name.removeprefix("/"))
+        return describe_container(container_id, self.name, plain_name, to_bytes(image), texts)
 
-    def _get(self, question: str, absent: bool = False, plain: bool = False) -> Any:
-        connection = _Connection(self._path, TIMEOUT)
+    def _get(self, query: str) -> Any:
+        """Returns the parsed body of a successful response."""
+        return self._parse(self._read_body(query))
+
+    def _get_if_exists(self, query: str) -> Any:
+        """Returns the parsed body; None if the status is 404."""
+        body = self._read_body(query, may_be_absent=True)
+        return None if body is None else self._parse(body)
+
+    def _parse(self, body: bytes | None) -> Any:
         try:
-            connection.request("GET", question, headers={"Connection": "close"})
-            answer = connection.getresponse()
-            body = self._read(answer, time.monotonic() + TIMEOUT)
-            if absent and answer.status == http.HTTPStatus.NOT_FOUND:
-                return None
-            if answer.status != http.HTTPStatus.OK:
-                raise RuntimeAnswerError(
-                    f"{self._path}: {question}: status {answer.status}: {body[:200]!r}"
-                )
-            return body if plain else json.loads(body)
+            return json.loads(body or b"")
+        except ValueError as error:
+            raise RuntimeUnavailableError(f"{self._path}: {error}") from error
+
+    def _read_body(self, query: str, may_be_absent: bool = False) -> bytes | None:
+        connection = _UnixConnection(self._path, TIMEOUT)
+        try:
+            connection.request("GET", query, headers={"Connection": "close"})
+            response = connection.getresponse()
+            body = self._read_bounded(response, time.monotonic() + TIMEOUT)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise RuntimeUnavailableError(
-                f"{self._path}: {error or type(error).__name__}"
-            ) from error
+            reason = error or type(error).__name__
+            raise RuntimeUnavailableError(f"{self._path}: {reason}") from error
         finally:
             connection.close()
+        if may_be_absent and response.status == http.HTTPStatus.NOT_FOUND:
+            return None
+        if response.status != http.HTTPStatus.OK:
+            raise RuntimeAnswerError(
+                f"{self._path}: {query}: status {response.status}: {body[:200]!r}"
+            )
+        return body
 
-    def _read(self, answer: http.client.HTTPResponse, deadline: float) -> bytes:
-        """A whole body, bounded in bytes and in time: a time-out alone is for each piece."""
-        pieces, size = [], 0
-        while piece := answer.read1(1 << 16):
-            pieces.append(piece)
-            size += len(piece)
-            if size > _ANSWER_BYTES:
+    def _read_bounded(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+        """Reads a body within a size and a time; the socket's timeout bounds one chunk only."""
+        chunks = []
+        size = 0
+        while chunk := response.read1(_CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _MAX_BODY_BYTES:
                 raise RuntimeAnswerError(
-                    f"{self._path}: an answer of more than {_ANSWER_BYTES} bytes"
+                    f"{self._path}: a response is longer than {_MAX_BODY_BYTES} bytes"
                 )
             if time.monotonic() > deadline:
-                raise TimeoutError("the answer takes too long")
-        return b"".join(pieces)
+                raise TimeoutError(f"the response took more than {TIMEOUT:.0f} s")
+        return b"".join(chunks)
 
 
-class _Connection(http.client.HTTPConnection):
+class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
     def __init__(self, path: Path, timeout: float | None) -> None:
@@ -179,7 +196,7 @@ class _Connection(http.client.HTTPConnection):
         self._path = str(path)
 
     def connect(self) -> None:
-        """Connects in time, and keeps the time for what is read."""
+        """Connects within `TIMEOUT`; the timeout of this connection holds for reading."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
@@ -187,6 +204,6 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _is_digest(image: str) -> bool:
-    """Whether an image is named by what only machines read."""
-    bare = image.removeprefix("sha256:")
-    return len(bare) >= 12 and all(digit in "0123456789abcdef" for digit in bare)
+    """Returns whether an image is named by its digest."""
+    digits = image.removeprefix("sha256:")
+    return len(digits) >= _SHORTEST_DIGEST and all(d in "0123456789abcdef" for d in digits)

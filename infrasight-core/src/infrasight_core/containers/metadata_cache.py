@@ -1,4 +1,4 @@
-"""What is known of containers, bounded in number and bytes; what was used longest ago goes first."""
+"""A cache of container metadata, bounded in entries and bytes; it evicts the oldest entries."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -7,51 +7,53 @@ from attrs import define
 from infrasight.v1.stream_pb2 import Container
 from prometheus_client import Counter
 
-from infrasight_core.containers.description import digest, without_labels
+from infrasight_core.containers.description import content_digest, without_labels
 
 EVICTED = Counter(
-    "infrasight_containers_evicted", "Containers that had to be forgotten for want of room."
+    "infrasight_containers_evicted",
+    "Containers whose metadata was evicted from the cache to make room.",
 )
-_ENTRY_BYTES = 600  # of an entry without its texts
+_ENTRY_BYTES = 600  # the size of an entry without its texts
 
 
 @define
-class Entry:
-    """One container id.
+class CacheEntry:
+    """The metadata of one container.
 
     Attributes:
-        container: What is known; without its labels once they were told.
-        digest: Of all that is known, labels too.
-        told: The digest of what was told last.
-        had_events: Whether rows name it: only then it is told of.
-        rejections: How often all runtimes knew nothing of it.
-        again: From when on it may be asked of again, by the monotonic clock.
+        container: The metadata, if any is known; without labels once it was published.
+        digest: The digest of the metadata including labels.
+        published_digest: The digest of the metadata that was published last.
+        has_events: Whether rows name the container; only then its metadata is published.
+        failed_lookups: The number of lookups in which no runtime knew the container.
+        retry_at: The earliest time of the next lookup, by the monotonic clock.
     """
 
     container: Container | None = None
     digest: bytes = b""
-    told: bytes = b""
-    had_events: bool = False
-    rejections: int = 0
-    again: float = 0.0
+    published_digest: bytes = b""
+    has_events: bool = False
+    failed_lookups: int = 0
+    retry_at: float = 0.0
 
     @property
     def size(self) -> int:
-        """About as many bytes as it takes."""
+        """The approximate size in bytes."""
         return _ENTRY_BYTES + (self.container.ByteSize() if self.container is not None else 0)
 
 
 class MetadataCache:
-    """Entries by container id. Not for several threads at once.
+    """Entries by container id. Not thread-safe.
 
     Args:
-        entries: How many there may be.
-        size: How many bytes they may take.
+        max_entries: The largest number of entries.
+        max_bytes: The largest size of all entries together.
     """
 
-    def __init__(self, entries: int, size: int) -> None:
-        self._most, self._limit = entries, size
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, CacheEntry] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -60,52 +62,60 @@ class MetadataCache:
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
-    def get(self, container_id: str) -> Entry | None:
-        """The entry, which counts as used."""
+    def get(self, container_id: str) -> CacheEntry | None:
+        """Returns the entry, which then counts as used."""
         entry = self._entries.get(container_id)
         if entry is not None:
             self._entries.move_to_end(container_id)
         return entry
 
-    def add(self, container_id: str) -> Entry:
-        """A new entry of which nothing is known; others may go for it."""
-        entry = self._entries[container_id] = Entry()
+    def add(self, container_id: str) -> CacheEntry:
+        """Adds an entry without metadata; it may evict others."""
+        entry = self._entries[container_id] = CacheEntry()
         self.bytes += entry.size
-        self._shrink()
+        self._evict()
         return entry
 
-    def learn(self, container_id: str, container: Container) -> bool:
-        """Keeps what a runtime said; False where it is nothing new.
+    def update(self, container_id: str, container: Container) -> bool:
+        """Stores the metadata that a runtime reported.
 
-        Where two runtimes have the same container (cri-dockerd and Docker), what the CRI says holds: it knows the pod.
+        Two runtimes may report the same container (cri-dockerd and Docker). The CRI then takes
+        precedence because it knows the pod.
+
+        Returns:
+            Whether the metadata changed.
         """
         entry = self.get(container_id) or self.add(container_id)
-        known, said = entry.container, digest(container)
-        if said == entry.digest or (
-            known is not None and known.runtime == "cri" != container.runtime
-        ):
+        digest = content_digest(container)
+        if digest == entry.digest:
+            return False
+        known = entry.container
+        if known is not None and known.runtime == "cri" and container.runtime != "cri":
             return False
         self.bytes -= entry.size
-        entry.container, entry.digest = container, said
+        entry.container = container
+        entry.digest = digest
         self.bytes += entry.size
-        self._shrink()
+        self._evict()
         return True
 
-    def tell(self, entry: Entry) -> Container | None:
-        """What is to be told of a container, if anything is; from now on only what rows need of it is kept."""
-        whole = entry.container
-        if whole is None or not entry.had_events or entry.told == entry.digest:
+    def pop_unpublished(self, entry: CacheEntry) -> Container | None:
+        """Returns metadata to publish, if there is any, and discards the labels of the entry."""
+        container = entry.container
+        if container is None or not entry.has_events or entry.published_digest == entry.digest:
             return None
         self.bytes -= entry.size
-        entry.told, entry.container = entry.digest, without_labels(whole)
+        entry.published_digest = entry.digest
+        entry.container = without_labels(container)
         self.bytes += entry.size
-        return whole
+        return container
 
-    def _shrink(self) -> None:
-        """The newest one stays, whatever its size."""
-        while len(self._entries) > 1 and (
-            len(self._entries) > self._most or self.bytes > self._limit
-        ):
+    def _evict(self) -> None:
+        """Evicts entries until the bounds hold; the newest one stays, whatever its size."""
+        while len(self._entries) > 1 and self._is_over_limit():
             _, entry = self._entries.popitem(last=False)
             self.bytes -= entry.size
             EVICTED.inc()
+
+    def _is_over_limit(self) -> bool:
+        return len(self._entries) > self._max_entries or self.bytes > self._max_bytes

@@ -1,4 +1,4 @@
-"""What the settings say of container runtimes: the table `options.containers`."""
+"""The options of the enricher `containers`: the table `options.containers` of the settings."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 from attrs import Attribute, field, frozen
 from attrs.validators import ge, le
 
-# What only root can put there. A user's own socket (rootless podman or Docker) is never found by itself: whoever owns it could
-# say anything of anyone's containers. It can be named in `sockets`.
-PLACES = (
+# Only root can create these sockets. The socket of a user's own runtime (rootless podman or Docker)
+# is never used unless `sockets` names it: its owner could claim anything about any container.
+DEFAULT_SOCKETS = (
     "run/containerd/containerd.sock",
     "run/crio/crio.sock",
     "run/k3s/containerd/containerd.sock",
@@ -21,7 +21,7 @@ PLACES = (
 )
 
 
-def _absolute(_: object, attribute: "Attribute[Any]", paths: tuple[str, ...]) -> None:
+def _require_absolute(_: object, attribute: "Attribute[Any]", paths: tuple[str, ...]) -> None:
     for path in paths:
         if not path.startswith("/"):
             raise ValueError(
@@ -31,18 +31,23 @@ def _absolute(_: object, attribute: "Attribute[Any]", paths: tuple[str, ...]) ->
 
 @frozen
 class ContainerOptions:
-    """How container runtimes are found and asked.
+    """How the agent finds and queries container runtimes.
 
     Attributes:
-        sockets: Paths of the runtimes' sockets, as the agent sees them; none named: those that are at the usual places.
-        wait: How long a batch may wait, in seconds, for containers that no batch had before.
-        host: Where the host's root is, if the agent is itself in a container; it stands before the usual places.
+        sockets: Paths of the runtimes' Unix sockets, as the agent sees them. Empty, the default,
+            uses every socket that exists at one of the usual paths.
+        wait: How long a batch may wait for the metadata of containers that no earlier batch had,
+            in seconds, from 0 to 5; by default 0.5.
+        host: The folder where an agent in a container sees the host's root file system; by default
+            `/`. The usual paths of sockets are relative to it.
     """
 
-    sockets: tuple[str, ...] = field(default=(), validator=_absolute)
+    sockets: tuple[str, ...] = field(default=(), validator=_require_absolute)
     wait: float = field(default=0.5, validator=[ge(0), le(5)])
     host: Path = Path("/")
 
-    def places(self) -> tuple[Path, ...]:
-        """Where sockets may be, now or later."""
-        return tuple(map(Path, self.sockets)) or tuple(self.host / place for place in PLACES)
+    def socket_paths(self) -> tuple[Path, ...]:
+        """Returns the paths where sockets may exist, now or later."""
+        if self.sockets:
+            return tuple(Path(socket) for socket in self.sockets)
+        return tuple(self.host / socket for socket in DEFAULT_SOCKETS)

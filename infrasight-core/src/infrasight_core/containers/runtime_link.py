@@ -1,4 +1,4 @@
-"""One socket's runtime: connected and connected again for ever, asked and followed, in threads of its own."""
+"""A link to the runtime behind one socket: its thread connects, queries, follows and reconnects."""
 
 import queue
 import threading
@@ -14,195 +14,219 @@ from prometheus_client import Counter, Gauge
 
 from infrasight_core.containers.runtimes import Runtime, connect
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
+from infrasight_core.net.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 CONNECTED = Gauge(
-    "infrasight_container_runtime_connected", "Whether a container runtime answers.", ["socket"]
+    "infrasight_container_runtime_connected",
+    "Whether the container runtime behind a socket answers: 1 if it does, 0 if not.",
+    ["socket"],
 )
 LOOKUPS = Counter(
-    "infrasight_container_lookups", "Containers that a runtime was asked of.", ["socket", "outcome"]
+    "infrasight_container_lookups",
+    "Lookups of single containers by runtime and outcome: `found`, `unknown` (the runtime has no "
+    "such container), `failed`, or `overflow` (too many lookups were waiting).",
+    ["socket", "outcome"],
 )
 
-_PING = 5.0  # seconds of silence after which a runtime is asked whether it lives
-_SOONEST, _LATEST = 0.5, 15.0  # seconds before it is connected again
-_BACK = 600.0  # seconds of an absence of which it is asked what it did in the meantime
-_QUESTIONS = 4096
+_PING_INTERVAL = 5.0  # seconds without a lookup after which the link pings the runtime
+_FIRST_PAUSE = 0.5  # seconds before it reconnects
+_LONGEST_PAUSE = 15.0
+# After it was disconnected, a link follows events from that moment on, at most so many seconds.
+_LONGEST_GAP = 600.0
+_MAX_QUEUED_LOOKUPS = 4096
 
 
-class Listener(Protocol):
-    """Who wants to know; called by a link's threads."""
+class RuntimeListener(Protocol):
+    """Receives what links learn; the threads of the links call it."""
 
-    def learn(self, path: Path, container: Container) -> None:
-        """The runtime told of a container."""
+    def on_container(self, path: Path, container: Container) -> None:
+        """Receives the metadata of a container."""
 
-    def look_up(self, path: Path, container_id: str) -> None:
-        """Something is new of a container; the runtime wants to be asked."""
+    def on_change(self, path: Path, container_id: str) -> None:
+        """Learns that the metadata of a container changed and needs a lookup."""
 
-    def answered(self, path: Path, container_id: str) -> None:
-        """The runtime has told what it knows of a container, which may be nothing."""
+    def on_answer(self, path: Path, container_id: str) -> None:
+        """Learns that a lookup ended, with or without metadata."""
 
-    def lost(self, path: Path) -> None:
-        """No question that is open will be answered."""
+    def on_disconnect(self, path: Path) -> None:
+        """Learns that no pending lookup will be answered."""
 
 
 class RuntimeLink:
-    """A socket and whoever stands behind it.
+    """Connects to one socket, again and again, for as long as it is not closed.
 
     Args:
-        path: Of the socket.
-        listener: Gets what is learned.
+        path: The path of the socket.
+        listener: Receives the results.
 
     Attributes:
-        open: Whether questions are taken: it is connected, or the first try to connect it has not failed yet.
-        slow: A batch waited for it in vain: nobody waits for it again until it has answered something.
+        is_open: Whether it accepts lookups: it is connected, or still tries for the first time.
+        is_slow: Whether a batch waited for it in vain. No other batch waits for a slow link until
+            its runtime has answered something.
     """
 
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self._path, self._listener = path, listener
-        self._questions: queue.Queue[str | None] = queue.Queue(_QUESTIONS)
+    def __init__(self, path: Path, listener: RuntimeListener) -> None:
+        self._path = path
+        self._listener = listener
+        # None wakes the thread without a lookup.
+        self._lookups: queue.Queue[str | None] = queue.Queue(_MAX_QUEUED_LOOKUPS)
         self._closed = threading.Event()
         self._runtime: Runtime | None = None
-        self._lived = time.time() - 1
-        self.open, self.slow = True, False
+        self._connected_until = time.time() - 1
+        self.is_open = True
+        self.is_slow = False
         self._thread = threading.Thread(target=self._run, name=f"containers {path}", daemon=True)
         CONNECTED.labels(str(path)).set(0)
 
     def start(self) -> None:
-        """Begins to connect."""
+        """Starts the thread that connects."""
         self._thread.start()
 
-    def ask(self, container_id: str) -> bool:
-        """Wants to know of a container; False, and counted, where the question is not taken. Never blocks."""
-        if not self.open:
+    def request(self, container_id: str) -> bool:
+        """Queues the lookup of a container; never blocks.
+
+        Returns:
+            Whether the lookup was queued.
+        """
+        if not self.is_open:
             return False
         try:
-            self._questions.put_nowait(container_id)
+            self._lookups.put_nowait(container_id)
         except queue.Full:
-            self._count("overflow")
+            self._count_lookup("overflow")
             return False
         return True
 
     def close(self) -> None:
-        """Hangs up; the thread ends at once, or when the answer that it waits for is late."""
+        """Disconnects. The thread ends at once, or when the query that it waits for times out."""
         self._closed.set()
         runtime = self._runtime
         if runtime is not None:
             runtime.close()
-        self._nudge()
+        self._wake()
 
     def join(self, seconds: float) -> None:
-        """Waits for the thread's end."""
+        """Waits for the end of the thread."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        pause, said = _SOONEST, ""
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        logged_reason = ""
         while not self._closed.is_set():
-            began, reason = time.monotonic(), ""
-            try:
-                self._connected()
-            except RuntimeUnavailableError as error:
-                reason = str(error)
-            except Exception as error:
-                reason = f"{self._path}: an answer that is not understood: {error!r}"
-                log.exception("container runtime", socket=str(self._path))
-            self.open = False
+            started = time.monotonic()
+            reason = self._connect_and_serve()
+            self.is_open = False
             CONNECTED.labels(str(self._path)).set(0)
-            while not self._questions.empty():
-                self._questions.get_nowait()
-            self._listener.lost(self._path)
-            if reason != said and not self._closed.is_set():
-                log.warning("container runtime away", reason=reason)
-            said = reason
-            pause = _SOONEST if time.monotonic() - began > _LATEST else min(pause * 2, _LATEST)
-            self._closed.wait(pause)
+            while not self._lookups.empty():
+                self._lookups.get_nowait()
+            self._listener.on_disconnect(self._path)
+            if reason != logged_reason and not self._closed.is_set():
+                log.warning("container runtime unavailable", reason=reason)
+            logged_reason = reason
+            if time.monotonic() - started > _LONGEST_PAUSE:
+                backoff.reset()
+            self._closed.wait(backoff.next_pause())
 
-    def _connected(self) -> None:
-        """Connects, and serves until it fails or is closed."""
+    def _connect_and_serve(self) -> str:
+        """Serves until the connection fails or the link is closed; returns why it failed."""
+        try:
+            self._serve_connection()
+        except RuntimeUnavailableError as error:
+            return str(error)
+        except Exception as error:
+            log.exception("container runtime failed", socket=str(self._path))
+            return f"{self._path}: unexpected answer: {error!r}"
+        return ""
+
+    def _serve_connection(self) -> None:
         runtime = self._runtime = connect(self._path)
-        since = max(self._lived, time.time() - _BACK)
-        ended: list[str] = []
-        following = threading.Thread(
-            target=self._follow, args=(runtime, since, ended), name="follow", daemon=True
+        since = max(self._connected_until, time.time() - _LONGEST_GAP)
+        failures: list[str] = []
+        follower = threading.Thread(
+            target=self._follow, args=(runtime, since, failures), name="follow", daemon=True
         )
         try:
             log.info("container runtime connected", socket=str(self._path), version=runtime.version)
-            self.open = True
+            self.is_open = True
             CONNECTED.labels(str(self._path)).set(1)
-            following.start()
-            self._serve(runtime, ended)
+            follower.start()
+            self._serve_lookups(runtime, failures)
         finally:
-            self._runtime, self._lived = None, time.time() - 1
+            self._runtime = None
+            self._connected_until = time.time() - 1
             runtime.close()
-            following.join()
+            follower.join()
 
-    def _serve(self, runtime: Runtime, ended: list[str]) -> None:
-        listing: Iterator[Container] | None = runtime.all()
+    def _serve_lookups(self, runtime: Runtime, failures: list[str]) -> None:
+        """Serves lookups, and reads the list of all containers while no lookup waits."""
+        listing: Iterator[Container] | None = runtime.list_containers()
         while not self._closed.is_set():
-            if ended:
-                raise RuntimeUnavailableError(ended[0])
+            if failures:
+                raise RuntimeUnavailableError(failures[0])
             try:
-                question = (
-                    self._questions.get(timeout=_PING)
-                    if listing is None
-                    else self._questions.get_nowait()
-                )
+                if listing is None:
+                    container_id = self._lookups.get(timeout=_PING_INTERVAL)
+                else:
+                    container_id = self._lookups.get_nowait()
             except queue.Empty:
                 if listing is not None:
-                    listing = self._listed(listing)
+                    listing = self._read_next(listing)
                 else:
                     runtime.ping()
-                    self.slow = False
+                    self.is_slow = False
                 continue
-            if question is not None:
-                self._look_up(runtime, question)
+            if container_id is not None:
+                self._look_up(runtime, container_id)
 
-    def _listed(self, listing: Iterator[Container]) -> Iterator[Container] | None:
-        """Takes the next container of the list; None behind the last."""
+    def _read_next(self, listing: Iterator[Container]) -> Iterator[Container] | None:
+        """Reads the next container of the list; returns None at its end."""
         try:
             container = next(listing, None)
         except RuntimeAnswerError as error:
-            log.warning("containers not listed", reason=str(error))
+            log.warning("cannot list containers", reason=str(error))
             return None
-        self.slow = False
-        if container is not None:
-            self._listener.learn(self._path, container)
-        return listing if container is not None else None
+        self.is_slow = False
+        if container is None:
+            return None
+        self._listener.on_container(self._path, container)
+        return listing
 
     def _look_up(self, runtime: Runtime, container_id: str) -> None:
         outcome = "failed"
         try:
-            found = runtime.one(container_id)
-            outcome = "unknown" if found is None else "found"
-            self.slow = False
-            if found is not None:
-                self._listener.learn(self._path, found)
+            container = runtime.find_container(container_id)
+            outcome = "unknown" if container is None else "found"
+            self.is_slow = False
+            if container is not None:
+                self._listener.on_container(self._path, container)
         except RuntimeAnswerError as error:
-            log.warning("container not looked up", reason=str(error))
+            log.warning("cannot look up container", reason=str(error))
         finally:
-            self._count(outcome)
-            self._listener.answered(self._path, container_id)
+            self._count_lookup(outcome)
+            self._listener.on_answer(self._path, container_id)
 
-    def _follow(self, runtime: Runtime, since: float, ended: list[str]) -> None:
+    def _follow(self, runtime: Runtime, since: float, failures: list[str]) -> None:
         try:
-            for news in runtime.follow(since):
-                if isinstance(news, str):
-                    self._listener.look_up(self._path, news)
+            for event in runtime.follow_events(since):
+                if isinstance(event, str):
+                    self._listener.on_change(self._path, event)
                 else:
-                    self._listener.learn(self._path, news)
+                    self._listener.on_container(self._path, event)
         except RuntimeAnswerError as error:
-            log.warning("container runtime without events", reason=str(error))
+            log.warning("container runtime has no events", reason=str(error))
         except RuntimeUnavailableError as error:
-            ended.append(str(error))
-            self._nudge()
+            failures.append(str(error))
+            self._wake()
         except Exception as error:
-            log.exception("container runtime's events", socket=str(self._path))
-            ended.append(f"{self._path}: an event that is not understood: {error!r}")
-            self._nudge()
+            log.exception("events of container runtime failed", socket=str(self._path))
+            failures.append(f"{self._path}: unexpected event: {error!r}")
+            self._wake()
 
-    def _nudge(self) -> None:
-        """Wakes the thread that waits for questions; with a full queue it does not wait."""
+    def _wake(self) -> None:
+        """Wakes the thread if it waits for lookups; with a full queue it does not wait."""
         with suppress(queue.Full):
-            self._questions.put_nowait(None)
+            self._lookups.put_nowait(None)
 
-    def _count(self, outcome: str) -> None:
+    def _count_lookup(self, outcome: str) -> None:
         LOOKUPS.labels(str(self._path), outcome).inc()

@@ -1,4 +1,4 @@
-"""What every container runtime can be asked, and which one stands behind a socket."""
+"""The interface to container runtimes, and the detection of the runtime behind a socket."""
 
 import socket
 from collections.abc import Iterable, Iterator
@@ -12,68 +12,69 @@ from infrasight.v1.stream_pb2 import Container
 
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
-TIMEOUT = 5.0  # seconds in which a runtime that lives answers; on a machine with too much to do it takes some
+TIMEOUT = 5.0  # seconds for an answer; a healthy runtime on a busy machine needs some of them
 
 
 class Runtime(Protocol):
-    """A connected runtime. One thread asks; another may follow; `close` is for any.
+    """A connected container runtime.
+
+    One thread queries it, another may follow its events; any thread may close it. Every method
+    except `close` may raise RuntimeUnavailableError, if the runtime is gone or silent, or
+    RuntimeAnswerError, which concerns that one query only.
 
     Attributes:
         name: `docker`, `podman` or `cri`, as in `Container.runtime`.
-        version: Its name and version for people.
+        version: The runtime's name and version, to show to people.
     """
 
     name: str
     version: str
 
-    def all(self) -> Iterator[Container]:
-        """Every container that it has, also those that do not run."""
+    def list_containers(self) -> Iterator[Container]:
+        """Yields every container, whether it is running or not."""
 
-    def one(self, container_id: str) -> Container | None:
-        """One container; None where it knows none of that id."""
+    def find_container(self, container_id: str) -> Container | None:
+        """Returns the container with this full id, if there is one."""
 
-    def follow(self, since: float) -> Iterator[Container | str]:
-        """The containers that it creates, or the ids of those that it must be asked of again, as long as it lives.
+    def follow_events(self, since: float) -> Iterator[Container | str]:
+        """Yields containers that are created, and ids of containers to query again.
 
-        It ends only where the runtime has no such events.
+        It ends without an error only if the runtime has no such events.
 
         Args:
-            since: Seconds since the epoch: what came about after that is told too.
+            since: Seconds since the epoch; events after that time are yielded, too.
         """
 
     def ping(self) -> None:
-        """Returns where it lives."""
+        """Returns if the runtime answers."""
 
     def close(self) -> None:
-        """Hangs up; who follows or waits for an answer is refused."""
-
-
-# Each of them may raise RuntimeUnavailableError, when the runtime is gone or silent, or RuntimeAnswerError, which concerns the one
-# question only.
+        """Disconnects; queries and the followed events then raise RuntimeUnavailableError."""
 
 
 def connect(path: Path) -> Runtime:
-    """The runtime behind a socket, by what it answers where the socket's name does not tell.
+    """Connects to the runtime behind a socket, which its answer identifies if its name does not.
 
-    What only one of them needs is imported here and not before: an agent without runtimes does not carry it.
+    The modules of the clients are imported only when they are needed, so that an agent without
+    container runtimes does not hold them in memory.
 
     Raises:
-        RuntimeUnavailableError: Nobody answers there, or no runtime that is known.
+        RuntimeUnavailableError: Nothing answers there, or not a supported runtime.
     """
     try:
         if _speaks_http(path):
-            from infrasight_core.containers.docker_api import DockerApi
+            from infrasight_core.containers.docker_api import DockerClient
 
-            return DockerApi(path)
-        from infrasight_core.containers.cri import Cri
+            return DockerClient(path)
+        from infrasight_core.containers.cri import CriClient
 
-        return Cri(path)
+        return CriClient(path)
     except RuntimeAnswerError as error:
         raise RuntimeUnavailableError(str(error)) from error
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is a socket; where that may not be seen, connecting will say so."""
+def socket_exists(path: Path) -> bool:
+    """Returns whether a socket exists; without the permission to see it, connecting will tell."""
     try:
         return path.is_socket()
     except PermissionError:
@@ -81,13 +82,13 @@ def is_there(path: Path) -> bool:
 
 
 @frozen
-class Answer:
-    """What a socket answered.
+class SocketStatus:
+    """The result of connecting to a socket.
 
     Attributes:
-        path: Of the socket.
-        version: Who answers; empty where nobody does.
-        reason: Why not.
+        path: The socket's path.
+        version: The runtime that answers; empty if none does.
+        reason: The reason why no runtime answers.
     """
 
     path: Path
@@ -95,21 +96,21 @@ class Answer:
     reason: str = ""
 
 
-def answers(paths: Iterable[Path]) -> list[Answer]:
-    """Who answers at the sockets that are there; all are asked at the same time."""
-    there = list({path.resolve(): path for path in paths if is_there(path)}.values())
-    if not there:
+def check_sockets(paths: Iterable[Path]) -> list[SocketStatus]:
+    """Connects to every existing socket at the same time; links to one socket count once."""
+    sockets = list({path.resolve(): path for path in paths if socket_exists(path)}.values())
+    if not sockets:
         return []
-    with ThreadPoolExecutor(len(there)) as pool:
-        return list(pool.map(_answer, there))
+    with ThreadPoolExecutor(len(sockets)) as pool:
+        return list(pool.map(_check_socket, sockets))
 
 
-def _answer(path: Path) -> Answer:
+def _check_socket(path: Path) -> SocketStatus:
     try:
         with closing(connect(path)) as runtime:
-            return Answer(path, runtime.version)
+            return SocketStatus(path, runtime.version)
     except RuntimeUnavailableError as error:
-        return Answer(path, reason=str(error))
+        return SocketStatus(path, reason=str(error))
 
 
 def _speaks_http(path: Path) -> bool:
@@ -118,11 +119,14 @@ def _speaks_http(path: Path) -> bool:
     if path.name in ("containerd.sock", "crio.sock", "cri-dockerd.sock"):
         return False
     try:
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(TIMEOUT)
-            asking.connect(str(path))
-            asking.sendall(b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return asking.recv(5) == b"HTTP/"  # gRPC begins with a frame of HTTP/2, or hangs up
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(path))
+            connection.sendall(
+                b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            # A gRPC server answers with a frame of HTTP/2, or disconnects.
+            return connection.recv(5) == b"HTTP/"
     except ConnectionResetError:
         return False
     except OSError as error:

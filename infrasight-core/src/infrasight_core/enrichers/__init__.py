@@ -1,1 +1,1 @@
-"""The core's own plugins: they use the same hook as a third party's."""
+"""The core's own enrichers; they use the same hooks as third-party plugins."""

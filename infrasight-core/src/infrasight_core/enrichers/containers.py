@@ -1,7 +1,9 @@
-"""The enricher `containers`: which container an event's process is in, by its cgroup, which the kernel tells of beforehand; and
-what the container's runtime says of it."""
+"""The enricher `containers`: adds the container of each event's process, and its metadata.
 
-import threading
+The cgroup of the process identifies the container. A tracker in the kernel reports every cgroup
+that is created, renamed or removed, so that a container is known before its first event.
+"""
+
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
@@ -11,10 +13,11 @@ import pyarrow as pa
 import structlog
 
 from infrasight_core.containers.cgroup_index import CgroupIndex
-from infrasight_core.containers.cgroup_paths import container_of
-from infrasight_core.containers.cgroup_walk import running_mounts, walk
-from infrasight_core.containers.columns import NAMES, ContainerColumns
+from infrasight_core.containers.cgroup_paths import container_id_of
+from infrasight_core.containers.cgroup_walk import visible_mounts, walk_cgroups
+from infrasight_core.containers.columns import FIELD_OF_COLUMN, ContainerColumnBuilder
 from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.enrichers.option_state import OptionState
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
 from infrasight_core.plugin.arrays import constant, map_distinct
 from infrasight_core.plugin.columns import Columns
@@ -28,41 +31,25 @@ infrasight_options = ContainerOptions
 log = structlog.get_logger(__name__)
 _MEMBERS = {"root": 8, "id": 16, "path": 24}
 _PATH_INCOMPLETE = flag_mask(("path_cut", "path_missing"), flag_names(("path",)))
-_PATH_BYTES = 1023  # of which the kernel gives no more: a path this long may be cut
+_MAX_PATH_BYTES = 1023  # the kernel truncates longer paths, so one of this length may be incomplete
 
 
-def _walk() -> Iterator[tuple[int, str]]:
-    mounts = running_mounts(running_v1_hierarchy())
+def _walk_all() -> Iterator[tuple[int, str]]:
+    mounts = visible_mounts(running_v1_hierarchy())
     if not mounts:
-        log.warning(
-            "no cgroup file system is mounted here: containers that were there before are not known"
-        )
+        log.warning("no cgroup file system is mounted: existing containers cannot be identified")
     for mount in mounts:
-        yield from walk(mount)
+        yield from walk_cgroups(mount)
 
 
-cgroups = CgroupIndex(_walk)
-_names: tuple[EnrichContext, ContainerColumns] | None = None
-
-
-def _names_for(context: EnrichContext) -> ContainerColumns:
-    """What the runtimes say, by these options, told to this receiver."""
-    global _names
-    if _names is None or (_names[0].options, _names[0].publish) != (
-        context.options,
-        context.publish,
-    ):
-        begun = ContainerColumns(context.options, context.publish)
-        if _names is not None:  # not here: it waits for its threads, and the recorder must not
-            threading.Thread(target=_names[1].close, name="containers-close", daemon=True).start()
-        _names = context, begun
-    return _names[1]
+cgroup_index = CgroupIndex(_walk_all)
+_builder = OptionState("containers", ContainerOptions, ContainerColumnBuilder)
 
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """The tracker of cgroups."""
-    cgroups.begin()
+    """Returns the tracker of cgroups."""
+    cgroup_index.require_walk()
     return BpfProgram(
         resources.files("infrasight_core") / "bpf" / "cgroups.bpf.c",
         attach=(
@@ -76,38 +63,45 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 
 @hookimpl
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
-    """Remembers what has come and gone; the first time, when nothing can be skipped any more, also what was there."""
+    """Applies the tracker's events to the index of cgroups.
+
+    The first call also walks the existing cgroups: from then on the tracker reports every change.
+    """
     paths = [path.decode("utf-8", "surrogateescape") for path in columns.array("path").to_pylist()]
-    made: list[str] = []
-    complete = (columns.fixed["quality"] & _PATH_INCOMPLETE) == 0
+    is_complete = (columns.fixed["quality"] & _PATH_INCOMPLETE) == 0
+    new_paths: list[str] = []
     for row in np.argsort(columns.fixed["time"], kind="stable").tolist():
-        key, path = int(columns.fixed["key"][row]), paths[row]
-        if not complete[row] or len(path) >= _PATH_BYTES:
+        cgroup_id = int(columns.fixed["key"][row])
+        path = paths[row]
+        if not is_complete[row] or len(path) >= _MAX_PATH_BYTES:
             continue
         if columns.fixed["gone"][row]:
-            cgroups.gone(key, path)
+            cgroup_index.mark_removed(cgroup_id, path)
         else:
-            cgroups.made(key, path)
-            made.append(path)
-    if _names is not None:
-        _names[1].expect(filter(None, map(container_of, made)))
-    cgroups.look_around()
+            cgroup_index.add(cgroup_id, path)
+            new_paths.append(path)
+    builder = _builder.current
+    if builder is not None:
+        builder.prefetch(filter(None, map(container_id_of, new_paths)))
+    cgroup_index.refresh()
     return {}
 
 
 @hookimpl
 def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Adds `container_id`, empty where a process is in no container, null where its cgroup is not known; and what the runtime
-    says of the container, null where it does not, for now."""
+    """Adds `container_id` and the columns of the container's metadata.
+
+    All are empty for a process outside of containers. `container_id` is null if the cgroup is
+    unknown; a metadata column is null while the runtime has not reported it.
+    """
     if context.side != "agent":
         return {}
-    names = _names_for(
-        context
-    )  # from the first event on: a container that is removed at once has its name in time
-    found = map_distinct(batch.column("cgroup_id"), cgroups.containers, pa.string())
-    if not found.null_count and not any(found.dictionary.to_pylist()):
-        return {
-            "container_id": found,
-            **dict.fromkeys(NAMES, constant(b"", batch.num_rows, pa.binary())),
-        }
-    return {"container_id": found, **names.columns(found)}
+    # The first batch starts the lookup, whether it has containers or not: from then on the names
+    # of containers are known in time, even if they are removed at once.
+    builder = _builder.of(context)
+    container_ids = map_distinct(batch.column("cgroup_id"), cgroup_index.containers_of, pa.string())
+    if container_ids.null_count or any(container_ids.dictionary.to_pylist()):
+        metadata = builder.build(container_ids)
+    else:
+        metadata = dict.fromkeys(FIELD_OF_COLUMN, constant(b"", batch.num_rows, pa.binary()))
+    return {"container_id": container_ids, **metadata}

@@ -1,4 +1,4 @@
-"""The enricher `errors`: the name of a negative return code, as people know it (`ENOENT`)."""
+"""The enricher `errors`: adds the name of a negative return code, such as `ENOENT`."""
 
 import errno
 from collections.abc import Mapping
@@ -10,30 +10,32 @@ from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.hookspecs import hookimpl
 
 infrasight_api = 1
-
-
-@hookimpl
-def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
-    """Adds `error`; source: errno(3), and 512 and up, which only tracers see (include/linux/errno.h)."""
-    if context.side != "agent":
-        return {}
-    return {
-        "error": map_distinct(
-            batch.column("return_code"), lambda codes: [name_of(c) for c in codes], pa.string()
-        )
-    }
-
-
-def name_of(return_code: int) -> str:
-    """`ENOENT` for -2, empty for 0 and above, the number for an errno without a name."""
-    if return_code >= 0:
-        return ""
-    return _KERNEL_ONLY.get(-return_code) or errno.errorcode.get(-return_code) or str(-return_code)
-
-
+# Codes that the kernel never returns to a program, but that tracers see.
+# Source: include/linux/errno.h.
 _KERNEL_ONLY = {
     512: "ERESTARTSYS",
     513: "ERESTARTNOINTR",
     514: "ERESTARTNOHAND",
     516: "ERESTART_RESTARTBLOCK",
 }
+
+
+@hookimpl
+def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
+    """Adds `error`; source: errno(3)."""
+    if context.side != "agent":
+        return {}
+    names = map_distinct(batch.column("return_code"), _error_names, pa.string())
+    return {"error": names}
+
+
+def error_name(return_code: int) -> str:
+    """Returns `ENOENT` for -2, an empty string for 0 and above, the number if it has no name."""
+    if return_code >= 0:
+        return ""
+    code = -return_code
+    return _KERNEL_ONLY.get(code) or errno.errorcode.get(code) or str(code)
+
+
+def _error_names(return_codes: list[int]) -> list[str]:
+    return [error_name(return_code) for return_code in return_codes]

@@ -12,7 +12,7 @@ from infrasight.v1.stream_pb2 import (
     Rejection,
     RejectionReason,
 )
-from infrasight_core.containers.bounds import fault
+from infrasight_core.containers.bounds import find_violation
 from infrasight_core.errors import SchemaError
 from infrasight_core.net import ipc
 from infrasight_core.plugin.schema import EventSchema
@@ -139,7 +139,7 @@ def _difference(sent: pa.Schema, expected: pa.Schema) -> str:
 
 def _first_fault(containers: Iterable[Container]) -> str:
     for container in containers:
-        container_fault = fault(container)
+        container_fault = find_violation(container)
         if container_fault:
             return container_fault
     return ""

@@ -1,7 +1,7 @@
-"""Which container a cgroup's path is of: the forms that runtimes make."""
+"""Cgroup paths of every container runtime give the container's id."""
 
 import pytest
-from infrasight_core.containers.cgroup_paths import container_of
+from infrasight_core.containers.cgroup_paths import container_id_of
 
 A, B = "4bdc61f5a3d1c1b7f1d5e8a4b4d2a7c9e0f1a2b3c4d5e6f708192a3b4c5d6e7f", "f" * 64
 UID = "0f5c8a4e-2b7d-4c39-9a51-6d2e8b7c1f30"
@@ -37,9 +37,9 @@ SLICE = f"kubepods-besteffort-pod{UID.replace('-', '_')}.slice"
         f"/ecs/0123456789abcdef0123456789abcdef/{A}",
     ],
 )
-def test_a_containers_own_cgroup(path: str) -> None:
-    """Every form gives the id."""
-    assert container_of(path) == A
+def test_path_of_a_container_gives_its_id(path: str) -> None:
+    """Every form of path that a runtime creates gives the id."""
+    assert container_id_of(path) == A
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_a_containers_own_cgroup(path: str) -> None:
     "above",
     [f"/docker/{A}", f"/machine.slice/libpod-{A}.scope/container", f"/kubepods/pod{UID}/{A}"],
 )
-def test_what_lies_below_belongs_to_it(above: str, below: str) -> None:
-    """A cgroup that the container makes, as a systemd in it does, is the container's."""
-    assert container_of(above + below) == A
+def test_path_below_a_container_belongs_to_it(above: str, below: str) -> None:
+    """A cgroup that a program in the container creates, such as systemd, is the container's."""
+    assert container_id_of(above + below) == A
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_what_lies_below_belongs_to_it(above: str, below: str) -> None:
         f"/kubelet.slice/{SLICE}/cri-containerd-{A}.scope",
     ],
 )
-def test_the_innermost_counts(inner: str) -> None:
-    """A container in a container (a cluster's node as one): the inner one's id."""
-    assert container_of(f"/docker/{B}{inner}") == A
+def test_path_of_nested_containers_gives_the_innermost_id(inner: str) -> None:
+    """In a container that runs in a container, such as a cluster's node, the inner id counts."""
+    assert container_id_of(f"/docker/{B}{inner}") == A
 
 
-def test_a_monitor_in_a_container_is_that_containers() -> None:
-    """podman in a container: its conmon is in none of podman's, but in the outer one."""
-    assert container_of(f"/docker/{B}/libpod_parent/libpod-{A}/conmon") == B
+def test_path_of_a_monitor_gives_the_outer_container() -> None:
+    """With podman in a container, its conmon belongs to the outer container."""
+    assert container_id_of(f"/docker/{B}/libpod_parent/libpod-{A}/conmon") == B
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_a_monitor_in_a_container_is_that_containers() -> None:
         f"/x/docker-{A}.scope\n",
     ],
 )
-def test_what_is_no_containers(path: str) -> None:
-    """Services, sessions, pods, monitors, and names that only look alike, are none."""
-    assert container_of(path) == ""
+def test_path_outside_of_containers_gives_no_id(path: str) -> None:
+    """Services, sessions, pods, monitors and names that only look similar give no id."""
+    assert container_id_of(path) == ""

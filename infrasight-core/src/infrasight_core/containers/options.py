@@ -37,9 +37,9 @@ class ContainerOptions:
         sockets: Paths of the runtimes' Unix sockets, as the agent sees them. Empty, the default,
             uses every socket that exists at one of the usual paths.
         wait: How long a batch may wait for the metadata of containers that no earlier batch had,
-            in seconds, from 0 to 5; by default 0.5.
-        host: The folder where an agent in a container sees the host's root file system; by default
-            `/`. The usual paths of sockets are relative to it.
+            in seconds, from 0 to 5.
+        host: The folder where an agent in a container sees the host's root file system. The usual
+            paths of sockets are relative to it.
     """
 
     sockets: tuple[str, ...] = field(default=(), validator=_require_absolute)

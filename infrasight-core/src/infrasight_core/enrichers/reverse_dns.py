@@ -40,19 +40,19 @@ class ReverseDnsOptions:
     """The options of the enricher `reverse_dns`, in `options.reverse_dns`.
 
     Attributes:
-        enabled: Whether to look up names; by default false.
+        enabled: Whether to look up names.
         servers: IP addresses of the name servers. Empty, the default, uses those of
             /etc/resolv.conf.
-        port: The port of the servers in `servers`; by default 53.
-        timeout_seconds: The longest time of one lookup, in seconds, from 0.01 to 60; by default 2.
+        port: The port of the servers in `servers`.
+        timeout_seconds: The longest time of one lookup, in seconds, from 0.01 to 60.
         wait_seconds: How long a batch waits for names that are not cached, in seconds, from 0 to
-            1; by default 0.
-        threads: The number of lookups at the same time, from 1 to 64; by default 4.
-        queue_size: The number of lookups that may wait for a thread; by default 1,024.
-        cache_size: The number of cached answers; by default 65,536.
-        ttl_seconds: How long a name is cached, in seconds; by default 3,600.
+            1.
+        threads: The number of lookups at the same time, from 1 to 64.
+        queue_size: The number of lookups that may wait for a thread.
+        cache_size: The number of cached answers.
+        ttl_seconds: How long a name is cached, in seconds.
         absent_ttl_seconds: How long it is cached, in seconds, that an address has no name or that
-            no server answered; by default 300.
+            no server answered.
     """
 
     enabled: bool = False

@@ -30,8 +30,8 @@ class UserOptions:
     """The options of the enricher `users`, in `options.users`.
 
     Attributes:
-        etc: The folder with the host's `passwd` and `group`, as the agent sees it; by default
-            `/etc`. Only with the default are ids also looked up in the system's name service.
+        etc: The folder with the host's `passwd` and `group`, as the agent sees it. Only with the
+            default are ids also looked up in the system's name service.
     """
 
     etc: Path = OWN_ETC

@@ -97,7 +97,8 @@ def measure(installation: OperatorInstallation, nodes: list[str], table: Table) 
         time.sleep(10)
         table.add_row(
             "at rest",
-            f"{operator.metric(CALLS) - calls:.0f} calls, {(cpu_seconds(operator) - cpu) / 10:.1%} of one CPU",
+            f"{operator.metric(CALLS) - calls:.0f} calls, "
+            f"{(cpu_seconds(operator) - cpu) / 10:.1%} of one CPU",
         )
     finally:
         for agent in agents:

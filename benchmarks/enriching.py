@@ -1,7 +1,8 @@
-"""What enriching costs: µs of CPU per event from the block to a conforming record batch, with the core's enrichers and without.
+"""The cost of enriching: µs of CPU per event from the block to a record batch.
 
-Each round runs the same storm of openat(2), in a cgroup that is a container's, under the one and then under the other; the
-figures are medians of the rounds. The storm runs on the first CPU, the reader on the others.
+Each round runs the same storm of openat(2) in a container's cgroup, first with the core's enrichers
+and then without. The figures are medians of the rounds. The storm runs on the first CPU, the reader
+on the others.
 """
 
 import os

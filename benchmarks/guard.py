@@ -1,6 +1,8 @@
-"""What the guard costs an ordinary system call: a loop of getppid(2) without a probe, with one, and with one and the guard.
+"""The guard's cost for an ordinary system call: getppid(2) untraced, with a probe, with the guard.
 
-usage: guard.py      (as root; the fastest of fifteen runs each, in turns, because other programs only ever add to it)
+usage: guard.py      (as root)
+
+The figures are the fastest of fifteen runs each, in turns, because other programs only add to them.
 """
 
 import subprocess
@@ -65,7 +67,8 @@ def main() -> None:
         ]
     alone, probe, guard = (min(times) for times in zip(*turns, strict=True))
     print(
-        f"getppid(2): {alone:.0f} ns; beside a probe {probe:.0f} ns; with the guard {guard:.0f} ns, {guard - probe:.0f} more"
+        f"getppid(2): {alone:.0f} ns; with a probe {probe:.0f} ns; "
+        f"with the guard {guard:.0f} ns, {guard - probe:.0f} more"
     )
 
 

@@ -1,8 +1,9 @@
-"""What recording adds to an open() and close(): CPU of the program that is traced, beside others who trace it, in one run.
+"""The CPU time that recording adds to an open() and close(), compared with other tracers.
 
-Each round runs the same loop untraced, with BPF programs that do nothing at openat's entry and exit (the least that tracing can
-cost), with the probe `open` and its reader, and with bpftrace's opensnoop.bt writing to a file. The figures are medians of the
-rounds; `added` is beyond untraced. The loop runs on the first CPU, readers on the others.
+Each round runs the same loop untraced, with empty BPF programs at openat's entry and exit (the least
+that tracing can cost), with the probe `open` and its reader, and with bpftrace's opensnoop.bt that
+writes to a file. The figures are medians of the rounds; `added` is the difference to untraced. The
+loop runs on the first CPU, readers on the others.
 """
 
 import os
@@ -131,8 +132,10 @@ def alone() -> None:
     end = time.monotonic() + PATIENCE
     while others := tracepoint_programs():
         if time.monotonic() > end:
-            told = f"others trace on this machine too, with {len(others)} programs: what is added to untraced is too small"
-            print(told, file=sys.stderr)
+            print(
+                f"{len(others)} programs of other tracers are attached: `added` is too small",
+                file=sys.stderr,
+            )
             return
         time.sleep(0.1)
 

@@ -1,7 +1,8 @@
-"""µs of CPU per event from the block to a conforming record batch, beside bcc's per-event callback, in one run.
+"""µs of CPU per event from the block to a record batch, compared with bcc's per-event callback.
 
-Each round runs the same storm under ours and under the peer, one after the other; the figures are medians of the rounds. The
-storm runs on the first CPU, the reader on the others. `lost` is what the kernel side had no room for.
+Each round runs the same storm with both, one after the other; the figures are medians of the rounds.
+The storm runs on the first CPU, the reader on the others. `lost` counts the events for which the
+kernel side had no room: on an idle machine none.
 """
 
 import json

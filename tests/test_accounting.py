@@ -12,6 +12,10 @@ import pytest
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import BIN, Process, System, execute, running_system, until
 
+SUMMED = (
+    *("seen", "filtered", "block_full", "heap_full", "submitted", "read", "decoded", "sent"),
+    *("rejected", "stored", "waiting", "in_progress", "skipped", "outbox_full"),
+)
 WORKLOADS = Path(__file__).parent / "support/workloads"
 
 
@@ -32,26 +36,12 @@ def open_storm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def accounts(system: System) -> dict[str, dict[str, Any]]:
-    """The view's sums by probe; `wrong` adds up the absolute differences of all runs and minutes."""
-    columns = [
-        "seen",
-        "filtered",
-        "block_full",
-        "heap_full",
-        "submitted",
-        "read",
-        "decoded",
-        "sent",
-        "rejected",
-        "stored",
-        "waiting",
-    ]
-    sums = ", ".join(
-        f"sum(a.{name}) AS {name}" for name in (*columns, "in_progress", "skipped", "outbox_full")
-    )
+    """The view's sums by probe; `wrong` adds up the absolute differences."""
+    sums = ", ".join(f"sum(a.{name}) AS {name}" for name in SUMMED)
     rows = system.query(
-        f"SELECT probe, {sums}, sum(abs(difference)) AS wrong, uniq(run) AS runs, min(ended_run) AS ended "
-        "FROM (SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a "
+        f"SELECT probe, {sums}, sum(abs(difference)) AS wrong, uniq(run) AS runs, "
+        "min(ended_run) AS ended FROM "
+        "(SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a "
         "WHERE probe != 'guard' GROUP BY probe"
     )
     return {row["probe"]: row for row in rows}
@@ -125,7 +115,7 @@ def test_every_event_seen_is_stored_and_verified(system: System) -> None:
 
 @pytest.mark.alone
 def test_overflowing_blocks_are_accounted_for(system: System, open_storm: Path) -> None:
-    """Blocks of 256 slots overflow in a storm: the difference is 0, and stored rows are complete."""
+    """Small blocks overflow in a storm: the difference is 0, and stored rows are complete."""
     agent = system.start_agent(
         "--probe", "open", environment={"INFRASIGHT_AGENT_BLOCK_MEMORY": "300000"}
     )
@@ -143,13 +133,16 @@ def test_overflowing_blocks_are_accounted_for(system: System, open_storm: Path) 
     assert row["seen"] >= len(storm) * calls
     assert row["stored"] == row["seen"] - row["filtered"] - row["block_full"] - row["heap_full"]
     (there,) = system.query(
+        "WITH splitByChar('-', path)[2] AS number "
         "SELECT count() AS n, uniqExact(path) AS different, uniqExact(pid) AS processes, "
-        "countIf(quality != ['path_user_memory'] OR return_code != -2 OR path != concat('/storm/', toString(pid), '-', "
-        "splitByChar('-', path)[2]) OR flags != bitAnd(toUInt64(splitByChar('-', path)[2]), 0xbf)) AS odd "
+        "countIf(quality != ['path_user_memory'] OR return_code != -2 "
+        "OR path != concat('/storm/', toString(pid), '-', number) "
+        "OR flags != bitAnd(toUInt64(number), 0xbf)) AS odd "
         "FROM open_events WHERE startsWith(path, '/storm/')"
     )
     assert there["n"] == there["different"] > 0
-    assert (there["odd"], there["processes"]) == (0, len(storm))
+    assert there["odd"] == 0
+    assert 0 < there["processes"] <= len(storm)
     status, rows, said = verify(system)
     assert status == 1
     assert rows["open"]["difference"] == 0
@@ -181,7 +174,7 @@ def test_each_restart_of_a_probe_is_an_accounted_run(system: System, tmp_path: P
 
 
 def test_verify_reports_the_run_of_a_killed_agent(system: System) -> None:
-    """After SIGKILL the stored events are accounted for, and verify reports that the run broke off."""
+    """After SIGKILL the stored events are accounted for, and verify reports the broken run."""
     agent = system.start_agent("--probe", "execve")
     execute("mark-killed", 50)
     until(lambda: len(system.rows("mark-killed", "pid")) == 50, "they are stored")
@@ -208,12 +201,14 @@ def test_verify_reports_deleted_and_doubled_rows(tmp_path: Path) -> None:
             assert verify(system)[::2] == (0, "")
             for sql, difference, word in (
                 (
-                    "DELETE FROM execve_events WHERE argv[2] = 'mark-gone' AND argv[3] IN ('3', '4')",
+                    "DELETE FROM execve_events "
+                    "WHERE argv[2] = 'mark-gone' AND argv[3] IN ('3', '4')",
                     2,
                     "2 rows too few",
                 ),
                 (
-                    "INSERT INTO execve_events SELECT * FROM execve_events WHERE startsWith(argv[2], 'mark-g')",
+                    "INSERT INTO execve_events "
+                    "SELECT * FROM execve_events WHERE startsWith(argv[2], 'mark-g')",
                     -6,
                     "6 rows too many",
                 ),

@@ -321,7 +321,8 @@ def test_no_tuple_assignment_of_unrelated_values() -> None:
 def test_no_file_names_a_machine_or_registry() -> None:
     """No file names a folder of one machine, a package registry's host, or an issue number."""
     forbidden = re.compile(
-        r"(?<![\w.)}])/(work|home)/\w|/root/\.|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b|\bissue \d",
+        r"(?<![\w.)}])/(work|home)/\w|/root/\.|\bissue \d"
+        r"|\b(pypi|pythonhosted|npmjs|debian|crates|golang)\.(org|com|io)\b",
         re.IGNORECASE,
     )
     found = []

@@ -19,7 +19,8 @@ THREADS = 1000
 CROWD = f"""
 import os, sys, threading
 threading.stack_size(128 << 10)
-threads = [threading.Thread(target=os.open, args=(sys.argv[1], os.O_RDONLY)) for _ in range({THREADS})]
+fifo = (sys.argv[1], os.O_RDONLY)
+threads = [threading.Thread(target=os.open, args=fifo) for _ in range({THREADS})]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 """

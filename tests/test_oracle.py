@@ -1,6 +1,7 @@
 """The oracle: third-party programs, recorded by every installed probe and strace at once.
 
-Every call that strace saw is a row, every row is a call, in each thread's order, with the same arguments and the same result.
+Every call that strace saw is a row, and every row is a call, in each thread's order, with the same
+arguments and result.
 """
 
 import re
@@ -18,15 +19,16 @@ from infrasight_testbed.comparisons import COMPARISONS
 from infrasight_testbed.oracle import Oracle, Row, Verdict, compare, oracle
 from infrasight_testbed.strace import Call, Text, Traced, strace
 
-FAST = "--seccomp-bpf"  # stops at these calls alone; but of threads that execute it loses count, so not for those
+FAST = "--seccomp-bpf"  # stops only at these calls, but miscounts when threads execute programs
 CALLS = sorted(frozenset[str]().union(*(comparison.calls for comparison in COMPARISONS.values())))
-SLACK = 50  # lines: strace may write a call's end after that of one that began later
+SLACK = 50  # lines: strace may write the end of a call after the end of a later one
 ASKING = ["getsockopt"]  # SO_ERROR: how an attempt to connect ended
 DELETING = ["unlink", "unlinkat", "rename", "renameat", "renameat2"]  # no probe's; witnesses
 BUILD = """
 mkdir -p package/DEBIAN package/usr/share/oracle
 cp -r {stdlib}/json {stdlib}/email package/usr/share/oracle
-printf 'Package: oracle\\nVersion: 1\\nArchitecture: all\\nMaintainer: o <o@o>\\nDescription: o\\n' > package/DEBIAN/control
+printf 'Package: oracle\\nVersion: 1\\nArchitecture: all\\n' > package/DEBIAN/control
+printf 'Maintainer: o <o@o>\\nDescription: o\\n' >> package/DEBIAN/control
 printf '#!/bin/sh -e\\nexit 0\\n' > package/DEBIAN/postinst
 chmod 755 package/DEBIAN/postinst
 dpkg-deb --root-owner-group --build package oracle.deb
@@ -38,7 +40,8 @@ dpkg-query --admindir=root/var/lib/dpkg --list
 dpkg --root=$PWD/root --verify oracle
 """
 GIT = """
-export HOME=$PWD GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o GIT_CONFIG_NOSYSTEM=1
+export HOME=$PWD GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o
+export GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o
 git init -q tree
 cp -r {stdlib}/json {stdlib}/email {stdlib}/asyncio {stdlib}/importlib {stdlib}/encodings tree
 printf '#!/bin/sh\\nexit 0\\n' > tree/.git/hooks/post-commit
@@ -56,13 +59,15 @@ bash -c 'trap : USR1; (sleep 0.2; kill -USR1 $$; sleep 0.2; echo > fifo) & read 
 timeout --signal=KILL 0.5 {python} -m compileall -q -f -j 2 copy || true
 """
 SERVING = """
-export GIT_CONFIG_NOSYSTEM=1 HOME=$PWD GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o
+export HOME=$PWD GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=o GIT_AUTHOR_EMAIL=o@o
+export GIT_COMMITTER_NAME=o GIT_COMMITTER_EMAIL=o@o
 export no_proxy=* RES_OPTIONS='timeout:1 attempts:1'
 git init -q tree
 git -C tree commit -q --allow-empty -m first
 {python} -m http.server --bind 127.0.0.1 {port} &
 git daemon --listen=127.0.0.1 --port={other_port} --export-all --base-path=$PWD --reuseaddr $PWD &
-{python} -c "import socketserver as s; s.UnixStreamServer('\\0{name}', s.StreamRequestHandler).handle_request()" &
+{python} -c "from socketserver import *
+UnixStreamServer('\\0{name}', StreamRequestHandler).handle_request()" &
 until curl -s -o got http://127.0.0.1:{port}/; do sleep 0.1; done
 curl -s -o got -o got -o got http://localhost:{port}/tree/ http://127.0.0.1:{port}/ http://127.0.0.1:{port}/missing
 {python} -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:{port}/').read()"
@@ -72,7 +77,8 @@ for name in {name} nobody_listens; do
   curl -s -m 10 --abstract-unix-socket $name http://localhost/ || true
   curl -s -m 10 --unix-socket $PWD/$name http://localhost/ || true
 done
-bash -c ': > /dev/udp/127.0.0.1/9; : > /dev/udp/::1/9; : > /dev/tcp/127.0.0.1/1; : > /dev/tcp/::1/1' || true
+bash -c ': > /dev/udp/127.0.0.1/9; : > /dev/udp/::1/9' || true
+bash -c ': > /dev/tcp/127.0.0.1/1; : > /dev/tcp/::1/1' || true
 getent hosts localhost || true
 getent ahosts 127.0.0.1
 kill %1 %2
@@ -89,20 +95,20 @@ wait
 
 @frozen
 class Workload:
-    """Someone else's programs.
+    """Third-party programs.
 
     Attributes:
-        command: With `{stdlib}` for a folder of many files, `{python}` for this Python, `{port}` and `{other_port}` for what
-            nobody listens at, `{name}` for a name that nobody has.
-        least: How many calls it makes at least, by probe.
-        options: Further ones of strace.
-        said: What its rows may say of themselves in `quality`; each is compared with what strace shows.
+        command: `{stdlib}` stands for a folder of many files, `{python}` for this Python, `{port}`
+            and `{other_port}` for unused ports, `{name}` for an unused name.
+        least: The least number of calls it makes, by probe.
+        options: Further options of strace.
+        flags: The flags that its rows may have in `quality`; each is compared with strace.
     """
 
     command: tuple[str, ...]
     least: dict[str, int]
     options: tuple[str, ...] = (FAST,)
-    said: frozenset[tuple[str, str]] = frozenset({("chmod", "old_mode_missing")})
+    flags: frozenset[tuple[str, str]] = frozenset({("chmod", "old_mode_missing")})
 
 
 def stressor(name: str, *options: str) -> tuple[str, ...]:
@@ -132,7 +138,7 @@ WORKLOADS = {
     ),
     "open": Workload(stressor("open", "--open-ops", "2000"), {"execve": 1, "open": 2000}),
     "chmod": Workload(
-        stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, said=frozenset(CUT)
+        stressor("chmod", "--chmod-ops", "20"), {"execve": 1, "chmod": 4000}, flags=frozenset(CUT)
     ),
     "sock": Workload(
         stressor("sock", "--sock-port", "{port}", "--sock-ops", "20"), {"connect": 20, "accept": 20}
@@ -144,7 +150,7 @@ WORKLOADS = {
     "sockabuse": Workload(
         stressor("sockabuse", "--sockabuse-port", "{port}", "--sockabuse-ops", "20"),
         {"connect": 50, "accept": 20, "chmod": 20},
-        said=frozenset(NO_PATH),
+        flags=frozenset(NO_PATH),
     ),
     "sockmany": Workload(
         stressor("sockmany", "--sockmany-port", "{port}", "--sockmany-ops", "20"),
@@ -164,24 +170,24 @@ WORKLOADS = {
 
 @pytest.fixture(scope="module")
 def recording() -> Iterator[Oracle]:
-    """Every installed probe, for all of the module's tests."""
+    """A recording of every installed probe, for all tests of this file."""
     with oracle() as running:
         yield running
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that every user may use and that lies where every user may go."""
-    made = Path(tempfile.mkdtemp(prefix="oracle", dir="/var/tmp"))
-    made.chmod(0o777)
-    yield made
-    shutil.rmtree(made)
+    """A folder that every user may reach and use."""
+    path = Path(tempfile.mkdtemp(prefix="oracle", dir="/var/tmp"))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
 
 
 def run(
     recording: Oracle, folder: Path, workload: Workload
 ) -> tuple[Traced, dict[str, list[Row]], Verdict]:
-    """Runs it under both."""
+    """Runs a workload under the recording and under strace, and compares them."""
     stdlib = sysconfig.get_path("stdlib")
     shutil.copytree(f"{stdlib}/encodings", folder / "copy")
     recording.begin()
@@ -199,7 +205,7 @@ def run(
     return traced, rows, compare(traced, rows, COMPARISONS)
 
 
-def strangers(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int]]:
+def unmatched_accepts(rows: Mapping[str, list[Row]]) -> set[tuple[bytes, int, bytes, int]]:
     """The ends of accepted connections that no recorded connect made."""
     ends = ("remote_address", "remote_port", "local_address", "local_port")
     made = {tuple(row[name] for name in ends) for row in rows["connect"]}
@@ -233,15 +239,15 @@ def test_rows_are_exactly_the_calls_that_strace_saw(
     """No row is missing, surplus, or differs from strace's path, arguments, flags or result."""
     workload = WORKLOADS[name]
     traced, rows, verdict = run(recording, folder, workload)
-    print(verdict.text(), dict(verdict.said))
-    assert not verdict.faults(), f"{verdict.text()}\n{recording.kept.drops}"
-    assert not strangers(rows)
+    print(verdict.text(), dict(verdict.flags))
+    assert not verdict.faults(), f"{verdict.text()}\n{recording.recorded.drops}"
+    assert not unmatched_accepts(rows)
     assert all(deleted_meanwhile(traced, call) for call in verdict.later)
     assert {call.tid for call in verdict.unended} <= traced.killed
     assert not {
         probe: least for probe, least in workload.least.items() if verdict.compared[probe] < least
     }
-    assert set(verdict.said) <= workload.said
+    assert set(verdict.flags) <= workload.flags
 
 
 def test_oracle_finds_a_wrong_row(recording: Oracle, folder: Path) -> None:
@@ -277,7 +283,7 @@ def test_oracle_finds_a_wrong_row_of_a_socket(recording: Oracle, folder: Path) -
     """The oracle names exactly a wrong field of a socket's row, or a wrong outcome."""
     traced, rows, untouched = run(recording, folder, Workload(("bash", "-exc", MEETING), {}))
     assert not untouched.faults(), untouched.text()
-    assert not strangers(rows)
+    assert not unmatched_accepts(rows)
     connects = rows["connect"]
     accepts = rows["accept"]
     tcp = next(row for row in connects if row["protocol"] and row["stage"] == b"call")
@@ -317,7 +323,7 @@ def test_oracle_finds_a_wrong_row_of_a_socket(recording: Oracle, folder: Path) -
     twice = [*connects, outcome]
     assert compare(traced, rows | {"connect": left}, COMPARISONS).faults() == {"awaited"}
     assert compare(traced, rows | {"connect": twice}, COMPARISONS).faults() == {"surplus"}
-    assert strangers(rows | {"connect": [row | {"local_port": 1} for row in connects]})
+    assert unmatched_accepts(rows | {"connect": [row | {"local_port": 1} for row in connects]})
 
 
 def test_every_probe_has_its_comparison(recording: Oracle) -> None:

@@ -2,7 +2,8 @@
 
 usage: bcc_callback.py SOURCE FIELD,FIELD,… COMMAND…
 
-Records while COMMAND runs, makes a tuple of the fields of each event, and prints JSON: events, lost, CPU seconds of the loop.
+Records while COMMAND runs and makes a tuple of the fields of each event. Prints JSON: events, lost,
+CPU seconds of the loop.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""Makes the golden block of chmod anew: as root, after a change of the probe's columns; then look at rows.json.
+"""Makes the golden block of chmod after a change of its columns; then check rows.json.
 
-usage: make_golden.py
+usage: make_golden.py      (as root)
 """
 
 import subprocess
@@ -19,14 +19,15 @@ SCRIPT = r"""
 chmod 4755 /tmp/infrasight-golden
 chmod 640 infrasight-golden
 chmod 600 "$(printf '/\377\376')"
-perl -e 'chmod 0600, "./infrasight-golden"; open F, ">>infrasight-golden"; chmod 0644, *F; chmod 0, "none"'
+perl -e 'chmod 0600, "./infrasight-golden"; open F, ">>infrasight-golden"; chmod 0644, *F;
+chmod 0, "none"'
 perl -e 'chmod 0, "/etc/passwd"'
 rm infrasight-golden
 """
 
 
 def main() -> None:
-    """Records changes of every kind: absolute, relative, by descriptor, refused, missing; of one user alone."""
+    """Records one user's changes: absolute, relative, by descriptor, refused and missing."""
     plugins = PluginManager.discover(["chmod"])
     kernel = running_kernel()
     program = evolve(plugins.load_bpf("chmod", kernel, {}), slots=64)

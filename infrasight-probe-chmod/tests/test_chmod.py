@@ -222,8 +222,10 @@ def test_refused_calls_of_an_ordinary_user_are_recorded(record: Record, file: Pa
 
 
 def test_paths_start_where_the_kernel_starts(record: Record, file: Path) -> None:
-    """A relative path starts at the kernel's own working directory or dirfd, across mounts and renames, byte by byte; that
-    of a call that comes to no file is joined to it."""
+    """A relative path starts at the kernel's working directory or dirfd, across mounts and renames.
+
+    The path of a call that finds no file is appended to that directory.
+    """
     folder = file.parent
     (folder / "old").mkdir()
     (folder / "bound").mkdir()
@@ -301,7 +303,7 @@ def _none(given: bytes, resolved: bytes) -> Row:
 
 @pytest.mark.parametrize("length", [4095, 4096])
 def test_long_paths_are_complete_or_flagged(record: Record, file: Path, length: int) -> None:
-    """A path of 4,095 bytes is complete; the kernel refuses a longer one, and its row is flagged."""
+    """A path of 4,095 bytes is complete; a longer one is refused, and its row is flagged."""
     path = b"./" * 2045 + b"/file" if length < 4096 else b"./" * 2048
 
     def work() -> int:

@@ -197,7 +197,7 @@ def test_rows_of_successive_calls_do_not_mix(
 def test_thread_that_rewrites_the_path_cannot_forge_rows(
     recorded: Recording, folder: Path, has_function: bool
 ) -> None:
-    """While a thread rewrites the path, each row has the changed file and its old mode, or a flag."""
+    """While a thread rewrites the path, each row has the changed file and old mode, or a flag."""
     program = folder / "chmod_race"
     count = 2000
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, WORKLOADS / "chmod_race.c"], check=True)

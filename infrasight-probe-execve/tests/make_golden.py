@@ -1,6 +1,6 @@
-"""Makes the golden block of execve anew: as root, after a change of the probe's columns; then look at rows.json.
+"""Makes the golden block of execve after a change of its columns; then check rows.json.
 
-usage: make_golden.py
+usage: make_golden.py      (as root)
 """
 
 import subprocess

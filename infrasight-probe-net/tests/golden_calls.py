@@ -1,4 +1,4 @@
-"""The calls behind the golden blocks; run by Debian's own Python, whose path is the same on every machine.
+"""The calls of the golden blocks; Debian's Python runs them, whose path is the same everywhere.
 
 usage: golden_calls.py connect|accept [FD…]
 """

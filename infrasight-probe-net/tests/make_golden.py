@@ -1,6 +1,6 @@
-"""Makes the golden blocks of connect and accept anew: as root, after a change of a probe's columns; then look at rows.json.
+"""Makes the golden blocks of connect and accept after a change of columns; then check rows.json.
 
-usage: make_golden.py
+usage: make_golden.py      (as root)
 """
 
 import socket

@@ -89,7 +89,7 @@ def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Rec
 def test_what_fails_before_the_kernel_takes_the_address(
     closed: int, listener: socket.socket, record: Record
 ) -> None:
-    """A call that fails early has the address from the caller's memory and a flag, or a flag alone."""
+    """A call that fails early has the address from the caller's memory with a flag, or a flag."""
     good = inet("127.0.0.1", closed)
     short6 = inet6("::1", closed)
     asked = remote_end("127.0.0.1", closed) | {"quality": [USER_MEMORY]}

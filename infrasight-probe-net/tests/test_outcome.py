@@ -106,7 +106,7 @@ def test_further_calls_while_it_is_made_and_after(
 
 
 def test_a_socket_that_is_closed_while_it_connects(full: socket.socket, record: Record) -> None:
-    """When the socket is closed or disconnected, the outcome is ECANCELED, of the call's process."""
+    """The outcome of a closed or disconnected socket is ECANCELED, of the call's process."""
     address = inet(*full.getsockname())
 
     def attempt() -> socket.socket:

@@ -1,6 +1,6 @@
-"""Makes the golden block of open anew: as root, after a change of the probe's columns; then look at rows.json.
+"""Makes the golden block of open after a change of its columns; then check rows.json.
 
-usage: make_golden.py
+usage: make_golden.py      (as root)
 """
 
 import subprocess
@@ -28,7 +28,7 @@ SCRIPT = r"""
 
 
 def main() -> None:
-    """Records opens of every kind: plain, refused, missing, to write, any byte, a pipe; of one user alone."""
+    """Records one user's opens: plain, refused, missing, to write, any byte, a pipe."""
     plugins = PluginManager.discover(["open"])
     kernel = running_kernel()
     program = evolve(plugins.load_bpf("open", kernel, {}), slots=64)

@@ -75,7 +75,7 @@ def test_programs_in_turn_keep_their_executables(executables: Executables, folde
 
 
 def test_renamed_executable_has_its_current_path(executables: Executables, folder: Path) -> None:
-    """After its file or folder is renamed, a program's rows have the new path, and later the old."""
+    """After a rename of its file or folder a program's rows have the new path, later the old."""
     program = placed(folder, "a", "sh")
     renamed = f"{folder}/a/bash"
     moved = f"{folder}/b/bash"

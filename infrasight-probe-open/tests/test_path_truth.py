@@ -159,7 +159,7 @@ WAYS = (
 def test_resolved_path_is_the_descriptors_link(
     record_last: RecordLast, folder: Path, way: Callable[[Path], str]
 ) -> None:
-    """Whichever path leads to a file, the row's path and `deleted` are the descriptor's in /proc."""
+    """Whichever path leads to a file, the row has the path and state that /proc shows."""
     row, link = record_last(lambda: way(folder))
     assert (row["resolved_path"].decode() + " (deleted)" * row["deleted"], row["quality"]) == (
         link,

@@ -15,7 +15,7 @@ _START_SECONDS = 30.0
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
+    """A free TCP port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -47,7 +47,7 @@ class ClickHouseServer:
         if not never_written.exists():
             os.mkfifo(never_written)
         # The server lives as long as its query, which waits for a writer that never comes.
-        query = f"SYSTEM START LISTEN HTTP; SELECT * FROM file('{never_written}', 'LineAsString') FORMAT Null"
+        forever = f"SELECT * FROM file('{never_written}', 'LineAsString') FORMAT Null"
         command = [
             sys.executable,
             str(Path(__file__).with_name("clickhouse_process.py")),
@@ -55,10 +55,11 @@ class ClickHouseServer:
             f"--path={self._folder / 'data'}",
             f"--http_port={self._port}",
             "--listen_host=127.0.0.1",
-            f"--query={query}",
+            f"--query=SYSTEM START LISTEN HTTP; {forever}",
             *self._arguments,
         ]
-        with (self._folder / "log").open("ab") as log:
+        log_file = self._folder / "log"
+        with log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
             )
@@ -66,7 +67,7 @@ class ClickHouseServer:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(
-                    f"ClickHouse did not start:\n{(self._folder / 'log').read_text(errors='replace')[-2000:]}"
+                    f"ClickHouse did not start:\n{log_file.read_text(errors='replace')[-2000:]}"
                 )
             time.sleep(0.05)
         return self

@@ -69,9 +69,9 @@ def opened(call: Call, row: Row) -> Row:
 
 
 def changed(call: Call, row: Row) -> Row:
-    """chmod, fchmod, fchmodat: the path of a descriptor, or the directory's with the path given behind it.
+    """chmod, fchmod, fchmodat: a descriptor's path, or the given path appended to the directory.
 
-    Where the row of a call by path has the kernel's own (it says of no user memory in it), strace has none to compare it with.
+    If a row by path has the kernel's path (no flag of user memory), strace has none to compare.
     """
     wanted: Row = {"return_code": call.result, "at_flags": 0, "dirfd": AT_FDCWD, "fd": -1}
     if call.name == "fchmod":

@@ -67,12 +67,14 @@ def build(folder: Path, bits: int) -> Path:
 
 
 def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) -> CallResults:
-    """Makes the calls. Bytes are passed as a pointer to them, with a NUL behind; a list as one to an array of the same.
+    """Makes the calls.
+
+    Bytes are passed as a pointer to them with a final NUL, a list as a pointer to an array.
 
     Args:
         program: Of `build`.
         calls: Names and arguments.
-        given: Descriptors that the program is to have.
+        given: Descriptors that the program inherits.
     """
     process = subprocess.Popen(
         [program],

@@ -1,8 +1,8 @@
-"""What the probes have under the running kernel: loads each, does known work, and prints one JSON document, its last line.
+"""Reports what the probes record on the running kernel of known work, as a last line of JSON.
 
 usage: PYTHONPATH=tests/support python -m infrasight_testbed.kernel_report      (as root)
 
-tests/test_other_kernels.py runs it under several kernels and holds docs/kernels.md against what it says.
+tests/test_other_kernels.py runs it on several kernels and compares it with docs/kernels.md.
 """
 
 import json

@@ -1,6 +1,8 @@
-"""The tables of docs/kernels.md: what kernel_report.py says of each kernel, as cells, and the cells that the document has.
+"""The tables of docs/kernels.md: as cells of a report of kernel_report.py, and as in the document.
 
-usage: PYTHONPATH=tests/support python -m infrasight_testbed.kernel_tables REPORT.json…      prints the tables of these reports
+usage: PYTHONPATH=tests/support python -m infrasight_testbed.kernel_tables REPORT.json…
+
+Prints the tables of these reports.
 """
 
 import json

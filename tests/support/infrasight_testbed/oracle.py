@@ -1,6 +1,7 @@
-"""Compares what the probes recorded of a descent of processes with what strace saw of it, call by call, thread by thread.
+"""Compares recorded rows of some processes with the calls that strace saw, thread by thread.
 
-A probe joins by a Comparison in `comparisons.py`: which calls are its own, and what a row must say of a call.
+A probe joins by a Comparison in `comparisons.py`, which names its calls and the expected row of a
+call.
 """
 
 import difflib
@@ -35,40 +36,40 @@ class Comparison:
 
     Attributes:
         calls: The system calls that make its events.
-        name: The row's field that tells calls of one thread apart best.
-        wanted: What a call's row must hold, by field. `quality` is compared without what is always there: that a text came from
-            user memory. The row itself is there for what strace does not show; without one, for the call's name alone, it is
-            empty.
-        outcome: What the row must hold that says how a call ended which came back before (`stage`, `in_progress`).
+        name: The field that distinguishes the calls of a thread best.
+        expected: Makes the expected fields of a call's row. `quality` is compared without the
+            flags of user memory. The recorded row is passed for what strace does not show; it
+            is empty where only the name is needed.
+        outcome: Makes the expected fields of the later outcome of a call in progress.
     """
 
     calls: frozenset[str]
     name: str
-    wanted: Callable[[Call, Row], Row]
+    expected: Callable[[Call, Row], Row]
     outcome: Callable[[Call, Row, Traced], Row] = lambda _call, _row, _traced: {}
 
-    def key(self, found: Row) -> bytes | int:
-        """The name, as far as it is never cut."""
-        name = found[self.name]
+    def key(self, row: Row) -> bytes | int:
+        """The name, up to a length at which neither side cuts it."""
+        name = row[self.name]
         return name if isinstance(name, int) else bytes(name)[:KEY_BYTES]
 
 
 @define
 class Verdict:
-    """What the comparison found.
+    """The result of a comparison.
 
     Attributes:
-        compared: How many rows fit a call of strace's, by probe.
+        compared: The number of rows that belong to a call of strace, by probe.
         missing: Calls without a row.
         surplus: Rows without a call.
-        wrong: A call, a field, what it must hold, what the row holds.
-        later: Calls whose file strace, which looks later than the probe, found deleted and the probe did not.
-        unended: Calls of threads that were killed in them; strace does not know how they ended, nor whether they began.
-        unbegun: Ends of calls that never began, of threads that were killed as strace held them at a call's entry; the kernel
-            announces such an end, which strace may never hear of.
-        outcomes: How many outcomes there are of what calls began, by probe.
-        awaited: Rows of calls that promise an outcome, which has not come.
-        said: What the compared rows say of themselves in `quality`, counted by probe.
+        wrong: A call, a field, its expected value, its recorded value.
+        later: Calls whose file was deleted for strace, which looks later, but not for the probe.
+        unended: Calls in which a thread was killed; strace shows neither result nor beginning.
+        unbegun: Ends of calls that never began, because the thread was killed while strace held
+            it at the entry. The kernel announces such an end; strace may not see it.
+        outcomes: The number of outcomes of calls in progress, by probe.
+        awaited: Rows of calls whose outcome did not come.
+        flags: The flags in `quality` of the compared rows, counted by probe.
     """
 
     compared: Counter[str] = field(factory=Counter)
@@ -80,22 +81,23 @@ class Verdict:
     unbegun: list[tuple[str, Row]] = field(factory=list)
     outcomes: Counter[str] = field(factory=Counter)
     awaited: list[Row] = field(factory=list)
-    said: Counter[tuple[str, str]] = field(factory=Counter)
+    flags: Counter[tuple[str, str]] = field(factory=Counter)
 
     def faults(self) -> set[str]:
-        """What of FAULTS there is."""
+        """The names of the faults that were found."""
         return {name for name in FAULTS if getattr(self, name)}
 
     def text(self) -> str:
-        """For people: the first of each kind."""
-        parts = [f"compared {dict(self.compared)}, outcomes {dict(self.outcomes)}, "]
-        parts[0] += (
-            f"unended {len(self.unended)}, unbegun {len(self.unbegun)}, later {len(self.later)}"
-        )
+        """A summary with the first faults of each kind."""
+        lines = [
+            f"compared {dict(self.compared)}, outcomes {dict(self.outcomes)}, unended "
+            f"{len(self.unended)}, unbegun {len(self.unbegun)}, later {len(self.later)}"
+        ]
         for name in FAULTS:
-            found = getattr(self, name)
-            parts += [f"{len(found)} {name}"] + [f"  {item}" for item in found[:5]]
-        return "\n".join(parts)
+            items = getattr(self, name)
+            lines.append(f"{len(items)} {name}")
+            lines += [f"  {item}" for item in items[:5]]
+        return "\n".join(lines)
 
 
 @define
@@ -103,44 +105,44 @@ class Oracle:
     """All installed probes, recording at once.
 
     Attributes:
-        recorder: What records.
-        kept: What it has delivered.
+        recorder: The recorder of all probes.
+        recorded: What it has delivered.
     """
 
     recorder: Recorder
-    kept: Recording
+    recorded: Recording
     _first: int = 0
 
     def begin(self) -> None:
-        """Leaves out what was delivered before: a thread's id may come again."""
-        self._first = len(self.kept.deliveries)
+        """Ignores earlier deliveries: thread ids may be reused."""
+        self._first = len(self.recorded.deliveries)
 
     def rows(self, traced: Traced) -> dict[str, list[Row]]:
         """The rows since `begin` of the threads that strace saw, by probe."""
         submitted = {probe: counts.submitted for probe, counts in self.recorder.counts().items()}
         until(
-            lambda: all(self._came()[probe] >= number for probe, number in submitted.items()),
-            "all events have come",
+            lambda: all(self._delivered()[probe] >= number for probe, number in submitted.items()),
+            "all events are delivered",
         )
         rows: dict[str, list[Row]] = {probe: [] for probe in submitted}
         threads = pa.array(sorted(traced.threads), pa.uint32())
-        for delivery in self.kept.deliveries[self._first :]:
+        for delivery in self.recorded.deliveries[self._first :]:
             ours = pc.is_in(delivery.batch["tid"].cast(pa.uint32()), threads)
             rows[delivery.probe] += delivery.batch.filter(ours).to_pylist()
         return rows
 
-    def _came(self) -> Counter[str]:
-        came: Counter[str] = Counter()
-        for delivery in self.kept.deliveries:
-            came[delivery.probe] += delivery.batch.num_rows
-        return came
+    def _delivered(self) -> Counter[str]:
+        rows: Counter[str] = Counter()
+        for delivery in self.recorded.deliveries:
+            rows[delivery.probe] += delivery.batch.num_rows
+        return rows
 
 
-class _Roomy(PluginManager):
-    """The installed plugins, with blocks that hold a storm of paths of 4 KiB: stress-ng makes those."""
+class _LargeBlocksPluginManager(PluginManager):
+    """The installed plugins with large blocks, because stress-ng makes storms of long paths."""
 
     def load_bpf(self, probe: str, kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-        """The probe's program."""
+        """The probe's program with more slots."""
         program = super().load_bpf(probe, kernel, options)
         return evolve(program, slots=max(program.slots, SLOTS))
 
@@ -148,15 +150,15 @@ class _Roomy(PluginManager):
 @contextmanager
 def oracle() -> Iterator[Oracle]:
     """Records with every installed probe while the body runs."""
-    plugins = _Roomy.discover()
-    kept = Recording()
+    plugins = _LargeBlocksPluginManager.discover()
+    recorded = Recording()
     assert not plugins.failures, plugins.failures
-    recorder = kept.recorder = Recorder(plugins, LoadSettings(memory=MEMORY), "here", kept)
+    recorder = Recorder(plugins, LoadSettings(memory=MEMORY), "here", recorded)
     for probe in plugins.probes():
         recorder.attach(probe, {})
     recorder.start()
     try:
-        yield Oracle(recorder, kept)
+        yield Oracle(recorder, recorded)
     finally:
         recorder.stop()
         assert recorder.failure is None
@@ -167,9 +169,9 @@ def compare(
 ) -> Verdict:
     """Compares each thread's rows, in the order of their calls' beginnings, with its calls."""
     verdict = Verdict()
-    probe_of = {
-        call: probe for probe, comparison in comparisons.items() for call in comparison.calls
-    }
+    probe_of = {}
+    for probe, comparison in comparisons.items():
+        probe_of.update(dict.fromkeys(comparison.calls, probe))
     calls = defaultdict[int, list[Call]](list)
     recorded = defaultdict[int, list[tuple[str, Row]]](list)
     for seen in traced.calls:
@@ -189,41 +191,39 @@ def compare(
             if call and pair:
                 _check(verdict, call, *pair, comparisons)
                 _check_outcome(verdict, call, *pair, comparisons, outcomes, traced)
+            elif call and call.result is not None:
+                verdict.missing.append(call)
             elif call:
-                (verdict.missing if call.result is not None else verdict.unended).append(call)
+                verdict.unended.append(call)
+            elif pair and tid in traced.killed and _has_only_an_end(pair[1]):
+                verdict.unbegun.append(pair)
             elif pair:
-                (
-                    verdict.unbegun
-                    if tid in traced.killed and _is_end_alone(pair[1])
-                    else verdict.surplus
-                ).append(pair)
+                verdict.surplus.append(pair)
     verdict.surplus += [(probe, row) for (probe, _), left in outcomes.items() for row in left]
     return verdict
 
 
-def _is_end_alone(row: Row) -> bool:
+def _has_only_an_end(row: Row) -> bool:
     return "entry_missing" in row["quality"] and row["return_code"] == -errno.ENOSYS
 
 
 def _check(
     verdict: Verdict, call: Call, probe: str, row: Row, comparisons: Mapping[str, Comparison]
 ) -> None:
-    if (
-        call.result is None
-    ):  # killed before it began, the kernel may announce its end alone: such a row has no more than that
+    if call.result is None:  # the thread was killed; the row may have no more than the call's end
         verdict.unended.append(call)
         return
-    quality = [said for said in row["quality"] if not said.endswith("_user_memory")]
-    wanted = comparisons[probe].wanted(call, row)
+    quality = [flag for flag in row["quality"] if not flag.endswith("_user_memory")]
+    expected = comparisons[probe].expected(call, row)
     found = {**row, "quality": quality}
-    if wanted.get("deleted") and not found["deleted"]:
+    if expected.get("deleted") and not found["deleted"]:
         verdict.later.append(call)
-        del wanted["deleted"]
+        del expected["deleted"]
     verdict.wrong += [
-        (call, name, value, found[name]) for name, value in wanted.items() if found[name] != value
+        (call, name, value, found[name]) for name, value in expected.items() if found[name] != value
     ]
     verdict.compared[probe] += 1
-    verdict.said.update((probe, said) for said in quality)
+    verdict.flags.update((probe, flag) for flag in quality)
 
 
 def _check_outcome(
@@ -243,10 +243,10 @@ def _check_outcome(
         verdict.awaited.append(row)
         return
     outcome = found.pop(0)
-    wanted = comparisons[probe].outcome(call, row, traced)
+    expected = comparisons[probe].outcome(call, row, traced)
     verdict.wrong += [
         (call, name, value, outcome[name])
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if outcome[name] != value
     ]
     verdict.outcomes[probe] += 1
@@ -261,7 +261,7 @@ def _aligned(
     """Pairs calls and rows in order; the longest equal runs realign the rest."""
     compared = [(probe_of[call.name], comparisons[probe_of[call.name]]) for call in calls]
     theirs = [
-        (probe, comparison.key(comparison.wanted(call, {})))
+        (probe, comparison.key(comparison.expected(call, {})))
         for call, (probe, comparison) in zip(calls, compared, strict=True)
     ]
     ours = [(probe, comparisons[probe].key(row)) for probe, row in rows]

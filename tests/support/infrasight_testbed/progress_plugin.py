@@ -49,7 +49,7 @@ class Progress:
         category, _, word = yield
         if category in ("failed", "error", "xpassed"):
             return category, f"\n{category.upper()} {report.nodeid}\n", word
-        return category, "", ""
+        return category, "", word
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Counts an outcome under its file."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-# Numbers as numbers, every byte of every string; what is behind a descriptor, of a socket both its ends.
+# Numbers as numbers, every byte of every string, and the files and sockets of descriptors.
 OPTIONS = ("-f", "--decode-fds=path,socket", "-xx", "-X", "raw", "-s", "65536")
 _RESTARTS = {
     "ERESTARTSYS": 512,
@@ -38,7 +38,7 @@ class Number:
 
     Attributes:
         value: It; 0 for NULL.
-        link: The descriptor's link in /proc, or, as strace writes it, what is known of a socket; empty for what is none.
+        link: The descriptor's link in /proc, or strace's text about a socket; empty if it is none.
         deleted: Whether the link says so.
     """
 
@@ -74,7 +74,7 @@ class Call:
         end: The line on which it ended.
         name: The call's.
         arguments: As they were passed.
-        result: What it returned, or the negative errno; None where the thread did not live to see the end.
+        result: The result or negative errno; None if the thread was killed in the call.
         link: Of the descriptor that it returned.
         deleted: Whether that link says so.
     """

@@ -177,7 +177,8 @@ class System:
     def rows(self, marker: str, columns: str = "*") -> list[dict[str, Any]]:
         """The execve events with the marker as second argument, by time."""
         return self.query(
-            f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' ORDER BY time, sequence"
+            f"SELECT {columns} FROM execve_events WHERE argv[2] = '{marker}' "
+            "ORDER BY time, sequence"
         )
 
     def stop(self) -> None:

@@ -155,7 +155,8 @@ def make_requests(
         uid: The user and group who makes them.
         requests: What is asked for.
         setup: IORING_SETUP_*, and NEVER_TAKE to leave the completions where they are.
-        completions: The size of the completion queue, one request at a time; by default there is room, and 32 go at a time.
+        completions: The size of the completion queue, for one request at a time; by default it is
+            large, and 32 requests go at a time.
         given: Descriptors that the program is to have.
     """
     command = [str(program), hex(setup), str(completions)]

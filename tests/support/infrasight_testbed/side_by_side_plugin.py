@@ -18,6 +18,14 @@ class FileOrGroupScheduling(LoadGroupScheduling):  # type: ignore[misc] # xdist 
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts all tests of the control plane into one group, so that only one is started."""
+    for item in items:
+        if "control_plane" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_xdist_make_scheduler(
     config: pytest.Config, log: Producer
 ) -> FileOrGroupScheduling | None:

@@ -213,7 +213,7 @@ def test_steps_are_in_the_order_of_the_calls() -> None:
 
 
 def test_no_other_file_runs() -> None:
-    """A batch that goes from its block to the outbox, and is accepted, runs code of no other file."""
+    """A batch on its way from its block to the server's acceptance runs code of no other file."""
     golden = GoldenBlocks(ROOT / "infrasight-probe-execve/tests/golden")
     plugins = PluginManager.discover(["execve"])
     schema = plugins.schemas()["execve"]

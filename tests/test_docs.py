@@ -68,10 +68,28 @@ def test_glossary_defines_each_term_once() -> None:
     assert {"dropped", "skipped", "missing", "rejected"} <= set(terms)
 
 
+def metrics() -> dict[str, set[str]]:
+    """The labels of every metric in the generated reference."""
+    reference = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(infrasight_\w+)` \| \w+ \| ([^|]*) \|", reference, re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+
+
+def test_documented_labels_exist() -> None:
+    """Every label that a document names in braces behind a metric is one of that metric's."""
+    unknown = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, labels in re.findall(r"\b(infrasight_\w+)\{([^}]*)\}", text):
+            used = set(re.findall(r"(\w+)(?=[=,]|$)", re.sub(r'"[^"]*"', "", labels)))
+            if used - metrics().get(name, set()):
+                unknown.append(f"{page.relative_to(ROOT)}: {name}{{{labels}}}")
+    assert unknown == []
+
+
 def test_documented_metrics_exist() -> None:
     """Every metric that a document names is in the generated reference."""
-    reference = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    existing = set(re.findall(r"^\| `(infrasight_\w+)` \|", reference, re.MULTILINE))
+    existing = metrics().keys()
     modules = {path.parent.name for path in ROOT.glob("infrasight-*/src/*/__init__.py")}
     unknown = [
         f"{page.relative_to(ROOT)}: {name}"

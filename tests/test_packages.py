@@ -170,12 +170,12 @@ def test_what_fails_is_named_and_the_others_are_installed(
     )
     assert names(target) == {"demo_good.py", "demo_helper.py", "demo_alone.py"}
     said = {
-        "demo-forged": "does not match the hashes that are given",
+        "demo-forged": "does not match the given hashes",
         "demo-absent": "Could not find a version that satisfies the requirement demo-absent==1.0 (from versions: none)",
         "demo-greedy": f"demo-greedy 1.0 depends on numpy>=99 and The user requested (constraint) numpy=={NUMPY}",
-        "demo-alone": "needs demo-missing>=2, which is not there",
-        "demo-taker": "it would hide attr,",
-        "pyarrow": "what it holds is not replaced",
+        "demo-alone": "requires demo-missing>=2, which is not installed",
+        "demo-taker": "it would hide attr of",
+        "pyarrow": "packages of the image are not replaced",
         "demo-good --index-url=x": "is not the name of a package",
     }
     assert done.failures.keys() == said.keys()
@@ -194,7 +194,7 @@ def test_an_index_that_is_away_is_named_and_what_was_there_goes(
     index.stop()
     done = install(operator.address, target, index.environment)
     assert (done.status, done.installed, names(target)) == (0, [], set())
-    assert "the index does not answer" in done.failures["demo-one"]
+    assert "the package index does not answer" in done.failures["demo-one"]
     assert "refused" in done.failures["demo-one"]
 
 

@@ -1,4 +1,4 @@
-"""Where logs go and what they look like."""
+"""The destination and the form of logs."""
 
 import json
 import os
@@ -15,17 +15,16 @@ import logging, structlog
 from infrasight_core import logs
 logs.configure("info")
 log = structlog.get_logger("x")
-log.debug("too little")
+log.debug("discarded")
 log.info("attached", probe="execve")
 logging.getLogger("grpc").warning("from %s", "below")
 """
 
 
-def test_json_lines_on_stderr() -> None:
-    """In a pipe each line is JSON, the standard library's too; stdout stays for the output."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
-    )
+def test_logs_are_json_lines_in_a_pipe() -> None:
+    """Each line on stderr is JSON, also those of the standard library; stdout stays empty."""
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     first, second = map(json.loads, done.stderr.splitlines())
     assert done.stdout == ""
     assert (first["event"], first["probe"], first["level"]) == ("attached", "execve", "info")
@@ -33,18 +32,18 @@ def test_json_lines_on_stderr() -> None:
     assert first["timestamp"].endswith("Z")
 
 
-def test_readable_on_a_terminal() -> None:
-    """On a terminal the lines are for people."""
-    ours, theirs = pty.openpty()
-    subprocess.run([sys.executable, "-c", SCRIPT], stderr=theirs, check=True)
-    text = os.read(ours, 65536).decode()
-    os.close(ours)
-    os.close(theirs)
+def test_logs_are_readable_on_a_terminal() -> None:
+    """The lines of a terminal are no JSON."""
+    terminal, child_end = pty.openpty()
+    subprocess.run([sys.executable, "-c", SCRIPT], stderr=child_end, check=True)
+    text = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    os.close(child_end)
     assert "attached" in text
     assert "{" not in text
 
 
-def test_an_unknown_level() -> None:
-    """A level that is none is refused with those that are."""
+def test_unknown_level_is_rejected() -> None:
+    """The error names the levels that are allowed."""
     with pytest.raises(ConfigError, match="'loud': allowed are debug, info, warning, error"):
         logs.configure("loud")

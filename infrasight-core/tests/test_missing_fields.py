@@ -1,4 +1,4 @@
-"""Fields that events went without are counted by column, on the agent and by verify."""
+"""Missing fields are counted by column, by the agent and by `infrasight verify`."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from infrasight_core.cli.missing_fields import add_missing_fields, summary
 from infrasight_core.plugin.quality import QualityMasks
 
 
-def test_flags_are_counted_by_column() -> None:
-    """Of each flag `…_missing` its rows, of the rows those that have any; other flags are none; a slice counts its own rows."""
+def test_agent_counts_missing_fields_by_column() -> None:
+    """Each `…_missing` flag counts for its column; other flags do not; a slice counts its rows."""
     bits = ("entry_missing", "argv_cut", "argv_missing", "cwd_missing")
     masks = np.array([0b0010, 0b0100, 0b1100, 0, 0b0001, 0b0110], np.uint64)
     count_missing_fields("missing-test", QualityMasks(masks, bits).names())
@@ -42,13 +42,13 @@ def test_flags_are_counted_by_column() -> None:
         ),
     ],
 )
-def test_verify_names_the_most_frequent(
+def test_verify_names_the_most_frequent_columns(
     found: list[tuple[int, int, dict[str, list[Any]]]],
     share: float,
     fields: dict[str, int],
     short: str,
 ) -> None:
-    """The share of rows, the columns with the most frequent first, and both in a few words."""
+    """A row has the share of incomplete rows and its columns, the most frequent one first."""
     row: dict[str, Any] = {"node": "n", "probe": "p"}
     asked = [
         {"node": "n", "probe": "p", "rows": rows, "incomplete_rows": incomplete, "fields": f}

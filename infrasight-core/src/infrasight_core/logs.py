@@ -1,4 +1,4 @@
-"""Structured logs on stderr: readable lines on a terminal, JSON lines anywhere else."""
+"""Configures structured logs on stderr: readable lines on a terminal, JSON lines elsewhere."""
 
 import logging
 import sys
@@ -11,13 +11,13 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure(level: str) -> None:
-    """Sends structlog's and the standard library's logs to stderr.
+    """Sends the logs of structlog and of the standard library to stderr.
 
     Args:
-        level: `debug`, `info`, `warning` or `error`; what is below is left out.
+        level: `debug`, `info`, `warning` or `error`; messages of lower levels are discarded.
 
     Raises:
-        ConfigError: No such level.
+        ConfigError: The level does not exist.
     """
     if level not in LEVELS:
         raise ConfigError(f"log level {level!r}: allowed are {', '.join(LEVELS)}")
@@ -27,19 +27,19 @@ def configure(level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    on_terminal = sys.stderr.isatty()
-    render: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if on_terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    render: list[structlog.types.Processor]
+    if sys.stderr.isatty():
+        traceback_formatter = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(exception_formatter=traceback_formatter)]
+    else:
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # grpc, asyncio and others log through the standard library: the same place, the same form.
+    # grpc, asyncio and others log through the standard library, in the same form.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -1,12 +1,12 @@
 """The version of this distribution."""
 
 from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
+from importlib.metadata import version as distribution_version
 
 
 def version() -> str:
-    """Of infrasight-core as it is installed; `unknown` where it runs from a folder that is not."""
+    """Returns the installed version of infrasight-core; `unknown` if it is not installed."""
     try:
-        return _version("infrasight-core")
+        return distribution_version("infrasight-core")
     except PackageNotFoundError:
         return "unknown"

@@ -11,7 +11,7 @@ from infrasight_core.agent.control_stream import ControlStream
 from infrasight_core.agent.saved_configuration import SavedConfiguration
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, PluginError
-from infrasight_core.packages.report import Installed, read_report
+from infrasight_core.packages.report import ReportMessages, read_report
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ class OperatorLink:
         self.rejected = ""
         self._settings = settings
         self._add_state = add_state
-        self._packages = read_report(settings.packages) if settings.packages else Installed()
+        self._packages = read_report(settings.packages) if settings.packages else ReportMessages()
         self._stream = ControlStream(peer, self.report, self._receive)
         self._file = SavedConfiguration(settings.state)
         self._file_failure = ""

@@ -87,9 +87,9 @@ def command(
     from infrasight_core.net.operator_client import fetch_configuration
     from infrasight_core.packages.install import Installation
     from infrasight_core.packages.report import PackageFailure, PackagesReport
-    from infrasight_core.packages.target import emptied
+    from infrasight_core.packages.target import prepare_target
 
-    emptied(target)
+    prepare_target(target)
     try:
         peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), bool(plaintext))
         packages = fetch_configuration(node, peer, timeout).packages

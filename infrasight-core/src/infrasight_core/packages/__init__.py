@@ -1,1 +1,1 @@
-"""Packages that a node's policies want beside the agent's own: installed into a folder before the agent starts."""
+"""Plugin packages that a node's policies require, installed into a folder before the agent starts."""

@@ -1,4 +1,4 @@
-"""What is installed in a folder, or in this Python without it, and whether that is all that something in it needs."""
+"""Inspects installed distributions: their versions, their unmet requirements, modules they hide."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,65 +10,68 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+_MODULE_SUFFIXES = (".py", ".so")
 
-def versions_in(paths: list[str]) -> dict[str, str]:
-    """The versions of the distributions in some folders, by normalized name; where one is there twice, the first counts."""
-    found: dict[str, str] = {}
+
+def installed_versions(paths: list[str]) -> dict[str, str]:
+    """Returns the versions of the distributions in some folders, by normalized name.
+
+    Of two distributions with the same name, the first one counts, as it does for an import.
+    """
+    versions: dict[str, str] = {}
     for distribution in distributions(path=paths):
         if _is_version(distribution.version):
-            found.setdefault(canonicalize_name(distribution.name), distribution.version)
-    return found
+            versions.setdefault(canonicalize_name(distribution.name), distribution.version)
+    return versions
 
 
 def image_paths(target: Path) -> list[str]:
-    """Where this Python looks for packages, but for the folder."""
+    """Returns the folders where this Python looks for packages, without the target folder."""
     return [path for path in sys.path if Path(path).resolve() != target.resolve()]
 
 
-def hides(files: Sequence[Path], paths: list[str]) -> str:
-    """The first module that files would hide, were they before some folders on the path; empty where there is none.
+def find_hidden_module(files: Sequence[Path], paths: list[str]) -> str:
+    """Returns the first module that files would hide in some folders; empty if there is none.
 
     Args:
-        files: As they lie below a folder of the path.
+        files: Files of a folder that comes before those folders on the path, relative to it.
         paths: The folders.
     """
-    packages = {
-        file.parts[0] for file in files if len(file.parts) == 2 and file.name == "__init__.py"
-    }
-    modules = {
-        file.name.partition(".")[0]
-        for file in files
-        if len(file.parts) == 1 and file.suffix in (".py", ".so")
-    }
+    packages = set()
+    modules = set()
+    for file in files:
+        if len(file.parts) == 2 and file.name == "__init__.py":
+            packages.add(file.parts[0])
+        elif len(file.parts) == 1 and file.suffix in _MODULE_SUFFIXES:
+            modules.add(file.name.partition(".")[0])
     for name in sorted(packages | modules):
         if PathFinder.find_spec(name, paths) is not None:
             return name
-    shared = (
-        file for file in files if file.suffix in (".py", ".so") and file.parts[0] not in packages
-    )
-    return next(
-        (str(file) for file in shared if any((Path(path) / file).exists() for path in paths)), ""
-    )
+    for file in files:  # of namespace packages, whose folders may be shared but not their files
+        if file.suffix not in _MODULE_SUFFIXES or file.parts[0] in packages:
+            continue
+        if any((Path(path) / file).exists() for path in paths):
+            return str(file)
+    return ""
 
 
-def lacking(target: Path, name: str, there: Mapping[str, str]) -> Iterator[str]:
-    """What a distribution in the folder needs and is not there, each in some words.
+def unmet_requirements(target: Path, name: str, versions: Mapping[str, str]) -> Iterator[str]:
+    """Yields a description of each requirement of a distribution that is not met.
 
     Args:
-        target: The folder.
+        target: The folder of the distribution.
         name: The distribution's name.
-        there: All versions, by normalized name.
+        versions: All installed versions, by normalized name.
     """
-    for requirement in _requirements(
-        next(iter(distributions(path=[str(target)], name=name)), None)
-    ):
+    distribution = next(iter(distributions(path=[str(target)], name=name)), None)
+    for requirement in _requirements(distribution):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = there.get(canonicalize_name(requirement.name))
+        version = versions.get(canonicalize_name(requirement.name))
         if version is None:
-            yield f"{requirement}, which is not there"
+            yield f"{requirement}, which is not installed"
         elif not requirement.specifier.contains(version, prereleases=True):
-            yield f"{requirement}, and {version} is there"
+            yield f"{requirement}, but {version} is installed"
 
 
 def _requirements(distribution: Distribution | None) -> Iterator[Requirement]:
@@ -76,7 +79,7 @@ def _requirements(distribution: Distribution | None) -> Iterator[Requirement]:
         try:
             yield Requirement(text)
         except InvalidRequirement:
-            continue  # pip has taken it, so it is an old form that pip alone still reads
+            continue  # pip installed it, so this is a legacy form that only pip still reads
 
 
 def _is_version(text: str) -> bool:

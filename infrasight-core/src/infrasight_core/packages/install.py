@@ -1,9 +1,10 @@
-"""Installing a node's packages, one by one, beside what the agent's image holds.
+"""Installs a node's packages one by one, beside the packages of the agent's image.
 
-What the image holds stays as it is: it satisfies what the packages need, and none of it is copied into the folder, which comes
-before it on the agent's path. So a package without hashes is resolved first, with the image's versions and the other packages'
-as constraints, and then exactly what that found missing is installed. A package with hashes is installed by itself, because
-nothing that is not hashed may come with it: what it needs must be in the image or be named, too.
+The packages of the image never change: they satisfy requirements, and none of them is copied into
+the folder, which comes before them on the agent's path. A package without hashes is therefore
+resolved first, with the versions of the image and of the other packages as constraints, and then
+only what is missing is installed. A package with hashes is installed alone, because nothing
+without a hash may come with it: its requirements must be in the image, or listed as well.
 """
 
 import json
@@ -20,7 +21,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from infrasight_core.errors import InstallError
-from infrasight_core.packages.image import hides, image_paths, lacking, versions_in
+from infrasight_core.packages.image import (
+    find_hidden_module,
+    image_paths,
+    installed_versions,
+    unmet_requirements,
+)
 from infrasight_core.packages.pip import run_pip
 from infrasight_core.packages.report import InstalledPackage, PackageFailure, PackagesReport
 
@@ -30,134 +36,151 @@ _HASH = re.compile(r"sha(256|384|512):[0-9a-f]{64,128}", re.ASCII)
 
 
 class Installation:
-    """Installs into one folder.
+    """Installs packages into a folder.
 
     Args:
-        target: The folder; empty.
-        packages: What is wanted.
-        seconds: How long all of it may take.
+        target: The folder, which is empty.
+        packages: The packages to install.
+        seconds: The time limit for all of them together.
     """
 
     def __init__(self, target: Path, packages: Iterable[Package], seconds: float) -> None:
-        self._target, self._packages = target, list(packages)
+        self._target = target
+        self._packages = list(packages)
         self._deadline = time.monotonic() + seconds
-        self._image = versions_in(image_paths(target))
+        self._image = installed_versions(image_paths(target))
 
     def run(self) -> PackagesReport:
-        """Installs what can be installed; what became of each package."""
+        """Installs every package that can be installed, and reports the outcome of each."""
+        failures = self._install_all()
+        self._check_requirements(failures)
+        for name, reason in failures.items():
+            log.error("package not installed", package=name, reason=reason)
+        installed = tuple(
+            InstalledPackage(package.name, package.version)
+            for package in self._packages
+            if package.name not in failures
+        )
+        failed = tuple(PackageFailure(name, reason) for name, reason in failures.items())
+        return PackagesReport(installed, failed)
+
+    def _install_all(self) -> dict[str, str]:
+        """Installs the packages; returns the reasons of the failures by package."""
         failures: dict[str, str] = {}
         with tempfile.TemporaryDirectory(prefix=".installing-", dir=self._target) as work:
             for number, package in enumerate(self._packages):
                 try:
-                    _check(package)
+                    _require_valid(package)
                     self._install(package, Path(work) / str(number))
                 except (InstallError, OSError) as error:
                     failures[package.name] = str(error)
-        there = self._image | versions_in([str(self._target)])
+        return failures
+
+    def _check_requirements(self, failures: dict[str, str]) -> None:
+        """Adds a failure for each installed package that lacks a requirement."""
+        versions = self._versions()
         for package in self._packages:
-            if package.name not in failures and (
-                lacks := list(lacking(self._target, package.name, there))
-            ):
+            if package.name in failures:
+                continue
+            unmet = list(unmet_requirements(self._target, package.name, versions))
+            if unmet:
                 failures[package.name] = (
-                    f"it is installed, and needs {'; '.join(lacks)}: name it with the packages, too"
+                    f"it is installed but requires {'; '.join(unmet)}: add that to the packages"
                 )
-        for name, reason in failures.items():
-            log.error("package not installed", package=name, reason=reason)
-        installed = [
-            InstalledPackage(p.name, p.version) for p in self._packages if p.name not in failures
-        ]
-        return PackagesReport(
-            tuple(installed),
-            tuple(PackageFailure(name, reason) for name, reason in failures.items()),
-        )
 
     def _install(self, package: Package, work: Path) -> None:
-        name, wanted = canonicalize_name(package.name), Version(package.version)
-        if name in self._image:
-            if Version(self._image[name]) != wanted:
+        image_version = self._image.get(canonicalize_name(package.name))
+        if image_version is not None:
+            if Version(image_version) != Version(package.version):
                 raise InstallError(
-                    f"the agent's image holds {package.name} {self._image[name]}, and what it holds is not replaced: "
-                    "use an image with the wanted version"
+                    f"the agent's image has {package.name} {image_version}, and packages of the "
+                    "image are not replaced: use an image with the required version"
                 )
             return
         work.mkdir()
         if package.hashes:
-            lines = [
-                f"{package.name}=={package.version} "
-                + " ".join(f"--hash={h}" for h in package.hashes)
-            ]
+            hashes = " ".join(f"--hash={digest}" for digest in package.hashes)
+            requirements = [f"{package.name}=={package.version} {hashes}"]
         else:
-            lines = self._resolved(package, work)
-        if lines:
-            listed = work / "requirements.txt"
-            listed.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            self._pip(
-                work,
-                "--no-deps",
-                "--no-compile",
-                "--target",
-                str(work / "new"),
-                "--requirement",
-                str(listed),
-            )
+            requirements = self._resolve(package, work)
+        if requirements:
+            file = work / "requirements.txt"
+            file.write_text("\n".join(requirements) + "\n", encoding="utf-8")
+            options = ("--no-deps", "--no-compile", "--target", str(work / "new"))
+            self._pip(work, *options, "--requirement", str(file))
             self._merge(work / "new")
         log.info("package installed", package=package.name, version=package.version)
 
-    def _resolved(self, package: Package, work: Path) -> list[str]:
-        """The requirements that a package brings, itself among them: what neither the image nor the folder has."""
-        held = self._image | versions_in([str(self._target)])
-        pinned = {
-            canonicalize_name(p.name): p.version
-            for p in self._packages
-            if p is not package and not _wrong(p)
+    def _resolve(self, package: Package, work: Path) -> list[str]:
+        """Returns the package and its dependencies, except those that are already installed."""
+        constraints = {
+            canonicalize_name(other.name): other.version
+            for other in self._packages
+            if other is not package and not _find_mistake(other)
         }
-        constraints, report = work / "constraints.txt", work / "resolved.json"
-        constraints.write_text(
-            "".join(f"{n}=={v}\n" for n, v in (pinned | held).items()), encoding="utf-8"
-        )
-        asked = f"{package.name}=={package.version}"
-        self._pip(
-            work, "--dry-run", "--report", str(report), "--constraint", str(constraints), asked
-        )
-        found = json.loads(report.read_text(encoding="utf-8"))["install"]
-        return [f"{item['metadata']['name']}=={item['metadata']['version']}" for item in found]
+        constraints |= self._versions()
+        lines = [f"{name}=={version}\n" for name, version in constraints.items()]
+        constraints_file = work / "constraints.txt"
+        constraints_file.write_text("".join(lines), encoding="utf-8")
+        report = work / "resolved.json"
+        options = ("--dry-run", "--report", str(report), "--constraint", str(constraints_file))
+        self._pip(work, *options, f"{package.name}=={package.version}")
+        resolved = json.loads(report.read_text(encoding="utf-8"))["install"]
+        metadata = [item["metadata"] for item in resolved]
+        return [f"{item['name']}=={item['version']}" for item in metadata]
+
+    def _versions(self) -> dict[str, str]:
+        """Returns the versions in the image and in the folder, by normalized name."""
+        return self._image | installed_versions([str(self._target)])
 
     def _pip(self, work: Path, *arguments: str) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise InstallError(
-                "the time for installing packages was over before its turn came; see --timeout"
-            )
-        # pip sees what is in the folder, as the agent will; its cache spares it to fetch twice what it has resolved.
-        paths = {"PYTHONPATH": str(self._target), "PIP_CACHE_DIR": str(work.parent / "cache")}
-        run_pip(arguments, paths, left)
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise InstallError("the time limit for all packages was reached; see --timeout")
+        # pip sees the packages in the folder, as the agent will. With its cache it does not fetch
+        # again what it has resolved.
+        environment = {
+            "PYTHONPATH": str(self._target),
+            "PIP_CACHE_DIR": str(work.parent / "cache"),
+        }
+        run_pip(arguments, environment, remaining)
 
     def _merge(self, new: Path) -> None:
-        """Moves what was installed into the folder. Packages may share folders, but no file, and hide none of the image's."""
+        """Moves installed files into the folder; they may replace no file and hide no module."""
         files = [path.relative_to(new) for path in sorted(new.rglob("*")) if not path.is_dir()]
-        if taken := [file for file in files if (self._target / file).exists()]:
+        existing = [file for file in files if (self._target / file).exists()]
+        if existing:
             raise InstallError(
-                f"another package has brought {taken[0]}, and {len(taken) - 1} more of its files, already"
+                f"another package has installed {existing[0]} and {len(existing) - 1} more of its "
+                "files"
             )
-        if hidden := hides(files, image_paths(self._target)):
-            raise InstallError(f"it would hide {hidden}, which the agent's image holds")
+        hidden = find_hidden_module(files, image_paths(self._target))
+        if hidden:
+            raise InstallError(f"it would hide {hidden} of the agent's image")
         for file in files:
             (self._target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(new / file, self._target / file)
 
 
-def _wrong(package: Package) -> str:
-    """What is wrong with a package's words; they stand in files that pip reads, so nothing else may."""
+def _find_mistake(package: Package) -> str:
+    """Returns what is malformed in a package; empty if nothing is.
+
+    Name, version and hashes are written to files that pip reads, so they must not hold anything
+    else.
+    """
     if not _NAME.fullmatch(package.name):
         return f"{package.name!r} is not the name of a package"
     try:
         Version(package.version)
     except InvalidVersion:
         return f"{package.version!r} is not an exact version"
-    wrong = [text for text in package.hashes if not _HASH.fullmatch(text)]
-    return f"{wrong[0]!r} is not a hash, such as sha256:…" if wrong else ""
+    for text in package.hashes:
+        if not _HASH.fullmatch(text):
+            return f"{text!r} is not a hash, such as sha256:…"
+    return ""
 
 
-def _check(package: Package) -> None:
-    if wrong := _wrong(package):
-        raise InstallError(wrong)
+def _require_valid(package: Package) -> None:
+    mistake = _find_mistake(package)
+    if mistake:
+        raise InstallError(mistake)

@@ -1,4 +1,4 @@
-"""Running pip, and what it says in the end, for people."""
+"""Runs pip, and extracts the reason of a failure from its output."""
 
 import os
 import re
@@ -17,21 +17,21 @@ _OPTIONS = (
     "ignore",
 )
 _URL_USER = re.compile(r"(?<=://)[^/\s@]*@")
-_BROKEN = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': ")
-_MISSING = re.compile(r"ERROR: Could not find a version .*")
+_CONNECTION_BROKEN = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': ")
+_NO_VERSION = re.compile(r"ERROR: Could not find a version .*")
 _CONFLICT = re.compile(r"The conflict is caused by:\n(.*?)\n\n", re.DOTALL)
 
 
 def run_pip(arguments: Sequence[str], environment: Mapping[str, str], seconds: float) -> None:
-    """Runs `pip install` of the Python that runs here.
+    """Runs `pip install` with the running Python.
 
     Args:
-        arguments: What to install, and how.
-        environment: Variables in place of those of this process.
-        seconds: How long it may take.
+        arguments: The arguments of `pip install`.
+        environment: Variables that override those of this process.
+        seconds: The time limit.
 
     Raises:
-        InstallError: It failed; why, in one line.
+        InstallError: pip failed; the message is the reason, in one line.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pip", "install", *_OPTIONS, *arguments],
@@ -41,36 +41,37 @@ def run_pip(arguments: Sequence[str], environment: Mapping[str, str], seconds: f
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # so that what it starts ends with it
+        start_new_session=True,  # so that its own child processes end with it
     )
     try:
-        said, _ = process.communicate(timeout=max(seconds, 1))
+        output, _ = process.communicate(timeout=max(seconds, 1))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-        raise InstallError(f"pip had not ended after {seconds:.0f} s; {reason_in(said)}") from None
+        output, _ = process.communicate()
+        reason = extract_reason(output)
+        raise InstallError(f"pip was stopped after {seconds:.0f} s: {reason}") from None
     if process.returncode:
-        raise InstallError(reason_in(said))
+        raise InstallError(extract_reason(output))
 
 
-def reason_in(said: str) -> str:
-    """Why pip failed: its last errors, and what they leave out.
+def extract_reason(output: str) -> str:
+    """Returns why pip failed, in one line: its last errors, and the causes that they omit.
 
     Args:
-        said: What it wrote.
+        output: The output of pip.
     """
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    if conflict := _CONFLICT.search(said):
+    if conflict := _CONFLICT.search(output):
         errors[-1:] = [" and ".join(line.strip() for line in conflict[1].splitlines())]
-    elif missing := _MISSING.search(said):
-        errors = [missing[0].removeprefix("ERROR: ")]
+    elif no_version := _NO_VERSION.search(output):
+        errors = [no_version[0].removeprefix("ERROR: ")]
     elif errors and "DO NOT MATCH THE HASHES" in errors[-1]:
-        errors = [
-            "it does not match the hashes that are given",
-            *lines[lines.index(f"ERROR: {errors[-1]}") + 1 :],
-        ]
-    if broken := _BROKEN.findall(said):
-        errors.append(f"the index does not answer: {broken[-1].rsplit('>: ', 1)[-1]}")
-    words = " ".join("; ".join(errors or lines[-1:] or ["pip said nothing"]).split())
-    return _URL_USER.sub("…@", words)
+        details = lines[lines.index(f"ERROR: {errors[-1]}") + 1 :]
+        errors = ["it does not match the given hashes", *details]
+    if broken := _CONNECTION_BROKEN.findall(output):
+        cause = broken[-1].rsplit(">: ", 1)[-1]
+        errors.append(f"the package index does not answer: {cause}")
+    parts = errors or lines[-1:] or ["pip printed no output"]
+    reason = " ".join("; ".join(parts).split())
+    return _URL_USER.sub("…@", reason)

@@ -1,4 +1,4 @@
-"""The report of `infrasight packages`: what it has installed beside the agent, and what it could not; the operator is told."""
+"""The report of `infrasight packages`, which the agent sends on to the operator."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ REPORT = "report.json"
 
 @frozen
 class InstalledPackage:
-    """A package that is there.
+    """A package that is installed.
 
     Attributes:
-        name: Its name, as asked for.
-        version: Its version.
+        name: The name by which it was requested.
+        version: The installed version.
     """
 
     name: str
@@ -28,11 +28,11 @@ class InstalledPackage:
 
 @frozen
 class PackageFailure:
-    """A package that is not there.
+    """A package that is not installed.
 
     Attributes:
-        name: Its name, as asked for.
-        reason: Why, in one line.
+        name: The name by which it was requested.
+        reason: The reason, in one line.
     """
 
     name: str
@@ -41,55 +41,52 @@ class PackageFailure:
 
 @frozen
 class PackagesReport:
-    """The file `report.json`.
+    """The content of `report.json`.
 
     Attributes:
-        installed: What is there.
-        failures: What is not.
+        installed: The packages that are installed.
+        failures: The packages that are not.
     """
 
     installed: tuple[InstalledPackage, ...] = ()
     failures: tuple[PackageFailure, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Writes the file. Raises ConfigError where it cannot be written."""
+        """Writes `report.json` to a folder. Raises ConfigError if it cannot be written."""
+        file = folder / REPORT
+        text = json.dumps(asdict(self), indent=2) + "\n"
         try:
-            (folder / REPORT).write_text(
-                json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8"
-            )
+            file.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"{folder / REPORT} cannot be written: {error.strerror}") from error
+            raise ConfigError(f"cannot write {file}: {error.strerror}") from error
 
 
 @frozen
-class Installed:
-    """The same for the wire.
+class ReportMessages:
+    """A packages report as messages of the control protocol.
 
     Attributes:
-        packages: What is there.
-        failures: What is not.
+        packages: The packages that are installed.
+        failures: The packages that are not.
     """
 
     packages: tuple[Package, ...] = ()
     failures: tuple[Failure, ...] = ()
 
 
-def read_report(folder: Path) -> Installed:
-    """What the report in a folder says; one that cannot be read is itself a failure."""
+def read_report(folder: Path) -> ReportMessages:
+    """Reads `report.json` from a folder; a report that cannot be read is itself a failure."""
     file = folder / REPORT
     try:
         table: Any = json.loads(file.read_text(encoding="utf-8"))
         report = parse_table(PackagesReport, table, (), str(file))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
-        return Installed(
-            failures=(
-                Failure(name=REPORT, reason=f"{file} cannot be read: {error}", is_package=True),
-            )
-        )
-    return Installed(
+        reason = f"cannot read {file}: {error}"
+        return ReportMessages(failures=(Failure(name=REPORT, reason=reason, is_package=True),))
+    return ReportMessages(
         tuple(Package(name=package.name, version=package.version) for package in report.installed),
         tuple(
-            Failure(name=package.name, reason=package.reason, is_package=True)
-            for package in report.failures
+            Failure(name=failure.name, reason=failure.reason, is_package=True)
+            for failure in report.failures
         ),
     )

@@ -1,4 +1,4 @@
-"""The folder that packages are installed into: made anew each time, and never one that holds something else."""
+"""Prepares the folder that packages are installed into."""
 
 import shutil
 from pathlib import Path
@@ -7,29 +7,29 @@ from infrasight_core.errors import ConfigError
 from infrasight_core.packages.report import REPORT, PackageFailure, PackagesReport
 
 
-def emptied(folder: Path) -> None:
-    """Makes the folder, or takes out what was installed there before.
+def prepare_target(folder: Path) -> None:
+    """Creates the folder, or deletes the packages that an earlier run installed there.
 
-    From then on it holds a report, so that it is known for what it is however this ends.
+    The folder holds a report from the beginning, which identifies it even if the installation is
+    interrupted.
 
     Raises:
-        ConfigError: It holds what was not installed by this, or cannot be written.
+        ConfigError: The folder holds files that no earlier run installed, or is not writable.
     """
-    begun = PackagesReport(
-        failures=(PackageFailure(REPORT, "the installation of packages has not come to its end"),)
-    )
+    unfinished = PackageFailure(REPORT, "the installation of the packages was interrupted")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = list(folder.iterdir())
-        if found and not (folder / REPORT).is_file():
+        existing = list(folder.iterdir())
+        if existing and not (folder / REPORT).is_file():
             raise ConfigError(
-                f"{folder} holds files that no `infrasight packages` has put there: name an empty folder"
+                f"{folder} holds files that `infrasight packages` did not install: "
+                "name an empty folder"
             )
-        begun.write(folder)
-        for path in found:
+        PackagesReport(failures=(unfinished,)).write(folder)
+        for path in existing:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif path.name != REPORT:
                 path.unlink()
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made the folder of packages: {error}") from error
+        raise ConfigError(f"cannot prepare the folder of packages {folder}: {error}") from error

@@ -57,7 +57,7 @@ def crowd_rows(table: Any, fifo: Path) -> list[dict[str, Any]]:
 def test_thousand_threads_in_one_call_have_a_row_each(fifo: Path, killed: bool) -> None:
     """Of 1,000 calls in progress at once each has its thread's row, also when SIGKILL ends them."""
     with (
-        recording("open", infrasight_probe_open.plugin) as kept,
+        recording("open", infrasight_probe_open.plugin) as recorded,
         subprocess.Popen([sys.executable, "-c", CROWD, fifo]) as crowd,
     ):
         until(lambda: waiting(crowd.pid) == THREADS, "they all wait in the kernel")
@@ -65,9 +65,9 @@ def test_thousand_threads_in_one_call_have_a_row_each(fifo: Path, killed: bool) 
             crowd.kill()
         else:
             os.close(os.open(fifo, os.O_WRONLY))
-    kept.assert_accounted()
-    assert kept.counts.entries_full == 0
-    rows = [row for row in crowd_rows(kept.table, fifo) if row["pid"] == crowd.pid]
+    recorded.assert_accounted()
+    assert recorded.counts.entries_full == 0
+    rows = [row for row in crowd_rows(recorded.table, fifo) if row["pid"] == crowd.pid]
     assert len({row["tid"] for row in rows}) == len(rows) == THREADS
     for row in rows:
         assert (row["return_code"] < 0) == killed
@@ -87,11 +87,11 @@ def test_renamed_process_has_its_current_name(tmp_path: Path) -> None:
             libc.prctl(PR_SET_NAME, name, 0, 0, 0)
             (tmp_path / str(number)).touch()
 
-    with recording("open", infrasight_probe_open.plugin) as kept:
+    with recording("open", infrasight_probe_open.plugin) as recorded:
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    rows = [row for row in kept.table.to_pylist() if row["path"].startswith(bytes(tmp_path))]
+    rows = [row for row in recorded.table.to_pylist() if row["path"].startswith(bytes(tmp_path))]
     assert [row["comm"] for row in sorted(rows, key=lambda row: row["path"])] == names
     assert {row["exe"] for row in rows} == {os.fsencode(Path(sys.executable).resolve())}
 
@@ -112,14 +112,16 @@ def test_process_in_own_namespaces_has_host_pids(tmp_path: Path) -> None:
         "-c",
         script,
     ]
-    with recording("open", infrasight_probe_open.plugin) as kept:
+    with recording("open", infrasight_probe_open.plugin) as recorded:
         done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    (row,) = [row for row in kept.table.to_pylist() if row["path"] == b"/mnt/file"]
+    (row,) = [row for row in recorded.table.to_pylist() if row["path"] == b"/mnt/file"]
     assert row["resolved_path"] == b"/mnt/file"
     assert row["pid"] > 1
     assert row["uid"] == 0
-    shells = [r for r in kept.table.to_pylist() if r["comm"] == b"sh" and r["pid"] == row["pid"]]
+    shells = [
+        r for r in recorded.table.to_pylist() if r["comm"] == b"sh" and r["pid"] == row["pid"]
+    ]
     assert shells, "the shell that executed cat had the same pid"
     assert {r["process_key"] for r in shells} == {row["process_key"]}
 
@@ -127,9 +129,11 @@ def test_process_in_own_namespaces_has_host_pids(tmp_path: Path) -> None:
 def test_execution_by_one_of_many_threads_is_one_row() -> None:
     """When one of many threads executes a program, there is one row, with the process's pid."""
     with (
-        recording("execve", infrasight_probe_execve.plugin) as kept,
+        recording("execve", infrasight_probe_execve.plugin) as recorded,
         subprocess.Popen([sys.executable, "-c", EXECUTES]) as process,
     ):
         assert process.wait(60) == 0
-    (row,) = [row for row in kept.table.to_pylist() if row["argv"] == [b"true", b"mark-threads"]]
+    (row,) = [
+        row for row in recorded.table.to_pylist() if row["argv"] == [b"true", b"mark-threads"]
+    ]
     assert (row["pid"], row["tid"], row["return_code"]) == (process.pid, process.pid, 0)

@@ -264,8 +264,8 @@ def test_a_storm() -> None:
         ):
             in_child(work)
         port = server.getsockname()[1]
-    for kept in (connects, accepts):
-        kept.assert_accounted()
+    for recorded in (connects, accepts):
+        recorded.assert_accounted()
     connected = [
         row
         for row in connects.table.to_pylist()

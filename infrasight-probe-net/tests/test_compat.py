@@ -44,7 +44,7 @@ ASKED = ["remote_address_user_memory"]
 
 
 def made_by(
-    kept: Recording,
+    recorded: Recording,
     probe: str,
     program: Path,
     calls: Sequence[Call],
@@ -52,11 +52,11 @@ def made_by(
 ) -> tuple[list[Row], CallResults]:
     """Makes the calls in a program; returns its rows by time, and asserts their headers."""
     made = make_calls(program, calls, given=[each.fileno() for each in given])
-    kept.wait(probe)
-    assert kept.recorder.untraced() == NONE
+    recorded.wait(probe)
+    assert recorded.recorder.untraced() == NONE
     rows = [
         row
-        for delivery in list(kept.deliveries)
+        for delivery in list(recorded.deliveries)
         for row in delivery.batch.to_pylist()
         if row["pid"] == made.pid
     ]
@@ -268,7 +268,7 @@ def test_arguments_that_cannot_be_read(
 ) -> None:
     """A socketcall that fails with EFAULT has a row that flags its unknown fields."""
     program = build(tmp_path, 32)
-    for kept, probe, inner, missing in (
+    for recorded, probe, inner, missing in (
         (
             connects,
             "connect",
@@ -278,10 +278,10 @@ def test_arguments_that_cannot_be_read(
         (accepts, "accept", ACCEPT, ["entry_missing", "socket_missing"]),
     ):
         made = make_calls(program, [("socketcall", [inner, 8])])
-        kept.wait(probe)
+        recorded.wait(probe)
         (row,) = [
             row
-            for each in list(kept.deliveries)
+            for each in list(recorded.deliveries)
             for row in each.batch.to_pylist()
             if row["pid"] == made.pid
         ]
@@ -294,11 +294,11 @@ def test_via_of_an_ordinary_call_is_syscall(
     """`via` of a call that is neither of a 32-bit program nor of io_uring is `syscall`."""
     with socket.create_connection(listener.getsockname()):
         listener.accept()[0].close()
-    for kept, probe in ((connects, "connect"), (accepts, "accept")):
-        kept.wait(probe)
+    for recorded, probe in ((connects, "connect"), (accepts, "accept")):
+        recorded.wait(probe)
         rows = [
             row
-            for each in list(kept.deliveries)
+            for each in list(recorded.deliveries)
             for row in each.batch.to_pylist()
             if row["pid"] == os.getpid()
         ]

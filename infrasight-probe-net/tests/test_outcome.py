@@ -117,8 +117,8 @@ def test_a_socket_that_is_closed_while_it_connects(full: socket.socket, record: 
 
     def work() -> None:
         attempt().close()
-        kept = attempt()
-        call("connect", kept.fileno(), bytes(16), 16)
+        recorded = attempt()
+        call("connect", recorded.fileno(), bytes(16), 16)
         attempt().detach()  # the process ends with it
 
     rows, outcomes, _ = record(work)
@@ -219,13 +219,13 @@ def test_what_is_filtered_has_no_outcome(listener: socket.socket) -> None:
 
     with recording(
         "connect", infrasight_probe_net.connect, filters=Filters(exclude_uid=(65534,))
-    ) as kept:
+    ) as recorded:
         (others, _) = in_child(work, 65534)
         (roots, _) = in_child(work)
-    assert rows_of(kept, others, 65534) == []
-    assert [row["stage"] for row in rows_of(kept, roots)] == [b"call", b"outcome"]
-    kept.assert_accounted()
-    assert kept.counts.filtered >= 1
+    assert rows_of(recorded, others, 65534) == []
+    assert [row["stage"] for row in rows_of(recorded, roots)] == [b"call", b"outcome"]
+    recorded.assert_accounted()
+    assert recorded.counts.filtered >= 1
 
 
 def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> None:
@@ -252,9 +252,9 @@ def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> No
             client.setblocking(False)
             call("connect", client.fileno(), address, 16)
 
-    with recording("connect", Small()) as kept:
+    with recording("connect", Small()) as recorded:
         pid, _ = in_child(work)
-    rows = [row for row in kept.table.sort_by("time").to_pylist() if row["pid"] == pid]
+    rows = [row for row in recorded.table.sort_by("time").to_pylist() if row["pid"] == pid]
     assert [(row["stage"], row["quality"]) for row in rows] == [
         (b"call", []),
         (b"outcome", []),
@@ -264,16 +264,18 @@ def test_where_no_attempt_can_be_kept_the_row_says_so(full: socket.socket) -> No
 
 def test_an_end_that_was_not_seen(full: socket.socket) -> None:
     """Without the state change, the outcome comes with the socket's end, and flags the unknown."""
-    with recording("connect", infrasight_probe_net.connect) as kept, socket.socket() as client:
+    with recording("connect", infrasight_probe_net.connect) as recorded, socket.socket() as client:
         client.setblocking(False)
         result = call("connect", client.fileno(), inet(*full.getsockname()), 16)
-        descriptors = kept.recorder._recordings["connect"].loaded.descriptors
+        descriptors = recorded.recorder._recordings["connect"].loaded.descriptors
         os.close(
             descriptors.pop(-2)
         )  # the attachment to sock:inet_sock_set_state, the last but one
         client.close()
     rows = [
-        row for row in kept.table.to_pylist() if row["pid"] == os.getpid() and row["connection_id"]
+        row
+        for row in recorded.table.to_pylist()
+        if row["pid"] == os.getpid() and row["connection_id"]
     ]
     rows.sort(
         key=lambda row: row["stage"]
@@ -307,11 +309,11 @@ def test_a_storm(listener: socket.socket) -> None:
         for _ in range(processes):
             os.wait()
 
-    with recording("connect", infrasight_probe_net.connect) as kept:
+    with recording("connect", infrasight_probe_net.connect) as recorded:
         _, _ = in_child(work)
-    kept.assert_accounted()
+    recorded.assert_accounted()
     port = listener.getsockname()[1]
-    rows = [row for row in kept.table.to_pylist() if row["remote_port"] == port]
+    rows = [row for row in recorded.table.to_pylist() if row["remote_port"] == port]
     begun = [row["connection_id"] for row in rows if row["in_progress"]]
     ended = [row["connection_id"] for row in rows if row["stage"] == b"outcome"]
     assert len([row for row in rows if row["stage"] == b"call"]) == processes * calls

@@ -41,11 +41,11 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def record(kept: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
+def record(recorded: Recording, probe: str, work: Callable[[], Any], uid: int = 0) -> list[Row]:
     """Returns a child's rows; asserts that each is of a Unix socket without an IP address."""
     pid, _ = in_child(work, uid)
-    kept.wait(probe)
-    rows = rows_of(kept, pid, uid)
+    recorded.wait(probe)
+    rows = rows_of(recorded, pid, uid)
     for row in rows:
         assert_fields(
             row,
@@ -189,7 +189,7 @@ def test_filters_by_path(folder: Path) -> None:
     with (
         recording(
             "connect", infrasight_probe_net.connect, filters=Filters(exclude_path=(f"{folder}/a",))
-        ) as kept,
+        ) as recorded,
         socket.socket(UNIX) as client,
         socket.socket() as tcp,
     ):
@@ -199,7 +199,7 @@ def test_filters_by_path(folder: Path) -> None:
         pid, _ = in_child(
             lambda: [call("connect", fd, address, len(address)) for fd, address in made]
         )
-    assert [row["unix_path"] for row in rows_of(kept, pid)] == [bytes(folder) + b"/b", b""]
+    assert [row["unix_path"] for row in rows_of(recorded, pid)] == [bytes(folder) + b"/b", b""]
 
 
 @pytest.mark.parametrize("kind", [STREAM, SEQPACKET])

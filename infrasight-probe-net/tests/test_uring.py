@@ -4,7 +4,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from infrasight_testbed.socket_rows import (
     remote_end,
     socket_kind,
 )
+from infrasight_testbed.system import until
 from infrasight_testbed.uring import (
     ASYNC,
     FIXED,
@@ -33,7 +33,7 @@ from infrasight_testbed.uring import (
     Accept,
     AnyRequest,
     Connect,
-    Made,
+    RequestResults,
     build,
     make_requests,
 )
@@ -74,37 +74,36 @@ def clients() -> Iterator[list[socket.socket]]:
 
 
 def made_by(
-    kept: Recording,
+    recorded: Recording,
     probe: str,
     program: Path,
     requests: Sequence[AnyRequest],
     given: Sequence[socket.socket],
     setup: int = 0,
     completions: int = 0,
-) -> tuple[list[Row], Made]:
-    """Makes the requests in a program; returns its rows by time, and asserts their headers."""
+    least_rows: int | None = None,
+) -> tuple[list[Row], RequestResults]:
+    """Makes requests in a program; returns its rows by time, and asserts their headers.
+
+    A worker of the kernel may complete a request as the program ends, or just after: waits for a
+    row of each request, or for `least_rows`.
+    """
     fds = [each.fileno() for each in given]
     made = make_requests(program, USER, requests, setup, completions, given=fds)
-    time.sleep(0.1)  # what a worker has may be completed as the program ends
-    kept.wait(probe)
-    assert kept.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
-    rows = [
-        row
-        for delivery in list(kept.deliveries)
-        for row in delivery.batch.to_pylist()
-        if row["pid"] == made.pid
-    ]
+    least = len(requests) if least_rows is None else least_rows
+    until(lambda: len(recorded.rows_of(made.pid)) >= least, f"{least} rows", 30)
+    recorded.wait(probe)
+    assert recorded.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    rows = recorded.rows_of(made.pid)
+    header = {
+        "via": "io_uring",
+        "ppid": os.getpid(),
+        "uid": USER,
+        "gid": USER,
+        "exe": bytes(program),
+    }
     for row in rows:
-        assert_fields(
-            row,
-            {
-                "via": "io_uring",
-                "ppid": os.getpid(),
-                "uid": USER,
-                "gid": USER,
-                "exe": bytes(program),
-            },
-        )
+        assert_fields(row, header)
         assert set(row["quality"]) >= NAMELESS
         row["quality"] = [flag for flag in row["quality"] if flag not in NAMELESS]
         assert row["duration_ns"] > 0 or "entry_missing" in row["quality"]
@@ -401,7 +400,7 @@ def test_one_request_for_many(
     )
     timer.start()
     requests = [Accept(listener.fileno(), FLAGS, how=MULTISHOT)]
-    rows, _ = made_by(accepts, "accept", program, requests, [listener], NEVER_TAKE)
+    rows, _ = made_by(accepts, "accept", program, requests, [listener], NEVER_TAKE, least_rows=3)
     timer.join()
     local = {
         "local_address": column("127.0.0.1"),

@@ -20,8 +20,8 @@ from infrasight_testbed.uring import (
     NOT_COMPLETED,
     SILENT,
     SQPOLL,
-    Made,
     Request,
+    RequestResults,
     build,
     make_requests,
 )
@@ -65,7 +65,7 @@ def requests_recorded() -> Iterator[Recording]:
     assert running.counts.entries_full == 0
 
 
-def rows_of(recorded: Recording, made: Made) -> list[Row]:
+def rows_of(recorded: Recording, made: RequestResults) -> list[Row]:
     """The program's requests, in order of their submission."""
     rows = [row for row in recorded.rows_of(made.pid) if row["via"] == "io_uring"]
     for row in rows:

@@ -121,8 +121,8 @@ class Connect:
 
 
 @frozen
-class Made:
-    """What the program did.
+class RequestResults:
+    """The outcome of a program's requests.
 
     Attributes:
         pid: Its process.
@@ -147,7 +147,7 @@ def make_requests(
     setup: int = 0,
     completions: int = 0,
     given: Sequence[int] = (),
-) -> Made:
+) -> RequestResults:
     """Makes the requests.
 
     Args:
@@ -173,7 +173,7 @@ def make_requests(
     )
     said, _ = process.communicate(_packed(requests))
     assert process.returncode == 0
-    return Made(process.pid, list(struct.unpack(f"<{len(requests)}i", said)))
+    return RequestResults(process.pid, list(struct.unpack(f"<{len(requests)}i", said)))
 
 
 def _packed(requests: Sequence[AnyRequest]) -> bytes:

@@ -1,8 +1,8 @@
 """The CPU time that recording adds to an open() and close(), compared with other tracers.
 
-Each round runs the same loop untraced, with empty BPF programs at openat's entry and exit (the least
-that tracing can cost), with the probe `open` and its reader, and with bpftrace's opensnoop.bt that
-writes to a file. The figures are medians of the rounds; `added` is the difference to untraced. The
+Each round runs the same loop untraced, with empty BPF programs at openat's entry and exit (the
+least that tracing can cost), with the probe `open` and its reader, and with bpftrace's opensnoop.bt
+that writes to a file. The figures are medians of the rounds; `added` is the difference to untraced. The
 loop runs on the first CPU, readers on the others.
 """
 

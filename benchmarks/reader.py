@@ -1,6 +1,6 @@
 """µs of CPU per event from the block to a record batch, compared with bcc's per-event callback.
 
-Each round runs the same storm with both, one after the other; the figures are medians of the rounds.
+Each round runs the same storm with both in turn; the figures are medians of the rounds.
 The storm runs on the first CPU, the reader on the others. `lost` counts the events for which the
 kernel side had no room: on an idle machine none.
 """

@@ -31,7 +31,7 @@ class CertificateAuthority:
         )
 
     def issue(self, subject: str, organization: str = "") -> TlsFiles:
-        """A certificate for `localhost` and 127.0.0.1, with its key and this CA; the organization is Kubernetes' group."""
+        """A certificate for localhost and its key; Kubernetes' group is the organization."""
         request = self._folder / f"{subject}.csr"
         certificate = self._folder / f"{subject}.pem"
         name = f"/O={organization}/CN={subject}" if organization else f"/CN={subject}"

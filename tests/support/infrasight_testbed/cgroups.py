@@ -1,4 +1,4 @@
-"""Cgroups of a test: made where the machine has a hierarchy, found as the file systems show them, removed at the end."""
+"""Cgroups of a test, made in a hierarchy of the machine and removed at the end."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from infrasight_core.kernel.cgroups import ROOT, V1, running_v1_hierarchy
 
 
 def mount_of(mark: int) -> CgroupMount:
-    """Where the v2 hierarchy (0) or the v1 hierarchy that counts (`V1`) is mounted whole; skips the test where it is not."""
+    """Where the v2 hierarchy (0) or the v1 hierarchy (`V1`) is mounted; skips if it is not."""
     found = [
         mount
         for mount in visible_mounts(running_v1_hierarchy())
@@ -36,7 +36,7 @@ def cgroup_of(process: int | str) -> int:
 
 @contextmanager
 def made(mark: int, path: str) -> Iterator[Path]:
-    """A cgroup and those above it, as far as they are not there; removed with what is in it at the end."""
+    """Makes a cgroup and its missing parents; removes them and their children at the end."""
     top = Path(mount_of(mark).mount_point)
     folders = []
     folder = top

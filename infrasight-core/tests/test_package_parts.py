@@ -14,7 +14,8 @@ from infrasight_core.packages.pip import extract_reason
 from infrasight_core.packages.report import PackageFailure, PackagesReport, read_report
 from infrasight_core.packages.target import prepare_target
 
-CONFLICT = """ERROR: Cannot install a==1 because these package versions have conflicting dependencies.
+CONFLICT = """
+ERROR: Cannot install a==1 because these package versions have conflicting dependencies.
 
 The conflict is caused by:
     a 1 depends on numpy>=99

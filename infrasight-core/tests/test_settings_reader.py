@@ -1,4 +1,4 @@
-"""Settings from a file, the environment and flags."""
+"""Settings read from a file, the environment and flags."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from infrasight_core.settings.reader import read_settings
 
 @frozen
 class Tls:
-    """A table within."""
+    """A nested table."""
 
     key: Path
     ca: Path
@@ -20,7 +20,7 @@ class Tls:
 
 @frozen
 class Settings:
-    """One key of every kind."""
+    """One key of every type."""
 
     server: str = "127.0.0.1:1"
     rows: int = field(default=1, validator=validators.gt(0))
@@ -38,37 +38,37 @@ class Settings:
 def write(tmp_path: Path) -> Any:
     """Writes a settings file and returns its path."""
 
-    def written(text: str, name: str = "a.toml") -> Path:
+    def write_file(text: str, name: str = "a.toml") -> Path:
         (tmp_path / name).write_text(text)
         return tmp_path / name
 
-    return written
+    return write_file
 
 
 def settings(file: Path | None = None, **flags: object) -> Settings:
-    """Loads with the prefix of these tests."""
+    """Reads settings with the prefix of these tests."""
     return read_settings(Settings, file=file, env_prefix="SIGHT_", flags=flags)
 
 
-def refused(file: Path | None = None, **flags: object) -> str:
-    """The message of the ConfigError, one line."""
-    with pytest.raises(ConfigError) as caught:
+def rejection(file: Path | None = None, **flags: object) -> str:
+    """Returns the message of the ConfigError, which is one line."""
+    with pytest.raises(ConfigError) as error:
         settings(file, **flags)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def test_flags_beat_environment_beats_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each key comes from the strongest place that names it."""
+def test_flags_override_environment_and_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment overrides the file, and flags override both, key by key."""
     file = write('server = "file"\nrows = 2\nseconds = 3\nmode = "newest"')
     monkeypatch.setenv("SIGHT_ROWS", "4")
     monkeypatch.setenv("SIGHT_SECONDS", "5.5")
-    found = settings(file, seconds="6.5", mode=None, probes=())
-    assert (found.server, found.rows, found.seconds, found.mode) == ("file", 4, 6.5, "newest")
+    result = settings(file, seconds="6.5", mode=None, probes=())
+    assert (result.server, result.rows, result.seconds, result.mode) == ("file", 4, 6.5, "newest")
 
 
-def test_toml_and_yaml_say_the_same(write: Any) -> None:
-    """Both kinds of file give the same settings, tables within included."""
+def test_toml_and_yaml_give_the_same_settings(write: Any) -> None:
+    """Nested tables are the same, too."""
     toml = write(
         'probes = ["a", "b"]\ndays = 7\n[tls]\nkey = "k"\nca = "c"\n[options.execve]\nslots = 5'
     )
@@ -83,36 +83,36 @@ def test_toml_and_yaml_say_the_same(write: Any) -> None:
 def test_environment_reaches_nested_keys_and_lists(
     write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`__` goes into a table and joins what the file says there; commas make lists; booleans are words."""
+    """`__` separates nested keys, which merge with the file's; commas separate list items."""
     file = write('[tls]\nkey = "k"\nca = "c"\n[options.execve]\nslots = 5')
     monkeypatch.setenv("SIGHT_TLS__CA", "other")
     monkeypatch.setenv("SIGHT_OPTIONS__EXECVE__DEEP", "true")
     monkeypatch.setenv("SIGHT_PROBES", "a, b")
     monkeypatch.setenv("SIGHT_PLAINTEXT", "yes")
     monkeypatch.setenv("SIGHT_DAYS", "")
-    found = settings(file)
-    assert found.tls == Tls(Path("k"), Path("other"))
-    assert found.options == {"execve": {"slots": 5, "deep": True}}
-    assert (found.probes, found.plaintext, found.days) == (("a", "b"), True, None)
+    result = settings(file)
+    assert result.tls == Tls(Path("k"), Path("other"))
+    assert result.options == {"execve": {"slots": 5, "deep": True}}
+    assert (result.probes, result.plaintext, result.days) == (("a", "b"), True, None)
 
 
 def test_flags_reach_nested_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flag's key may name a key in a table; what is missing there is said with the flag's name."""
+    """A flag may set a nested key; an error about a missing one names the flag."""
     both: dict[str, Any] = {"tls.key": "k", "tls.ca": Path("c")}
     assert settings(**both).tls == Tls(Path("k"), Path("c"))
     only_key: dict[str, Any] = {"tls.key": "k"}
-    assert refused(**only_key) == "tls.ca is not set (--tls-key): expected a path"
+    assert rejection(**only_key) == "tls.ca is not set (--tls-key): expected a path"
 
 
-def test_the_environment_may_name_the_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`<prefix>CONFIG` is the file when no flag names one."""
+def test_environment_names_the_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`<prefix>CONFIG` is the file if the caller names none."""
     monkeypatch.setenv("SIGHT_CONFIG", str(write("rows = 9")))
     assert settings().rows == 9
     assert settings(write("rows = 8", "b.toml")).rows == 8
 
 
-def test_service_links_of_kubernetes_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Kubernetes sets for a service of our name is passed over; a mistyped variable is not."""
+def test_service_links_of_kubernetes_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that Kubernetes sets for a service are no settings; misspelt ones are errors."""
     for name in (
         "SERVICE_HOST",
         "SERVICE_PORT",
@@ -124,19 +124,19 @@ def test_service_links_of_kubernetes_are_not_settings(monkeypatch: pytest.Monkey
         monkeypatch.setenv(f"SIGHT_{name}", "tcp://10.0.0.1:7443")
     assert settings() == Settings()
     monkeypatch.setenv("SIGHT_ROWES", "1")
-    assert refused() == "unknown key rowes (SIGHT_ROWES): did you mean rows?"
+    assert rejection() == "unknown key rowes (SIGHT_ROWES): did you mean rows?"
 
 
-def test_unknown_key_suggests_a_close_one(write: Any) -> None:
-    """A misspelt key is named with the file and a close key; a strange one with all that there are."""
+def test_unknown_key_gives_a_suggestion(write: Any) -> None:
+    """The error names the file and a similar key, or all keys if none is similar."""
     file = write('servr = "x"\n[tls]\nkey = "k"\nca = "c"\nzzz = 1')
-    message = refused(file)
+    message = rejection(file)
     assert f"unknown key servr ({file}): did you mean server?" in message
     assert f"unknown key tls.zzz ({file}): allowed are key, ca" in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('rows = "many"', "rows = 'many' (FILE): expected a whole number"),
         ("rows = true", "rows = True (FILE): expected a whole number"),
@@ -153,35 +153,35 @@ def test_unknown_key_suggests_a_close_one(write: Any) -> None:
         ('days = "x"', "days = 'x' (FILE): expected a whole number"),
     ],
 )
-def test_wrong_value_says_key_value_place_and_what_is_allowed(
-    write: Any, text: str, said: str
+def test_invalid_value_names_key_value_source_and_what_is_allowed(
+    write: Any, text: str, message: str
 ) -> None:
-    """Nothing in a file is converted silently: each kind of wrong value is refused with all four."""
+    """No value in a file is converted silently: every invalid one is rejected with all four."""
     file = write(text)
-    assert refused(file) == said.replace("FILE", str(file))
+    assert rejection(file) == message.replace("FILE", str(file))
 
 
-def test_wrong_text_from_the_environment_and_from_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text that does not read as the wanted type names its variable, or its option."""
-    assert refused(rows="many") == "rows = 'many' (--rows): expected a whole number"
+def test_invalid_text_names_its_variable_or_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that does not parse as the type of its key is rejected with its source."""
+    assert rejection(rows="many") == "rows = 'many' (--rows): expected a whole number"
     monkeypatch.setenv("SIGHT_PLAINTEXT", "perhaps")
-    assert refused() == "plaintext = 'perhaps' (SIGHT_PLAINTEXT): expected true or false"
+    assert rejection() == "plaintext = 'perhaps' (SIGHT_PLAINTEXT): expected true or false"
 
 
-def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
-    """An absent file, a folder, a file that is not UTF-8, and one of an unknown kind are each said by name."""
-    assert refused(tmp_path / "no.toml").endswith(
+def test_unreadable_files_are_rejected(write: Any, tmp_path: Path) -> None:
+    """The error names the file: absent, a folder, not UTF-8, or of an unknown type."""
+    assert rejection(tmp_path / "no.toml").endswith(
         "no.toml: cannot read it: No such file or directory"
     )
     (tmp_path / "folder.yaml").mkdir()
-    assert "cannot read it: Is a directory" in refused(tmp_path / "folder.yaml")
+    assert "cannot read it: Is a directory" in rejection(tmp_path / "folder.yaml")
     (tmp_path / "b.toml").write_bytes(b"server = '\xff'")
-    assert refused(tmp_path / "b.toml").endswith("byte 10 is not UTF-8")
-    assert "must end in .toml, .yaml or .yml" in refused(write("", "a.ini"))
+    assert rejection(tmp_path / "b.toml").endswith("byte 10 is not UTF-8")
+    assert "must end in .toml, .yaml or .yml" in rejection(write("", "a.ini"))
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.toml", "rows = ", "not TOML: Invalid value (at end of document)"),
         (
@@ -199,14 +199,14 @@ def test_files_that_cannot_be_read(write: Any, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_malformed_files(write: Any, name: str, text: str, said: str) -> None:
-    """A file that is not TOML or YAML is refused with the place; a key twice is, too."""
+def test_malformed_files_are_rejected(write: Any, name: str, text: str, message: str) -> None:
+    """The error names the position of the mistake; a duplicate key is one."""
     file = write(text, name)
-    assert refused(file) == f"settings file {file}: {said}"
+    assert rejection(file) == f"settings file {file}: {message}"
 
 
-def test_empty_files_change_nothing(write: Any) -> None:
-    """An empty file is a file without keys."""
+def test_empty_file_changes_nothing(write: Any) -> None:
+    """An empty file has no keys."""
     assert settings(write("")) == settings(write("# nothing\n", "a.yaml")) == Settings()
 
 
@@ -223,5 +223,5 @@ def test_empty_files_change_nothing(write: Any) -> None:
     ],
 )
 def test_secrets_are_never_shown(write: Any, name: str, text: str) -> None:
-    """No refusal repeats a password, whether its value, its key or its file's syntax is wrong."""
-    assert "31337" not in refused(write(text, name))
+    """No error repeats a password, whether its value, its key or the file's syntax is invalid."""
+    assert "31337" not in rejection(write(text, name))

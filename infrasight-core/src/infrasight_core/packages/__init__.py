@@ -1,1 +1,1 @@
-"""Plugin packages that a node's policies require, installed into a folder before the agent starts."""
+"""Installs the plugin packages that a node's policies require, before the agent starts."""

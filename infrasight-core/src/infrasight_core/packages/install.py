@@ -113,7 +113,7 @@ class Installation:
 
     def _resolve(self, package: Package, work: Path) -> list[str]:
         """Returns the package and its dependencies, except those that are already installed."""
-        constraints = {
+        constraints: dict[str, str] = {
             canonicalize_name(other.name): other.version
             for other in self._packages
             if other is not package and not _find_mistake(other)

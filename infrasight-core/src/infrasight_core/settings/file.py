@@ -28,10 +28,7 @@ def read_file(file: Path) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{place}: byte {error.start} is not UTF-8") from error
     try:
-        if file.suffix == ".toml":
-            table = tomllib.loads(text)
-        else:
-            table = yaml.load(text, _Loader)  # a SafeLoader
+        table = tomllib.loads(text) if file.suffix == ".toml" else _load_yaml(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{place}: not TOML: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -56,6 +53,10 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value if isinstance(key.value, Hashable) else id(key))
         return super().construct_mapping(node, deep)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)  # a SafeLoader
 
 
 def _describe_problem(error: yaml.MarkedYAMLError) -> str:

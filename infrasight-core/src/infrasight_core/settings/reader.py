@@ -165,10 +165,7 @@ class _Table:
     def _value(self, keys: Keys) -> Any:
         value: Any = self.values
         for key in keys:
-            if isinstance(value, Mapping) and key in value:
-                value = value[key]
-            else:
-                value = _item(value, key)
+            value = _child(value, key)
         return value
 
     def _source(self, keys: Keys) -> str:
@@ -197,10 +194,15 @@ def _show(value: Any) -> str:
     return repr(value)[:_LONGEST_SHOWN_VALUE]
 
 
-def _item(value: Any, index: Any) -> Any:
-    """Returns an item of a list, which may still be one text with commas."""
+def _child(value: Any, key: Any) -> Any:
+    """Returns the value of a key in a table, or an item of a list; else the value itself.
+
+    A list may still be one text with commas.
+    """
+    if isinstance(value, Mapping):
+        return value.get(key, value)
     items = split_list(value) if isinstance(value, str) else value
-    return items[index] if isinstance(items, list | tuple) and isinstance(index, int) else value
+    return items[key] if isinstance(items, list | tuple) and isinstance(key, int) else value
 
 
 def _validation_note(

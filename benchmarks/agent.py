@@ -36,10 +36,10 @@ def rss_mb(process: Process) -> float:
 
 
 class Timed(Recording):
-    """Notes how long each event waited from its end in the kernel to the delivery of its batch."""
+    """A sink that measures the delay of each event from the kernel to its batch."""
 
     def put(self, delivery: Delivery) -> bool:
-        """Keeps the delays in milliseconds."""
+        """Stores the delays in milliseconds."""
         ends = view(delivery.batch["time"].cast("int64")) + view(
             delivery.batch["duration_ns"]
         ).astype(np.int64)

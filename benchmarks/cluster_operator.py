@@ -32,13 +32,13 @@ def rss_mb(process: Process) -> float:
 
 
 def cpu_seconds(process: Process) -> float:
-    """User and system time so far."""
+    """User and system time of a process so far."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
 def seconds_until(done: Callable[[], bool]) -> float:
-    """How long it takes."""
+    """The seconds until a condition holds."""
     began = time.monotonic()
     while not done():
         time.sleep(0.01)

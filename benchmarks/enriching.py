@@ -45,12 +45,12 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 def measured(enrichers: dict[str, object], command: list[str]) -> float:
-    """µs per event of the recorder's thread."""
+    """Measures the recorder's thread in µs per event."""
     plugins = PluginManager()
     for name, plugin in {"sample": infrasight_probe_sample.plugin, **enrichers}.items():
         plugins.register(name, plugin)
-    kept = Recording()
-    recorder = Recorder(plugins, LoadSettings(), "here", kept)
+    recorded = Recording()
+    recorder = Recorder(plugins, LoadSettings(), "here", recorded)
     assert attach_all(recorder, {"sample": ProbeSettings()}) == {}
     recorder.start()
     clock = recorder.cpu_clock()
@@ -60,10 +60,10 @@ def measured(enrichers: dict[str, object], command: list[str]) -> float:
         run_in([cgroup], *command)
         time.sleep(0.3)
         busy = time.clock_gettime(clock) - began
-    events = sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    events = sum(delivery.batch.num_rows for delivery in recorded.deliveries)
     recorder.stop()
     if "containers" in enrichers:
-        assert CONTAINER in kept.table["container_id"].unique().to_pylist()
+        assert CONTAINER in recorded.table["container_id"].unique().to_pylist()
     return float(busy / events * 1e6)
 
 
@@ -79,8 +79,8 @@ def main(rounds: int) -> None:
         for number in range(rounds):
             for way, enrichers in WAYS.items():
                 taken[way].append(measured(enrichers, command))
-            said = ", ".join(f"{way} {times[-1]:.3f} µs" for way, times in taken.items())
-            print(f"enriching, round {number + 1} of {rounds}: {said}", file=sys.stderr)
+            progress = ", ".join(f"{way} {times[-1]:.3f} µs" for way, times in taken.items())
+            print(f"enriching, round {number + 1} of {rounds}: {progress}", file=sys.stderr)
     table = Table(
         "enrichers",
         "µs of CPU per event",

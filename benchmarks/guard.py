@@ -23,29 +23,29 @@ TURNS = 3
 
 
 class Nowhere(Sink):
-    """Takes the events, and keeps none."""
+    """A sink that discards everything."""
 
     def put(self, delivery: Delivery) -> bool:
-        """Keeps nothing."""
+        """Discards the batch."""
         return True
 
     def put_account(self, probe: str, account: Account) -> None:
-        """Keeps nothing."""
+        """Discards the account."""
 
     def count_dropped(self, probe: str, reason: str, events: int) -> None:
-        """Counts nothing."""
+        """Discards the count."""
 
     def publish(self, containers: Sequence[Container]) -> None:
-        """Keeps none."""
+        """Discards containers."""
 
 
 def fastest(program: Path) -> float:
-    """Nanoseconds of a call."""
+    """The nanoseconds of one call."""
     return min(float(subprocess.check_output([program, str(CALLS)])) for _ in range(RUNS))
 
 
 def recorded(program: Path, compat: bool) -> float:
-    """The same, while the probe `chmod` records, which has nothing to do."""
+    """The same while the probe `chmod` records, which has nothing to do."""
     recorder = Recorder(
         PluginManager.discover(["chmod"]), LoadSettings(compat=compat), "here", Nowhere()
     )

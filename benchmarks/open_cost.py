@@ -2,8 +2,8 @@
 
 Each round runs the same loop untraced, with empty BPF programs at openat's entry and exit (the
 least that tracing can cost), with the probe `open` and its reader, and with bpftrace's opensnoop.bt
-that writes to a file. The figures are medians of the rounds; `added` is the difference to untraced. The
-loop runs on the first CPU, readers on the others.
+that writes to a file. The figures are medians of the rounds; `added` is the difference to untraced.
+The loop runs on the first CPU, readers on the others.
 """
 
 import os
@@ -40,22 +40,22 @@ OPENSNOOP = "/usr/sbin/opensnoop.bt"
 
 @define
 class Watched:
-    """A tracer's count of loops, its share of lost events, and its reader's µs per event."""
+    """A tracer's count of loops, its share of dropped events, and its reader's µs per event."""
 
     loops: int = 0
-    lost: float = 0.0
+    dropped: float = 0.0
     reader: float = 0.0
 
 
 @contextmanager
 def untraced(_: Path) -> Iterator[Watched]:
-    """Nobody traces."""
+    """Untraced."""
     yield Watched()
 
 
 @contextmanager
 def empty(_: Path) -> Iterator[Watched]:
-    """Programs that do nothing."""
+    """Empty BPF programs."""
     environment = {
         "PATH": os.environ["PATH"],
         "BCC_KERNEL_SOURCE": str(HERE.parent / "infrasight-core/src/infrasight_core/bpf"),
@@ -74,11 +74,14 @@ def empty(_: Path) -> Iterator[Watched]:
 
 @contextmanager
 def ours(_: Path) -> Iterator[Watched]:
-    """The probe and its reader, without the guard for 32-bit calls, which guard.py measures."""
-    kept = Recording()
+    """The probe and its reader, without the guard of 32-bit calls, which guard.py measures."""
+    recorded = Recording()
     watched = Watched()
     recorder = Recorder(
-        plugins_with("open", infrasight_probe_open.plugin), LoadSettings(compat=False), "here", kept
+        plugins_with("open", infrasight_probe_open.plugin),
+        LoadSettings(compat=False),
+        "here",
+        recorded,
     )
     recorder.attach("open", {})
     recorder.start()
@@ -87,15 +90,15 @@ def ours(_: Path) -> Iterator[Watched]:
     yield watched
     time.sleep(0.3)
     busy = time.clock_gettime(clock) - began
-    events = sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    events = sum(delivery.batch.num_rows for delivery in recorded.deliveries)
     counts = recorder.stop()["open"]
-    watched.lost = counts.dropped / counts.seen
+    watched.dropped = counts.dropped / counts.seen
     watched.reader = busy / events * 1e6
 
 
 @contextmanager
 def bpftrace(opened: Path) -> Iterator[Watched]:
-    """Debian's opensnoop.bt, into a file."""
+    """Debian's opensnoop.bt, which writes to a file."""
     watched = Watched()
     with tempfile.NamedTemporaryFile() as output:
         file = Path(output.name)
@@ -108,14 +111,14 @@ def bpftrace(opened: Path) -> Iterator[Watched]:
             yield watched
             tracer.send_signal(signal.SIGINT)
         came = sum(line.split()[1::3] == [b"open_close", bytes(opened)] for line in output)
-    watched.lost = 1 - came / (watched.loops * CALLS)
+    watched.dropped = 1 - came / (watched.loops * CALLS)
 
 
 WAYS = {"untraced": untraced, "empty": empty, "ours": ours, "bpftrace": bpftrace}
 
 
 def loop(command: list[str], watched: Watched) -> float:
-    """ns of the program's CPU per round, of a run in which nobody came to trace or went."""
+    """The program's CPU time in ns per loop, of a run in which no other tracer came or went."""
     for _ in range(TRIES):
         before = tracepoint_programs()
         watched.loops += 1
@@ -123,7 +126,7 @@ def loop(command: list[str], watched: Watched) -> float:
         if tracepoint_programs() == before:
             return took
     raise SystemExit(
-        "others on this machine begin and end to trace all the time: nothing can be measured"
+        "other tracers on this machine start and stop all the time: nothing can be measured"
     )
 
 
@@ -143,7 +146,7 @@ def alone() -> None:
 def measure(
     rounds: int, program: list[str], path: Path, title: str
 ) -> tuple[dict[str, float], dict[str, Watched]]:
-    """Every way in every round; medians."""
+    """Measures every tracer in every round; returns medians."""
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     seen: dict[str, list[Watched]] = {way: [] for way in WAYS}
     for number in range(rounds):
@@ -154,9 +157,11 @@ def measure(
                     loop([*program, str(path), str(CALLS)], watched) for _ in range(LOOPS)
                 ]
             seen[way].append(watched)
-        said = ", ".join(f"{way} {statistics.median(times[way][-LOOPS:]):.0f} ns" for way in WAYS)
-        print(f"{title}, round {number + 1} of {rounds}: {said}", file=sys.stderr)
-    fields = ("lost", "reader")
+        progress = ", ".join(
+            f"{way} {statistics.median(times[way][-LOOPS:]):.0f} ns" for way in WAYS
+        )
+        print(f"{title}, round {number + 1} of {rounds}: {progress}", file=sys.stderr)
+    fields = ("dropped", "reader")
     watched_by = {
         way: Watched(0, *(statistics.median(getattr(w, f) for w in seen[way]) for f in fields))
         for way in WAYS
@@ -169,7 +174,9 @@ def main(rounds: int) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cpus[1:] or cpus)
     ratios = ("added: ours/empty", "added: bpftrace/ours")
-    table = Table("components", *WAYS, *ratios, "ours lost", "bpftrace lost", "reader", title=TITLE)
+    table = Table(
+        "components", *WAYS, *ratios, "ours dropped", "bpftrace dropped", "reader", title=TITLE
+    )
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         program = f"{folder}/open_close"
         subprocess.run(["cc", "-O2", "-o", program, WORKLOADS / "open_close.c"], check=True)
@@ -183,12 +190,12 @@ def main(rounds: int) -> None:
             times = [
                 f"{added[a] / added[b]:.1f}x" for a, b in (("ours", "empty"), ("bpftrace", "ours"))
             ]
-            lost = [f"{seen[way].lost:.1%}" for way in ("ours", "bpftrace")]
+            dropped = [f"{seen[way].dropped:.1%}" for way in ("ours", "bpftrace")]
             table.add_row(
                 str(len(path.parts) - 1),
                 *(f"{taken[way]:.0f} ns" for way in WAYS),
                 *times,
-                *lost,
+                *dropped,
                 f"{seen['ours'].reader:.2f} µs",
             )
     Console().print(table)

@@ -1,8 +1,8 @@
 """µs of CPU per event from the block to a record batch, compared with bcc's per-event callback.
 
 Each round runs the same storm with both in turn; the figures are medians of the rounds.
-The storm runs on the first CPU, the reader on the others. `lost` counts the events for which the
-kernel side had no room: on an idle machine none.
+The storm runs on the first CPU, the reader on the others. `dropped` counts the events for which
+the kernel side had no room: on an idle machine none.
 """
 
 import json
@@ -31,7 +31,7 @@ COMMON = "time,duration_ns,cgroup_id,pid,tid,ppid,uid,gid,return_code,comm"
 
 @frozen
 class Storm:
-    """A workload and the two that record it.
+    """A workload and its two recorders.
 
     Attributes:
         title: For the table.
@@ -68,18 +68,18 @@ STORMS = (
 
 @frozen
 class Result:
-    """One round: events that came, events lost, µs of CPU per event."""
+    """One round: recorded events, dropped events, µs of CPU per event."""
 
     events: int
-    lost: int
+    dropped: int
     microseconds: float
 
 
 def ours(storm: Storm, command: list[str]) -> Result:
-    """The recorder's thread: slices, decode, enrich, conform."""
+    """Measures the recorder's thread, which drains, decodes, enriches and conforms."""
     name, module = storm.probe
-    kept = Recording()
-    recorder = Recorder(plugins_with(name, module), LoadSettings(), "here", kept)
+    recorded = Recording()
+    recorder = Recorder(plugins_with(name, module), LoadSettings(), "here", recorded)
     recorder.attach(name, {})
     recorder.start()
     clock = recorder.cpu_clock()
@@ -88,13 +88,13 @@ def ours(storm: Storm, command: list[str]) -> Result:
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     time.sleep(0.3)
     busy = time.clock_gettime(clock) - began
-    events = sum(delivery.batch.num_rows for delivery in kept.deliveries)
+    events = sum(delivery.batch.num_rows for delivery in recorded.deliveries)
     counts = recorder.stop()[name]
     return Result(events, counts.dropped, busy / events * 1e6)
 
 
 def peer(storm: Storm, command: list[str]) -> Result:
-    """bcc's callback."""
+    """Measures bcc's callback."""
     source, fields = storm.peer
     run = subprocess.run(
         [
@@ -112,8 +112,8 @@ def peer(storm: Storm, command: list[str]) -> Result:
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    said = json.loads(run.stdout)
-    return Result(said["events"], said["lost"], said["cpu"] / said["events"] * 1e6)
+    report = json.loads(run.stdout)
+    return Result(report["events"], report["lost"], report["cpu"] / report["events"] * 1e6)
 
 
 def main(rounds: int) -> None:
@@ -124,9 +124,9 @@ def main(rounds: int) -> None:
         "storm",
         "events",
         "ours µs",
-        "lost",
+        "dropped",
         "bcc callback µs",
-        "lost",
+        "dropped",
         "ratio",
         title="from block to record batch, CPU per event",
     )
@@ -149,17 +149,17 @@ def main(rounds: int) -> None:
             a, b = (
                 statistics.median(r.microseconds for r in results) for results in (mine, theirs)
             )
-            lost = [
-                f"{sum(r.lost for r in rs) / sum(r.lost + r.events for r in rs):.1%}"
+            dropped = [
+                f"{sum(r.dropped for r in rs) / sum(r.dropped + r.events for r in rs):.1%}"
                 for rs in (mine, theirs)
             ]
             table.add_row(
                 storm.title,
                 f"{storm.count:,}",
                 f"{a:.3f}",
-                lost[0],
+                dropped[0],
                 f"{b:.2f}",
-                lost[1],
+                dropped[1],
                 f"{b / a:.0f}x",
             )
     Console().print(table)

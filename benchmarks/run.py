@@ -1,4 +1,4 @@
-"""All figures that the README quotes.
+"""Measures all figures of docs/performance.md.
 
 usage: run.py [ROUNDS]   (as root; 5 rounds by default)
 """
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Runs one after the other."""
+    """Runs the benchmarks one after the other."""
     rounds = sys.argv[1] if len(sys.argv) > 1 else "5"
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "tests/support")}
     for script, *arguments in (

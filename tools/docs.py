@@ -96,7 +96,8 @@ def main(arguments: list[str]) -> int:
 def pages() -> list[Path]:
     """The documents that may have generated parts."""
     entries = [ROOT / "README.md", ROOT / "ARCHITECTURE.md"]
-    return [*entries, *sorted((ROOT / "docs").rglob("*.md"))]
+    packages = sorted(ROOT.glob("infrasight-*/README.md"))
+    return [*entries, *packages, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def generated(text: str) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 from attrs import define, field
 from infrasight_testbed.control_plane import ControlPlane, running_control_plane
 from infrasight_testbed.installed_chart import NAMESPACE, InstalledChart, installed_chart
-from infrasight_testbed.system import execute
+from infrasight_testbed.kubelet import Pod
+from infrasight_testbed.system import execute, until
 
 TOOLS = Path(__file__).parents[1] / "tools" / "cluster_tools.py"
 ROLES = {"node-a": "web", "node-b": "db", "node-c": "spare"}
@@ -143,8 +144,10 @@ class Tour:
         )
 
         self._control_plane.kill_api_server()
-        with self._then_kill_operator(0.0):
-            time.sleep(1)  # lets the operator see that the API server is unavailable
+        message = "the Kubernetes API is unavailable"
+        logged = self._chart.kubelet.pod("operator").log().count(message)
+        operator = self._kill_and_restart_operator()
+        until(lambda: operator.log().count(message) > logged, "the operator waits for the API")
         self._control_plane.start_api_server()
         self._apply_busy_policy([*BUSY_PROBES, {"name": "connect"}])
         with_connect = {
@@ -168,9 +171,13 @@ class Tour:
         """Kills and restarts the operator some time after the body of the `with` statement."""
         yield
         time.sleep(seconds)
+        self._kill_and_restart_operator()
+
+    def _kill_and_restart_operator(self) -> Pod:
         operator = self._chart.kubelet.pod("operator")
         operator.process.kill()
         operator.start()
+        return operator
 
     def _await_statuses(
         self,

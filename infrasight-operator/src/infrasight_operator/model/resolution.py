@@ -2,12 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import frozen
 
 from infrasight_operator.model.policy import Policy, PolicyPackage, PolicyProbe
+
+
+class EntryKind(StrEnum):
+    """What an entry of a policy is; the values are field names of the API."""
+
+    PROBE = "probe"
+    PACKAGE = "package"
 
 
 class _PolicyEntry(Protocol):
@@ -29,12 +37,12 @@ class Conflict:
     """Policies of equal priority that define a probe or package differently.
 
     Attributes:
-        kind: `probe` or `package`.
+        kind: Whether it is a probe or a package.
         name: The probe or package.
         policies: The policies; the definition of the first one is used.
     """
 
-    kind: str
+    kind: EntryKind
     name: str
     policies: tuple[str, ...]
 
@@ -75,6 +83,15 @@ class NodeConfiguration:
         """Equal for equal packages."""
         return _digest(_package_keys(self.packages))
 
+    def entries(self, policy: str | None = None) -> Iterator[tuple[EntryKind, str]]:
+        """Kind and name of all probes and packages, or of those that one policy defines."""
+        for probe, defining_policy in self.probes:
+            if policy in (None, defining_policy):
+                yield EntryKind.PROBE, probe.name
+        for package, defining_policy in self.packages:
+            if policy in (None, defining_policy):
+                yield EntryKind.PACKAGE, package.name
+
 
 def select_policies(policies: Iterable[Policy], labels: Mapping[str, str]) -> tuple[Policy, ...]:
     """The policies that select a node with these labels, by descending precedence.
@@ -93,8 +110,10 @@ def resolve(policies: Sequence[Policy]) -> NodeConfiguration:
     policy of the same priority that defines the probe differently is in conflict. The same rules
     apply to packages.
     """
-    probes, probe_conflicts = _combine("probe", [(p, p.spec.probes) for p in policies])
-    packages, package_conflicts = _combine("package", [(p, p.spec.packages) for p in policies])
+    probes, probe_conflicts = _combine(EntryKind.PROBE, [(p, p.spec.probes) for p in policies])
+    packages, package_conflicts = _combine(
+        EntryKind.PACKAGE, [(p, p.spec.packages) for p in policies]
+    )
     enabled = tuple((probe, policy) for probe, policy in probes if probe.enabled)
     settings: dict[str, Any] = {
         "probes": [probe.name for probe, _ in enabled],
@@ -127,7 +146,7 @@ class _Combined(Generic[Entry]):
 
 
 def _combine(
-    kind: str, definitions: Sequence[tuple[Policy, Iterable[Entry]]]
+    kind: EntryKind, definitions: Sequence[tuple[Policy, Iterable[Entry]]]
 ) -> tuple[tuple[tuple[Entry, str], ...], tuple[Conflict, ...]]:
     combined: dict[str, _Combined[Entry]] = {}
     for policy, entries in definitions:

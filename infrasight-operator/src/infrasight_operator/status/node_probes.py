@@ -8,7 +8,7 @@ from attrs import frozen
 
 from infrasight_operator.model.agent_report import Failure, Report
 from infrasight_operator.model.installation import Installation
-from infrasight_operator.model.resolution import NodeConfiguration
+from infrasight_operator.model.resolution import EntryKind, NodeConfiguration
 from infrasight_operator.status.conditions import Condition, build_conditions
 
 LABELS = {"app.kubernetes.io/managed-by": "infrasight-operator"}
@@ -66,7 +66,7 @@ class NodeView:
             return None
         return self.report
 
-    def failure(self, name: str, is_package: bool) -> str:
+    def failure(self, kind: EntryKind, name: str) -> str:
         """Why a probe or package does not work; empty if it works or its state is unknown."""
         report = self.current_report()
         if report is None:
@@ -74,16 +74,16 @@ class NodeView:
         if report.rejected:
             return f"the agent rejected the configuration: {report.rejected}"
         for failure in report.failures:
-            if failure.name == name and failure.is_package == is_package:
+            if failure.name == name and failure.is_package == (kind is EntryKind.PACKAGE):
                 return failure.reason
         return ""
 
-    def works(self, name: str, is_package: bool) -> bool:
+    def works(self, kind: EntryKind, name: str) -> bool:
         """Whether the agent reports a probe as running, or a package as installed."""
         report = self.current_report()
-        if report is None or report.rejected or self.failure(name, is_package):
+        if report is None or report.rejected or self.failure(kind, name):
             return False
-        if not is_package:
+        if kind is EntryKind.PROBE:
             return name in report.running
         return any(
             package.name == name and (name, package.version) in report.packages
@@ -117,7 +117,9 @@ class NodeView:
         if report.failures:
             message = "; ".join(f"{f.name}: {f.reason}" for f in report.failures)
             return StateWithReason(NodeState.FAILED, "Failures", message)
-        pending = self._pending_entries()
+        pending = [
+            name for kind, name in self.configuration.entries() if not self.works(kind, name)
+        ]
         if pending:
             message = f"not running or installed yet: {', '.join(pending)}"
             return StateWithReason(NodeState.PENDING, "Starting", message)
@@ -135,19 +137,6 @@ class NodeView:
             return Condition("Ready", False, "NotStreaming", message)
         is_ready = state.name in (NodeState.RUNNING, NodeState.IDLE)
         return Condition("Ready", is_ready, state.reason, state.message)
-
-    def _pending_entries(self) -> list[str]:
-        probes = [
-            probe.name
-            for probe, _ in self.configuration.probes
-            if not self.works(probe.name, False)
-        ]
-        packages = [
-            package.name
-            for package, _ in self.configuration.packages
-            if not self.works(package.name, True)
-        ]
-        return probes + packages
 
 
 def node_probes_spec(configuration: NodeConfiguration) -> dict[str, Any]:
@@ -173,7 +162,7 @@ def node_probes_spec(configuration: NodeConfiguration) -> dict[str, Any]:
         packages.append(package_entry)
     conflicts = [
         {
-            conflict.kind: conflict.name,
+            str(conflict.kind): conflict.name,
             "policies": list(conflict.policies),
             "reason": conflict.reason,
         }

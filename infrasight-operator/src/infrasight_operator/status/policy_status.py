@@ -1,6 +1,6 @@
 """The status of a ProbePolicy object, summed over the nodes that the policy selects."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -38,16 +38,16 @@ def policy_status(
     running = 0
     failed = 0
     for view in sorted(selected, key=lambda view: view.name):
-        entries = list(_entries_defined_by(policy.name, view))
+        entries = list(view.configuration.entries(policy.name))
         node_problems = []
         for kind, name in entries:
-            reason = view.failure(name, kind == "package")
+            reason = view.failure(kind, name)
             if reason:
-                node_problems.append({"node": view.name, kind: name, "reason": reason})
+                node_problems.append({"node": view.name, str(kind): name, "reason": reason})
         problems += node_problems
         if node_problems:
             failed += 1
-        elif all(view.works(name, kind == "package") for kind, name in entries):
+        elif all(view.works(kind, name) for kind, name in entries):
             running += 1
     pending = len(selected) - running - failed
     counts = _NodeCounts(len(selected), running, pending, failed)
@@ -83,16 +83,6 @@ def ineffective_status(
         "observedGeneration": generation,
         "conditions": build_conditions([ready], previous_conditions, now, generation),
     }
-
-
-def _entries_defined_by(policy: str, view: NodeView) -> Iterable[tuple[str, str]]:
-    """Kind and name of the probes and packages that a policy defines on a node."""
-    for probe, defining_policy in view.configuration.probes:
-        if defining_policy == policy:
-            yield "probe", probe.name
-    for package, defining_policy in view.configuration.packages:
-        if defining_policy == policy:
-            yield "package", package.name
 
 
 def _ready(counts: _NodeCounts, problems: Sequence[Mapping[str, str]]) -> Condition:

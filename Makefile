@@ -1,4 +1,4 @@
-# The few commands people type. Each installs what it needs first; `make` alone explains them.
+# The commands for people. Each installs what it needs first; `make` alone lists them.
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,22 +24,22 @@ test: ## Run the tests (as root; 12 minutes on 2 cores); ARGS="-k execve -x" goe
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python tools/run_tests.py $(ARGS)
 
-test-all: ## Run every test, also the slow ones and those of other kernels (as root; up to 45 minutes on 2 cores)
+test-all: ## Run every test, including slow ones and those on other kernels (as root; 45 minutes on 2 cores)
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python tools/run_tests.py --all $(ARGS)
 
-test-kernels: ## Run the tests of probes and trackers under Debian's 6.1 and 6.12, emulated (as root; a quarter of an hour); KERNELS="6.1"
+test-kernels: ## Run the tests of probes and trackers on Debian's 6.1 and 6.12 in an emulator (as root; 15 minutes); KERNELS="6.1"
 	@$(PYTHON) tools/setup.py test
 	@$(BIN)/python -m pytest -m guest tests/test_other_kernels.py
 	@for series in $(KERNELS); do \
 	  $(BIN)/python tools/kernel_guest.py $$series $(BIN)/python -m pytest -p no:cacheprovider -o timeout=900 infrasight-probe-*/tests $(TRACKERS) $(ARGS) || exit; \
 	done
 
-tour: ## The whole in a Kubernetes cluster of this machine, from an empty one to an empty one (as root; a minute)
+tour: ## Install, use and remove everything in a Kubernetes cluster on this machine (as root; a minute)
 	@$(PYTHON) tools/setup.py test
 	@PYTHONPATH=tests/support $(BIN)/python tests/kubernetes_tour.py
 
-lint: ## Check style, types, import contracts, protobuf, C, and that generated code is up to date
+lint: ## Check style, types, import contracts, protobuf, C, vocabulary, and generated code and documents
 	@$(PYTHON) tools/setup.py lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +49,9 @@ lint: ## Check style, types, import contracts, protobuf, C, and that generated c
 	$(BIN)/python tools/proto.py --buf lint
 	$(BIN)/clang-format --dry-run -Werror $(C_FILES)
 	$(BIN)/python tools/proto.py --check
-	@echo "/usr/bin/python3 compiles the loader, which imports nothing but the standard library and bcc"
+	$(BIN)/python tools/docs.py --check
+	$(BIN)/python tools/vocabulary.py
+	@echo "/usr/bin/python3 parses the bcc process, which runs under the system's Python"
 	@/usr/bin/python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' infrasight-core/src/infrasight_core/kernel/bcc_process.py
 
 images: ## Build the images with podman; ARGS="--base own" where no registry of images can be reached
@@ -69,7 +71,7 @@ lock: ## Write the newest versions that fit together into requirements.lock
 	printf -- '-e ./%s\n' $(PACKAGES) | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --no-emit-index-url --no-annotate --no-header --group dev $(PACKAGES:%=--no-emit-package %) - --output-file requirements.lock >/dev/null
 
-bench: ## Measure this machine, beside its peers (as root)
+bench: ## Run the benchmarks, which compare with other tracers (as root)
 	@$(PYTHON) tools/setup.py bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 

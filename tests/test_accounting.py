@@ -75,8 +75,8 @@ def test_every_event_seen_is_stored_and_verified(system: System) -> None:
     agent = system.start_agent(every_probe=True)
     execute("mark-accounts", 50)
     until(lambda: "execve" in verify(system)[1], "the first account of execve is stored")
-    status, rows, said = verify(system)
-    assert (status, said) == (0, "")
+    status, rows, errors = verify(system)
+    assert (status, errors) == (0, "")
     assert all(row["difference"] == 0 for row in rows.values())
     lacking = flagged_missing(system)
     assert set(rows["execve"]["missing_fields"]) <= set(lacking)
@@ -143,10 +143,10 @@ def test_overflowing_blocks_are_accounted_for(system: System, open_storm: Path) 
     assert there["n"] == there["different"] > 0
     assert there["odd"] == 0
     assert 0 < there["processes"] <= len(storm)
-    status, rows, said = verify(system)
+    status, rows, errors = verify(system)
     assert status == 1
     assert rows["open"]["difference"] == 0
-    assert "give its blocks more memory" in said
+    assert "give its blocks more memory" in errors
 
 
 def reconfigure(agent: Process, file: Path, settings: str) -> None:
@@ -184,9 +184,9 @@ def test_verify_reports_the_run_of_a_killed_agent(system: System) -> None:
     assert agent.stop() == 0
     row = accounts(system)["execve"]
     assert (row["runs"], row["wrong"], row["ended"]) == (2, 0, False)
-    status, rows, said = verify(system)
+    status, rows, errors = verify(system)
     assert (status, rows["execve"]["broken_off"], rows["execve"]["difference"]) == (1, 1, 0)
-    assert "without a last account" in said
+    assert "without a last account" in errors
 
 
 def test_verify_reports_deleted_and_doubled_rows(tmp_path: Path) -> None:
@@ -217,9 +217,9 @@ def test_verify_reports_deleted_and_doubled_rows(tmp_path: Path) -> None:
                     f"{clickhouse.url}?database=tampered", sql.encode()
                 )
                 with urllib.request.urlopen(request, timeout=60):
-                    status, rows, said = verify(system)
+                    status, rows, errors = verify(system)
                 assert (status, rows["execve"]["difference"]) == (1, difference)
-                assert word in said
+                assert word in errors
     finally:
         clickhouse.kill()
 
@@ -227,13 +227,13 @@ def test_verify_reports_deleted_and_doubled_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("since", ["yesterday", "", "5", "9999999h"])
 def test_verify_rejects_a_malformed_time(system: System, since: str) -> None:
     """A malformed time is rejected with an example."""
-    status, _, said = verify(system, "--since", since)
+    status, _, errors = verify(system, "--since", since)
     assert status == 2
-    assert "write 90s, 30m, 6h, 7d or 2w" in said
+    assert "write 90s, 30m, 6h, 7d or 2w" in errors
 
 
 def test_verify_fails_without_accounts(system: System) -> None:
     """Without any account verify fails, because nothing is proved."""
-    status, rows, said = verify(system)
+    status, rows, errors = verify(system)
     assert (status, rows) == (1, {})
-    assert "no account of the last 1h" in said
+    assert "no account of the last 1h" in errors

@@ -149,25 +149,19 @@ def test_full_outbox_counts_what_it_drops(embedded: System) -> None:
 
 
 def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path: Path) -> None:
-    """With mutual TLS events and queries pass; an agent of another CA reports its refusal."""
+    """With mutual TLS events and queries pass; an agent of another CA is rejected."""
     ours = CertificateAuthority(tmp_path / "ours", "ours")
     others = CertificateAuthority(tmp_path / "others", "others")
 
     def options(authority: CertificateAuthority, subject: str) -> list[str]:
         files = authority.issue(subject)
-        return [
-            "--tls-certificate",
-            str(files.certificate),
-            "--tls-key",
-            str(files.key),
-            "--tls-ca",
-            str(files.ca),
-        ]
+        names = ("certificate", "key", "ca")
+        return [f"--tls-{name}={getattr(files, name)}" for name in names]
 
     embedded.start_server(*options(ours, "server"))
-    refused = embedded.start_agent(*options(others, "agent"), ready=False)
-    until(lambda: "UNAVAILABLE" in refused.get("readyz"), "the other CA's agent is refused")
-    refused.stop()
+    rejected = embedded.start_agent(*options(others, "agent"), ready=False)
+    until(lambda: "UNAVAILABLE" in rejected.get("readyz"), "the other CA's agent is rejected")
+    rejected.stop()
     agent = embedded.start_agent(*options(ours, "agent"))
     execute("mark-tls", 5)
     assert agent.stop() == 0

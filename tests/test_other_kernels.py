@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from infrasight_testbed.comparisons import COMPARISONS
 from infrasight_testbed.kernel_tables import cells, column, documented
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ DOCUMENT = ROOT / "docs/kernels.md"
 REPORT = [sys.executable, "-m", "infrasight_testbed.kernel_report"]
 GUEST = [sys.executable, str(ROOT / "tools/kernel_guest.py")]
 MINUTES = 20  # a guest takes three on an idle machine
-UNOBTAINABLE = 77  # kernel_guest.py: no emulator or no kernel is to be had
+UNOBTAINABLE = 77  # status of kernel_guest.py without an emulator or kernel
 
 pytestmark = pytest.mark.timeout((MINUTES + 1) * 60)
 
@@ -35,26 +36,26 @@ def report(*command: str) -> dict[str, Any]:
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=MINUTES * 60)
+        output, _ = process.communicate(timeout=MINUTES * 60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    last = said.strip().splitlines()[-1:] or [""]
+    last = output.strip().splitlines()[-1:] or [""]
     if process.returncode == UNOBTAINABLE:
         pytest.skip(last[0])
-    assert process.returncode == 0, said[-4000:]
+    assert process.returncode == 0, output[-4000:]
     found: dict[str, Any] = json.loads(last[0])
     return found
 
 
-def has_everything(found: dict[str, Any]) -> None:
+def assert_complete(found: dict[str, Any]) -> None:
     """Asserts that every expected row came once and right, and that the trackers run."""
-    assert found["probes"].keys() == {"accept", "chmod", "connect", "execve", "open"}
-    for probe, said in found["probes"].items():
-        assert said["wrong"] == [], probe
-        assert said["found"] == said["expected"] > 0, probe
-        assert said["dropped"] == 0, probe
+    assert found["probes"].keys() == set(COMPARISONS)
+    for probe, result in found["probes"].items():
+        assert result["wrong"] == [], probe
+        assert result["found"] == result["expected"] > 0, probe
+        assert result["dropped"] == 0, probe
     assert set(found["untraced"].values()) == {0}
     assert found["untracked"] == {}
 
@@ -62,13 +63,13 @@ def has_everything(found: dict[str, Any]) -> None:
 def test_probes_on_the_running_kernel() -> None:
     """Every probe loads and records known work; the document agrees if it has this kernel."""
     found = report(*REPORT)
-    has_everything(found)
-    said = documented(DOCUMENT.read_text(), column(found))
-    if not said:
+    assert_complete(found)
+    documented_cells = documented(DOCUMENT.read_text(), column(found))
+    if not documented_cells:
         pytest.skip(
             f"docs/kernels.md has no column {column(found)!r}; the rows themselves were right"
         )
-    assert cells(found) == said
+    assert cells(found) == documented_cells
 
 
 @pytest.mark.guest
@@ -80,9 +81,9 @@ def test_probes_on_the_running_kernel() -> None:
 def test_probes_on_a_kernel_of_debian(series: str) -> None:
     """The same in a guest with Debian's kernel of a series; the document agrees."""
     found = report(*GUEST, series, "env", f"PYTHONPATH={ROOT / 'tests/support'}", *REPORT)
-    has_everything(found)
+    assert_complete(found)
     assert column(found) == series
-    said = documented(DOCUMENT.read_text(), series)
-    if not said:
+    documented_cells = documented(DOCUMENT.read_text(), series)
+    if not documented_cells:
         pytest.skip(f"docs/kernels.md has no column {series!r}; the rows themselves were right")
-    assert cells(found) == said
+    assert cells(found) == documented_cells

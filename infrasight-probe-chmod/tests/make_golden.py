@@ -27,7 +27,7 @@ rm infrasight-golden
 
 
 def main() -> None:
-    """Records one user's changes: absolute, relative, by descriptor, refused and missing."""
+    """Records one user's changes: absolute, relative, by descriptor, not permitted and missing."""
     plugins = PluginManager.discover(["chmod"])
     kernel = running_kernel()
     program = evolve(plugins.load_bpf("chmod", kernel, {}), slots=64)

@@ -303,7 +303,7 @@ def _none(given: bytes, resolved: bytes) -> Row:
 
 @pytest.mark.parametrize("length", [4095, 4096])
 def test_long_paths_are_complete_or_flagged(record: Record, file: Path, length: int) -> None:
-    """A path of 4,095 bytes is complete; a longer one is refused, and its row is flagged."""
+    """A path of 4,095 bytes is complete; a longer one is rejected, and its row is flagged."""
     path = b"./" * 2045 + b"/file" if length < 4096 else b"./" * 2048
 
     def work() -> int:
@@ -346,7 +346,7 @@ def test_fchmod_has_the_current_path_of_the_file(record: Record, file: Path) -> 
 
 
 def test_fchmod_of_an_object_without_a_path_is_flagged(record: Record) -> None:
-    """fchmod of a socket, an event descriptor and a pipe: the row has no path, and says so."""
+    """fchmod of a socket, an event descriptor and a pipe: the row has no path, and a flag."""
     with socket.socket() as made:
         event = os.eventfd(0)
         (pipe, _) = os.pipe()

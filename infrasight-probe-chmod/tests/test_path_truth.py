@@ -185,12 +185,12 @@ def test_rows_of_successive_calls_do_not_mix(
     rows, _ = record(work)
     one, two, none = (bytes(folder / name) for name in ("one", "two", "none"))
     modes = (0o600, 0o600, 0, 0o622) if has_function else (0, 0o600, 0, 0)
-    said = KERNELS if has_function else chmod_rows.NOT_HAD
+    quality = KERNELS if has_function else chmod_rows.NOT_HAD
     assert [(row["resolved_path"], row["old_mode"], row["quality"]) for row in rows] == [
-        (one, modes[0], said),
+        (one, modes[0], quality),
         (two, modes[1], []),
         (none, modes[2], chmod_rows.NOT_HAD),
-        (two, modes[3], said),
+        (two, modes[3], quality),
     ]
 
 

@@ -16,7 +16,7 @@ ABSENT = 9999  # a descriptor
 
 
 def connect() -> None:
-    """IPv4, IPv6, refused, not waiting, UDP, Unix, no such descriptor, memory that is not there."""
+    """IPv4, IPv6, rejected, non-blocking, UDP, Unix, a bad descriptor, unmapped memory."""
     for family, kind, address in (
         (socket.AF_INET, socket.SOCK_STREAM, inet("127.0.0.1", PORT)),
         (socket.AF_INET6, socket.SOCK_STREAM, inet6("::ffff:127.0.0.1", PORT)),

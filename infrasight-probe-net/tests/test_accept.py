@@ -40,19 +40,19 @@ NO_SOCKET = {
 
 @pytest.fixture
 def record(accepts: Recording) -> Record:
-    """Records what a child does: its rows, in order, and what it returned."""
+    """Does some work in a child; returns its rows, by time, and the work's result."""
 
-    def recorded(work: Callable[[], Any]) -> tuple[list[Row], Any]:
-        pid, said = in_child(work)
+    def record_child(work: Callable[[], Any]) -> tuple[list[Row], Any]:
+        pid, result = in_child(work)
         accepts.wait("accept")
-        return rows_of(accepts, pid), said
+        return rows_of(accepts, pid), result
 
-    return recorded
+    return record_child
 
 
 @pytest.fixture(autouse=True)
 def does_not_block(listener: socket.socket) -> None:
-    """No accept waits, unless a test says so."""
+    """Makes the listener non-blocking; a test may change it back."""
     listener.setblocking(False)
 
 

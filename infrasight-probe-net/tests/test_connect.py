@@ -69,8 +69,10 @@ def test_a_call_that_succeeds(
 @pytest.mark.parametrize(
     ("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1"), (INET6, "::ffff:127.0.0.1")]
 )
-def test_a_call_that_is_refused(family: int, host: str, closed: int, record: Record) -> None:
-    """A refused blocking call has both ends, though the kernel has cleared the socket since."""
+def test_rejected_blocking_call_has_both_ends(
+    family: int, host: str, closed: int, record: Record
+) -> None:
+    """A rejected blocking call has both ends, though the kernel has cleared the socket since."""
     address = (inet if family == INET else inet6)(host, closed)
     with socket.socket(family) as client:
         (row,), outcomes, _ = record(

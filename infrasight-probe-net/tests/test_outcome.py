@@ -277,9 +277,7 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
         for row in recorded.table.to_pylist()
         if row["pid"] == os.getpid() and row["connection_id"]
     ]
-    rows.sort(
-        key=lambda row: row["stage"]
-    )  # each CPU has a block of its own, and the thread may have moved meanwhile
+    rows.sort(key=lambda row: row["stage"])  # the thread may have moved to another CPU's block
     assert (result, [row["stage"] for row in rows]) == (-115, [b"call", b"outcome"])
     assert_fields(
         rows[1],

@@ -75,7 +75,7 @@ def test_every_name(connects: Recording, folder: Path, kind: int) -> None:
     """Paths up to 108 bytes and abstract names with NULs are exact, from the kernel's socket."""
     for number, name in enumerate(names(folder)):
         with socket.socket(UNIX, kind) as server, socket.socket(UNIX, kind) as client:
-            address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
+            address = unix(name)[:110]  # Python's bind allows 107 bytes
             assert call("bind", server.fileno(), address, len(address)) == 0
             if kind != DGRAM:
                 server.listen()
@@ -212,7 +212,7 @@ def test_accepting_every_name(accepts: Recording, folder: Path, kind: int) -> No
             socket.socket(UNIX, kind) as bound,
             socket.socket(UNIX, kind) as nameless,
         ):
-            address = unix(name)[:110]  # Python's own bind refuses a path of 108 bytes
+            address = unix(name)[:110]  # Python's bind allows 107 bytes
             assert call("bind", server.fileno(), address, len(address)) == 0
             server.listen()
             server.setblocking(False)

@@ -249,7 +249,7 @@ def test_connects_that_say_less(
     closed: int,
     clients: list[socket.socket],
 ) -> None:
-    """Requests without completion, refused at once, with direct descriptors, or overflowing."""
+    """Requests without completion, rejected at once, with direct descriptors, or overflowing."""
     silent = socket.socket()
     lost = socket.socket()
     clients += [silent, lost]
@@ -423,7 +423,7 @@ def test_one_request_for_many(
 def test_accepts_that_say_less(
     program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
 ) -> None:
-    """Requests without completion or refused at once have rows that flag unknown fields."""
+    """Requests without completion or rejected at once have rows that flag unknown fields."""
     clients.append(socket.create_connection(listener.getsockname()))
     (row,), made = made_by(
         accepts,

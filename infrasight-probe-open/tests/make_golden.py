@@ -28,7 +28,7 @@ SCRIPT = r"""
 
 
 def main() -> None:
-    """Records one user's opens: plain, refused, missing, to write, any byte, a pipe."""
+    """Records one user's opens: plain, not permitted, missing, to write, any byte, a pipe."""
     plugins = PluginManager.discover(["open"])
     kernel = running_kernel()
     program = evolve(plugins.load_bpf("open", kernel, {}), slots=64)

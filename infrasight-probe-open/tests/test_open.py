@@ -230,7 +230,7 @@ def test_open_without_a_free_descriptor_is_recorded(record: Record, folder: Path
 def test_paths_of_any_length_are_complete_or_flagged(
     record: Record, folder: Path, length: int
 ) -> None:
-    """A path of 4,095 bytes is complete; a longer one is refused, and its row is flagged."""
+    """A path of 4,095 bytes is complete; a longer one is rejected, and its row is flagged."""
     path = (bytes(folder) + b"/" * length)[:length] if length > 2 else b"/."
     if length < 4096:
         check(

@@ -185,7 +185,7 @@ def test_chroot_does_not_hide_the_path(record_last: RecordLast, folder: Path) ->
 
 
 def test_object_without_a_path_is_flagged(record_last: RecordLast, folder: Path) -> None:
-    """A pipe and a namespace, opened through /proc, have no path, and the row says so."""
+    """A pipe and a namespace, opened through /proc, have no path; the row is flagged."""
     reader, _ = os.pipe()
     for path in (b"/proc/self/fd/%d" % reader, b"/proc/self/ns/net"):
         row, fd = record_last(partial(call, "openat", AT_FDCWD, path, 0))

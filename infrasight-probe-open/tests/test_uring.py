@@ -202,13 +202,13 @@ def test_full_ring_hides_no_request(
     assert (failed["error"], failed["quality"]) == (
         "ENOENT",
         UNKNOWN,
-    )  # a failure is told of even then, as a row of its own
+    )  # a failure is a second row
 
 
-def test_request_refused_at_submission_is_recorded(
+def test_request_rejected_at_submission_is_recorded(
     requests_recorded: Recording, program: Path
 ) -> None:
-    """A request that the kernel refuses at submission has a row that flags its unknown fields."""
+    """A request that the kernel rejects at submission has a row that flags its unknown fields."""
     requests_recorded.clear()
     made = make_requests(
         program,

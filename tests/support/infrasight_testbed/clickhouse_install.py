@@ -16,7 +16,7 @@ _ATTEMPTS = 4
 
 
 def cache_folder() -> Path:
-    """Where tools that only tests need are kept between runs."""
+    """Where tools for tests are cached between runs."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "infrasight-tools"
 
@@ -25,7 +25,7 @@ def clickhouse_library() -> Path:
     """The path of `libchdb.so`, fetched from npm when it is not in the cache (180 MB).
 
     Raises:
-        RuntimeError: npm could not be had, or the package could not be fetched.
+        RuntimeError: npm is unavailable, or the package cannot be fetched.
     """
     folder = cache_folder() / f"clickhouse-{VERSION}"
     library = folder / "libchdb.so"
@@ -54,7 +54,7 @@ def _fetch(library: Path) -> None:
 
 
 def _npm() -> str:
-    """npm from the PATH, else from PyPI's Node.js in a virtual environment of its own."""
+    """npm from the PATH, else from PyPI's Node.js in a separate virtual environment."""
     if found := shutil.which("npm"):
         return found
     environment = cache_folder() / "nodejs"

@@ -105,7 +105,7 @@ def changed(call: Call, row: Row) -> Row:
         and not {"old_mode_missing", "resolved_path_user_memory"} & set(row["quality"])
     ):
         wanted.pop("resolved_path", None)
-        wanted["quality"] = [said for said in quality if said == "path_cut"]
+        wanted["quality"] = [flag for flag in quality if flag == "path_cut"]
     uncut(wanted, row, "path")
     return wanted
 

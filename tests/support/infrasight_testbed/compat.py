@@ -84,9 +84,9 @@ def make_calls(program: Path, calls: Sequence[Call], given: Sequence[int] = ()) 
         pass_fds=given,
         env={},
     )
-    said, _ = process.communicate(_packed(calls))
+    output, _ = process.communicate(_packed(calls))
     assert process.returncode == 0
-    return CallResults(process.pid, list(struct.unpack(f"<{len(said) // 4}i", said)))
+    return CallResults(process.pid, list(struct.unpack(f"<{len(output) // 4}i", output)))
 
 
 def _packed(calls: Sequence[Call]) -> bytes:

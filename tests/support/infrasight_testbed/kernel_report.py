@@ -56,11 +56,11 @@ def main() -> None:
     counts = recorder.stop()
     if recorder.failure:
         raise recorder.failure
-    for probe, said in probes.items():
+    for probe, result in probes.items():
         rows = [
             row for each in kept.deliveries if each.probe == probe for row in each.batch.to_pylist()
         ]
-        said |= compared([each for each in expected if each.probe == probe], rows) | {
+        result |= compared([each for each in expected if each.probe == probe], rows) | {
             "dropped": counts[probe].dropped
         }
     report = {
@@ -83,19 +83,19 @@ def doctor() -> Row:
 
 def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
     """A probe's attached functions, why optional ones are not, and the verifier's work."""
-    said = {
+    states = {
         point.event: "in use" if has_tracepoint(point.event) else "not in this kernel"
         for point in tracepoints_of(program)
     }
     for function in functions_of(program):
-        said[function.kernel_function] = loaded.unattached.get(function.function, "in use")
+        states[function.kernel_function] = loaded.unattached.get(function.function, "in use")
     verified = {}
     for name, descriptor in loaded.programs.items():
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
         verified[name] = next(
             (int(line.split()[1]) for line in lines if line.startswith("verified_insns:")), 0
         )
-    return {"points": said, "verified_instructions": verified}
+    return {"points": states, "verified_instructions": verified}
 
 
 def compared(expected: Sequence[Expected], rows: Sequence[Row]) -> Row:

@@ -26,26 +26,26 @@ def column(report: Report) -> str:
 
 
 def cells(report: Report) -> dict[Cell, str]:
-    """What the document is to say of a kernel."""
-    said: dict[Cell, str] = {}
+    """The cells of the document for a kernel."""
+    cells_found: dict[Cell, str] = {}
     for name, probe in report["probes"].items():
-        said |= {
+        cells_found |= {
             ("attach point", name, point): state.partition(",")[0]
             for point, state in probe["points"].items()
         }
-        said |= {
+        cells_found |= {
             ("operation", name, kind): ", ".join(lacks) or WHOLE
             for kind, lacks in probe["lacks"].items()
         }
     for check in CHECKS:
         found = report["doctor"][check]
-        said["check", "doctor", check] = f"{found['status']}: {found['found']}"
-    return said
+        cells_found["check", "doctor", check] = f"{found['status']}: {found['found']}"
+    return cells_found
 
 
 def documented(text: str, heading: str) -> dict[Cell, str]:
-    """What the document says of a kernel; empty where it has no such column."""
-    said: dict[Cell, str] = {}
+    """The cells of a kernel in the document; empty without its column."""
+    cells_found: dict[Cell, str] = {}
     headings: list[str] = []
     for line in text.splitlines():
         row = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
@@ -58,8 +58,8 @@ def documented(text: str, heading: str) -> dict[Cell, str]:
             and not row[0].startswith("-")
             and (cell := row[headings.index(heading)]) != NOTHING
         ):
-            said[headings[1], row[0], row[1]] = cell
-    return said
+            cells_found[headings[1], row[0], row[1]] = cell
+    return cells_found
 
 
 def tables(reports: Mapping[str, Report]) -> str:
@@ -68,7 +68,7 @@ def tables(reports: Mapping[str, Report]) -> str:
     lines: list[str] = []
     for table, first in ("attach point", "probe"), ("operation", "probe"), ("check", "command"):
         keys = dict.fromkeys(
-            key for said in reversed(columns.values()) for key in said if key[0] == table
+            key for column in reversed(columns.values()) for key in column if key[0] == table
         )
         lines += [
             "",
@@ -76,7 +76,7 @@ def tables(reports: Mapping[str, Report]) -> str:
             "|---" * (2 + len(columns)) + "|",
         ]
         for key in sorted(keys, key=lambda key: key[1]):
-            found = [said.get(key, NOTHING) for said in columns.values()]
+            found = [column.get(key, NOTHING) for column in columns.values()]
             lines.append(f"| {key[1]} | {key[2]} | {' | '.join(found)} |")
     return "\n".join(lines)
 

@@ -197,7 +197,7 @@ def _requests(folder: Path) -> Iterator[Expected]:
         missing = bytes(folder / "missing")
         asked = [uring.Request(given), uring.Request(missing), uring.Request(given, how=_HOW)]
         made = uring.make_requests(program, 0, asked)
-    except AssertionError:  # no ring is to be had: kernel.io_uring_disabled, or a kernel without
+    except AssertionError:  # io_uring is disabled, or missing in this kernel
         return
     there = {"path": given, "resolved_path": given, "error": ""}
     absent = {"path": missing, "error": "ENOENT", "return_code": ENOENT}

@@ -1,4 +1,4 @@
-"""A real name server, dnsmasq, on a port of its own."""
+"""A real name server, dnsmasq, on its own port."""
 
 import socket
 import subprocess

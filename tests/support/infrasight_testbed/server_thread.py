@@ -1,4 +1,4 @@
-"""An infrasight-server in a thread of the test's process, on ports of its own."""
+"""An infrasight-server in a thread of the test's process, on its own ports."""
 
 import asyncio
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ class Number:
     Attributes:
         value: It; 0 for NULL.
         link: The descriptor's link in /proc, or strace's text about a socket; empty if it is none.
-        deleted: Whether the link says so.
+        deleted: Whether the link names a deleted file.
     """
 
     value: int
@@ -76,7 +76,7 @@ class Call:
         arguments: As they were passed.
         result: The result or negative errno; None if the thread was killed in the call.
         link: Of the descriptor that it returned.
-        deleted: Whether that link says so.
+        deleted: Whether that link names a deleted file.
     """
 
     tid: int
@@ -129,30 +129,28 @@ def parse(output: bytes) -> Traced:
         match = _LINE.fullmatch(line)
         assert match, line
         tid = int(match[1])
-        said = match[2]
+        text = match[2]
         traced.threads.add(tid)
-        if superseded := _SUPERSEDED.fullmatch(said):
-            _end(
-                traced, tid, number, begun.pop(tid, None)
-            )  # the group's leader is gone; the thread that executes has its id now
+        if superseded := _SUPERSEDED.fullmatch(text):
+            # The group's leader is gone; the thread that executes has its id now.
+            _end(traced, tid, number, begun.pop(tid, None))
             begun[tid] = begun.pop(int(superseded[1]))
             traced.killed.add(tid)
-        elif said.startswith(b"+++ "):
-            if said.startswith(b"+++ killed") or tid in begun:
+        elif text.startswith(b"+++ "):
+            if text.startswith(b"+++ killed") or tid in begun:
                 traced.killed.add(tid)
             _end(traced, tid, number, begun.pop(tid, None))
-        elif not said.startswith((b"--- ", b"???")):
-            if resumed := _RESUMED.fullmatch(said):
+        elif not text.startswith((b"--- ", b"???")):
+            if resumed := _RESUMED.fullmatch(text):
                 place, before = begun.pop(tid)
-                said = before + resumed[1]
-            if said.endswith(
-                _DIED
-            ):  # before strace wrote the arguments that are known at a call's end
-                said = said.removesuffix(_DIED) + b") = ?"
-            if unfinished := _CUT_OFF.fullmatch(said):
+                text = before + resumed[1]
+            # The thread died before strace wrote the arguments that are known at a call's end.
+            if text.endswith(_DIED):
+                text = text.removesuffix(_DIED) + b") = ?"
+            if unfinished := _CUT_OFF.fullmatch(text):
                 begun[tid] = place, unfinished[1]
             else:
-                _end(traced, tid, number, (place, said))
+                _end(traced, tid, number, (place, text))
     assert not begun, begun
     traced.calls.sort(key=lambda call: call.place)
     return traced

@@ -55,7 +55,7 @@ def call(name: str, *arguments: int | bytes) -> int:
 
 
 def own_mounts() -> None:
-    """Gives this process mounts of its own, which end with it."""
+    """Gives this process its own mounts, which end with it."""
     for result in (
         call("unshare", CLONE_NEWNS),
         call("mount", b"none", b"/", 0, MS_REC | MS_PRIVATE, 0),
@@ -79,9 +79,9 @@ def in_child(work: Callable[[], Any], uid: int = 0) -> tuple[int, Any]:
         finally:
             os._exit(status)
     os.close(writer)
-    said = b""
+    reply = b""
     while piece := os.read(reader, 65536):
-        said += piece
+        reply += piece
     os.close(reader)
     assert os.waitpid(pid, 0)[1] == 0, "the child failed"
-    return pid, json.loads(said)
+    return pid, json.loads(reply)

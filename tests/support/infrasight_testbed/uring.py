@@ -171,9 +171,9 @@ def make_requests(
         group=uid,
         extra_groups=(),
     )
-    said, _ = process.communicate(_packed(requests))
+    output, _ = process.communicate(_packed(requests))
     assert process.returncode == 0
-    return RequestResults(process.pid, list(struct.unpack(f"<{len(requests)}i", said)))
+    return RequestResults(process.pid, list(struct.unpack(f"<{len(requests)}i", output)))
 
 
 def _packed(requests: Sequence[AnyRequest]) -> bytes:

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
-import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from infrasight_testbed.wheels import build_wheels, create_environment
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("infrasight-*/pyproject.toml"))
@@ -51,9 +50,7 @@ def declared_probes() -> list[str]:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A freshly built wheel of each package."""
     folder = tmp_path_factory.mktemp("wheels")
-    for package in PACKAGES:
-        build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-        subprocess.run([*build, "--directory", str(folder)], cwd=ROOT / package, check=True)
+    build_wheels([ROOT / package for package in PACKAGES], folder)
     return {name: next(folder.glob(f"{name.replace('-', '_')}-*.whl")) for name in PACKAGES}
 
 
@@ -105,22 +102,7 @@ def test_namespace_is_shared(wheels: dict[str, Path]) -> None:
 
 def test_wheels_work_without_the_tree(wheels: dict[str, Path], tmp_path: Path) -> None:
     """Installed elsewhere, the packages import, the plugins are found and the commands start."""
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = environment / "bin" / "python"
-    site = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    ).strip()
-    # The dependencies come from this environment. Python does not follow its .pth files, which
-    # name the tree, from there.
-    (Path(site) / "dependencies.pth").write_text(
-        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
-    )
-    uv = Path(sys.executable).with_name("uv")
-    subprocess.run(
-        [uv, "pip", "install", "--offline", "--no-deps", "--python", python, *wheels.values()],
-        check=True,
-    )
+    python = create_environment(tmp_path / "environment", wheels.values())
     modules = [package.replace("-", "_") for package in PACKAGES]
     arguments = [json.dumps(modules), json.dumps(declared_probes())]
     subprocess.run([python, "-I", "-c", USE, *arguments], check=True, cwd=tmp_path)

@@ -2,11 +2,10 @@
 
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
+from infrasight_testbed.wheels import build_wheels, create_environment
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "tests/examples/infrasight-probe-mkdir"
@@ -16,26 +15,8 @@ EXAMPLE = ROOT / "tests/examples/infrasight-probe-mkdir"
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a virtual environment with the wheels of the core and of the example."""
     folder = tmp_path_factory.mktemp("tutorial")
-    for package in (ROOT / "infrasight-core", EXAMPLE):
-        build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
-        subprocess.run([*build, "--directory", str(folder / "wheels")], cwd=package, check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv/bin/python"
-    # Third-party dependencies come from this environment; the wheels come before them.
-    question = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.check_output([python, "-c", question], text=True).strip())
-    dependencies = sysconfig.get_path("purelib") + "\n"
-    (site / "dependencies.pth").write_text(dependencies, encoding="utf-8")
-    install = [
-        str(Path(sys.executable).with_name("uv")),
-        "pip",
-        "install",
-        "--offline",
-        "--no-deps",
-    ]
-    wheels = sorted((folder / "wheels").glob("*.whl"))
-    subprocess.run([*install, "--python", python, *wheels], check=True)
-    return python
+    wheels = build_wheels((ROOT / "infrasight-core", EXAMPLE), folder / "wheels")
+    return create_environment(folder / "venv", wheels)
 
 
 def test_example_passes_its_own_tests(python: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_queue_and_cache_are_bounded() -> None:
     lookup.close()
 
 
-def test_failed_and_absent_answers_are_told_apart() -> None:
+def test_failed_and_absent_answers_are_distinguished() -> None:
     """No answer is empty, a failure is None; both are counted and neither ends the thread."""
 
     def query(question: str) -> bytes:

@@ -27,7 +27,7 @@ ERROR: ResolutionImpossible: for help visit the documentation
 """
 NO_INDEX = (
     "WARNING: Retrying (Retry(total=0)) after connection broken by "
-    "'NewConnectionError('<object>: Refused')': /simple/a/\n"
+    "'NewConnectionError('<object>: Connection refused')': /simple/a/\n"
     "ERROR: Could not find a version that satisfies the requirement a==1 (from versions: none)\n"
     "ERROR: No matching distribution found for a==1\n"
 )
@@ -45,7 +45,7 @@ PASSWORD_IN_URL = "ERROR: Could not open https://user:secret@index.example/simpl
         (
             NO_INDEX,
             "Could not find a version that satisfies the requirement a==1 (from versions: none); "
-            "the package index does not answer: Refused')",
+            "the package index does not answer: Connection refused')",
         ),
         (PASSWORD_IN_URL, "Could not open https://…@index.example/simple"),
         ("Killed\n", "Killed"),

@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "tools" / "run.py"
 INFRASIGHT = Path(sys.executable).with_name("infrasight")
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="recording needs root")
+one_more_end = pytest.mark.slow(reason="starts everything for one more way to end")
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_make_run_shows_events_that_can_be_asked_for(
 
 
 @needs_root
+@one_more_end
 def test_a_part_that_dies_is_named(start: Callable[..., RunScript]) -> None:
     """When the agent is killed, the script says so with its log's last lines and stops the rest with status 1."""
     run = start()
@@ -87,6 +89,7 @@ def test_a_table_on_a_terminal_until_ctrl_c(start: Callable[..., RunScript]) -> 
 
 
 @needs_root
+@one_more_end
 def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
     """Closing the terminal stops everything."""
     run = start(terminal=True)
@@ -96,6 +99,7 @@ def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
 
 
 @needs_root
+@one_more_end
 def test_nobody_reads_the_pipe(start: Callable[..., RunScript]) -> None:
     """When the reader of its pipe has had enough, it stops everything; that is no failure."""
     run = start("bash", "-o", "pipefail", "-c", f"{sys.executable} tools/run.py | head -n 1")
@@ -111,6 +115,7 @@ def test_nobody_reads_the_pipe(start: Callable[..., RunScript]) -> None:
 
 
 @needs_root
+@one_more_end
 def test_killed_leaves_nothing(start: Callable[..., RunScript]) -> None:
     """Even SIGKILL, which no program can act upon, leaves no part behind."""
     run = start()

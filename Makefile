@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 KERNELS ?= 6.1 6.12
-TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_containers.py
+TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_container_enricher.py
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infrasight_testbed.cgroups import made, run_in
+from infrasight_testbed.cgroups import run_in, temporary_cgroup
 
 INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
@@ -56,7 +56,7 @@ def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
     container = f"{os.getpid():064x}"
     with (
         tracing(tmp_path / "out", "execve"),
-        made(0, f"/infrasight-trace-{os.getpid()}/docker/{container}") as folder,
+        temporary_cgroup(0, f"/infrasight-trace-{os.getpid()}/docker/{container}") as folder,
     ):
         run_in([folder], "/bin/true", "mark-container")
         subprocess.run(["/bin/true", "mark-container"], check=True)

@@ -13,7 +13,7 @@ from infrasight_core.containers.cgroup_walk import (
     walk_cgroups,
 )
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy, running_v1_hierarchy
-from infrasight_testbed.cgroups import cgroup_of, made, mount_of
+from infrasight_testbed.cgroups import cgroup_of, mount_of, temporary_cgroup
 
 MEMORY = V1Hierarchy(4, "memory")
 V2_ONLY = "30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -76,7 +76,7 @@ def test_mounts_are_parsed_in_each_layout(
 @pytest.mark.parametrize("id_flag", [0, V1], ids=["v2", "v1"])
 def test_walk_yields_the_ids_that_events_carry(id_flag: int) -> None:
     """Three levels of a hierarchy come with id and path; the root is left out."""
-    with made(id_flag, f"{PARENT}/{CONTAINER}/below") as folder:
+    with temporary_cgroup(id_flag, f"{PARENT}/{CONTAINER}/below") as folder:
         found = {path: key for key, path in walk_cgroups(mount_of(id_flag))}
         inodes = [each.stat().st_ino for each in (folder.parent.parent, folder.parent, folder)]
     paths = [PARENT, f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
@@ -87,7 +87,7 @@ def test_walk_yields_the_ids_that_events_carry(id_flag: int) -> None:
 
 def test_walk_of_a_part_of_a_hierarchy_yields_full_paths() -> None:
     """A mount of one cgroup, as in a container, gives paths from the root of the hierarchy."""
-    with made(0, f"{PARENT}/{CONTAINER}/below") as folder:
+    with temporary_cgroup(0, f"{PARENT}/{CONTAINER}/below") as folder:
         part = CgroupMount(str(folder.parent), f"{PARENT}/{CONTAINER}", 0)
         found = sorted(path for _, path in walk_cgroups(part))
     assert found == [f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
@@ -127,7 +127,7 @@ def walk_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
 
 def test_walk_on_a_host_with_v2_only() -> None:
     """With v2 at /sys/fs/cgroup as the only mount, the walk finds its cgroups."""
-    with made(0, f"{PARENT}/{CONTAINER}") as folder:
+    with temporary_cgroup(0, f"{PARENT}/{CONTAINER}") as folder:
         seen = walk_with("-t", "cgroup2", "none", "/sys/fs/cgroup")
         assert (folder.stat().st_ino, f"{PARENT}/{CONTAINER}") in seen["/sys/fs/cgroup"]
     assert len(seen) == 1
@@ -138,7 +138,7 @@ def test_walk_on_a_host_with_v1_only() -> None:
     v1 = running_v1_hierarchy()
     if v1 is None:
         pytest.skip("no v1 hierarchy has a controller here")
-    with made(V1, f"{PARENT}/{CONTAINER}") as folder:
+    with temporary_cgroup(V1, f"{PARENT}/{CONTAINER}") as folder:
         seen = walk_with(
             "-t", "cgroup", "-o", v1.controller, "none", f"/sys/fs/cgroup/{v1.controller}"
         )

@@ -13,7 +13,14 @@ import infrasight_probe_execve.plugin as execve
 import pytest
 from infrasight_core.kernel.cgroups import V1
 from infrasight_recording import CONTAINERS, Recording, recording
-from infrasight_testbed.cgroups import cgroup_of, entering, made, mount_of, remove, run_in
+from infrasight_testbed.cgroups import (
+    cgroup_of,
+    entering,
+    mount_of,
+    remove,
+    run_in,
+    temporary_cgroup,
+)
 from infrasight_testbed.system import until
 
 SHORT_LIVES = 200
@@ -72,7 +79,7 @@ def test_containers_of_milliseconds_are_identified(id_flag: int, outside_of_v2: 
     """Cgroups that are removed before their events are read: every row has its container."""
     cgroup_ids = {}
     with (
-        made(id_flag, PARENT) as parent,
+        temporary_cgroup(id_flag, PARENT) as parent,
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
     ):
         for number in range(SHORT_LIVES):
@@ -92,8 +99,8 @@ def test_containers_of_milliseconds_are_identified(id_flag: int, outside_of_v2: 
 def test_existing_containers_are_identified(id_flag: int, outside_of_v2: None) -> None:
     """The walk at the start finds containers, also one that has its own cgroup below."""
     with (
-        made(id_flag, f"{PARENT}/{container(1)}/init") as inner,
-        made(id_flag, f"{PARENT}/{container(2)}") as other,
+        temporary_cgroup(id_flag, f"{PARENT}/{container(1)}/init") as inner,
+        temporary_cgroup(id_flag, f"{PARENT}/{container(2)}") as other,
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
     ):
         run_in([inner], "/bin/true", "inner")
@@ -112,8 +119,8 @@ def test_moving_process_has_the_container_of_each_event(id_flag: int, outside_of
     top = Path(mount_of(id_flag).mount_point)
     with (
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
-        made(id_flag, f"{PARENT}/{container(1)}") as one,
-        made(id_flag, f"{PARENT}/{container(2)}") as two,
+        temporary_cgroup(id_flag, f"{PARENT}/{container(1)}") as one,
+        temporary_cgroup(id_flag, f"{PARENT}/{container(2)}") as two,
     ):
         for target, name in ((two, "across"), (top, "out")):
             procs = str(target / "cgroup.procs")
@@ -130,8 +137,8 @@ def test_moving_process_has_the_container_of_each_event(id_flag: int, outside_of
 def test_v2_takes_precedence_over_v1() -> None:
     """A process in a container of each hierarchy has the container and the cgroup id of v2."""
     with (
-        made(V1, f"{PARENT}/{container(1)}") as v1,
-        made(0, f"{PARENT}/{container(2)}") as v2,
+        temporary_cgroup(V1, f"{PARENT}/{container(1)}") as v1,
+        temporary_cgroup(0, f"{PARENT}/{container(2)}") as v2,
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
     ):
         run_in([v1, v2], "/bin/true", "both")
@@ -145,7 +152,7 @@ def test_process_outside_of_containers_has_an_empty_id() -> None:
     with recording("execve", execve, enrichers=CONTAINERS) as recorded:
         own_cgroup_id = cgroup_of("self")
         subprocess.run(["/bin/true", "here"], check=True)
-        with made(0, f"/infrasight-test-{os.getpid()}.slice/a.service") as service:
+        with temporary_cgroup(0, f"/infrasight-test-{os.getpid()}.slice/a.service") as service:
             run_in([service], "/bin/true", "service")
     assert containers_of(recorded) == [(b"here", "", False), (b"service", "", False)]
     assert rows_of(recorded)[0]["cgroup_id"] == own_cgroup_id
@@ -158,7 +165,7 @@ def test_unknown_cgroup_is_flagged() -> None:
     containers.cgroup_index.require_walk()
     containers.cgroup_index.refresh()
     with (
-        made(0, f"{PARENT}/{container(1)}") as folder,
+        temporary_cgroup(0, f"{PARENT}/{container(1)}") as folder,
         recording("execve", execve, enrichers={"untracked": untracked}) as recorded,
     ):
         run_in([folder], "/bin/true", "unknown")
@@ -168,7 +175,10 @@ def test_unknown_cgroup_is_flagged() -> None:
 
 def test_renamed_v1_cgroup_has_another_container() -> None:
     """Events after the rename belong to the container of the new name."""
-    with made(V1, PARENT) as parent, recording("execve", execve, enrichers=CONTAINERS) as recorded:
+    with (
+        temporary_cgroup(V1, PARENT) as parent,
+        recording("execve", execve, enrichers=CONTAINERS) as recorded,
+    ):
         v2_root = Path(mount_of(0).mount_point)
         folder = parent / container(1)
         folder.mkdir()

@@ -35,7 +35,7 @@ def cgroup_of(process: int | str) -> int:
 
 
 @contextmanager
-def made(mark: int, path: str) -> Iterator[Path]:
+def temporary_cgroup(mark: int, path: str) -> Iterator[Path]:
     """Makes a cgroup and its missing parents; removes them and their children at the end."""
     top = Path(mount_of(mark).mount_point)
     folders = []

@@ -23,7 +23,7 @@ from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_recording import Recording
-from infrasight_testbed.cgroups import run_in, temporary_cgroup
+from infrasight_testbed.cgroups import run_in_cgroups, temporary_cgroup
 from rich.console import Console
 from rich.table import Table
 
@@ -57,7 +57,7 @@ def measured(enrichers: dict[str, object], command: list[str]) -> float:
     with temporary_cgroup(0, f"/docker/{CONTAINER}") as cgroup:
         time.sleep(0.3)
         began = time.clock_gettime(clock)
-        run_in([cgroup], *command)
+        run_in_cgroups([cgroup], *command)
         time.sleep(0.3)
         busy = time.clock_gettime(clock) - began
     events = sum(delivery.batch.num_rows for delivery in recorded.deliveries)

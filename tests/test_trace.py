@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from infrasight_testbed.cgroups import run_in, temporary_cgroup
+from infrasight_testbed.cgroups import run_in_cgroups, temporary_cgroup
 
 INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
@@ -58,7 +58,7 @@ def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
         tracing(tmp_path / "out", "execve"),
         temporary_cgroup(0, f"/infrasight-trace-{os.getpid()}/docker/{container}") as folder,
     ):
-        run_in([folder], "/bin/true", "mark-container")
+        run_in_cgroups([folder], "/bin/true", "mark-container")
         subprocess.run(["/bin/true", "mark-container"], check=True)
     rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
     mine = [row for row in rows if row["argv"] == ["/bin/true", "mark-container"]]

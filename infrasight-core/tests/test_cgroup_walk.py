@@ -13,13 +13,17 @@ from infrasight_core.containers.cgroup_walk import (
     walk_cgroups,
 )
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy, running_v1_hierarchy
-from infrasight_testbed.cgroups import cgroup_of, mount_of, temporary_cgroup
+from infrasight_testbed.cgroups import cgroup_id_of, mount_of, temporary_cgroup
 
 MEMORY = V1Hierarchy(4, "memory")
-V2_ONLY = "30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V2_ONLY = (
+    "30 24 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 "
+    "- cgroup2 cgroup2 rw,nsdelegate\n"
+)
 V1_ONLY = (
     "31 24 0:27 / /sys/fs/cgroup ro,nosuid,nodev,noexec shared:9 - tmpfs tmpfs ro,mode=755\n"
-    "32 31 0:28 / /sys/fs/cgroup/systemd rw,relatime shared:10 - cgroup cgroup rw,xattr,name=systemd\n"
+    "32 31 0:28 / /sys/fs/cgroup/systemd rw,relatime shared:10 "
+    "- cgroup cgroup rw,xattr,name=systemd\n"
     "36 31 0:32 / /sys/fs/cgroup/memory rw,relatime shared:15 - cgroup cgroup rw,memory\n"
     "37 31 0:33 / /sys/fs/cgroup/pids rw,relatime shared:16 - cgroup cgroup rw,pids\n"
 )
@@ -30,7 +34,8 @@ WALK_SCRIPT = """
 import json, sys
 from infrasight_core.containers.cgroup_walk import visible_mounts, walk_cgroups
 from infrasight_core.kernel.cgroups import running_v1_hierarchy
-print(json.dumps([(m.mount_point, list(walk_cgroups(m))) for m in visible_mounts(running_v1_hierarchy())]))
+mounts = visible_mounts(running_v1_hierarchy())
+print(json.dumps([(mount.mount_point, list(walk_cgroups(mount))) for mount in mounts]))
 """
 
 
@@ -77,20 +82,20 @@ def test_mounts_are_parsed_in_each_layout(
 def test_walk_yields_the_ids_that_events_carry(id_flag: int) -> None:
     """Three levels of a hierarchy come with id and path; the root is left out."""
     with temporary_cgroup(id_flag, f"{PARENT}/{CONTAINER}/below") as folder:
-        found = {path: key for key, path in walk_cgroups(mount_of(id_flag))}
+        ids = {path: cgroup_id for cgroup_id, path in walk_cgroups(mount_of(id_flag))}
         inodes = [each.stat().st_ino for each in (folder.parent.parent, folder.parent, folder)]
     paths = [PARENT, f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
-    assert [found[path] for path in paths] == [id_flag | inode for inode in inodes]
-    assert ROOT not in found.values()
-    assert id_flag | ROOT not in found.values()
+    assert [ids[path] for path in paths] == [id_flag | inode for inode in inodes]
+    assert ROOT not in ids.values()
+    assert id_flag | ROOT not in ids.values()
 
 
 def test_walk_of_a_part_of_a_hierarchy_yields_full_paths() -> None:
     """A mount of one cgroup, as in a container, gives paths from the root of the hierarchy."""
     with temporary_cgroup(0, f"{PARENT}/{CONTAINER}/below") as folder:
         part = CgroupMount(str(folder.parent), f"{PARENT}/{CONTAINER}", 0)
-        found = sorted(path for _, path in walk_cgroups(part))
-    assert found == [f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
+        paths = sorted(path for _, path in walk_cgroups(part))
+    assert paths == [f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
 
 
 def walk_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
@@ -121,7 +126,8 @@ def walk_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
     )
     assert done.returncode == 0, done.stderr
     return {
-        folder: [(key, path) for key, path in found] for folder, found in json.loads(done.stdout)
+        folder: [(cgroup_id, path) for cgroup_id, path in cgroups]
+        for folder, cgroups in json.loads(done.stdout)
     }
 
 
@@ -155,9 +161,9 @@ def test_walk_on_a_host_without_cgroups() -> None:
 
 def test_walk_on_this_machine_finds_the_cgroup_of_this_process() -> None:
     """The mounts of this machine give the cgroup id that events of this process carry."""
-    found = {
+    ids = {
         cgroup_id
         for mount in visible_mounts(running_v1_hierarchy())
         for cgroup_id, _ in walk_cgroups(mount)
     }
-    assert cgroup_of("self") in found | {ROOT}
+    assert cgroup_id_of("self") in ids | {ROOT}

@@ -14,11 +14,11 @@ import pytest
 from infrasight_core.kernel.cgroups import V1
 from infrasight_recording import CONTAINERS, Recording, recording
 from infrasight_testbed.cgroups import (
-    cgroup_of,
-    entering,
+    cgroup_entry,
+    cgroup_id_of,
     mount_of,
-    remove,
-    run_in,
+    remove_cgroup,
+    run_in_cgroups,
     temporary_cgroup,
 )
 from infrasight_testbed.system import until
@@ -86,7 +86,7 @@ def test_containers_of_milliseconds_are_identified(id_flag: int, outside_of_v2: 
             folder = parent / container(number)
             folder.mkdir()
             cgroup_ids[container(number)] = id_flag | folder.stat().st_ino
-            run_in([folder], "/bin/true", container(number))
+            run_in_cgroups([folder], "/bin/true", container(number))
             folder.rmdir()
     rows = rows_of(recorded)
     arguments = [row["argv"][1].decode() for row in rows]
@@ -103,9 +103,9 @@ def test_existing_containers_are_identified(id_flag: int, outside_of_v2: None) -
         temporary_cgroup(id_flag, f"{PARENT}/{container(2)}") as other,
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
     ):
-        run_in([inner], "/bin/true", "inner")
-        run_in([other], "/bin/true", "other")
-        run_in([inner.parent], "/bin/true", "itself")
+        run_in_cgroups([inner], "/bin/true", "inner")
+        run_in_cgroups([other], "/bin/true", "other")
+        run_in_cgroups([inner.parent], "/bin/true", "itself")
     assert containers_of(recorded) == [
         (b"inner", container(1), False),
         (b"other", container(2), False),
@@ -125,7 +125,7 @@ def test_moving_process_has_the_container_of_each_event(id_flag: int, outside_of
         for target, name in ((two, "across"), (top, "out")):
             procs = str(target / "cgroup.procs")
             command = [sys.executable, "-S", "-E", "-c", MOVE_SCRIPT, name, procs]
-            subprocess.run(command, preexec_fn=entering(one), check=True)
+            subprocess.run(command, preexec_fn=cgroup_entry(one), check=True)
     assert containers_of(recorded) == [
         (b"across", container(1), False),
         (b"across", container(2), False),
@@ -141,7 +141,7 @@ def test_v2_takes_precedence_over_v1() -> None:
         temporary_cgroup(0, f"{PARENT}/{container(2)}") as v2,
         recording("execve", execve, enrichers=CONTAINERS) as recorded,
     ):
-        run_in([v1, v2], "/bin/true", "both")
+        run_in_cgroups([v1, v2], "/bin/true", "both")
         cgroup_id = v2.stat().st_ino
     (row,) = rows_of(recorded)
     assert (container_of(row), row["cgroup_id"]) == ((container(2), False), cgroup_id)
@@ -150,10 +150,10 @@ def test_v2_takes_precedence_over_v1() -> None:
 def test_process_outside_of_containers_has_an_empty_id() -> None:
     """The id is empty and not flagged; the cgroup id is that of the file systems."""
     with recording("execve", execve, enrichers=CONTAINERS) as recorded:
-        own_cgroup_id = cgroup_of("self")
+        own_cgroup_id = cgroup_id_of("self")
         subprocess.run(["/bin/true", "here"], check=True)
         with temporary_cgroup(0, f"/infrasight-test-{os.getpid()}.slice/a.service") as service:
-            run_in([service], "/bin/true", "service")
+            run_in_cgroups([service], "/bin/true", "service")
     assert containers_of(recorded) == [(b"here", "", False), (b"service", "", False)]
     assert rows_of(recorded)[0]["cgroup_id"] == own_cgroup_id
 
@@ -168,7 +168,7 @@ def test_unknown_cgroup_is_flagged() -> None:
         temporary_cgroup(0, f"{PARENT}/{container(1)}") as folder,
         recording("execve", execve, enrichers={"untracked": untracked}) as recorded,
     ):
-        run_in([folder], "/bin/true", "unknown")
+        run_in_cgroups([folder], "/bin/true", "unknown")
         subprocess.run(["/bin/true", "known"], check=True)
     assert containers_of(recorded) == [(b"unknown", "", True), (b"known", "", False)]
 
@@ -182,12 +182,12 @@ def test_renamed_v1_cgroup_has_another_container() -> None:
         v2_root = Path(mount_of(0).mount_point)
         folder = parent / container(1)
         folder.mkdir()
-        run_in([folder, v2_root], "/bin/true", "before")
+        run_in_cgroups([folder, v2_root], "/bin/true", "before")
         recorded.wait("execve")
         until(lambda: bool(recorded.deliveries) and len(rows_of(recorded)) == 1, "the first row")
         folder = folder.rename(parent / container(2))
-        run_in([folder, v2_root], "/bin/true", "after")
-        remove(folder)
+        run_in_cgroups([folder, v2_root], "/bin/true", "after")
+        remove_cgroup(folder)
     assert containers_of(recorded) == [
         (b"before", container(1), False),
         (b"after", container(2), False),

@@ -86,17 +86,17 @@ def test_podman_reports_the_same_in_its_list_and_by_id(podman: Podman) -> None:
     """Name, image and labels agree; a prefix of an id, or a name, finds nothing."""
     container_id = podman.run("--name", "web", "--label", "team=shop", "--label", "empty=")
     with closing(connect(podman.socket)) as runtime:
-        found = runtime.find_container(container_id)
+        by_id = runtime.find_container(container_id)
         in_list = listed(runtime, container_id)
         not_ids = (UNKNOWN_ID, container_id[:12], "web", "../web?x")
         assert [runtime.find_container(text) for text in not_ids] == [None] * 4
         assert runtime.name == "podman"
         assert runtime.version.startswith("podman ")
-    assert found is not None
+    assert by_id is not None
     expected = (b"web", docker.IMAGE.encode(), b"", b"", b"")
-    assert row_fields(found) == row_fields(in_list) == expected
-    assert dict(found.labels) == dict(in_list.labels) == {"team": "shop", "empty": ""}
-    assert found.runtime == "podman"
+    assert row_fields(by_id) == row_fields(in_list) == expected
+    assert dict(by_id.labels) == dict(in_list.labels) == {"team": "shop", "empty": ""}
+    assert by_id.runtime == "podman"
 
 
 def test_podman_reports_a_container_that_is_removed_at_once(podman: Podman) -> None:
@@ -151,10 +151,10 @@ def test_podman_labels_are_cut_at_the_bound(podman: Podman) -> None:
         follower = Follower(runtime, time.time() - 1)
         container_id = podman.run(*(f"--label={key}={'x' * size}" for key, size in sizes.items()))
         until(lambda: bool(follower.containers(container_id)), "the creation is reported")
-        found = runtime.find_container(container_id)
+        by_id = runtime.find_container(container_id)
         in_list = listed(runtime, container_id)
         follower.close()
-    for container in (found, in_list, follower.containers(container_id)[0]):
+    for container in (by_id, in_list, follower.containers(container_id)[0]):
         assert container is not None
         assert container.labels_cut
         label_sizes = {key: len(value) for key, value in container.labels.items()}

@@ -16,7 +16,7 @@ from infrasight_core.errors import PluginError
 from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
 from infrasight_core.kernel.loader import LoadSettings, load, running_kernel
 from infrasight_recording import Recording, recording
-from infrasight_testbed.cgroups import cgroup_of
+from infrasight_testbed.cgroups import cgroup_id_of
 
 NOBODY_ID = 65534
 OPEN = """import os, sys
@@ -55,7 +55,7 @@ def assert_accounted(kept: Recording) -> None:
 
 def own_cgroup() -> int:
     """The id of this process's cgroup, v2 or else v1."""
-    return cgroup_of("self")
+    return cgroup_id_of("self")
 
 
 @pytest.mark.parametrize(

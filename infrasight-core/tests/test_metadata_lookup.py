@@ -68,8 +68,8 @@ def start_lookup(store: Store, *sockets: Path) -> MetadataLookup:
 
 def look_up(lookup: MetadataLookup, *container_ids: str) -> list[bytes | None]:
     """Returns the names of containers; None for those that are not known."""
-    found = lookup.look_up(container_ids, wait=PATIENCE)
-    return [container.name if container else None for container in found]
+    containers = lookup.look_up(container_ids, wait=PATIENCE)
+    return [container.name if container else None for container in containers]
 
 
 def names(containers: Sequence[Container]) -> list[bytes]:
@@ -249,8 +249,8 @@ def test_lookup_by_the_cri_survives_a_killed_containerd(
     with closing(start_lookup(store, containerd.socket)) as lookup:
         pod = containerd.run_pod("shop-1", "prod", {"app": "shop"})
         web = containerd.run(pod, "web")
-        found = lookup.look_up([web, pod], wait=PATIENCE)
-        places = [(c.name, c.pod_namespace) for c in found if c]
+        containers = lookup.look_up([web, pod], wait=PATIENCE)
+        places = [(c.name, c.pod_namespace) for c in containers if c]
         assert places == [(b"web", b"prod"), (b"shop-1", b"prod")]
         containerd.service.stop(SIGKILL)
         until(lambda: not is_connected(containerd.socket), "containerd is disconnected")

@@ -11,57 +11,61 @@ from infrasight_core.containers.cgroup_walk import CgroupMount, visible_mounts
 from infrasight_core.kernel.cgroups import ROOT, V1, running_v1_hierarchy
 
 
-def mount_of(mark: int) -> CgroupMount:
-    """Where the v2 hierarchy (0) or the v1 hierarchy (`V1`) is mounted; skips if it is not."""
-    found = [
-        mount
-        for mount in visible_mounts(running_v1_hierarchy())
-        if mount.id_flag == mark and mount.root == "/"
-    ]
-    if not found:
-        pytest.skip(f"no cgroup {'v1' if mark else 'v2'} hierarchy is mounted here")
-    return found[0]
+def mount_of(id_flag: int) -> CgroupMount:
+    """Returns the mount of the v2 hierarchy (0) or of the v1 hierarchy (`V1`).
+
+    The test is skipped if the hierarchy is not mounted whole.
+    """
+    for mount in visible_mounts(running_v1_hierarchy()):
+        if mount.id_flag == id_flag and mount.root == "/":
+            return mount
+    pytest.skip(f"no cgroup {'v1' if id_flag else 'v2'} hierarchy is mounted here")
 
 
-def cgroup_of(process: int | str) -> int:
-    """What `cgroup_id` a process's events must have, as /proc and the file systems tell."""
-    listed = Path(f"/proc/{process}/cgroup").read_text().splitlines()
-    of = {int(line.split(":")[0]): line.split(":", 2)[2] for line in listed}
+def cgroup_id_of(process: int | str) -> int:
+    """Returns the `cgroup_id` of a process's events, by /proc and the file systems."""
+    paths: dict[int, str] = {}
+    for line in Path(f"/proc/{process}/cgroup").read_text().splitlines():
+        hierarchy, _, cgroup = line.split(":", 2)
+        paths[int(hierarchy)] = cgroup
+    hierarchies = [(0, 0)]
     v1 = running_v1_hierarchy()
-    for number, mark in ((0, 0), *([(v1.number, V1)] if v1 else [])):
-        if of.get(number, "/") != "/":
-            return mark | Path(mount_of(mark).mount_point + of[number]).stat().st_ino
+    if v1 is not None:
+        hierarchies.append((v1.number, V1))
+    for number, id_flag in hierarchies:
+        path = paths.get(number, "/")
+        if path != "/":
+            return id_flag | Path(mount_of(id_flag).mount_point + path).stat().st_ino
     return ROOT
 
 
 @contextmanager
-def temporary_cgroup(mark: int, path: str) -> Iterator[Path]:
+def temporary_cgroup(id_flag: int, path: str) -> Iterator[Path]:
     """Makes a cgroup and its missing parents; removes them and their children at the end."""
-    top = Path(mount_of(mark).mount_point)
-    folders = []
-    folder = top
+    folder = Path(mount_of(id_flag).mount_point)
+    new_folders = []
     for part in path.strip("/").split("/"):
         folder /= part
         if not folder.is_dir():
             folder.mkdir()
-            folders.append(folder)
+            new_folders.append(folder)
     try:
         yield folder
     finally:
-        for each in reversed(folders):
-            remove(each)
+        for new_folder in reversed(new_folders):
+            remove_cgroup(new_folder)
 
 
-def remove(folder: Path) -> None:
+def remove_cgroup(folder: Path) -> None:
     """Removes a cgroup and those in it."""
     if folder.is_dir():
         for inner in [entry for entry in folder.iterdir() if entry.is_dir()]:
-            remove(inner)
+            remove_cgroup(inner)
         folder.rmdir()
 
 
-def entering(*folders: Path) -> Callable[[], None]:
-    """What puts the process that calls it into these cgroups: a `preexec_fn`."""
+def cgroup_entry(*folders: Path) -> Callable[[], None]:
+    """Returns a `preexec_fn` with which a child process enters these cgroups."""
 
     def enter() -> None:
         for folder in folders:
@@ -70,6 +74,6 @@ def entering(*folders: Path) -> Callable[[], None]:
     return enter
 
 
-def run_in(folders: Sequence[Path], *command: str) -> None:
+def run_in_cgroups(folders: Sequence[Path], *command: str) -> None:
     """Runs a command in cgroups."""
-    subprocess.run(command, preexec_fn=entering(*folders), check=True)
+    subprocess.run(command, preexec_fn=cgroup_entry(*folders), check=True)

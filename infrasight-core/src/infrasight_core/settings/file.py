@@ -36,8 +36,8 @@ def read_file(file: Path) -> Mapping[str, Any]:
     except yaml.YAMLError:
         raise ConfigError(f"{place}: not YAML: it contains forbidden characters") from None
     if not isinstance(table, Mapping | None):
-        found = type(table).__name__
-        raise ConfigError(f"{place}: expected keys and values at the top level, not {found}")
+        top_level = type(table).__name__
+        raise ConfigError(f"{place}: expected keys and values at the top level, not {top_level}")
     return table or {}
 
 

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from infrasight.cri.v1 import cri_pb2 as cri
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.description import Pod, describe_container
+from infrasight_core.containers.description import Pod, describe_container, is_image_digest
 from infrasight_core.containers.runtimes import TIMEOUT
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
@@ -30,7 +30,6 @@ _UNAVAILABLE = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
 )
-_SHORTEST_DIGEST = 12  # hex digits
 Response = TypeVar("Response", bound=Message)
 
 
@@ -115,7 +114,7 @@ class CriClient:
     def _describe(self, container: cri.Container, sandbox: cri.PodSandbox | None) -> Container:
         name = container.metadata.name
         image = container.image.user_specified_image or container.image.image
-        if _is_digest(image):  # kubelets name images by digest; the runtime knows their names
+        if is_image_digest(image):  # kubelets name images by digest; the runtime knows their names
             image = self._image_name(container) or image
         labels = _labels(container.labels)
         pod = None
@@ -131,7 +130,7 @@ class CriClient:
         except RuntimeAnswerError:  # the container was removed
             return container.image_ref
         for name in (status.image.image, status.image_ref):
-            if not _is_digest(name):
+            if not is_image_digest(name):
                 return name
         return status.image.image
 
@@ -178,9 +177,3 @@ def _verbose_status(info: Iterable[cri.Label]) -> bytes:
 
 def _decode(text: bytes) -> str:
     return text.decode("utf-8", "replace")
-
-
-def _is_digest(image: bytes) -> bool:
-    """Returns whether an image is named by its digest."""
-    digits = image.removeprefix(b"sha256:")
-    return len(digits) >= _SHORTEST_DIGEST and all(d in b"0123456789abcdef" for d in digits)

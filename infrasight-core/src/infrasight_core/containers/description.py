@@ -15,6 +15,7 @@ from infrasight_core.errors import RuntimeAnswerError
 _POD_NAME_LABEL = "io.kubernetes.pod.name"
 _POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 _CONTAINER_NAME_LABEL = "io.kubernetes.container.name"
+_SHORTEST_DIGEST = 12  # hex digits
 
 
 @frozen
@@ -105,6 +106,12 @@ def without_labels(container: Container) -> Container:
     copy.CopyFrom(container)
     copy.ClearField("labels")
     return copy
+
+
+def is_image_digest(image: bytes) -> bool:
+    """Returns whether an image is named by its digest, which does not tell people what it is."""
+    digits = image.removeprefix(b"sha256:")
+    return len(digits) >= _SHORTEST_DIGEST and all(d in b"0123456789abcdef" for d in digits)
 
 
 def _to_valid_text(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from infrasight.v1.stream_pb2 import Container
 
-from infrasight_core.containers.description import describe_container, to_bytes
+from infrasight_core.containers.description import describe_container, is_image_digest, to_bytes
 from infrasight_core.containers.runtimes import TIMEOUT
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
@@ -28,7 +28,6 @@ _NOT_LABELS = {
     "docker": {"name", "image"},
     "podman": {"name", "image", "podId", "containerExitCode"},
 }
-_SHORTEST_DIGEST = 12  # hex digits
 
 
 class DockerClient:
@@ -51,7 +50,7 @@ class DockerClient:
         """Needs one query, and more for a container whose image is a digest; see `Runtime`."""
         for entry in self._get("/containers/json?all=1"):
             image = entry.get("Image") or ""
-            if _is_digest(image):
+            if is_image_digest(to_bytes(image)):
                 container = self.find_container(entry["Id"])
                 if container is not None:
                     yield container
@@ -118,7 +117,7 @@ class DockerClient:
         container_id: str = actor.get("ID") or ""
         attributes = actor.get("Attributes") or {}
         image = attributes.get("image") or ""
-        if event.get("Action", event.get("status")) != "create" or _is_digest(image):
+        if event.get("Action", event.get("status")) != "create" or is_image_digest(to_bytes(image)):
             return container_id
         not_labels = _NOT_LABELS[self.name]
         labels = {key: value for key, value in attributes.items() if key not in not_labels}
@@ -126,7 +125,7 @@ class DockerClient:
 
     def _image_name(self, image: str) -> str:
         """Returns the name of an image that a container names by its digest, if it has one."""
-        if not _is_digest(image):
+        if not is_image_digest(to_bytes(image)):
             return image
         entry = self._get_if_exists(f"/images/{urllib.parse.quote(image, safe='')}/json") or {}
         return next(iter(entry.get("RepoTags") or ()), image)
@@ -201,9 +200,3 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.settimeout(TIMEOUT)
         self.sock.connect(self._path)
         self.sock.settimeout(self.timeout)
-
-
-def _is_digest(image: str) -> bool:
-    """Returns whether an image is named by its digest."""
-    digits = image.removeprefix("sha256:")
-    return len(digits) >= _SHORTEST_DIGEST and all(d in "0123456789abcdef" for d in digits)

@@ -1,4 +1,4 @@
-"""Lookups that may take long, made beside the events: bounded threads, queue and cache.
+"""Slow lookups in background threads, with a bounded queue and a bounded cache.
 
 A caller never waits unless it asks to. An answer that is not known yet is known at a later call.
 """
@@ -25,7 +25,7 @@ LOOKUPS = Counter(
 
 
 class LookupFailedError(Exception):
-    """A lookup gave no answer, not even that there is none. The message is the reason."""
+    """A lookup failed, so it is not known whether there is an answer. The message is why."""
 
 
 @frozen

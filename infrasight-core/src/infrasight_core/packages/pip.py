@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from infrasight_core.errors import InstallError
+from infrasight_core.settings.credentials import hide_url_credentials
 
 _OPTIONS = (
     "--no-input",
@@ -16,7 +17,6 @@ _OPTIONS = (
     "--root-user-action",
     "ignore",
 )
-_URL_USER = re.compile(r"(?<=://)[^/\s@]*@")
 _CONNECTION_BROKEN = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': ")
 _NO_VERSION = re.compile(r"ERROR: Could not find a version .*")
 _CONFLICT = re.compile(r"The conflict is caused by:\n(.*?)\n\n", re.DOTALL)
@@ -74,4 +74,4 @@ def extract_reason(output: str) -> str:
         errors.append(f"the package index does not answer: {cause}")
     parts = errors or lines[-1:] or ["pip printed no output"]
     reason = " ".join("; ".join(parts).split())
-    return _URL_USER.sub("…@", reason)
+    return hide_url_credentials(reason)

@@ -20,18 +20,18 @@ from cattrs.errors import (
 )
 
 from infrasight_core.errors import ConfigError
+from infrasight_core.settings.credentials import hide_url_credentials, is_secret
 from infrasight_core.settings.file import read_file
 from infrasight_core.settings.values import RawText, describe_type, make_converter, split_list
 
 T = TypeVar("T")
 Keys = tuple[Any, ...]
-_SECRET = re.compile(r"password|passwd|secret|token|credential", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/\s]*@")
 # Kubernetes sets these variables in every pod that runs beside a service called
 # `infrasight-server`. They are not settings.
 _SERVICE_LINK = re.compile(
     r"service_host|service_port(_\w+)?|port|port_\d+_(tcp|udp|sctp)(_(proto|port|addr))?"
 )
+_FILE_KEY = "CONFIG"  # the variable `<prefix>CONFIG` names the settings file
 _LONGEST_SHOWN_VALUE = 100  # characters
 
 
@@ -59,18 +59,18 @@ def read_settings(
         settings.add((), read_file(path), str(path))
     known_keys = {attribute.name for attribute in attrs.fields(cls)}  # type: ignore[arg-type]
     for variable, text in os.environ.items():
-        key = variable.removeprefix(env_prefix).lower()
-        if not variable.startswith(env_prefix) or not text or key == "config":
+        if not variable.startswith(env_prefix) or not text:
             continue
-        if key in known_keys or not _SERVICE_LINK.fullmatch(key):
+        key = variable.removeprefix(env_prefix).lower()
+        is_setting = key in known_keys or not _SERVICE_LINK.fullmatch(key)
+        if is_setting and key != _FILE_KEY.lower():
             settings.add(tuple(key.split("__")), RawText(text), variable)
     for key, value in flags.items():
         if value is None or value == ():
             continue
         option = "--" + key.replace(".", "-").replace("_", "-")
-        settings.add(
-            tuple(key.split(".")), RawText(value) if isinstance(value, str) else value, option
-        )
+        given = RawText(value) if isinstance(value, str) else value
+        settings.add(tuple(key.split(".")), given, option)
     return settings.structure(cls, settings.values)
 
 
@@ -97,7 +97,7 @@ def parse_table(cls: type[T], table: Any, keys: tuple[str, ...], source: str) ->
 
 def file_from_environment(env_prefix: str) -> Path | None:
     """Returns the settings file that the variable `<env_prefix>CONFIG` names, if any."""
-    name = os.environ.get(f"{env_prefix}CONFIG")
+    name = os.environ.get(f"{env_prefix}{_FILE_KEY}")
     return Path(name) if name else None
 
 
@@ -152,15 +152,15 @@ class _Table:
             # A validator of the attrs class failed. Its message begins with the attribute's name.
             message = str(error.args[0] if error.args else error)
             name, _, reason = message.removeprefix("'").partition("' ")
-            yield self._invalid((*keys, name), reason) if reason else _hide_credentials(message)
+            yield self._invalid((*keys, name), reason) if reason else hide_url_credentials(message)
         else:
             yield self._invalid(keys, f"expected {describe_type(wanted)}")
 
     def _invalid(self, keys: Keys, reason: str) -> str:
-        if any(_SECRET.search(str(key)) for key in keys):
+        if any(is_secret(str(key)) for key in keys):
             return f"{_join(keys)} ({self._source(keys)}): its value is not allowed"
         shown = _show(self._value(keys))
-        return _hide_credentials(f"{_join(keys)} = {shown} ({self._source(keys)}): {reason}")
+        return hide_url_credentials(f"{_join(keys)} = {shown} ({self._source(keys)}): {reason}")
 
     def _value(self, keys: Keys) -> Any:
         value: Any = self.values
@@ -220,7 +220,3 @@ def _key_of(note: AttributeValidationNote | IterableValidationNote) -> Any:
 
 def _join(keys: Keys) -> str:
     return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).removeprefix(".")
-
-
-def _hide_credentials(text: str) -> str:
-    return _URL_USER.sub("…@", text)

@@ -42,10 +42,12 @@ def container(number: int) -> str:
 
 
 def rows_of(recorded: Recording, program: bytes = b"/bin/true") -> list[dict[str, Any]]:
-    """Returns the rows of a program's executions with one argument, in order of time."""
+    """Returns this test's executions of a program with one argument, in order of time."""
+    executions = recorded.table.to_pylist()
+    own = {os.getpid()} | {row["pid"] for row in executions if row["ppid"] == os.getpid()}
     rows = []
-    for row in recorded.table.to_pylist():
-        if row["argv"][:1] == [program] and len(row["argv"]) == 2:
+    for row in executions:
+        if row["ppid"] in own and row["argv"][:1] == [program] and len(row["argv"]) == 2:
             rows.append(row)
     return sorted(rows, key=lambda row: row["time"])
 

@@ -1,4 +1,4 @@
-"""IP addresses on their way: from a client's messages into an IPv6 column, and back to people as text."""
+"""IP addresses: from a client's messages into IPv6 columns, and back as text."""
 
 import json
 import socket
@@ -22,12 +22,12 @@ ADDRESSES = ["::", "10.0.0.1", "2001:db8::ff00:42:8329", "::1", "255.255.255.255
 
 
 def packed(text: str) -> bytes:
-    """As a column holds it."""
+    """Returns an address as a column holds it."""
     return socket.inet_pton(socket.AF_INET6, text if ":" in text else f"::ffff:{text}")
 
 
 def batch_of(addresses: list[bytes]) -> Batch:
-    """A client's batch of protobuf messages."""
+    """Returns a batch of protobuf messages with these remote addresses."""
     bodies = [ConnectEvent(remote_address=address).SerializeToString() for address in addresses]
     return Batch(
         batch_id="b",
@@ -40,20 +40,20 @@ def batch_of(addresses: list[bytes]) -> Batch:
 
 
 def answer(store: Store, sql: str) -> list[dict[str, object]]:
-    """A query's rows as its asker sees them in JSON."""
+    """Returns the rows of a query as `infrasight query` prints them in JSON."""
     return [
         json.loads(line)
         for line in json_lines(pa.Table.from_batches(store.query(store.formatted(sql))))
     ]
 
 
-def test_addresses_come_back_as_text(store: Store) -> None:
-    """No address, IPv4, IPv6 and the extremes: from protobuf messages through both stores to JSON; `::` where none is given."""
+def test_addresses_are_shown_as_text(store: Store) -> None:
+    """IPv4, IPv6, extreme values and a missing address (`::`) pass through the store to JSON."""
     migrate_table(store, define_table("connect", SCHEMA), None)
-    taken = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
-    assert isinstance(taken, pa.Table)
+    sent = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
+    assert isinstance(sent, pa.Table)
     rows = enrich(
-        taken, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
+        sent, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
     )
     store.insert("connect_events", rows, "insert")
     found = answer(store, "SELECT remote_address, local_address FROM connect_events")
@@ -66,15 +66,15 @@ def test_addresses_come_back_as_text(store: Store) -> None:
     assert one == {"rows": 1}
 
 
-def test_an_address_of_another_length_is_refused() -> None:
-    """Bytes that are no address make the batch malformed, in words that name the column."""
-    rejected = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
-    assert not isinstance(rejected, pa.Table)
-    assert "remote_address" in rejected.detail
+def test_address_of_another_length_is_rejected() -> None:
+    """The batch is malformed, and the detail names the column."""
+    rejection = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
+    assert not isinstance(rejection, pa.Table)
+    assert "remote_address" in rejection.detail
 
 
-def test_an_unfilled_address_is_none() -> None:
-    """A column of addresses that nobody fills is zeros in every row, as protobuf's default is nothing."""
+def test_address_column_without_a_source_is_zeros() -> None:
+    """An address column that no plugin fills holds `::` in every row."""
     table = SCHEMA.agent.empty_table().drop_columns(["remote_address"])
     rows = enrich(
         table, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
@@ -95,22 +95,25 @@ def test_an_unfilled_address_is_none() -> None:
     assert rows["remote_address"].to_pylist() == [bytes(16)] * 3
 
 
-def test_only_addresses_are_shown_as_such(store: Store) -> None:
-    """Sixteen bytes of another type stay bytes beside addresses, single, nullable and in lists, with rows and without."""
+def test_other_columns_of_16_bytes_are_not_shown_as_addresses(store: Store) -> None:
+    """Addresses are text, also nullable and in lists; FixedString(16) beside them stays bytes."""
     sql = """
-    SELECT toFixedString('0123456789abcdef', 16) AS bytes, toIPv6('::ffff:10.0.0.1') AS one, [toIPv6('::1')] AS list,
-    toNullable(toIPv6('::2')) AS nullable, [toFixedString('0123456789abcdef', 16)] AS others
+    SELECT
+        toFixedString('0123456789abcdef', 16) AS bytes,
+        toIPv6('::ffff:10.0.0.1') AS one,
+        [toIPv6('::1')] AS list,
+        toNullable(toIPv6('::2')) AS nullable,
+        [toFixedString('0123456789abcdef', 16)] AS others
     """
-    said = {
+    expected = {
         "bytes": "0123456789abcdef",
         "one": "10.0.0.1",
         "list": ["::1"],
         "nullable": "::2",
         "others": ["0123456789abcdef"],
     }
-    assert answer(store, sql) == [said]
+    assert answer(store, sql) == [expected]
     assert answer(store, f"{sql} WHERE 0") == []
-    assert (
-        answer(store, f"SELECT one FROM ({sql}) UNION ALL SELECT toIPv6('::3') AS one ORDER BY one")
-        != []
-    )
+    union = f"SELECT one FROM ({sql}) UNION ALL SELECT toIPv6('::3') AS one"
+    rows = answer(store, f"SELECT one FROM ({union}) ORDER BY one")
+    assert rows == [{"one": "::3"}, {"one": "10.0.0.1"}]

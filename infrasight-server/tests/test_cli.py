@@ -1,4 +1,4 @@
-"""The command itself: it starts, stops cleanly, survives being killed, and says in one line what is wrong."""
+"""The command `infrasight-server`: it starts, stops cleanly, survives SIGKILL and names errors."""
 
 import json
 import os
@@ -16,52 +16,44 @@ from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.command import restore_interrupt
 from infrasight_testbed.execve_batches import batch, hello, table
 
-COMMAND = [
-    sys.executable,
-    "-m",
-    "infrasight_server",
-    "--listen",
-    "127.0.0.1:0",
-    "--status-listen",
-    "127.0.0.1:0",
-]
+COMMAND = [sys.executable, "-m", "infrasight_server"]
+FREE_PORTS = ["--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"]
 
 
-def environment(**further: str) -> dict[str, str]:
-    """This process's environment without settings of a server that a developer may run."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("INFRASIGHT_")} | further
+def environment(**variables: str) -> dict[str, str]:
+    """Returns this process's environment without settings of InfraSight."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("INFRASIGHT_")}
+    return inherited | variables
 
 
 @contextmanager
-def started(data: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A server process with the execve probe that listens, and its address."""
-    with (data.parent / "log").open("w+b") as log:
-        process = subprocess.Popen(
-            [*COMMAND, "--data", str(data), "--probe", "execve"],
-            stderr=subprocess.PIPE,
-            env=environment(**variables),
-            preexec_fn=restore_interrupt,
-        )
-        assert process.stderr is not None
-        try:
-            for line in process.stderr:
-                log.write(line)
-                if (said := json.loads(line))["event"] == "listening":
-                    yield process, said["address"]
-                    break
-            else:
-                pytest.fail(f"the server ended with status {process.wait()}")
-        finally:
-            process.kill()
-            process.stderr.close()
-            process.wait()
+def started(data: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Runs a server process with the execve probe; yields it and its address once it listens."""
+    process = subprocess.Popen(
+        [*COMMAND, *FREE_PORTS, "--data", str(data), "--probe", "execve"],
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=restore_interrupt,
+    )
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            entry = json.loads(line)
+            if entry["event"] == "listening":
+                yield process, entry["address"]
+                break
+        else:
+            pytest.fail(f"the server ended with status {process.wait()}")
+    finally:
+        process.kill()
+        process.stderr.close()
+        process.wait()
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command with arguments that make it end at once."""
-    command = [sys.executable, "-m", "infrasight_server", *arguments]
+    """Runs the command with arguments that make it end at once."""
     return subprocess.run(
-        command,
+        [*COMMAND, *arguments],
         capture_output=True,
         text=True,
         env=environment(**variables),
@@ -70,80 +62,89 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def sequences(data: Path) -> list[int]:
-    """The sequence numbers in the embedded store, once no server has it open."""
+def connected(address: str) -> AgentClient:
+    """Returns an agent that the server has welcomed."""
+    agent = AgentClient(address)
+    agent.send(hello())
+    agent.answer()
+    return agent
+
+
+def stored_sequences(data: Path) -> list[int]:
+    """Returns the sequence numbers in the embedded store, which no server may have open."""
     store = Store.embedded(data / "store", "infrasight")
-    found = [
-        v
-        for piece in store.query("SELECT sequence FROM execve_events ORDER BY 1")
-        for v in piece["sequence"].to_pylist()
-    ]
+    sequences: list[int] = []
+    for piece in store.query("SELECT sequence FROM execve_events ORDER BY 1"):
+        sequences += piece["sequence"].to_pylist()
     store.close()
-    return found
+    return sequences
+
+
+def acknowledged_numbers(agent: AgentClient) -> list[int]:
+    """Returns the numbers of the batches that are acknowledged until the stream ends."""
+    responses = agent.rest()
+    return [int(response.acknowledgement.batch_id.removeprefix("b")) for response in responses]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_with_everything_stored(tmp_path: Path, number: signal.Signals) -> None:
-    """What was sent before the signal and is acknowledged is stored, the stream ends well, the exit status is 0."""
+def test_signal_stops_the_server_after_storing_what_it_acknowledged(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Exactly the acknowledged batches are stored, the stream ends, and the exit status is 0."""
     with started(tmp_path / "data") as (process, address):
-        with AgentClient(address) as agent:
-            agent.send(hello())
-            agent.answer()
-            for at in range(8):
-                agent.send(batch(f"b{at}", table(1000, first=1000 * at)))
-            answers = agent.answers(1)
+        with connected(address) as agent:
+            for position in range(8):
+                agent.send(batch(f"b{position}", table(1000, first=1000 * position)))
+            assert agent.answers(1) == {"b0": "stored"}
             process.send_signal(number)
-            answers |= {a.acknowledgement.batch_id: "stored" for a in agent.rest()}
+            acknowledged = [0, *acknowledged_numbers(agent)]
         assert process.wait(60) == 0
-    acknowledged = sorted(int(batch_id[1:]) for batch_id in answers)
-    assert acknowledged
-    assert sequences(tmp_path / "data") == [
-        s for at in acknowledged for s in range(1000 * at, 1000 * at + 1000)
-    ]
+    expected: list[int] = []
+    for position in sorted(acknowledged):
+        expected += range(1000 * position, 1000 * (position + 1))
+    assert stored_sequences(tmp_path / "data") == expected
 
 
-def test_killed_and_started_again_it_has_every_batch_once(tmp_path: Path) -> None:
-    """SIGKILL in the middle; the agent sends what was not acknowledged again: nothing is lost, nothing there twice."""
-    number, rows = 40, 2000
-    with started(tmp_path / "data") as (process, address), AgentClient(address) as agent:
-        agent.send(hello())
-        agent.answer()
-        for at in range(number):
-            agent.send(batch(f"b{at}", table(rows, first=rows * at)))
-        answers = agent.answers(number // 4)
+def test_killed_server_has_every_batch_once_after_a_restart(tmp_path: Path) -> None:
+    """After SIGKILL the agent sends unacknowledged batches again: each row is stored once."""
+    batches = 40
+    rows = 2000
+    with started(tmp_path / "data") as (process, address), connected(address) as agent:
+        for position in range(batches):
+            agent.send(batch(f"b{position}", table(rows, first=rows * position)))
+        acknowledged = set(agent.answers(batches // 4))
         process.kill()
-        answers |= {a.acknowledgement.batch_id: "stored" for a in agent.rest()}
-    missing = [at for at in range(number) if f"b{at}" not in answers]
-    with started(tmp_path / "data") as (process, address), AgentClient(address) as agent:
-        agent.send(hello())
-        agent.answer()
-        for at in missing:
-            agent.send(batch(f"b{at}", table(rows, first=rows * at), retry=True))
-        assert set(agent.answers(len(missing)).values()) <= {"stored"}
+        acknowledged |= {f"b{position}" for position in acknowledged_numbers(agent)}
+    unacknowledged = [n for n in range(batches) if f"b{n}" not in acknowledged]
+    with started(tmp_path / "data") as (process, address), connected(address) as agent:
+        for position in unacknowledged:
+            agent.send(batch(f"b{position}", table(rows, first=rows * position), retry=True))
+        answers = agent.answers(len(unacknowledged))
+        assert answers == {f"b{position}": "stored" for position in unacknowledged}
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-    assert sequences(tmp_path / "data") == list(range(number * rows))
+    assert stored_sequences(tmp_path / "data") == list(range(batches * rows))
 
 
-def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
-    """It says that the directory is in use, and the first one goes on."""
+def test_second_server_on_the_same_data_ends_with_an_error(tmp_path: Path) -> None:
+    """The error says that the directory is in use, and the first server continues."""
     with started(tmp_path / "data") as (process, _):
-        second = run(*COMMAND[3:], "--data", str(tmp_path / "data"))
+        second = run(*FREE_PORTS, "--data", str(tmp_path / "data"))
         assert second.returncode == 1
         assert "is in use by another infrasight-server" in second.stderr
         assert process.poll() is None
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
-    """Both ports: one line with the address, status 1."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        own = ("--data", str(tmp_path / "data"), "--log-level", "error")
-        grpc_taken = run("--listen", address, "--status-listen", "127.0.0.1:0", *own)
-        status_taken = run("--listen", "127.0.0.1:0", "--status-listen", address, *own)
-    for done in (grpc_taken, status_taken):
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    """For either port the error is one line with the address, and the status is 1."""
+    own = ("--data", str(tmp_path / "data"), "--log-level", "error")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        grpc_in_use = run("--listen", address, "--status-listen", "127.0.0.1:0", *own)
+        status_in_use = run("--listen", "127.0.0.1:0", "--status-listen", address, *own)
+    for done in (grpc_in_use, status_in_use):
         assert done.returncode == 1
         assert done.stderr.startswith("infrasight-server: ")
         assert address in done.stderr
@@ -151,7 +152,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store is not writable"),
         (
@@ -166,33 +167,38 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         (["--tls-key", "k"], "tls"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """It names the setting and what is wrong, with status 1 and no traceback."""
+def test_unusable_setting_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """The line names the setting and the error; the status is 1, and there is no traceback."""
     done = run("--data", str(tmp_path), *arguments)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_an_unknown_option_is_named() -> None:
-    """click says it, with the usage."""
+def test_unknown_option_is_named() -> None:
+    """The usage error names the option."""
     done = run("--nonsense")
     assert done.returncode == 2
     assert "--nonsense" in done.stderr
 
 
-def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
-    """An option wins over a variable, a variable over the file; a wrong key in the file is named."""
+def test_options_override_variables_and_variables_the_file(tmp_path: Path) -> None:
+    """Each of the three sources is used where no stronger one has the setting."""
     file = tmp_path / "server.toml"
-    file.write_text('store = "from the file"\n[tls]\ncertificate = "c"\nkey = "k"\nca = "a"\n')
-    done = run(
-        "--config",
-        str(file),
-        "--store",
-        "http://127.0.0.1:9/",
-        INFRASIGHT_SERVER_STORE="from the environment",
+    tls = '[tls]\ncertificate = "c"\nkey = "k"\nca = "a"\n'
+    file.write_text(f'store = "http://127.0.0.1:7/"\n{tls}')
+    config = ("--config", str(file))
+    variable = {"INFRASIGHT_SERVER_STORE": "http://127.0.0.1:8/"}
+    assert "http://127.0.0.1:7/" in run(*config).stderr
+    assert "http://127.0.0.1:8/" in run(*config, **variable).stderr
+    assert (
+        "http://127.0.0.1:9/" in run(*config, "--store", "http://127.0.0.1:9/", **variable).stderr
     )
-    assert "http://127.0.0.1:9/" in done.stderr
+
+
+def test_unknown_key_of_the_file_is_named(tmp_path: Path) -> None:
+    """The error names the key and the setting that is meant."""
+    file = tmp_path / "server.toml"
     file.write_text("max_insert_rowz = 5\n")
     done = run(INFRASIGHT_SERVER_CONFIG=str(file))
     assert done.returncode == 1
@@ -200,21 +206,18 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
     assert "max_insert_rows" in done.stderr
 
 
-def test_a_password_is_never_shown(tmp_path: Path) -> None:
-    """Neither a wrong setting nor an unreachable store repeats it."""
+def test_password_is_never_shown(tmp_path: Path) -> None:
+    """The error about an unreachable store does not contain the password."""
     done = run(
-        "--data",
-        str(tmp_path),
-        "--store",
-        "http://127.0.0.1:9/",
+        *("--data", str(tmp_path), "--store", "http://127.0.0.1:9/"),
         INFRASIGHT_SERVER_STORE_PASSWORD="hush-hush",
     )
     assert done.returncode == 1
     assert "hush-hush" not in done.stderr + done.stdout
 
 
-def test_help_teaches() -> None:
-    """--help shows examples, defaults, variables, and what to do next."""
+def test_help_shows_examples_defaults_and_variables() -> None:
+    """--help also names the commands that follow."""
     done = run("--help")
     assert done.returncode == 0
     for text in (

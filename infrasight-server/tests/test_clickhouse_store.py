@@ -1,4 +1,4 @@
-"""Both stores as the server uses them: every type there and back, and errors that say whether to try again."""
+"""Both stores as the server uses them: all types, read-only queries, transient errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +26,14 @@ ODD = [
 
 
 def stored(rows: pa.Table, batch_id: str = "batch") -> pa.Table:
-    """Agent columns with what the server adds."""
+    """Returns agent columns with the server's, as the server inserts them."""
     return enrich(
         rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, batch_id, TIME + 5), plugins()
     )
 
 
 def answer(store: Store, sql: str) -> pa.Table:
-    """A query's whole answer."""
+    """Returns the whole answer of a query."""
     return pa.Table.from_batches(store.query(store.formatted(sql)))
 
 
@@ -45,8 +45,8 @@ def test_query_finds_a_byte_that_is_not_utf8(store: Store) -> None:
     assert row == {"path": b"/tmp/\xff", "same": 1}
 
 
-def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
-    """Bytes that are not UTF-8, newlines, empty strings and lists, extreme numbers and nanoseconds: field by field."""
+def test_every_column_is_stored_byte_for_byte(store: Store) -> None:
+    """Bytes that are not UTF-8, newlines, empty lists and extreme numbers come back unchanged."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     rows = table(
         5,
@@ -87,8 +87,8 @@ def test_every_column_comes_back_as_it_went_in(store: Store) -> None:
             assert found[name].to_pylist() == expected, name
 
 
-def test_computed_columns_help_people(store: Store) -> None:
-    """`duration` reads as a duration and `command` as a command line."""
+def test_computed_columns_are_readable(store: Store) -> None:
+    """`duration` has a unit, and `command` is the command line."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     nanoseconds = pa.array([999, 1_500, 2_340_000, 61_250_000_000], pa.uint64())
     store.insert("execve_events", stored(table(4, duration_ns=nanoseconds)), "insert")
@@ -98,7 +98,7 @@ def test_computed_columns_help_people(store: Store) -> None:
 
 
 def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
-    """What a repeated batch is compared with: rows per node and batch id; a batch can be taken out again."""
+    """Counts are per node and batch id; a deleted batch has none."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     store.insert("execve_events", stored(table(3), "a"), "1")
     store.insert("execve_events", stored(table(4), "b"), "2")
@@ -111,8 +111,8 @@ def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
     assert not store.is_running("2")
 
 
-def test_rows_that_the_store_rejects_are_no_reason_to_wait(store: Store) -> None:
-    """More days in one insert than ClickHouse takes is an error for good, unlike a missing table."""
+def test_permanent_error_differs_from_a_transient_one(store: Store) -> None:
+    """Too many partitions in one insert fail permanently; a missing table may be created."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
         SCHEMA.agent.field("time").type
@@ -124,8 +124,8 @@ def test_rows_that_the_store_rejects_are_no_reason_to_wait(store: Store) -> None
         store.insert("nowhere", stored(table(1)), "2")
 
 
-def test_a_large_answer_comes_in_pieces(store: Store) -> None:
-    """An answer is read piece by piece; the first, without rows, brings the columns."""
+def test_large_answer_comes_in_pieces(store: Store) -> None:
+    """The first piece has no rows and all columns."""
     pieces = list(store.query("SELECT number FROM numbers(300000)"))
     assert pieces[0].num_rows == 0
     assert pieces[0].schema.names == ["number"]
@@ -134,7 +134,7 @@ def test_a_large_answer_comes_in_pieces(store: Store) -> None:
 
 
 def test_answer_beyond_the_limit_is_an_error(make_settings: MakeSettings, store: Store) -> None:
-    """An answer that is too large for the server's memory is rejected, not attempted."""
+    """The store ends a query whose answer exceeds `query_bytes`."""
     store.close()
     small = make_settings(query_bytes=1_000_000).open_store()
     with pytest.raises(QueryError, match="Limit for result exceeded"):
@@ -142,8 +142,8 @@ def test_answer_beyond_the_limit_is_an_error(make_settings: MakeSettings, store:
     small.close()
 
 
-def test_a_query_connection_cannot_write(store: Store) -> None:
-    """Even past the guard, the store itself refuses to write, and to leave its read-only mode."""
+def test_query_connection_cannot_write(store: Store) -> None:
+    """The store itself rejects writing, and leaving the read-only mode, without the guard."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     for sql in (
         "DROP TABLE execve_events",
@@ -157,8 +157,8 @@ def test_a_query_connection_cannot_write(store: Store) -> None:
     assert store.columns("execve_events")
 
 
-def test_an_unreachable_server_is_named() -> None:
-    """The URL and what the system says are in the error."""
+def test_unreachable_server_is_named() -> None:
+    """The error has the URL and the operating system's message."""
     url = f"http://127.0.0.1:{free_port()}/"
     with pytest.raises(
         StoreError, match=f"cannot use the ClickHouse server at {url}: Connection refused"
@@ -169,22 +169,22 @@ def test_an_unreachable_server_is_named() -> None:
 @pytest.mark.parametrize(
     "url", ["embeded", "http://", "http://user:secret@host:8123/", "ftp://host/"]
 )
-def test_what_is_no_store_is_refused(url: str) -> None:
-    """A misspelt store, or one with a password in its URL, is a ConfigError that does not repeat the password."""
+def test_malformed_store_url_is_rejected(url: str) -> None:
+    """A misspelled store or a password in the URL is a ConfigError without the password."""
     with pytest.raises(ConfigError, match="store: must be `embedded` or http") as raised:
         Store.at(url, "infrasight")
     assert "secret" not in str(raised.value)
 
 
-def test_an_unknown_user_is_refused(clickhouse: ClickHouseServer) -> None:
-    """A server that does not let us in says so at once, and the password is not repeated."""
+def test_unknown_user_is_an_error(clickhouse: ClickHouseServer) -> None:
+    """The error comes at once and does not contain the password."""
     with pytest.raises(StoreError, match="Authentication failed") as raised:
         Store.at(clickhouse.url.replace("//", "//nobody@"), "infrasight", password="secret")
     assert "secret" not in str(raised.value)
 
 
-def test_an_unwritable_data_directory_is_named(tmp_path: Path) -> None:
-    """A file where the folder should be, or a place that is not writable, is one clear error."""
+def test_unwritable_data_directory_is_named(tmp_path: Path) -> None:
+    """A file in place of the folder and an unwritable folder are one clear error."""
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc/infrasight")):
         with pytest.raises(StoreError, match=f"data directory {folder} is not writable"):

@@ -1,7 +1,6 @@
-"""What agents tell of containers: stored before it is acknowledged, and seen in every event's row, early and late."""
+"""Container updates: stored before they are acknowledged, and visible in the container's rows."""
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,27 +24,29 @@ from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import SCHEMA, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
+from infrasight_testbed.system import until
 
 MakeSettings = Callable[..., ServerSettings]
 WEB = "ab" * 32
 
 
-def news(container_id: str = WEB, *, seconds: int = 1_790_000_000, **fields: Any) -> Container:
-    """What is told of a container at a time."""
-    said = Container(
-        container_id=container_id, runtime="cri", **{"name": b"web", "image": b"nginx:1", **fields}
-    )
-    said.time.FromSeconds(seconds)
-    return said
+def container_update(
+    container_id: str = WEB, *, seconds: int = 1_790_000_000, **fields: Any
+) -> Container:
+    """Returns what a runtime reports of a container at a time."""
+    names = {"name": b"web", "image": b"nginx:1"}
+    container = Container(container_id=container_id, runtime="cri", **(names | fields))
+    container.time.FromSeconds(seconds)
+    return container
 
 
-def told(batch_id: str, *containers: Container) -> Batch:
-    """A batch of news."""
+def update_batch(batch_id: str, *containers: Container) -> Batch:
+    """Returns a batch of container updates."""
     return Batch(batch_id=batch_id, containers=containers)
 
 
 def connected(server: Server) -> AgentClient:
-    """An agent that has said hello."""
+    """Returns an agent that the server has welcomed."""
     agent = AgentClient(server.address)
     agent.send(hello())
     agent.answer()
@@ -53,58 +54,67 @@ def connected(server: Server) -> AgentClient:
 
 
 def rows_of(container_id: str, rows: int, first: int = 0) -> pa.Table:
-    """Events of one container."""
+    """Returns events of one container."""
     return table(rows, first, container_id=constant(container_id, rows, pa.string()))
 
 
 def query(server: Server, sql: str) -> pa.Table:
-    """A query over the wire."""
+    """Returns the answer of a query over gRPC."""
     with grpc.insecure_channel(server.address) as channel:
         pieces = EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)
         return pa.concat_tables([ipc.from_bytes(piece.arrow) for piece in pieces])
 
 
 def answer(server: Server, sql: str) -> list[Mapping[str, Any]]:
-    """A query's rows, bytes as text."""
+    """Returns the rows of a query, bytes as text."""
     return [json.loads(line) for line in json_lines(query(server, sql))]
 
 
-SEEN = "SELECT container.name AS name, container.image AS image, labels FROM execve_events WHERE container_id = '{id}' LIMIT 1"
+def seen_in_a_row(server: Server, container_id: str) -> Mapping[str, Any]:
+    """Returns what one event's row shows of its container."""
+    (row,) = answer(
+        server,
+        "SELECT container.name AS name, container.image AS image, labels FROM execve_events "
+        f"WHERE container_id = '{container_id}' LIMIT 1",
+    )
+    return row
 
 
-def test_a_row_shows_what_was_learned_later(make_settings: MakeSettings) -> None:
-    """A row is stored first, its container told after: with the acknowledgement the row has its name and labels; newer news
-    replace older ones and not the other way; another node's container of the same id stays its own; and all of it is there
-    after a restart."""
+def test_row_shows_a_container_that_becomes_known_later(make_settings: MakeSettings) -> None:
+    """A row shows its container's name and labels as soon as the update is acknowledged.
+
+    The newest update wins in any order, another node's container with the same id stays apart, and
+    a restart changes nothing.
+    """
     settings = make_settings()
     with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("rows", rows_of(WEB, 3)))
         assert agent.answers(1) == {"rows": "stored"}
-        (before,) = answer(server, SEEN.format(id=WEB))
+        before = seen_in_a_row(server, WEB)
         assert (before["name"], before["labels"]) == ("", {})
-        for at, label in ((5, "new"), (3, "old")):
-            agent.send(told(f"c-{at}", news(seconds=at, labels={"app": label, "tier": "é"})))
-            assert agent.answers(1) == {f"c-{at}": "stored"}
-            (now,) = answer(server, SEEN.format(id=WEB))
-            assert now == {"name": "web", "image": "nginx:1", "labels": {"app": "new", "tier": "é"}}
+        newest = {"name": "web", "image": "nginx:1", "labels": {"app": "new", "tier": "é"}}
+        for seconds, label in ((5, "new"), (3, "old")):
+            update = container_update(seconds=seconds, labels={"app": label, "tier": "é"})
+            agent.send(update_batch(f"c-{seconds}", update))
+            assert agent.answers(1) == {f"c-{seconds}": "stored"}
+            assert seen_in_a_row(server, WEB) == newest
         with AgentClient(server.address) as other:
             other.send(hello(node="node-2"))
             other.answer()
-            other.send(told("c", news(seconds=9, name=b"other")))
+            other.send(update_batch("c", container_update(seconds=9, name=b"other")))
             assert other.answers(1) == {"c": "stored"}
     with running_server(settings, plugins()) as server, connected(server) as agent:
-        assert answer(server, SEEN.format(id=WEB)) == [now]
+        assert seen_in_a_row(server, WEB) == newest
         assert len(answer(server, "SELECT * FROM containers FINAL")) == 2
         assert query(server, "SELECT * FROM execve_events").schema.names == SCHEMA.stored.names
         agent.send(batch("more", rows_of("", 2, first=10)))
         assert agent.answers(1) == {"more": "stored"}
-        (none,) = answer(server, SEEN.format(id=""))
-        assert none == {"name": "", "image": "", "labels": {}}
+        assert seen_in_a_row(server, "") == {"name": "", "image": "", "labels": {}}
 
 
-def test_repeated_news_are_there_once_and_bytes_as_they_came(make_settings: MakeSettings) -> None:
-    """The same batch again changes nothing; a name that is not UTF-8 is kept; all columns come back as they went in."""
-    said = news(
+def test_repeated_update_is_stored_once_byte_for_byte(make_settings: MakeSettings) -> None:
+    """A repeated batch changes nothing; every column, also a name that is not UTF-8, is intact."""
+    update = container_update(
         name=b"\xff\x01",
         pod_name=b"p",
         pod_namespace=b"ns",
@@ -114,7 +124,7 @@ def test_repeated_news_are_there_once_and_bytes_as_they_came(make_settings: Make
     )
     with running_server(make_settings(), plugins()) as server, connected(server) as agent:
         for number in range(3):
-            agent.send(told("again", said))
+            agent.send(update_batch("again", update))
             assert agent.answers(1) == {"again": "stored"}, number
         (row,) = query(
             server,
@@ -138,51 +148,61 @@ def test_repeated_news_are_there_once_and_bytes_as_they_came(make_settings: Make
 
 
 @pytest.mark.parametrize(
-    ("sent", "reason", "said"),
+    ("sent", "reason", "message"),
     [
-        (told("b", news("")), "MALFORMED", "a container has no container_id"),
-        (told("b", news(), news("x" * 257)), "MALFORMED", "its id is longer than 256 bytes"),
-        (told("b", news(image=b"i" * 4097)), "MALFORMED", "its image is longer than 4096 bytes"),
+        (update_batch("b", container_update("")), "MALFORMED", "a container has no container_id"),
         (
-            told("b", news(labels={"a": "v" * (64 << 10)})),
+            update_batch("b", container_update(), container_update("x" * 257)),
+            "MALFORMED",
+            "its id is longer than 256 bytes",
+        ),
+        (
+            update_batch("b", container_update(image=b"i" * 4097)),
+            "MALFORMED",
+            "its image is longer than 4096 bytes",
+        ),
+        (
+            update_batch("b", container_update(labels={"a": "v" * (64 << 10)})),
             "MALFORMED",
             "its labels are longer than 65536 bytes",
         ),
         (
-            told("b", Container(container_id="c")),
+            update_batch("b", Container(container_id="c")),
             "MALFORMED",
             "its time is not one between 1970 and 2262",
         ),
-        (told("", news()), "MALFORMED", "it has no batch_id"),
+        (update_batch("", container_update()), "MALFORMED", "it has no batch_id"),
         (
-            Batch(batch_id="b", containers=[news()], rows=3),
+            Batch(batch_id="b", containers=[container_update()], rows=3),
             "MALFORMED",
             "neither rows nor an account",
         ),
         (
-            Batch(batch_id="b", containers=[news()], account=Account(run="r")),
+            Batch(batch_id="b", containers=[container_update()], account=Account(run="r")),
             "MALFORMED",
             "neither rows nor an account",
         ),
         (
-            told("b", *(news(f"c{n}", labels={"a": "v" * 60_000}) for n in range(40))),
+            update_batch(
+                "b", *(container_update(f"c{n}", labels={"a": "v" * 60_000}) for n in range(40))
+            ),
             "TOO_LARGE",
             "send fewer containers",
         ),
     ],
 )
-def test_bad_news_are_refused(
-    make_settings: MakeSettings, sent: Batch, reason: str, said: str
+def test_invalid_update_is_rejected(
+    make_settings: MakeSettings, sent: Batch, reason: str, message: str
 ) -> None:
-    """Malformed or too large: rejected with the reason, nothing of it is stored, the stream goes on; accounting has no row."""
+    """It is rejected with the reason, none of it is stored, and the stream continues."""
     with (
         running_server(make_settings(max_batch_bytes=1 << 20), plugins()) as server,
         connected(server) as agent,
     ):
         agent.send(sent)
         rejection = agent.answer().rejection
-        assert said in rejection.detail
-        agent.send(told("good", news("good")))
+        assert message in rejection.detail
+        agent.send(update_batch("good", container_update("good")))
         assert agent.answers(1) == {"good": "stored"}
         assert [
             row["container_id"] for row in answer(server, "SELECT container_id FROM containers")
@@ -192,8 +212,8 @@ def test_bad_news_are_refused(
         assert (row["reason"], row["detail"]) == (reason.lower(), rejection.detail)
 
 
-def test_news_wait_for_a_store_that_is_away(tmp_path: Path) -> None:
-    """While ClickHouse is away nothing is acknowledged; when it is back, the news are stored, and rows show them."""
+def test_update_waits_for_an_unavailable_store(tmp_path: Path) -> None:
+    """Without ClickHouse an update is not acknowledged; when it is back, the update is stored."""
     clickhouse = ClickHouseServer(tmp_path / "clickhouse").start()
     try:
         settings = ServerSettings(
@@ -208,20 +228,22 @@ def test_news_wait_for_a_store_that_is_away(tmp_path: Path) -> None:
             assert agent.answers(1) == {"rows": "stored"}
             clickhouse.kill()
             before = retries._value.get()
-            agent.send(told("news", news(labels={"a": "b"})))
-            while retries._value.get() < before + 2:
-                time.sleep(0.01)
+            agent.send(update_batch("update", container_update(labels={"a": "b"})))
+            until(lambda: retries._value.get() >= before + 2, "the insert is retried twice")
             assert metrics.PENDING_BYTES._value.get() > 0
             clickhouse.start()
-            assert agent.answers(1) == {"news": "stored"}
-            assert answer(server, SEEN.format(id=WEB))[0]["labels"] == {"a": "b"}
+            assert agent.answers(1) == {"update": "stored"}
+            assert seen_in_a_row(server, WEB)["labels"] == {"a": "b"}
     finally:
         clickhouse.kill()
 
 
-def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Path) -> None:
-    """A table from before has them after a migration, one that is out of date is corrected, the next migration changes nothing;
-    a probe's own column of that name is left alone."""
+def test_migration_adds_the_container_columns_and_leaves_own_ones(
+    store: Store, tmp_path: Path
+) -> None:
+    """An older table gets the columns, an outdated column is corrected, and a third migration
+    changes nothing; a column of that name that the probe declares stays.
+    """
     store.command(define_table("execve", SCHEMA).statement)
     store.command("INSERT INTO execve_events (node, container_id) VALUES ('node-1', 'old')")
     assert migrate(store, {"execve": SCHEMA}, None) == {}
@@ -248,14 +270,13 @@ def test_old_tables_get_the_columns_and_own_ones_stay(store: Store, tmp_path: Pa
         .replace("execve_events", "own_events")
     )
     assert migrate(store, {"own": EventSchema(SCHEMA.message, own)}, None) == {}
-    assert (store.columns("own_events")["labels"], "container" in store.columns("own_events")) == (
-        "String",
-        True,
-    )
+    columns = store.columns("own_events")
+    assert columns["labels"] == "String"
+    assert "container" in columns
 
 
-def test_a_known_container_is_no_missing_field(make_settings: MakeSettings) -> None:
-    """Rows that went without their container's name lack it until the container is known; what else they lack stays."""
+def test_known_container_is_not_a_missing_field(make_settings: MakeSettings) -> None:
+    """A row lacks its container's name until the container is known; other fields stay missing."""
     flags = [
         ["container_name_missing", "pod_name_missing"],
         ["container_name_missing", "cwd_missing"],
@@ -263,27 +284,49 @@ def test_a_known_container_is_no_missing_field(make_settings: MakeSettings) -> N
     ]
     quality = pa.array(flags, pa.list_(pa.string())).cast(SCHEMA.agent.field("quality").type)
     rows = table(3, container_id=constant(WEB, 3, pa.string()), quality=quality)
-    asked = "SELECT arrayJoin(missing) AS field, sum(rows) AS n FROM missing WHERE probe = 'execve' GROUP BY field"
+    sql = (
+        "SELECT arrayJoin(missing) AS field, sum(rows) AS n FROM missing "
+        "WHERE probe = 'execve' GROUP BY field"
+    )
     with running_server(make_settings(), plugins()) as server, connected(server) as agent:
         agent.send(batch("rows", rows))
         assert agent.answers(1) == {"rows": "stored"}
-        before = {row["field"]: row["n"] for row in answer(server, asked)}
+        before = {row["field"]: row["n"] for row in answer(server, sql)}
         assert before == {"container_name": 2, "cwd": 1, "pod_name": 1}
-        agent.send(told("news", news()))
-        assert agent.answers(1) == {"news": "stored"}
-        assert {row["field"]: row["n"] for row in answer(server, asked)} == {"cwd": 1}
+        agent.send(update_batch("update", container_update()))
+        assert agent.answers(1) == {"update": "stored"}
+        assert {row["field"]: row["n"] for row in answer(server, sql)} == {"cwd": 1}
         assert answer(server, "SELECT sum(rows) AS n FROM missing") == [{"n": 3}]
 
 
-def test_a_store_with_a_password(tmp_path: Path) -> None:
-    """Where the store's user has a password, the store reads its own table with it, and shows the password to nobody."""
+def test_dictionary_reads_its_table_with_the_password(tmp_path: Path) -> None:
+    """If the store's user has a password, the dictionary uses it, and no query shows it."""
     users = tmp_path / "users.xml"
     users.write_text(
-        "<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default><password/>"
-        "<networks><ip>127.0.0.1</ip></networks><profile>default</profile><quota>default</quota><grants>"
-        "<query>GRANT SELECT ON system.*</query><query>GRANT SYSTEM, SOURCES, CREATE TEMPORARY TABLE ON *.*</query></grants>"
-        "</default><writer><password>s'ecr\\et</password>"
-        "<networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota></writer></users></clickhouse>"
+        r"""
+        <clickhouse>
+          <profiles><default/></profiles>
+          <quotas><default/></quotas>
+          <users>
+            <default>
+              <password/>
+              <networks><ip>127.0.0.1</ip></networks>
+              <profile>default</profile>
+              <quota>default</quota>
+              <grants>
+                <query>GRANT SELECT ON system.*</query>
+                <query>GRANT SYSTEM, SOURCES, CREATE TEMPORARY TABLE ON *.*</query>
+              </grants>
+            </default>
+            <writer>
+              <password>s'ecr\et</password>
+              <networks><ip>::/0</ip></networks>
+              <profile>default</profile>
+              <quota>default</quota>
+            </writer>
+          </users>
+        </clickhouse>
+        """
     )
     config = tmp_path / "config.xml"
     config.write_text(f"<clickhouse><users_config>{users}</users_config></clickhouse>")
@@ -296,9 +339,9 @@ def test_a_store_with_a_password(tmp_path: Path) -> None:
         for _ in range(2):
             with running_server(settings, plugins()) as server, connected(server) as agent:
                 agent.send(batch("rows", rows_of(WEB, 1)))
-                agent.send(told("news", news(labels={"a": "b"})))
+                agent.send(update_batch("update", container_update(labels={"a": "b"})))
                 assert set(agent.answers(2).values()) == {"stored"}
-                assert answer(server, SEEN.format(id=WEB))[0]["labels"] == {"a": "b"}
+                assert seen_in_a_row(server, WEB)["labels"] == {"a": "b"}
                 shown = query(server, "SHOW CREATE DICTIONARY containers_known").to_pylist()
                 assert "ecr" not in str(shown)
                 assert "writer" in str(shown)

@@ -1,8 +1,9 @@
-"""Exactly once, whatever happens to the store, and however often a batch is sent."""
+"""Each batch is stored exactly once, whatever happens to the store and however often it is sent."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
@@ -12,93 +13,103 @@ from infrasight_core.plugin.ddl import define_table
 from infrasight_server import metrics
 from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.memory_budget import MemoryBudget
+from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store.migration import migrate_table
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
+from infrasight_testbed.system import until
 
 MakeSettings = Callable[..., ServerSettings]
+_DAY = 86_400 * 10**9
+
+
+def connected(server: Server) -> AgentClient:
+    """Returns an agent that the server has welcomed."""
+    agent = AgentClient(server.address)
+    agent.send(hello())
+    agent.answer()
+    return agent
 
 
 def stored_sequences(settings: ServerSettings) -> list[int]:
-    """The sequence numbers in the table, sorted, with what is there twice twice."""
+    """Returns the sorted sequence numbers in the table; a row stored twice shows twice."""
     store = settings.open_store()
-    found = pa.Table.from_batches(
-        store.query("SELECT sequence FROM execve_events ORDER BY sequence")
-    )
+    pieces = store.query("SELECT sequence FROM execve_events ORDER BY sequence")
+    sequences = pa.Table.from_batches(pieces)["sequence"].to_pylist()
     store.close()
-    return list(found["sequence"].to_pylist())
+    return list(sequences)
 
 
-def test_a_batch_sent_again_is_stored_once(make_settings: MakeSettings) -> None:
-    """A repeated batch that is in the store is acknowledged and not inserted; one that is not there is inserted."""
+def enriched(rows: pa.Table, node: str = NODE, batch_id: str = "b") -> pa.Table:
+    """Returns agent columns with the server's, as the server inserts them."""
+    context = EnrichContext("server", "execve", node, batch_id, TIME)
+    return enrich(rows, SCHEMA.stored, context, plugins())
+
+
+def count(metric: Any) -> float:
+    """Returns the value of a counter or gauge."""
+    return float(metric._value.get())
+
+
+def test_batch_sent_again_is_stored_once(make_settings: MakeSettings) -> None:
+    """A repeated batch that is stored is acknowledged without an insert; another is inserted."""
     settings = make_settings()
-    repeated = metrics.BATCHES_REPEATED.labels("execve")._value.get()
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
+    repeated = metrics.BATCHES_REPEATED.labels("execve")
+    repeated_before = count(repeated)
+    with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", table(10)))
         assert agent.answers(1) == {"a": "stored"}
         agent.send(batch("a", table(10), retry=True))
         agent.send(batch("b", table(10, first=10), retry=True))
         assert agent.answers(2) == {"a": "stored", "b": "stored"}
     assert stored_sequences(settings) == list(range(20))
-    assert metrics.BATCHES_REPEATED.labels("execve")._value.get() == repeated + 1
+    assert count(repeated) == repeated_before + 1
 
 
-def test_the_same_batch_twice_at_once_is_stored_once(make_settings: MakeSettings) -> None:
-    """An agent that reconnects sends what still waits for its insert: both streams get an acknowledgement."""
+def test_batch_sent_again_while_it_waits_is_stored_once(make_settings: MakeSettings) -> None:
+    """An agent reconnects while its batch waits for the insert: both streams are acknowledged."""
     settings = make_settings(linger_seconds=1.0)
     with (
         running_server(settings, plugins()) as server,
-        AgentClient(server.address) as old,
-        AgentClient(server.address) as new,
+        connected(server) as old_stream,
+        connected(server) as new_stream,
     ):
-        for agent in (old, new):
-            agent.send(hello())
-            agent.answer()
-        old.send(batch("first", table(1)))
-        assert old.answers(1) == {"first": "stored"}  # the next insert waits for a second
-        old.send(batch("a", table(10, first=1)))
-        new.send(batch("a", table(10, first=1), retry=True))
-        assert old.answers(1) == new.answers(1) == {"a": "stored"}
+        old_stream.send(batch("first", table(1)))
+        assert old_stream.answers(1) == {"first": "stored"}  # the next insert waits for a second
+        old_stream.send(batch("a", table(10, first=1)))
+        new_stream.send(batch("a", table(10, first=1), retry=True))
+        assert old_stream.answers(1) == {"a": "stored"}
+        assert new_stream.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == list(range(11))
 
 
-def test_half_a_batch_becomes_a_whole_one(make_settings: MakeSettings) -> None:
-    """Where an earlier attempt left only some rows, the repeated batch brings all of them, each once; others' rows stay."""
+def test_partly_stored_batch_is_completed(make_settings: MakeSettings) -> None:
+    """Where an earlier attempt left some rows, a repeated batch stores all of them, each once."""
     settings = make_settings()
     store = settings.open_store()
     migrate_table(store, define_table("execve", SCHEMA), None)
-    for node, batch_id, rows in ((NODE, "a", table(4)), ("node-2", "a", table(2, first=100))):
-        context = EnrichContext("server", "execve", node, batch_id, TIME)
-        store.insert("execve_events", enrich(rows, SCHEMA.stored, context, plugins()), batch_id)
+    store.insert("execve_events", enriched(table(4), NODE, "a"), "1")
+    store.insert("execve_events", enriched(table(2, first=100), "node-2", "a"), "2")
     store.close()
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
+    with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", table(10), retry=True))
         assert agent.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == [*range(10), 100, 101]
 
 
-def test_only_the_batch_that_the_store_rejects_is_refused(make_settings: MakeSettings) -> None:
-    """In one insert with others, rows that ClickHouse never takes cost only their own batch."""
+def test_only_the_batch_that_the_store_rejects_is_rejected(make_settings: MakeSettings) -> None:
+    """Of several batches in one insert, the one that ClickHouse rejects is the only one missing."""
     settings = make_settings(linger_seconds=1.0)
-    days = pa.array([TIME + day * 86_400_000_000_000 for day in range(150)]).cast(
-        SCHEMA.agent.field("time").type
-    )
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
+    times = pa.array([TIME + day * _DAY for day in range(150)])  # too many partitions
+    times = times.cast(SCHEMA.agent.field("time").type)
+    with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("alone", table(1)))
-        assert agent.answers(1) == {
-            "alone": "stored"
-        }  # the next three wait a second for their common insert
+        assert agent.answers(1) == {"alone": "stored"}  # the next three share one insert
         agent.send(batch("before", table(1, first=1)))
-        agent.send(batch("poison", table(150, first=1000, time=days)))
+        agent.send(batch("poison", table(150, first=1000, time=times)))
         agent.send(batch("after", table(1, first=2)))
         assert agent.answers(3) == {
             "before": "stored",
@@ -108,131 +119,124 @@ def test_only_the_batch_that_the_store_rejects_is_refused(make_settings: MakeSet
     assert stored_sequences(settings) == [0, 1, 2]
 
 
-def test_a_batch_refused_and_stored_later_counts_once(make_settings: MakeSettings) -> None:
-    """A server without the probe refuses two batches; one that has it stores one of them: the other alone is rejected."""
+def test_batch_that_is_rejected_and_later_stored_counts_once(make_settings: MakeSettings) -> None:
+    """A server without the probe rejects two batches, one with it stores one: one is rejected."""
     settings = make_settings()
-    accounted = "SELECT sum(rejected) AS rejected, sum(a.stored) AS stored FROM accounting AS a WHERE probe = 'execve'"
+    sql = "SELECT sum(rejected), sum(a.stored) FROM accounting AS a WHERE probe = 'execve'"
     with running_server(settings, plugins()):
-        pass
-    with (
-        running_server(settings, plugins({"sample": sample.schema()})) as server,
-        AgentClient(server.address) as agent,
-    ):
-        agent.send(hello())
-        agent.answer()
+        pass  # creates the tables
+    other_plugins = plugins({"sample": sample.schema()})
+    with running_server(settings, other_plugins) as server, connected(server) as agent:
         for batch_id, rows in (("1-5-0-0", 10), ("1-5-0-a", 3)):
             agent.send(batch(batch_id, table(rows)))
             assert agent.answers(1) == {batch_id: "UNKNOWN_PROBE"}
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
+    with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("1-5-0-0", table(10), retry=True))
         assert agent.answers(1) == {"1-5-0-0": "stored"}
     store = settings.open_store()
-    (found,) = list(store.query(accounted))[-1].to_pylist()
+    (totals,) = list(store.query(sql))[-1].to_pylist()
     store.close()
-    assert found == {"rejected": 3, "stored": 10}
+    assert list(totals.values()) == [3, 10]
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[ClickHouseServer]:
-    """A ClickHouse server of the test's own, to be killed."""
+def mortal_clickhouse(tmp_path: Path) -> Iterator[ClickHouseServer]:
+    """A ClickHouse server of one test, which the test may kill."""
     server = ClickHouseServer(tmp_path / "clickhouse").start()
     yield server
     server.kill()
 
 
-def test_a_killed_clickhouse_loses_and_doubles_nothing(mortal: ClickHouseServer) -> None:
-    """SIGKILL in the middle of inserts, five times: every batch is acknowledged in the end, every row is there once."""
-    settings = ServerSettings(
-        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, linger_seconds=0.05
+def settings_for(clickhouse: ClickHouseServer, **settings: Any) -> ServerSettings:
+    """Returns the settings of a server on free ports that uses this ClickHouse server."""
+    return ServerSettings(
+        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=clickhouse.url, **settings
     )
-    rounds, batches, rows = 5, 12, 4000
+
+
+def test_killed_clickhouse_drops_and_duplicates_nothing(
+    mortal_clickhouse: ClickHouseServer,
+) -> None:
+    """After five SIGKILLs during inserts every batch is acknowledged and every row stored once."""
+    settings = settings_for(mortal_clickhouse, linger_seconds=0.05)
+    kills = 5
+    batches = 60
+    rows = 4000
     answers: dict[str, str] = {}
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
-        for number in range(rounds * batches):
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        for number in range(batches):
             agent.send(batch(f"b{number}", table(rows, first=number * rows)))
-        for _ in range(rounds):
-            answers |= agent.answers(batches // 2)
-            mortal.kill()
-            mortal.start()
-        answers |= agent.answers(rounds * batches - len(answers))
-    assert answers == {f"b{number}": "stored" for number in range(rounds * batches)}
-    assert stored_sequences(settings) == list(range(rounds * batches * rows))
+        for _ in range(kills):
+            answers |= agent.answers(6)
+            mortal_clickhouse.kill()
+            mortal_clickhouse.start()
+        answers |= agent.answers(batches - len(answers))
+    assert answers == {f"b{number}": "stored" for number in range(batches)}
+    assert stored_sequences(settings) == list(range(batches * rows))
 
 
-def test_while_the_store_is_away_memory_is_bounded(mortal: ClickHouseServer) -> None:
-    """With ClickHouse away, what waits stays under the limit however much is sent; when it is back, all is stored."""
-    rows = table(5000)
-    size = enrich(
-        rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, "b", TIME), plugins()
-    ).nbytes
-    settings = ServerSettings(
-        listen="127.0.0.1:0",
-        status_listen="127.0.0.1:0",
-        store=mortal.url,
-        max_pending_bytes=4 * size,
-        linger_seconds=0,
-    )
-    number = 40
+def test_memory_is_bounded_while_the_store_is_unavailable(
+    mortal_clickhouse: ClickHouseServer,
+) -> None:
+    """Pending batches fill the budget, never exceed it, and are stored when ClickHouse is back."""
+    rows = 5000
+    batches = 40
+    size = enriched(table(rows)).nbytes
+    settings = settings_for(mortal_clickhouse, max_pending_bytes=4 * size, linger_seconds=0)
     retries = metrics.INSERT_RETRIES.labels("execve")
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
-        agent.send(hello())
-        agent.answer()
-        mortal.kill()
-        before = retries._value.get()
-        for at in range(number):
-            agent.send(batch(f"b{at}", table(5000, first=5000 * at)))
-        most = 0.0
-        while retries._value.get() < before + 4:
-            most = max(most, metrics.PENDING_BYTES._value.get())
-        assert 0 < most <= 4 * size
-        mortal.start()
-        assert set(agent.answers(number).values()) == {"stored"}
-    assert stored_sequences(settings) == list(range(5000 * number))
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        mortal_clickhouse.kill()
+        retries_before = count(retries)
+        for number in range(batches):
+            agent.send(batch(f"b{number}", table(rows, first=rows * number)))
+        sampled = []
+
+        def has_filled_the_budget() -> bool:
+            sampled.append(count(metrics.PENDING_BYTES))
+            return sampled[-1] > 3 * size and count(retries) >= retries_before + 4
+
+        until(has_filled_the_budget, "the budget is used and inserts are retried")
+        assert max(sampled) <= 4 * size
+        mortal_clickhouse.start()
+        assert set(agent.answers(batches).values()) == {"stored"}
+    assert stored_sequences(settings) == list(range(rows * batches))
 
 
-def test_stopping_while_the_store_is_away_acknowledges_nothing(mortal: ClickHouseServer) -> None:
-    """The server stops in its time; what it could not store is not acknowledged, and is stored when it is sent again."""
-    settings = ServerSettings(
-        listen="127.0.0.1:0", status_listen="127.0.0.1:0", store=mortal.url, stop_seconds=0.5
-    )
+def test_server_stopped_without_a_store_acknowledges_nothing(
+    mortal_clickhouse: ClickHouseServer,
+) -> None:
+    """The server stops in time; a batch it could not store is stored when it is sent again."""
+    settings = settings_for(mortal_clickhouse, stop_seconds=0.5)
     with running_server(settings, plugins()) as server:
-        agent = AgentClient(server.address)
-        agent.send(hello())
-        agent.answer()
-        mortal.kill()
+        agent = connected(server)
+        mortal_clickhouse.kill()
         agent.send(batch("a", table(10)))
     with agent:
         assert agent.rest() == []
-    mortal.start()
-    with running_server(settings, plugins()) as server, AgentClient(server.address) as again:
-        again.send(hello())
-        again.answer()
-        again.send(batch("a", table(10), retry=True))
-        assert again.answers(1) == {"a": "stored"}
+    mortal_clickhouse.start()
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        agent.send(batch("a", table(10), retry=True))
+        assert agent.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == list(range(10))
 
 
-def test_a_budget_makes_its_takers_wait() -> None:
-    """No more is held than the limit, but for one that is larger than the limit alone."""
+def test_memory_budget_makes_a_second_batch_wait() -> None:
+    """The limit is not exceeded, except by a single batch that is larger than the limit."""
 
-    async def take() -> None:
+    async def acquire_and_release() -> None:
         budget = MemoryBudget(100)
         await budget.acquire(60)
-        waiting = asyncio.create_task(budget.acquire(60))
+        second = asyncio.create_task(budget.acquire(60))
         await asyncio.sleep(0)
-        assert not waiting.done()
+        assert not second.done()
         budget.release(60)
-        await waiting
+        await second
         budget.release(60)
         await budget.acquire(1000)
-        huge = asyncio.create_task(budget.acquire(1))
+        small = asyncio.create_task(budget.acquire(1))
         await asyncio.sleep(0)
-        assert not huge.done()
+        assert not small.done()
         budget.release(1000)
-        await huge
+        await small
 
-    asyncio.run(take())
+    asyncio.run(acquire_and_release())

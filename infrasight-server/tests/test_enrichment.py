@@ -1,4 +1,4 @@
-"""What the server adds to a batch, and that a bad enricher costs only its own column."""
+"""The server completes a batch; a faulty enricher affects its own column only."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 1000])
-def test_the_servers_columns_are_filled(rows: int) -> None:
-    """Node, batch id and received time are there in every row, in the schema's order and types."""
+def test_server_fills_its_columns(rows: int) -> None:
+    """Every row has node, batch id and received time, in the schema's order and types."""
     found = enrich(table(rows), SCHEMA.stored, CONTEXT, plugins())
     assert found.schema.equals(SCHEMA.stored)
     assert found.num_rows == rows
@@ -25,8 +25,8 @@ def test_the_servers_columns_are_filled(rows: int) -> None:
     assert set(found["received_time"].cast(pa.int64()).to_pylist()) == ({TIME} if rows else set())
 
 
-def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
-    """Its hook gets the columns with node and batch id; what it returns is cast to the column's type, and nulls are flagged."""
+def test_enricher_sees_the_servers_columns_and_replaces_others() -> None:
+    """Its columns are cast to the types of the schema, and its nulls are flagged."""
     seen = []
 
     def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
@@ -46,8 +46,8 @@ def test_an_enricher_sees_the_server_and_replaces_columns() -> None:
     assert {"node", "batch_id", "received_time", "pid"} <= set(seen[0][1])
 
 
-def test_what_an_enricher_does_not_know_is_flagged_once() -> None:
-    """A null's flag joins those that the agent has set, in its own row, and is not set twice."""
+def test_null_of_an_enricher_is_flagged_once() -> None:
+    """The flag joins the agent's flags of the row, and is not added a second time."""
     agents = [["argv_cut"], [], ["user_missing"], ["argv_cut"]]
     quality = map_distinct_lists(
         np.arange(4, dtype=np.uint64), lambda few: [agents[n] for n in few], pa.string()
@@ -64,8 +64,8 @@ def test_what_an_enricher_does_not_know_is_flagged_once() -> None:
     assert enrich(rows.slice(1), SCHEMA.stored, CONTEXT, plugins()).num_rows == 3
 
 
-def test_a_column_that_does_not_fit_is_left_out_and_counted() -> None:
-    """An enricher that returns text for a number loses that column only; the rest of the batch is stored."""
+def test_column_of_another_type_is_dropped_and_counted() -> None:
+    """Text in place of a number costs that column only; the batch keeps the agent's values."""
     before = COLUMNS_REJECTED.labels("execve", "pid")._value.get()
     found = enrich(
         table(2),
@@ -77,8 +77,8 @@ def test_a_column_that_does_not_fit_is_left_out_and_counted() -> None:
     assert COLUMNS_REJECTED.labels("execve", "pid")._value.get() == before + 1
 
 
-def test_an_enricher_that_raises_costs_nothing_else() -> None:
-    """The batch is stored without what it would have added."""
+def test_enricher_that_raises_affects_nothing_else() -> None:
+    """The batch is complete without the columns of that enricher."""
 
     def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
         raise RuntimeError("no database")
@@ -86,9 +86,9 @@ def test_an_enricher_that_raises_costs_nothing_else() -> None:
     assert enrich(table(2), SCHEMA.stored, CONTEXT, plugins(enrich=hook)).num_rows == 2
 
 
-def test_a_column_that_nobody_fills_is_empty() -> None:
-    """A column that the probe leaves to a server-side enricher has protobuf's default where there is none."""
-    kinds = [
+def test_column_without_a_source_is_empty() -> None:
+    """A column that only a server-side enricher would fill has protobuf's default value."""
+    types = [
         pa.uint32(),
         pa.bool_(),
         pa.float64(),
@@ -97,8 +97,8 @@ def test_a_column_that_nobody_fills_is_empty() -> None:
         pa.map_(pa.string(), pa.int64()),
     ]
     extra = [
-        pa.field(f"extra_{n}", kind)
-        for n, kind in enumerate([*kinds, pa.dictionary(pa.int32(), pa.binary())])
+        pa.field(f"extra_{n}", type_)
+        for n, type_ in enumerate([*types, pa.dictionary(pa.int32(), pa.binary())])
     ]
     found = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
     assert [found[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]

@@ -1,4 +1,4 @@
-"""Which statements people may run, judged as both kinds of store understand them."""
+"""The guard accepts statements that only read, as both kinds of store parse them."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ ACCEPTED = [
     "SELECT number FROM numbers(2) UNION ALL SELECT * FROM generate_series(1, 2)",
     "SELECT 'url(''http://x'')', 'file(', 'INTO OUTFILE', 'a;b' -- file('/etc/passwd')",
     "SELECT 1 AS `file`, 2 AS format, 3 AS `INTO OUTFILE` ORDER BY `file`",
-    "SELECT format('{} {}', 'a', 'b'), [1, 2][1], arrayMap(x -> x + 1, [1]) FROM view(SELECT 1) LIMIT 0",
+    "SELECT format('{} {}', 'a', 'b'), [1, 2][1], arrayMap(x -> x + 1, [1]) "
+    "FROM view(SELECT 1) LIMIT 0",
     "SELECT * FROM values('a UInt8, b String', (1, 'x'))",
     "SELECT $a$ file('/etc/passwd') $a$ AS heredoc, 1_000, 0x1F, 'it''s \\' \\\\'",
     "SELECT count() FROM system.parts WHERE name LIKE '%file(%'",
@@ -77,40 +78,40 @@ REJECTED = [
 ]
 
 
-def judge(store: Store, sql: str) -> None:
-    """Guards the statement and, where it passes, runs it."""
+def guard_and_run(store: Store, sql: str) -> None:
+    """Runs a statement if the guard accepts it."""
     statement = store.formatted(sql)
     guard.check(statement, store.table_functions())
     list(store.query(statement))
 
 
-def test_reading_statements_are_answered(store: Store) -> None:
-    """Ordinary and exotic reading passes the guard and runs."""
-    failed = {}
+def test_reading_statements_are_accepted_and_run(store: Store) -> None:
+    """Common and unusual ways to read pass the guard, and the store answers them."""
+    failures = {}
     for sql in ACCEPTED:
         try:
-            judge(store, sql)
+            guard_and_run(store, sql)
         except QueryError as error:
-            failed[sql] = str(error)
-    assert not failed
+            failures[sql] = str(error)
+    assert not failures
 
 
-def test_everything_else_is_refused_with_the_reason(store: Store) -> None:
-    """Writing, several statements, and whatever reaches outside is rejected, however it is written."""
-    wrong = {}
-    for sql, said in REJECTED:
+def test_other_statements_are_rejected_with_the_reason(store: Store) -> None:
+    """Statements that write or reach outside are rejected, however they are written."""
+    failures = {}
+    for sql, reason in REJECTED:
         try:
-            judge(store, sql)
-            wrong[sql] = "was accepted"
+            guard_and_run(store, sql)
+            failures[sql] = "was accepted"
         except QueryError as error:
-            if said not in str(error):
-                wrong[sql] = str(error)
-    assert not wrong
+            if reason not in str(error):
+                failures[sql] = str(error)
+    assert not failures
     assert not Path("/tmp/infrasight-test").exists()
 
 
-def test_every_table_function_is_judged(store: Store) -> None:
-    """What ClickHouse has to read from elsewhere is rejected by name, new ones too; the harmless ones are few."""
+def test_unknown_table_functions_are_rejected(store: Store) -> None:
+    """Every table function is rejected by name, except for a few harmless ones."""
     functions = store.table_functions()
     assert {"file", "url", "s3", "remote", "mysql", "executable"} <= functions
     accepted = set()

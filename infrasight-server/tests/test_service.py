@@ -34,7 +34,7 @@ def server(make_settings: MakeSettings) -> Iterator[Server]:
 
 
 def query(server: Server, sql: str, tls: TlsFiles | None = None) -> pa.Table:
-    """A query over the wire."""
+    """Returns the answer of a query over gRPC."""
     with sync_channel(Peer(server.address, tls)) as channel:
         pieces = [
             ipc.from_bytes(piece.arrow)
@@ -44,7 +44,7 @@ def query(server: Server, sql: str, tls: TlsFiles | None = None) -> pa.Table:
 
 
 def get(server: Server, path: str) -> tuple[int, str]:
-    """Status and text of an HTTP answer."""
+    """Returns status and text of an HTTP response."""
     try:
         with urllib.request.urlopen(
             f"http://{server.status_address}{path}", timeout=60
@@ -56,14 +56,16 @@ def get(server: Server, path: str) -> tuple[int, str]:
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
-    """A counter's value; 0 where nothing was counted."""
-    wanted = f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in labels.items())}}} "
-    found = [line for line in get(server, "/metrics")[1].splitlines() if line.startswith(wanted)]
-    return float(found[0].split()[1]) if found else 0.0
+    """Returns the value of a counter, 0 before its first count."""
+    prefix = f"{name}{{{','.join(f'{k}={json.dumps(v)}' for k, v in labels.items())}}} "
+    for line in get(server, "/metrics")[1].splitlines():
+        if line.startswith(prefix):
+            return float(line.removeprefix(prefix))
+    return 0.0
 
 
 def test_batches_are_stored_and_acknowledged(server: Server) -> None:
-    """After the acknowledgement the rows are there, with the node and the batch that brought them."""
+    """Acknowledged rows are in the table, with node and batch id."""
     with AgentClient(server.address) as agent:
         agent.send(hello())
         welcome = agent.answer().welcome
@@ -74,7 +76,8 @@ def test_batches_are_stored_and_acknowledged(server: Server) -> None:
         assert agent.answers(5) == {f"b{number}": "stored" for number in range(5)}
         found = query(
             server,
-            "SELECT node, batch_id, count() AS rows, min(sequence) AS first FROM execve_events GROUP BY 1, 2 ORDER BY 4",
+            "SELECT node, batch_id, count() AS rows, min(sequence) AS first FROM execve_events "
+            "GROUP BY 1, 2 ORDER BY 4",
         )
     assert found.to_pylist() == [
         {"node": NODE.encode(), "batch_id": f"b{n}".encode(), "rows": 10, "first": 10 * n}
@@ -82,8 +85,8 @@ def test_batches_are_stored_and_acknowledged(server: Server) -> None:
     ]
 
 
-def test_a_bad_batch_is_refused_and_the_stream_goes_on(server: Server) -> None:
-    """Malformed, unknown, oversized and of another schema: each with its reason, and the good ones are stored."""
+def test_rejected_batches_do_not_end_the_stream(server: Server) -> None:
+    """Malformed, unknown, oversized, of another schema: each has a reason; others are stored."""
     unknown_before = metric(
         server, "infrasight_server_batches_rejected_total", probe="unknown", reason="unknown_probe"
     )
@@ -113,8 +116,8 @@ def test_a_bad_batch_is_refused_and_the_stream_goes_on(server: Server) -> None:
     assert unknown == unknown_before + 1
 
 
-def test_hello_is_answered_for_each_probe(server: Server) -> None:
-    """An unknown probe is named, a different schema has both fingerprints; a later hello is answered too."""
+def test_welcome_answers_each_probe_of_a_hello(server: Server) -> None:
+    """An unknown probe is named, another schema shows both fingerprints; so does a later hello."""
     with AgentClient(server.address) as agent:
         agent.send(hello("execve", "nowhere"))
         answers = {p.probe: p for p in agent.answer().welcome.probes}
@@ -132,8 +135,8 @@ def test_hello_is_answered_for_each_probe(server: Server) -> None:
 
 
 @pytest.mark.parametrize("first", [batch("b", table(1)), Hello(node="")])
-def test_a_stream_begins_with_hello(server: Server, first: Hello) -> None:
-    """A batch before hello, or a hello without a node, ends the stream with FAILED_PRECONDITION."""
+def test_stream_must_begin_with_hello(server: Server, first: Hello) -> None:
+    """A batch before hello or a hello without a node ends the stream: FAILED_PRECONDITION."""
     with AgentClient(server.address) as agent:
         agent.send(first)
         with pytest.raises(grpc.RpcError) as raised:
@@ -141,10 +144,10 @@ def test_a_stream_begins_with_hello(server: Server, first: Hello) -> None:
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_one_refused_table_leaves_the_other_probe_running(
+def test_probe_without_a_table_does_not_affect_the_others(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    """A probe whose DDL does not agree is rejected in the welcome and per batch; the other one stores, and /readyz tells."""
+    """Its DDL differs from its message: welcome, batches and /readyz reject it; another stores."""
     wrong = tmp_path / "wrong.sql"
     wrong.write_text(SCHEMA.ddl_text())
     both = {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}
@@ -164,16 +167,16 @@ def test_one_refused_table_leaves_the_other_probe_running(
         assert "rejected broken: " in text
 
 
-def test_what_agents_lost_is_counted(server: Server) -> None:
-    """The losses of an account are in the metrics by probe and reason, once however often they are told."""
+def test_dropped_events_of_agents_are_counted(server: Server) -> None:
+    """The drops of an account are counted once by probe and reason, however often it is sent."""
     before = metric(
         server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full"
     )
     with AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
-        for number, lost in enumerate((7, 7, 9), 1):
-            account = Account(run="r", window=5, number=number, seen=lost, block_full=lost)
+        for number, dropped in enumerate((7, 7, 9), 1):
+            account = Account(run="r", window=5, number=number, seen=dropped, block_full=dropped)
             agent.send(Batch(batch_id=f"r-5-account-{number}", probe="execve", account=account))
         assert set(agent.answers(3).values()) == {"stored"}
     assert (
@@ -184,11 +187,11 @@ def test_what_agents_lost_is_counted(server: Server) -> None:
     )
 
 
-def test_queries_are_answered_or_refused(server: Server) -> None:
-    """A reading statement is answered even without rows; writing and nonsense are INVALID_ARGUMENT with a clear line."""
+def test_queries_are_answered_or_rejected(server: Server) -> None:
+    """A reading statement is answered, also without rows; others are INVALID_ARGUMENT."""
     assert query(server, "SELECT pid FROM execve_events").schema.names == ["pid"]
     assert query(server, "SELECT number FROM numbers(1000000)").num_rows == 1_000_000
-    for sql, said in [
+    for sql, message in [
         ("DROP TABLE execve_events", "a query may only read, not DROP"),
         ("SELECT * FROM nowhere", "Unknown table"),
         ("SELECT * FROM file('/etc/passwd')", "file() reaches outside the store"),
@@ -197,11 +200,11 @@ def test_queries_are_answered_or_refused(server: Server) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             query(server, sql)
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert said in str(raised.value)
+        assert message in str(raised.value)
 
 
-def test_queries_given_up_leave_room_for_others(server: Server) -> None:
-    """More askers who hang up in the middle of an answer than there are connections do not use the connections up."""
+def test_cancelled_queries_release_their_connections(server: Server) -> None:
+    """After more cancelled queries than there are connections, the next one is answered."""
     with grpc.insecure_channel(server.address) as channel:
         for _ in range(12):
             pieces = EventServiceStub(channel).Query(
@@ -212,8 +215,8 @@ def test_queries_given_up_leave_room_for_others(server: Server) -> None:
     assert query(server, "SELECT 1 AS a")["a"].to_pylist() == [1]
 
 
-def test_watchers_see_what_is_stored(server: Server) -> None:
-    """One who watches sees the stored columns of new batches; one who watches an unknown probe is told what there is."""
+def test_watchers_get_stored_rows(server: Server) -> None:
+    """A watcher gets all stored columns of new batches; for an unknown probe, the known ones."""
     with grpc.insecure_channel(server.address) as channel, AgentClient(server.address) as agent:
         watching = EventServiceStub(channel).Watch(WatchRequest(probes=["execve"]), timeout=60)
         watching.initial_metadata()
@@ -233,21 +236,21 @@ def test_watchers_see_what_is_stored(server: Server) -> None:
             next(EventServiceStub(channel).Watch(WatchRequest(probes=["nowhere"]), timeout=60))
 
 
-def test_health_is_told(server: Server) -> None:
-    """/healthz, /readyz and /metrics answer."""
+def test_status_server_answers(server: Server) -> None:
+    """/healthz, /readyz and /metrics describe a healthy server."""
     assert get(server, "/healthz") == (200, "ok\n")
     assert get(server, "/readyz") == (200, "ready; probes: execve\n")
     assert "infrasight_server_pending_bytes 0.0" in get(server, "/metrics")[1]
 
 
-def test_mutual_tls(make_settings: MakeSettings, tmp_path: Path) -> None:
-    """Who has a certificate of the CA comes in; who has none, or another CA's, does not."""
-    ours, others = (
-        CertificateAuthority(tmp_path / "ours", "ours"),
-        CertificateAuthority(tmp_path / "others", "others"),
-    )
-    agent_files = ours.issue("agent")
-    with running_server(make_settings(tls=ours.issue("server")), plugins()) as server:
+def test_mutual_tls_accepts_certificates_of_the_ca_only(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    """A client with a certificate of another CA, or without one, cannot connect."""
+    ca = CertificateAuthority(tmp_path / "ours", "ours")
+    other_ca = CertificateAuthority(tmp_path / "others", "others")
+    agent_files = ca.issue("agent")
+    with running_server(make_settings(tls=ca.issue("server")), plugins()) as server:
         channel = sync_channel(Peer(server.address, agent_files))
         with AgentClient(server.address, channel) as agent:
             agent.send(hello())
@@ -257,8 +260,8 @@ def test_mutual_tls(make_settings: MakeSettings, tmp_path: Path) -> None:
         assert query(server, "SELECT count() AS n FROM execve_events", agent_files)[
             "n"
         ].to_pylist() == [2]
-        stranger = others.issue("agent")
-        impostor = TlsFiles(stranger.certificate, stranger.key, agent_files.ca)
+        other_files = other_ca.issue("agent")
+        impostor = TlsFiles(other_files.certificate, other_files.key, agent_files.ca)
         for files in (impostor, None):
             with pytest.raises(grpc.RpcError) as raised:
                 query(server, "SELECT 1", files)

@@ -11,35 +11,35 @@ from infrasight_server.settings import ServerSettings
 from infrasight_testbed.clickhouse import ClickHouseServer
 
 
-def test_plaintext_leaves_the_machine_only_when_asked_for() -> None:
-    """Loopback needs nothing; elsewhere TLS or the word is needed; both at once is a contradiction."""
+def test_address_that_is_not_loopback_needs_tls_or_plaintext() -> None:
+    """Loopback needs neither; both at once is an error, and a Unix socket does not use TLS."""
     files = TlsFiles(Path("c"), Path("k"), Path("a"))
     ServerSettings().check()
     ServerSettings(listen="0.0.0.0:7443", tls=files).check()
     ServerSettings(listen="0.0.0.0:7443", plaintext=True).check()
-    for wrong in (
+    for unsafe in (
         ServerSettings(listen="0.0.0.0:7443"),
         ServerSettings(listen="0.0.0.0:7443", tls=files, plaintext=True),
     ):
         with pytest.raises(ConfigError, match="plaintext"):
-            wrong.check()
+            unsafe.check()
     with pytest.raises(ConfigError, match="Unix socket, which does not use TLS"):
         ServerSettings(listen="unix:/run/x", tls=files).check()
 
 
-def test_the_password_comes_from_a_file(clickhouse: ClickHouseServer, tmp_path: Path) -> None:
-    """It is read without its line break and used; a file that is not there is named; neither is ever shown."""
-    (tmp_path / "password").write_text("\n")
-    ServerSettings(
-        store=clickhouse.url, store_password_file=tmp_path / "password"
-    ).open_store().close()
+def test_password_is_read_from_its_file(clickhouse: ClickHouseServer, tmp_path: Path) -> None:
+    """A line break does not belong to it; a missing file is named; `repr` hides a password."""
+    file = tmp_path / "password"
+    file.write_text("\n")
+    ServerSettings(store=clickhouse.url, store_password_file=file).open_store().close()
+    missing = tmp_path / "none"
     with pytest.raises(ConfigError, match=r"store_password_file: cannot read .*none"):
-        ServerSettings(store=clickhouse.url, store_password_file=tmp_path / "none").open_store()
+        ServerSettings(store=clickhouse.url, store_password_file=missing).open_store()
     assert "hush" not in repr(ServerSettings(store_password="hush"))
 
 
-def test_every_setting_has_its_option() -> None:
-    """What a file can say, an option can; but a password, which would show in process lists."""
+def test_every_setting_has_an_option() -> None:
+    """Except the password, which would show in lists of processes."""
     options = {option.name for option in command.params} - {"file", "version"}
     settings = {a.name for a in attrs.fields(ServerSettings)} - {"tls", "store_password"}
     assert options == settings | {f"tls_{a.name}" for a in attrs.fields(TlsFiles)}

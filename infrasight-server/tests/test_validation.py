@@ -1,4 +1,4 @@
-"""A batch from the wire is what it says it is, or is rejected with a reason."""
+"""A batch from the wire is what it declares to be, or is rejected with a reason."""
 
 from typing import Any
 
@@ -17,14 +17,14 @@ GOOD = ipc.to_bytes(*table(3).to_batches())
 
 
 def with_nulls(name: str, values: pa.Array) -> pa.Table:
-    """Rows whose schema says that there are no nulls, with nulls in a column."""
+    """Returns rows with nulls in a column although their schema excludes nulls."""
     rows = table(len(values))
     columns = [values if f.name == name else rows[f.name] for f in SCHEMA.agent]
     return pa.Table.from_arrays(columns, schema=SCHEMA.agent)
 
 
-def test_good_rows_pass_unchanged() -> None:
-    """What an agent sends arrives as the same columns."""
+def test_valid_rows_pass_unchanged() -> None:
+    """The table has the columns that the agent sent."""
     sent = table(1000)
     found = validate_events(batch("b", sent), SCHEMA, LIMIT)
     assert isinstance(found, pa.Table)
@@ -32,7 +32,7 @@ def test_good_rows_pass_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason", "said"),
+    ("fields", "reason", "message"),
     [
         ({"arrow": b""}, "MALFORMED", "not an Arrow IPC stream"),
         ({"arrow": b"\x00" * 100}, "MALFORMED", "Arrow IPC stream"),
@@ -81,18 +81,18 @@ def test_good_rows_pass_unchanged() -> None:
         ),
     ],
 )
-def test_what_is_not_as_it_says_is_refused(fields: dict[str, Any], reason: str, said: str) -> None:
-    """Truncated, foreign, oversized, or of another schema: the reason has a name, and a line for people."""
+def test_invalid_batch_is_rejected(fields: dict[str, Any], reason: str, message: str) -> None:
+    """The rejection has a reason and a line that names the fault."""
     rejection = validate_events(
         batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT
     )
     assert isinstance(rejection, Rejection)
     assert RejectionReason.Name(rejection.reason) == f"REJECTION_REASON_{reason}"
-    assert said in rejection.detail
+    assert message in rejection.detail
 
 
-def test_a_batch_without_a_body_is_refused() -> None:
-    """Nothing is not zero rows."""
+def test_batch_without_a_body_is_rejected() -> None:
+    """A missing body differs from a body without rows."""
     empty = batch("b", table(1))
     empty.ClearField("body")
     assert "it has no body" in validate_events(empty, SCHEMA, LIMIT).detail
@@ -109,8 +109,8 @@ def test_a_batch_without_a_body_is_refused() -> None:
         ("argv", pa.array([[b"a"], [None]], pa.list_(pa.binary())).cast(pa.list_(pa.binary()))),
     ],
 )
-def test_nulls_are_refused(name: str, values: pa.Array) -> None:
-    """No column has nulls, whatever the schema of the stream claims: in values, dictionaries, list items."""
+def test_nulls_are_rejected(name: str, values: pa.Array) -> None:
+    """Nulls in values, dictionaries and list items are found, whatever the schema declares."""
     if name == "argv":
         values = pa.Array.from_buffers(
             SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values]
@@ -119,8 +119,8 @@ def test_nulls_are_refused(name: str, values: pa.Array) -> None:
     assert f"column {name} has nulls" in rejection.detail
 
 
-def test_an_index_outside_its_dictionary_is_refused() -> None:
-    """Arrow bytes that would make a reader read elsewhere do not come through."""
+def test_index_outside_its_dictionary_is_rejected() -> None:
+    """Arrow bytes that would make a reader access other memory are malformed."""
     outside = pa.DictionaryArray.from_arrays(
         pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False
     )
@@ -128,8 +128,8 @@ def test_an_index_outside_its_dictionary_is_refused() -> None:
     assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
 
 
-def test_messages_become_the_same_columns() -> None:
-    """A client without Arrow sends protobuf messages: every field lands in its column."""
+def test_protobuf_messages_become_the_same_columns() -> None:
+    """Every field of a client's messages ends up in its column."""
     header = EventHeader(
         time=Timestamp(seconds=TIME // 10**9, nanos=TIME % 10**9),
         node="not believed",
@@ -163,8 +163,8 @@ def test_messages_become_the_same_columns() -> None:
     assert not any(second[name] for name in found.column_names if name != "time")
 
 
-def test_a_time_beyond_the_column_is_refused() -> None:
-    """A timestamp that nanoseconds cannot hold is malformed, not an error of the server."""
+def test_time_out_of_range_is_rejected() -> None:
+    """A timestamp beyond 64 bits of nanoseconds makes the batch malformed."""
     event = ExecveEvent(header=EventHeader(time=Timestamp(seconds=2**40)))
     rejection = validate_events(
         batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT

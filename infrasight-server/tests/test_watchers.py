@@ -1,4 +1,4 @@
-"""A slow watcher loses events itself and holds nobody else up."""
+"""The rows of a slow watcher are dropped; other watchers get theirs."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ async def next_rows(watcher: Watcher) -> tuple[str, pa.Table, int]:
 
 
 def test_slow_watcher_learns_how_many_rows_were_dropped() -> None:
-    """Beyond its bound a watcher gets no more rows, and learns their number; a quick one gets all."""
+    """Beyond its bound a watcher's rows are dropped and counted; a quick watcher gets all."""
 
     async def watch() -> None:
         watchers = Watchers()

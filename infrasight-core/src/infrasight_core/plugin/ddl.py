@@ -116,8 +116,7 @@ def derive_table(sql: str) -> TableDefinition:
     own_items = _items(create)
     shared_items = _items(shared)
     _check_names(own_items, shared_items)
-    table = create.find(exp.Table)
-    assert table is not None  # `_parse` has seen it
+    table = _table(create)
     items = [
         *_stored_columns(shared_items),
         *_stored_columns(own_items),
@@ -214,12 +213,17 @@ def _parse(sql: str) -> exp.Create:
         raise SchemaError("must be exactly one CREATE TABLE statement, without AS")
     if not create.args.get("exists"):
         raise SchemaError("must be CREATE TABLE IF NOT EXISTS, so that it can be run again")
-    table = create.find(exp.Table)
-    if table is not None and table.args.get("db") is not None:
+    table = _table(create)
+    if table.args.get("db") is not None:
         raise SchemaError(
             f"the table name {table.sql(_DIALECT)} must have no database: the server chooses it"
         )
     return create
+
+
+def _table(create: exp.Create) -> exp.Table:
+    table: exp.Table = create.this.this if isinstance(create.this, exp.Schema) else create.this
+    return table
 
 
 def _items(create: exp.Create) -> list[exp.Expression]:

@@ -124,9 +124,11 @@ class IngestPipeline:
             return rejection
         size = batch.ByteSize()
         await self._budget.acquire(size)
+        stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+        stored.add_done_callback(lambda _: self._budget.release(size))
         inserted = self._containers.upsert(node, batch)
-        inserted.add_done_callback(lambda _: self._budget.release(size))
-        return asyncio.ensure_future(_no_rows_after(inserted))
+        inserted.add_done_callback(lambda _: stored.set_result(StoreOutcome.NO_ROWS))
+        return stored
 
     def _validate_and_enrich(self, node: str, batch: Batch) -> pa.Table | Rejection:
         schema = self._schemas[batch.probe]
@@ -162,12 +164,7 @@ def count_rejection(probe: str, batch: Batch, reason: RejectionReason) -> None:
     metrics.ROWS_REJECTED.labels(probe, reason_name(reason)).inc(batch.rows)
 
 
-async def _no_rows_after(inserted: asyncio.Future[None]) -> StoreOutcome:
-    await asyncio.shield(inserted)
-    return StoreOutcome.NO_ROWS
-
-
 def _nothing_to_store() -> asyncio.Future[StoreOutcome]:
-    done: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
-    done.set_result(StoreOutcome.NO_ROWS)
-    return done
+    stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+    stored.set_result(StoreOutcome.NO_ROWS)
+    return stored

@@ -69,17 +69,17 @@ def validate_containers(batch: Batch, max_batch_bytes: int) -> Rejection | None:
             "send fewer containers at once",
         )
     if not batch.batch_id:
-        fault_found = "it has no batch_id"
+        violation = "it has no batch_id"
     elif batch.rows or batch.WhichOneof("body") or batch.HasField("account"):
-        fault_found = "a batch of containers must have neither rows nor an account"
+        violation = "a batch of containers must have neither rows nor an account"
     else:
-        fault_found = _first_fault(batch.containers)
-    if not fault_found:
+        violation = _first_violation(batch.containers)
+    if not violation:
         return None
     return Rejection(
         batch_id=batch.batch_id,
         reason=REJECTION_REASON_MALFORMED,
-        detail=f"batch {batch.batch_id!r} of containers: {fault_found}",
+        detail=f"batch {batch.batch_id!r} of containers: {violation}",
     )
 
 
@@ -137,9 +137,9 @@ def _difference(sent: pa.Schema, expected: pa.Schema) -> str:
     return f"its columns have other types: {'; '.join(differences)}"
 
 
-def _first_fault(containers: Iterable[Container]) -> str:
+def _first_violation(containers: Iterable[Container]) -> str:
     for container in containers:
-        container_fault = find_violation(container)
-        if container_fault:
-            return container_fault
+        violation = find_violation(container)
+        if violation:
+            return violation
     return ""

@@ -169,7 +169,7 @@ def test_repeated_update_is_stored_once_byte_for_byte(make_settings: MakeSetting
         (
             update_batch("b", Container(container_id="c")),
             "MALFORMED",
-            "its time is not one between 1970 and 2262",
+            "its time is not between 1970 and 2262",
         ),
         (update_batch("", container_update()), "MALFORMED", "it has no batch_id"),
         (

@@ -135,7 +135,7 @@ def test_enricher_clears_the_flag_of_a_value_that_the_kernel_lacked() -> None:
 
 
 def test_quality_without_a_free_bit_is_an_error() -> None:
-    """A probe whose texts and flags leave no bit for an enricher's null is told so."""
+    """A probe whose texts and flags leave no bit for an enricher's null cannot be recorded."""
     texts = [f"text_{number}" for number in range(21)]
     enriched = {"user": pa.array([None, None], pa.binary()).dictionary_encode()}
     with pytest.raises(SchemaError, match="no bit of quality is left for 'user_missing'"):

@@ -1,4 +1,4 @@
-"""Columns and the arrays made of them, against the plain Python that they replace."""
+"""Columns and the arrays made of them, compared with the plain Python that they replace."""
 
 import random
 
@@ -32,7 +32,7 @@ def plain_split(row: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_split_gives_what_plain_python_gives(seed: int) -> None:
+def test_split_matches_plain_python(seed: int) -> None:
     """Rows of random parts, empty, ended and not: the same lists, row by row."""
     chance = random.Random(seed)
     rows = [
@@ -42,14 +42,14 @@ def test_split_gives_what_plain_python_gives(seed: int) -> None:
     assert texts_of(rows).split("t").to_pylist() == [plain_split(row) for row in rows]
 
 
-def test_a_text_column_is_binary_as_it_lies() -> None:
-    """Texts come out as they went in, empty ones and any byte too."""
+def test_text_column_is_binary_without_a_change() -> None:
+    """Any byte and empty texts are preserved."""
     rows = [b"", b"\xff\0\n", b"plain", b""]
     assert texts_of(rows).array("t").to_pylist() == rows
 
 
-def test_a_dictionary_has_no_value_twice() -> None:
-    """Many ids with one name, as every successful open has the error "": one value, which ClickHouse insists on."""
+def test_dictionary_holds_each_value_once() -> None:
+    """Many codes with the same name share one value, because ClickHouse rejects duplicates."""
     codes = np.array([3, 4, -2, 5, -13, -2, 3], np.int32)
     result = map_distinct(
         codes,
@@ -63,7 +63,7 @@ def test_a_dictionary_has_no_value_twice() -> None:
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("dtype", ["S16", "<u4", "<u8", "<i4"])
 def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:
-    """The function sees every distinct value once; its results come back in the rows' places."""
+    """The function gets each distinct value once, and every row gets its value's result."""
     chance = random.Random(seed)
     values = [chance.randrange(4) for _ in range(chance.randrange(1, 60))]
     column = np.array([f"name-{v}" if dtype == "S16" else v for v in values], dtype)
@@ -83,8 +83,8 @@ def test_distinct_values_are_looked_up_once_each(seed: int, dtype: str) -> None:
     ]
 
 
-def test_a_result_of_several_values_stands_in_the_dictionary_once() -> None:
-    """Two users without a name, two families' same protocol: the store refuses a dictionary with a value that comes twice."""
+def test_result_shared_by_several_values_is_in_the_dictionary_once() -> None:
+    """Values with equal results share one entry of the dictionary."""
     result = map_distinct(
         np.array([1, 2, 3, 1, 4], np.uint32),
         lambda v: [b"odd" if n % 2 else b"" for n in v],
@@ -94,8 +94,8 @@ def test_a_result_of_several_values_stands_in_the_dictionary_once() -> None:
     assert result.dictionary.to_pylist() == [b"odd", b""]
 
 
-def test_no_rows_are_no_trouble() -> None:
-    """Empty columns give empty arrays."""
+def test_empty_columns_give_empty_arrays() -> None:
+    """Columns without rows work everywhere."""
     assert (
         map_distinct(np.zeros(0, np.uint32), lambda v: [b""] * len(v), pa.binary()).to_pylist()
         == []
@@ -105,8 +105,8 @@ def test_no_rows_are_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_quality_bits_become_names(seed: int) -> None:
-    """Every bit has its name, in the order of the texts; names that all rows share come last."""
+def test_quality_masks_become_lists_of_names(seed: int) -> None:
+    """Each bit has its name, in the order of the texts; the flags of every row come last."""
     chance = random.Random(seed)
     masks = np.array(
         [chance.choice([0, 0, 1, 2, 5, 64, 127]) for _ in range(chance.randrange(1, 50))], np.uint64
@@ -130,8 +130,8 @@ def test_quality_bits_become_names(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_lists_are_looked_up_once_for_each_value(seed: int) -> None:
-    """Every row gets its value's list, empty ones too; the function is asked about each value once."""
+def test_each_value_is_mapped_to_its_list_once(seed: int) -> None:
+    """Every row gets its value's list, also an empty one."""
     chance = random.Random(seed)
     values = np.array([chance.randrange(8) for _ in range(chance.randrange(0, 60))], np.uint64)
     asked: list[int] = []
@@ -146,8 +146,8 @@ def test_lists_are_looked_up_once_for_each_value(seed: int) -> None:
     assert result.to_pylist() == [bits([value])[0] for value in values.tolist()]
 
 
-def test_view_and_constant() -> None:
-    """A view sees a slice's own values; a constant is one value in every row."""
+def test_view_of_a_slice_and_constant_column() -> None:
+    """A view has the slice's own values; a constant has one value in every row."""
     assert view(pa.array([1, 2, 3, 4], pa.uint32()).slice(1, 2)).tolist() == [2, 3]
     assert constant("x", 3, pa.string()).to_pylist() == ["x"] * 3
 
@@ -164,19 +164,21 @@ def test_view_and_constant() -> None:
         (pa.array([b"z", b"a", None, b"b"], pa.binary())[1:], [b"a", b"", b"b"]),
     ],
 )
-def test_nulls_are_filled_and_told(array: pa.Array, filled: list[object]) -> None:
-    """In place of a null stands the type's empty value, and the mask says where; no value is twice in a dictionary."""
-    given, absent = fill_missing(array)
-    assert given.to_pylist() == filled
-    assert given.null_count == 0
-    assert absent.tolist() == [value is None for value in array.to_pylist()]
+def test_nulls_become_empty_values_and_are_returned_as_missing(
+    array: pa.Array, filled: list[object]
+) -> None:
+    """A null becomes the type's empty value, and a dictionary still holds each value once."""
+    values, missing = fill_missing(array)
+    assert values.to_pylist() == filled
+    assert values.null_count == 0
+    assert missing.tolist() == [value is None for value in array.to_pylist()]
     if pa.types.is_dictionary(array.type):
-        assert len(set(given.dictionary.to_pylist())) == len(given.dictionary)
+        assert len(set(values.dictionary.to_pylist())) == len(values.dictionary)
 
 
 @pytest.mark.parametrize("values", [[7, 7, 7], [7, 8, 7, 9], [8, 8, 7]])
-def test_a_lookup_that_found_nothing_is_null(values: list[int]) -> None:
-    """Where the function says None the row is null, whatever stands around it."""
+def test_result_none_makes_its_rows_null(values: list[int]) -> None:
+    """Rows whose value has no result are null, in any position."""
     names = {8: b"eight", 9: b"nine"}
     array = map_distinct(
         np.array(values, np.uint32), lambda distinct: [names.get(v) for v in distinct], pa.binary()

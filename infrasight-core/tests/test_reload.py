@@ -1,4 +1,4 @@
-"""Probes switched on, off and re-configured while others record; settings with a mistake; under the real kernel."""
+"""Reloads under the real kernel: probes come, go and change while others record."""
 
 import subprocess
 from collections.abc import Iterator
@@ -26,49 +26,49 @@ SETTINGS = AgentSettings(probes=("sample", "second"))
 
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three probes with entry points, all of the same code."""
-    text = Path(sample.__file__).read_text()
+    """Installs three probes with the same code."""
+    source = Path(sample.__file__).read_text()
     for name in PROBES:
-        (tmp_path / f"reload_{name}.py").write_text(
-            text.replace('options_of("sample"', f'options_of("{name}"')
-        )
-    entry = tmp_path / "reload-0.dist-info"
-    entry.mkdir()
-    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: reload\nVersion: 0\n")
-    (entry / "entry_points.txt").write_text(
-        "[infrasight]\n" + "".join(f"{name} = reload_{name}\n" for name in PROBES)
-    )
+        module = source.replace('options_of("sample"', f'options_of("{name}"')
+        (tmp_path / f"reload_{name}.py").write_text(module)
+    metadata = tmp_path / "reload-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: reload\nVersion: 0\n")
+    entry_points = "".join(f"{name} = reload_{name}\n" for name in PROBES)
+    (metadata / "entry_points.txt").write_text(f"[infrasight]\n{entry_points}")
     monkeypatch.syspath_prepend(tmp_path)
 
 
 @contextmanager
 def running(
-    kept: Recording, settings: AgentSettings = SETTINGS
+    recorded: Recording, settings: AgentSettings = SETTINGS
 ) -> Iterator[tuple[Reloader, Recorder]]:
-    """Probes that record into `kept`."""
+    """Records into `recorded`."""
     plugins = PluginManager.discover(settings.probes)
-    recorder = Recorder(plugins, LoadSettings(), "here", kept)
-    probes = Reloader(recorder, settings)
-    probes.start()
+    recorder = Recorder(plugins, LoadSettings(), "here", recorded)
+    reloader = Reloader(recorder, settings)
+    reloader.start()
     recorder.start()
     try:
-        yield probes, recorder
+        yield reloader, recorder
     finally:
-        kept.counts = recorder.stop()["sample"]
+        recorded.counts = recorder.stop()["sample"]
         assert recorder.failure is None
 
 
-def runs(kept: Recording, probe: str) -> list[str]:
-    """The times that a probe was loaded, as its batches tell."""
-    return sorted(
-        {delivery.batch_id.split("-")[0] for delivery in kept.deliveries if delivery.probe == probe}
-    )
+def runs(recorded: Recording, probe: str) -> set[str]:
+    """The runs of a probe that delivered batches: one for each time that it was loaded."""
+    return {
+        delivery.batch_id.split("-")[0]
+        for delivery in recorded.deliveries
+        if delivery.probe == probe
+    }
 
 
-def of_sample(kept: Recording) -> pa.Table:
+def table_of_sample(recorded: Recording) -> pa.Table:
     """All events of the probe `sample`."""
     return pa.Table.from_batches(
-        [delivery.batch for delivery in kept.deliveries if delivery.probe == "sample"]
+        [delivery.batch for delivery in recorded.deliveries if delivery.probe == "sample"]
     )
 
 
@@ -94,17 +94,17 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
         {"probes": ("sample", "second"), "filters": second_filter},
     ]
     pids: list[int] = []
-    with running(recorded, settings) as (probes, recorder):
+    with running(recorded, settings) as (reloader, recorder):
         for step in steps:
             process = subprocess.Popen([storm, str(count)], stdout=subprocess.DEVNULL)
             pids.append(process.pid)
             changed = evolve(settings, **step)
-            probes.reload(changed)
+            reloader.reload(changed)
             assert tuple(recorder.probes()) == tuple(sorted(changed.probes))
-            assert probes.failures == {}
+            assert reloader.failures == {}
             assert process.wait() == 0
     counts = recorded.counts
-    paths = of_sample(recorded)["path"].to_pylist()
+    paths = table_of_sample(recorded)["path"].to_pylist()
     assert len(runs(recorded, "sample")) == 1
     assert len(paths) == counts.submitted == counts.read
     assert len(paths) + counts.dropped == len(steps) * count
@@ -116,7 +116,7 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("mistake", "message"),
     [
         (
             {"options": {"second": {"slotz": 1}}},
@@ -129,41 +129,38 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
         ({"disable": ("sample", "second")}, "no probe is left to run"),
     ],
 )
-def test_settings_with_a_mistake_change_nothing(wrong: dict[str, Any], said: str) -> None:
-    """A mistake is named by its key, and every probe records on, not loaded anew, with its options and filters."""
-    kept = Recording()
-    with running(kept) as (probes, recorder):
-        with pytest.raises(InfraSightError, match=said):
-            probes.reload(
-                evolve(
-                    SETTINGS,
-                    filters={"sample": Filters(exclude_uid=(0,)), **wrong.pop("filters", {})},
-                    **wrong,
-                )
-            )
+def test_reload_with_a_mistake_changes_nothing(mistake: dict[str, Any], message: str) -> None:
+    """The error names the key; no probe is loaded again, and the new valid filter is not active."""
+    recorded = Recording()
+    valid_filters = {"sample": Filters(exclude_uid=(0,))}
+    filters = {**valid_filters, **mistake.get("filters", {})}
+    with running(recorded) as (reloader, recorder):
+        with pytest.raises(InfraSightError, match=message):
+            reloader.reload(evolve(SETTINGS, **{**mistake, "filters": filters}))
         assert recorder.probes() == ["sample", "second"]
         subprocess.run(["/bin/true"], check=True)
-    assert kept.counts.submitted > 0
-    assert kept.counts.filtered == 0
-    assert len(runs(kept, "second")) == len(runs(kept, "sample")) == 1
+    assert recorded.counts.submitted > 0
+    assert recorded.counts.filtered == 0
+    assert len(runs(recorded, "second")) == len(runs(recorded, "sample")) == 1
 
 
-def test_options_that_cannot_be_loaded_leave_the_others_running(
+def test_probe_that_cannot_be_attached_fails_alone_and_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What only attaching can refuse: it is among the failures, the other probe records on, and the next change tries again."""
-    kept = Recording()
-    with running(kept) as (probes, recorder):
-        real = Tracepoint
+    """It is among the failures, the other probe records on, and the next reload attaches it."""
+    recorded = Recording()
+    changed = evolve(SETTINGS, options={"second": {"slots": 512}})
+
+    def without_tracepoint(name: str, event: str) -> Tracepoint:
+        return Tracepoint(name, event.replace("exit_openat", "exit_nothing"))
+
+    with running(recorded) as (reloader, recorder):
         with monkeypatch.context() as broken:
-            broken.setattr(
-                "reload_second.Tracepoint",
-                lambda name, event: real(name, event.replace("exit_openat", "exit_nothing")),
-            )
-            probes.reload(evolve(SETTINGS, options={"second": {"slots": 512}}))
+            broken.setattr("reload_second.Tracepoint", without_tracepoint)
+            reloader.reload(changed)
         assert recorder.probes() == ["sample"]
-        assert "exit_nothing" in str(probes.failures["second"])
-        probes.reload(evolve(SETTINGS, options={"second": {"slots": 512}}))
+        assert "exit_nothing" in str(reloader.failures["second"])
+        reloader.reload(changed)
         assert recorder.probes() == ["sample", "second"]
-        assert probes.failures == {}
-    assert len(runs(kept, "sample")) == 1
+        assert reloader.failures == {}
+    assert len(runs(recorded, "sample")) == 1

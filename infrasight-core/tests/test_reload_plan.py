@@ -68,7 +68,7 @@ def failing(message: str) -> ModuleType:
     return module
 
 
-def test_unchanged_settings_change_nothing() -> None:
+def test_plan_of_unchanged_settings_is_empty() -> None:
     """A probe and a tracker with the same settings are in no group of the plan."""
     state = running({"sample": ProbeSettings(SMALL, ROOT_ONLY)}, executions=SMALL)
     settings = AgentSettings(
@@ -78,7 +78,7 @@ def test_unchanged_settings_change_nothing() -> None:
     assert result == ReloadPlan(options=settings.options)
 
 
-def test_each_kind_of_change_is_planned_by_itself() -> None:
+def test_plan_separates_each_kind_of_change() -> None:
     """One probe goes, one comes, one gets other filters and one other options."""
     manager = plugins()
     for name in ("attached", "filtered", "reloaded"):
@@ -95,7 +95,7 @@ def test_each_kind_of_change_is_planned_by_itself() -> None:
     )
 
 
-def test_trackers_follow_their_options_and_need_a_probe() -> None:
+def test_plan_attaches_trackers_with_new_options_and_none_without_a_probe() -> None:
     """A tracker with new options is attached again; without any probe all trackers are detached."""
     state = running({"sample": ProbeSettings()}, executions={}, gone={})
     manager = plugins("sample", executions=executions)
@@ -108,7 +108,7 @@ def test_trackers_follow_their_options_and_need_a_probe() -> None:
     assert nothing.attach_trackers == {}
 
 
-def test_own_settings_that_are_invalid_for_one_plugin_are_rejected_as_a_whole() -> None:
+def test_invalid_own_settings_of_one_plugin_are_rejected_as_a_whole() -> None:
     """Options that a probe or a tracker does not have, or cannot run with, raise an error."""
     state = running({"sample": ProbeSettings()}, executions={})
     manager = plugins("sample", executions=executions)
@@ -122,8 +122,8 @@ def test_own_settings_that_are_invalid_for_one_plugin_are_rejected_as_a_whole() 
         plan(state, plugins(executions=executions), OWN)
 
 
-def test_a_plugin_that_fails_through_no_fault_of_the_settings_leaves_the_others() -> None:
-    """A new probe without options whose program cannot be had is a failure of that probe alone."""
+def test_plugin_that_fails_without_settings_of_its_own_fails_alone() -> None:
+    """A new probe without options whose `load_bpf` raises fails alone."""
     manager = plugins("sample", broken=failing("on purpose"))
     result = plan(running({"sample": ProbeSettings()}), manager, OWN)
     assert result.failures["broken"].reason == "RuntimeError: on purpose"
@@ -133,7 +133,7 @@ def test_a_plugin_that_fails_through_no_fault_of_the_settings_leaves_the_others(
         plan(running({"broken": ProbeSettings()}), manager, OWN)
 
 
-def test_an_operators_configuration_fails_plugin_by_plugin() -> None:
+def test_operators_configuration_fails_plugin_by_plugin() -> None:
     """Invalid options leave the probe as it runs and the tracker with its previous options."""
     state = running({"sample": ProbeSettings(SMALL)}, executions=SMALL)
     manager = plugins("sample", executions=executions)
@@ -150,7 +150,7 @@ def test_an_operators_configuration_fails_plugin_by_plugin() -> None:
     }
 
 
-def test_an_operator_that_names_an_enricher_as_a_probe_is_told_so() -> None:
+def test_enricher_that_an_operator_names_as_a_probe_is_a_failure() -> None:
     """It is a failure of that name; the probes run."""
     manager = plugins("sample", executions=executions)
     settings = evolve(OPERATED, probes=("sample", "executions"))
@@ -159,7 +159,7 @@ def test_an_operator_that_names_an_enricher_as_a_probe_is_told_so() -> None:
     assert result.attach == {"sample": ProbeSettings()}
 
 
-def test_failures_that_are_already_known_keep_a_probe_from_being_changed() -> None:
+def test_probe_with_a_known_failure_is_not_changed() -> None:
     """A probe whose filters could not be parsed records on with those that it has."""
     known = {"sample": PluginError("sample", "filters", "why")}
     state = running({"sample": ProbeSettings(filters=ROOT_ONLY)})
@@ -168,7 +168,7 @@ def test_failures_that_are_already_known_keep_a_probe_from_being_changed() -> No
     assert result.failures == known
 
 
-def test_plugins_that_are_not_installed_are_left_out_with_the_reason() -> None:
+def test_plugins_that_are_not_installed_are_left_out_with_a_reason() -> None:
     """An operator may name probes, options and filters that this node cannot have."""
     settings = evolve(
         OPERATED,
@@ -189,7 +189,7 @@ def test_plugins_that_are_not_installed_are_left_out_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("key", ["options", "filters"])
-def test_settings_of_a_plugin_that_is_not_loaded_are_named(key: str) -> None:
+def test_settings_of_a_plugin_that_is_not_loaded_are_rejected(key: str) -> None:
     """The error names the key and the loaded probes; the filters of all probes are no plugin's."""
     manager = plugins("sample")
     tables: dict[str, Any] = {"options": {}, "filters": {"all": Filters()}}

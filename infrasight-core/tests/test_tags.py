@@ -1,4 +1,4 @@
-"""Tags of several enrichers, side by side in one column."""
+"""Tags of several enrichers, merged into one column."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ ROWS = [[("a", "1")], None, [], [("a", "2"), ("ä", "größer")]]
 
 
 @pytest.mark.parametrize("sliced", [False, True])
-def test_entries_stand_side_by_side(sliced: bool) -> None:
-    """Plain and dictionary arrays, whole and cut: each row has the entries of all; of one key the first one's value."""
+def test_merged_tags_hold_the_entries_of_all_enrichers(sliced: bool) -> None:
+    """Plain and dictionary arrays, whole and sliced; the first value of a key wins."""
     numbers = np.array([0, 1, 2, 3, 0], np.uint32)
     first: Any = map_distinct(
         numbers, lambda few: [None if ROWS[n] is None else tuple(ROWS[n] or ()) for n in few], TAGS
@@ -36,8 +36,8 @@ def test_entries_stand_side_by_side(sliced: bool) -> None:
     assert [dict(row) for row in entries_of_all_rows(both).to_pylist()] == wanted
 
 
-def test_many_rows_of_few_maps() -> None:
-    """A hundred thousand rows: merge_tags by the few combinations that there are."""
+def test_merge_of_many_rows_with_few_maps() -> None:
+    """A hundred thousand rows are merged by their distinct combinations."""
     numbers = np.arange(100_000, dtype=np.uint32) % 7
     first = map_distinct(numbers, lambda few: [(("n", str(n)),) for n in few], TAGS)
     both = merge_tags([first, constant((("node", "here"),), len(numbers), TAGS)])
@@ -45,7 +45,7 @@ def test_many_rows_of_few_maps() -> None:
     assert len(both) == 100_000
 
 
-def test_what_is_no_map_is_refused() -> None:
-    """An array of another type is an Arrow error, which the plugin manager lays at the enricher's door."""
+def test_array_without_maps_is_rejected() -> None:
+    """Another type is an Arrow error, which the plugin manager attributes to the enricher."""
     with pytest.raises(pa.ArrowException):
         merge_tags([pa.array([1, 2])])

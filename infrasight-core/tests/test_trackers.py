@@ -1,4 +1,4 @@
-"""Trackers, under the real kernel: what an enricher's program saw before an event is known when the event is enriched."""
+"""Trackers under the real kernel: an enricher knows what its program saw before an event."""
 
 import shutil
 import subprocess
@@ -28,15 +28,15 @@ TRACKED = {"executions": executions}
 
 
 @pytest.fixture(autouse=True)
-def nothing_known() -> None:
-    """The tracker begins anew."""
+def empty_tracker() -> None:
+    """Clears what the tracker has stored."""
     executions.known.clear()
     executions.calls.clear()
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe `sample` and the tracker have entry points."""
+    """Installs the probe `sample` and the tracker."""
     entry = tmp_path / "tracked-0.dist-info"
     entry.mkdir()
     (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: tracked\nVersion: 0\n")
@@ -51,18 +51,13 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def changed(**hooks: Any) -> ModuleType:
     """The tracker with other hooks."""
     module = ModuleType("changed")
-    module.__dict__.update(
-        {
-            name: getattr(executions, name)
-            for name in ("load_bpf", "decode", "enrich", "infrasight_api")
-        }
-    )
-    module.__dict__.update({name: hookimpl(function) for name, function in hooks.items()})
+    vars(module).update(vars(executions))
+    vars(module).update({name: hookimpl(function) for name, function in hooks.items()})
     return module
 
 
 def attached_trackers(options: Mapping[str, Any]) -> Trackers:
-    """Trackers of which `executions` is attached."""
+    """Trackers with `executions` attached."""
     kernel = running_kernel()
     plugins = plugins_with("sample", sample, TRACKED)
     trackers = Trackers(LoadSettings(), plugins.decode)
@@ -72,17 +67,17 @@ def attached_trackers(options: Mapping[str, Any]) -> Trackers:
 
 
 def dropped(reason: str) -> float:
-    """What the tracker has skipped so far, by the metric."""
+    """The tracker's rows dropped so far, by the metric."""
     return float(DROPPED.labels("executions", reason)._value.get())
 
 
-def test_what_happened_before_an_event_is_known_when_it_is_enriched(tmp_path: Path) -> None:
-    """400 programs of two names, each gone at once: every row of what they opened has the name that the tracker heard."""
+def test_tracker_knows_each_execution_before_its_events_are_enriched(tmp_path: Path) -> None:
+    """400 short programs with two names: the row of each one's open has its program's name."""
     names = [tmp_path / "one", tmp_path / "other"]
     for name in names:
         shutil.copy("/bin/cat", name)
-    ours = Filters(include_path=("/mark-tracked",))  # what others open meanwhile fills no block
-    with recording("sample", sample, filters=ours, enrichers=TRACKED) as kept:
+    marked = Filters(include_path=("/mark-tracked",))  # other opens must not fill the blocks
+    with recording("sample", sample, filters=marked, enrichers=TRACKED) as recorded:
         pids = {}
         for number in range(400):
             process = subprocess.Popen(
@@ -90,79 +85,77 @@ def test_what_happened_before_an_event_is_known_when_it_is_enriched(tmp_path: Pa
             )
             process.wait()
             pids[process.pid] = str(names[number % 2]).encode()
-    rows = [row for row in kept.table.to_pylist() if row["path"] == b"/mark-tracked"]
+    rows = [row for row in recorded.table.to_pylist() if row["path"] == b"/mark-tracked"]
     assert [(row["pid"], row["exe"], "exe_missing" in row["quality"]) for row in rows] == [
         (row["pid"], pids[row["pid"]], False) for row in rows
     ]
     assert {row["pid"] for row in rows} == pids.keys()
 
 
-def test_it_hears_while_no_probe_has_events() -> None:
-    """A filter keeps every event from the probe: the tracker's blocks are emptied all the same, and not through the filter."""
+def test_tracker_is_drained_while_no_probe_has_events() -> None:
+    """A filter excludes every event of the probe; it does not apply to the tracker."""
     nobody = Filters(include_pid=((1 << 22) - 1,))
-    with recording("sample", sample, filters=nobody, enrichers=TRACKED) as kept:
-        for _ in range(3000):  # thrice what the blocks hold
+    with recording("sample", sample, filters=nobody, enrichers=TRACKED) as recorded:
+        for _ in range(3000):  # three times the capacity of the blocks
             subprocess.run(["/bin/true"], check=True)
         process = subprocess.Popen(["/bin/true"])
         process.wait()
-        until(lambda: process.pid in executions.known, "the tracker is read", 10)
-        assert list(kept.recorder.running().trackers) == ["executions"]
-    assert kept.deliveries == []
+        until(lambda: process.pid in executions.known, "the tracker has been drained", 10)
+        assert list(recorded.recorder.running().trackers) == ["executions"]
+    assert recorded.deliveries == []
     assert len(executions.known) > 3000
 
 
-def test_it_is_read_once_before_the_first_probe_is_attached() -> None:
-    """`use` calls `decode` though there may be no row, so that an enricher knows that from now on it misses nothing."""
+def test_tracker_is_decoded_once_when_it_is_attached() -> None:
+    """`decode` is called even without rows: from then on the enricher misses nothing."""
     trackers = attached_trackers({})
     assert len(executions.calls) == 1
     trackers.close()
 
 
-def test_what_it_misses_is_counted() -> None:
-    """Blocks of 64 slots that nobody reads while 400 programs run: what came and what the metric says add up."""
+def test_tracker_counts_dropped_rows() -> None:
+    """Blocks of 64 slots are not drained while 400 programs run: rows and drops add up to them."""
     before = dropped("block_full")
     trackers = attached_trackers({"slots": 64})
     for _ in range(400):
         subprocess.run(["/bin/true"], check=True)
     trackers.close()
-    skipped = dropped("block_full") - before
-    assert skipped >= 400 - 64 * running_kernel().cpus
-    assert sum(executions.calls) + skipped >= 400
+    dropped_rows = dropped("block_full") - before
+    assert dropped_rows >= 400 - 64 * running_kernel().cpus
+    assert sum(executions.calls) + dropped_rows >= 400
 
 
-def test_one_that_cannot_be_loaded_is_a_failure_and_the_probes_go_on() -> None:
-    """A tracepoint that no kernel has: its PluginError by name, and the probe records, its rows flagged."""
-    kept, plugins = Recording(), plugins_with("sample", sample, TRACKED)
+def test_tracker_that_cannot_be_loaded_fails_alone() -> None:
+    """The failure names the tracepoint that does not exist; the probe records and flags rows."""
+    recorded = Recording()
+    plugins = plugins_with("sample", sample, TRACKED)
     plugins.options = {"executions": {"event": "sched:sched_no_such_thing"}}
-    recorder = Recorder(plugins, LoadSettings(), "here", kept)
+    recorder = Recorder(plugins, LoadSettings(), "here", recorded)
     failures = attach_all(recorder, {"sample": ProbeSettings()})
     recorder.start()
     subprocess.run(["/bin/cat", "/mark-untracked"], check=False, stderr=subprocess.DEVNULL)
     recorder.stop()
     assert failures.keys() == {"executions"}
-    assert (
-        failures["executions"].hook,
-        "sched_no_such_thing" in failures["executions"].reason,
-    ) == ("load_bpf", True)
-    (row,) = [row for row in kept.table.to_pylist() if row["path"] == b"/mark-untracked"]
+    assert failures["executions"].hook == "load_bpf"
+    assert "sched_no_such_thing" in failures["executions"].reason
+    (row,) = [row for row in recorded.table.to_pylist() if row["path"] == b"/mark-untracked"]
     assert "exe_missing" in row["quality"]
 
 
 @pytest.mark.parametrize("returned", [{"exe": None}, "nothing"])
-def test_rows_that_it_returns_are_a_failure(returned: Any) -> None:
-    """`decode` that returns something: counted as failed, and the probe's events come."""
+def test_tracker_that_returns_columns_fails(returned: Any) -> None:
+    """A result of its `decode` is counted as a failure; the probe records."""
     before = dropped("decode_failed")
     with recording(
         "sample", sample, enrichers={"executions": changed(decode=lambda columns: returned)}
-    ) as kept:
+    ) as recorded:
         subprocess.run(["/bin/cat", "/mark-failed"], check=False, stderr=subprocess.DEVNULL)
     assert dropped("decode_failed") - before >= 1
-    assert b"/mark-failed" in kept.table["path"].to_pylist()
+    assert b"/mark-failed" in recorded.table["path"].to_pylist()
 
 
-def test_it_is_no_probe() -> None:
-    """Neither among the probes, nor counted, nor with an account of its own."""
-
+def test_tracker_is_not_a_probe() -> None:
+    """It is not among the probes, has no counters and no account."""
     names: set[str] = set()
 
     class Names(Recording):
@@ -170,16 +163,14 @@ def test_it_is_no_probe() -> None:
             names.add(probe)
 
     plugins = plugins_with("sample", sample, TRACKED)
-    assert (plugins.probes(), plugins.trackers(), list(plugins.schemas())) == (
-        ["sample"],
-        ["executions"],
-        ["sample"],
-    )
-    kept = Names()
-    with recording("sample", sample, sink=kept, enrichers=TRACKED):
+    assert plugins.probes() == list(plugins.schemas()) == ["sample"]
+    assert plugins.trackers() == ["executions"]
+    recorded = Names()
+    with recording("sample", sample, sink=recorded, enrichers=TRACKED):
         subprocess.run(["/bin/true"], check=True)
-        assert kept.recorder.probes() == list(kept.recorder.counts()) == ["sample"]
-    assert {delivery.probe for delivery in kept.deliveries} == {"sample"}
+        assert recorded.recorder.probes() == list(recorded.recorder.counts()) == ["sample"]
+    assert {delivery.probe for delivery in recorded.deliveries} == {"sample"}
+    assert "sample" in names
     assert names <= {"sample", "guard"}
 
 
@@ -188,22 +179,22 @@ SETTINGS = AgentSettings(probes=("sample",))
 
 @pytest.fixture
 def running(installed: None) -> Iterator[tuple[Reloader, Recorder]]:
-    """An agent's probes and trackers, at work."""
+    """A recorder with the probe and the trackers attached, and its reloader."""
     plugins = PluginManager.discover(SETTINGS.probes)
     recorder = Recorder(plugins, LoadSettings(), "here", Recording())
-    probes = Reloader(recorder, SETTINGS)
-    probes.start()
+    reloader = Reloader(recorder, SETTINGS)
+    reloader.start()
     recorder.start()
-    yield probes, recorder
+    yield reloader, recorder
     recorder.stop()
     assert recorder.failure is None
 
 
-def test_settings_change_it_while_the_probe_records(
+def test_reload_changes_a_tracker_while_the_probe_records(
     running: tuple[Reloader, Recorder],
 ) -> None:
-    """New options load it anew without a gap, `disable` ends it, and the probe is not touched."""
-    probes, recorder = running
+    """New options load it again without a gap, `disable` ends it; the probe is not touched."""
+    reloader, recorder = running
     loaded = recorder.loaded("sample")
     pids: list[int] = []
 
@@ -214,21 +205,23 @@ def test_settings_change_it_while_the_probe_records(
 
     execute()
     options: Mapping[str, Mapping[str, Any]] = {"executions": {"slots": 128}}
-    probes.reload(evolve(SETTINGS, options=options))
+    reloader.reload(evolve(SETTINGS, options=options))
     execute()
     assert list(recorder.running().trackers) == ["containers", "executions"]
-    probes.reload(evolve(SETTINGS, disable=("executions", "containers")))
+    reloader.reload(evolve(SETTINGS, disable=("executions", "containers")))
     assert list(recorder.running().trackers) == []
     assert set(pids) <= executions.known.keys()
     assert recorder.loaded("sample") is loaded
-    assert probes.failures == {}
+    assert reloader.failures == {}
 
 
-def test_a_mistake_in_its_options_changes_nothing(running: tuple[Reloader, Recorder]) -> None:
-    """An option that it does not know is named, and it goes on."""
-    probes, recorder = running
+def test_reload_with_invalid_options_of_a_tracker_changes_nothing(
+    running: tuple[Reloader, Recorder],
+) -> None:
+    """The unknown option is named, and both trackers stay attached."""
+    reloader, recorder = running
     with pytest.raises(ConfigError, match=r"unknown key options\.executions\.slotz"):
-        probes.reload(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
+        reloader.reload(evolve(SETTINGS, options={"executions": {"slotz": 1}}))
     with pytest.raises(ConfigError, match=r"unknown key options\.containers\.nonsense"):
-        probes.reload(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
+        reloader.reload(evolve(SETTINGS, options={"containers": {"nonsense": 1}}))
     assert list(recorder.running().trackers) == ["containers", "executions"]

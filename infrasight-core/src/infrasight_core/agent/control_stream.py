@@ -1,4 +1,4 @@
-"""Streams reports to the operator and configurations back, on a stream that is reopened."""
+"""Sends reports to the operator and hands its configurations to the operator link."""
 
 import asyncio
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class ControlStream(ReconnectingStream):
                 await asyncio.gather(reporting, return_exceptions=True)
                 call.cancel()
 
-    async def _send_changes(self, call: "_Call", sent: Report) -> None:
+    async def _send_changes(self, call: _Call, sent: Report) -> None:
         while True:
             try:
                 await asyncio.wait_for(self._report_due.wait(), _REPORT_INTERVAL)

@@ -1,4 +1,4 @@
-"""Streams the outbox's batches to the server and its answers back, on a stream that is reopened."""
+"""Sends the outbox's batches to the server and hands the server's answers to the outbox."""
 
 import asyncio
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class EventUplink(ReconnectingStream):
         if self.open and self._call is not None:
             self._greeting = asyncio.create_task(self._greet(self._call))
 
-    async def _greet(self, call: "_Call") -> None:
+    async def _greet(self, call: _Call) -> None:
         try:
             async with self._writing:
                 await call.write(StreamRequest(hello=self._make_hello()))
@@ -77,7 +77,7 @@ class EventUplink(ReconnectingStream):
                 await asyncio.gather(sending, return_exceptions=True)
                 call.cancel()
 
-    async def _send_batches(self, call: "_Call") -> None:
+    async def _send_batches(self, call: _Call) -> None:
         while True:
             batch = await self._outbox.next_batch()
             async with self._writing:

@@ -1,5 +1,4 @@
-"""Builds Arrow arrays from NumPy columns and short Python lists; plugins call it in `decode` and
-`enrich`.
+"""Builds Arrow arrays from columns and short lists, for `decode`, `assemble` and `enrich`.
 
 Arrays are built from their buffers. `pyarrow.array` and `to_numpy` import pandas at their first
 call wherever pandas is installed: that takes seconds in which blocks fill, and 60 MB of memory.

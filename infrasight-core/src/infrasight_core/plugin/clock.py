@@ -1,4 +1,4 @@
-"""Reads the clocks that turn the kernel's time since boot into wall-clock time."""
+"""Reads the clocks with which `assemble` turns time since boot into wall-clock time."""
 
 import time
 from pathlib import Path

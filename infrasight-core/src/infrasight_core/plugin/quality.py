@@ -1,8 +1,8 @@
-"""Defines the flags of the column `quality`: fields of an event that are missing, truncated or
-read from user memory.
+"""Defines the flags of the column `quality`; `conform` sets them, and the server adds to them.
 
-In a block, and while the agent assembles a batch, the flags of an event are the bits of a mask. In
-a finished batch, on the wire and in the store they are a list of names such as `cwd_missing`.
+A flag says that a field of the event is missing, truncated or read from user memory. In a block,
+and while the agent assembles a batch, the flags of an event are the bits of a mask. In a finished
+batch, on the wire and in the store they are a list of names such as `cwd_missing`.
 """
 
 from collections.abc import Iterable, Sequence

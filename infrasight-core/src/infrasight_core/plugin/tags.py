@@ -1,4 +1,4 @@
-"""Merges the column `tags`: what several enrichers know about an event, in one map.
+"""Merges the column `tags` of several enrichers into one map per event, during enrichment.
 
 An enricher returns one array of maps, ideally a dictionary array of the distinct ones
 (`map_distinct(…, TAGS)`). Merging handles each distinct combination of maps once, not each event.

@@ -75,7 +75,8 @@ def run_stage(outcome: Outcome, *arguments: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "junit.xml"
         command = [sys.executable, "-m", "pytest", "-o", "console_output_style=classic"]
-        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *arguments]
+        command += ["-o", "junit_family=xunit1", f"--junitxml={report}"]
+        command += ["--durations=10", "--durations-min=5", *arguments]
         outcome.statuses.append(subprocess.run(command, cwd=ROOT, check=False).returncode)
         if report.exists():
             outcome.add(report)

@@ -1,4 +1,4 @@
-"""Columns written by the kernel: each event of a storm is one complete row, or counted as dropped."""
+"""Columns written by the kernel: each event of a storm is one complete row, or is counted."""
 
 import errno
 import subprocess

@@ -1,4 +1,4 @@
-"""`make run`: a server, an agent and the events, started and stopped together."""
+"""`make run`: a server, an agent and a live view, started and stopped together."""
 
 import json
 import os
@@ -22,7 +22,7 @@ one_more_end = pytest.mark.slow(reason="starts everything for one more way to en
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RunScript]]:
-    """Starts the script, with one probe because that loads faster, and leaves nothing of it."""
+    """Starts the script, with one probe, which loads faster; kills it after the test."""
     monkeypatch.setenv("INFRASIGHT_AGENT_PROBES", "execve")
     started: list[RunScript] = []
 
@@ -36,17 +36,20 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 @needs_root
-def test_make_run_shows_events_that_can_be_asked_for(
+def test_make_run_shows_events_that_a_query_returns(
     start: Callable[..., RunScript], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An execution is a JSON line, nothing else is on standard output, SQL has it too; SIGTERM to make ends everything."""
+    """An execution is a JSON line on stdout and a row in SQL; SIGTERM to make ends everything."""
     monkeypatch.delenv("INFRASIGHT_AGENT_PROBES")  # as people run it
     run = start("make", "run")
     run.wait_for_event("seen")
     events = [json.loads(line) for line in run.output.splitlines()]
     shown = next(event for event in events if event.get("argv") == ["/bin/true", "seen"])
     assert (shown["probe"], shown["return_code"], shown["uid"]) == ("execve", 0, 0)
-    sql = "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' ORDER BY time LIMIT 1"
+    sql = (
+        "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' "
+        "ORDER BY time LIMIT 1"
+    )
     query = [str(INFRASIGHT), "query", f"--server=127.0.0.1:{run.port}", sql]
     answer = subprocess.run(query, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == {
@@ -56,41 +59,41 @@ def test_make_run_shows_events_that_can_be_asked_for(
     }
     assert len(run.left_over()) >= 4
     run.process.terminate()
-    run.ended()
+    run.wait()
     assert run.left_over() == []
-    assert "stopped" in run.said()
+    assert "stopped" in run.messages()
 
 
 @needs_root
 @one_more_end
-def test_a_part_that_dies_is_named(start: Callable[..., RunScript]) -> None:
-    """When the agent is killed, the script says so with its log's last lines and stops the rest with status 1."""
+def test_run_names_a_part_that_dies(start: Callable[..., RunScript]) -> None:
+    """A killed agent: its name, the last lines of its log, the rest is stopped, status 1."""
     run = start()
     run.wait_for_event("alive")
     os.kill(run.part("agent"), signal.SIGKILL)
-    assert run.ended() == 1
+    assert run.wait() == 1
     assert (
         f"the agent ended by SIGKILL; the last lines of {run.data}/logs/agent.log:\n  {{"
-        in run.said()
+        in run.messages()
     )
     assert run.left_over() == []
 
 
 @needs_root
-def test_a_table_on_a_terminal_until_ctrl_c(start: Callable[..., RunScript]) -> None:
-    """On a terminal events are a table; Ctrl-C gives the cursor back and leaves nothing."""
+def test_run_shows_a_table_on_a_terminal_until_ctrl_c(start: Callable[..., RunScript]) -> None:
+    """On a terminal events are a table; Ctrl-C restores the cursor and ends every process."""
     run = start(terminal=True)
     run.wait_for_event("typed")
     assert b'"argv"' not in run.output
     run.type("\x03")
-    assert run.ended() == 0
+    assert run.wait() == 0
     assert run.left_over() == []
     assert run.output.count(b"\x1b[?25l") <= run.output.count(b"\x1b[?25h")
 
 
 @needs_root
 @one_more_end
-def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
+def test_run_stops_when_its_terminal_hangs_up(start: Callable[..., RunScript]) -> None:
     """Closing the terminal stops everything."""
     run = start(terminal=True)
     run.wait_for_event("there")
@@ -100,34 +103,33 @@ def test_the_terminal_goes_away(start: Callable[..., RunScript]) -> None:
 
 @needs_root
 @one_more_end
-def test_nobody_reads_the_pipe(start: Callable[..., RunScript]) -> None:
-    """When the reader of its pipe has had enough, it stops everything; that is no failure."""
+def test_run_stops_when_its_pipe_has_no_reader(start: Callable[..., RunScript]) -> None:
+    """When the reader of its pipe ends, it stops everything; that is no failure."""
     run = start("bash", "-o", "pipefail", "-c", f"{sys.executable} tools/run.py | head -n 1")
-    for _ in range(
-        SECONDS
-    ):  # the first event may come from elsewhere, of any probe; on a quiet machine only from here
-        if run.process.poll() is None:
-            subprocess.run(["/bin/true", "there"], check=True)
-            time.sleep(1)
-    assert run.ended() == 0, run.said()
+    # On a quiet machine there is no event but this one; elsewhere another may be first.
+    deadline = time.monotonic() + SECONDS
+    while run.process.poll() is None and time.monotonic() < deadline:
+        subprocess.run(["/bin/true", "there"], check=True)
+        time.sleep(0.5)
+    assert run.wait() == 0, run.messages()
     assert json.loads(run.output)["probe"] in {"accept", "chmod", "connect", "execve", "open"}
     assert run.left_over() == []
 
 
 @needs_root
 @one_more_end
-def test_killed_leaves_nothing(start: Callable[..., RunScript]) -> None:
-    """Even SIGKILL, which no program can act upon, leaves no part behind."""
+def test_run_killed_leaves_no_process(start: Callable[..., RunScript]) -> None:
+    """SIGKILL, which no program can handle, still ends every part."""
     run = start()
     run.wait_for_event("there")
     run.process.kill()
-    assert run.ended() == -signal.SIGKILL
+    assert run.wait() == -signal.SIGKILL
     assert run.left_over(60) == []
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Callable[..., str]:
-    """Runs the script with settings that it must refuse; returns the one line that it says."""
+def reject(tmp_path: Path) -> Callable[..., str]:
+    """Runs the script with settings that it must reject; returns its one line on stderr."""
 
     def run(**settings: str) -> str:
         env = {
@@ -150,30 +152,30 @@ def refused(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def test_a_taken_port_is_named(refused: Callable[..., str]) -> None:
+def test_run_names_a_port_in_use(reject: Callable[..., str]) -> None:
     """A port in use is named, with the variable to set."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        line = refused(INFRASIGHT_RUN_PORT=port)
-    assert (
-        line
-        == f"run: port {port} is taken (Address already in use); choose another with INFRASIGHT_RUN_PORT=…\n"
+        line = reject(INFRASIGHT_RUN_PORT=port)
+    assert line == (
+        f"run: port {port} is not available (Address already in use); "
+        "choose another: INFRASIGHT_RUN_PORT=...\n"
     )
 
 
-def test_what_is_no_port_is_named(refused: Callable[..., str]) -> None:
-    """A value that is no port is named, with what is allowed."""
+def test_run_names_an_invalid_port(reject: Callable[..., str]) -> None:
+    """A value that is not a port: the variable, the value and what is allowed."""
     assert (
-        refused(INFRASIGHT_RUN_PORT="x")
+        reject(INFRASIGHT_RUN_PORT="x")
         == "run: INFRASIGHT_RUN_PORT='x' is not a port; give a number from 1 to 65535\n"
     )
 
 
-def test_an_unwritable_data_directory_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
-    """A data directory that cannot be is named, with the variable to set."""
+def test_run_names_an_unwritable_data_directory(reject: Callable[..., str], tmp_path: Path) -> None:
+    """A data directory that cannot be created: its name and the variable to set."""
     (tmp_path / "file").touch()
-    line = refused(INFRASIGHT_RUN_DATA=str(tmp_path / "file"))
+    line = reject(INFRASIGHT_RUN_DATA=str(tmp_path / "file"))
     assert line.startswith(f"run: cannot write to {tmp_path / 'file'}")
     assert "INFRASIGHT_RUN_DATA=" in line

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from infrasight_testbed.cgroups import run_in_cgroups, temporary_cgroup
+from infrasight_testbed.command import restore_interrupt
 
 INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
@@ -19,26 +19,39 @@ INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 def tracing(
     output: Path, *arguments: str, within: Sequence[str] = ()
 ) -> Iterator["subprocess.Popen[str]"]:
-    """Runs `infrasight trace` into a file, by a command that runs others where one is given; inside, it records."""
+    """Runs `infrasight trace` with its output in a file; in the context, it records.
+
+    Args:
+        output: The file.
+        arguments: The arguments of `trace`.
+        within: A command that runs the rest of its command line.
+    """
     with output.open("w") as out:
         command = [*within, *INFRASIGHT, "trace", *arguments]
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=restore_interrupt,
+        )
         assert process.stderr is not None
         try:
             for line in process.stderr:
                 if line.startswith("recording"):
                     break
-            time.sleep(0.2)
             yield process
-            time.sleep(0.5)
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
+                process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
 
 
-def test_a_file_gets_every_event_as_a_json_line(tmp_path: Path) -> None:
-    """Twenty-three programs are executed: twenty-three JSON lines with their arguments, and status 0 after SIGTERM."""
+def test_trace_writes_every_event_as_a_json_line(tmp_path: Path) -> None:
+    """Twenty-three executions: twenty-three JSON lines with their arguments; status 0 after Ctrl-C.
+
+    Ctrl-C right after the last execution loses nothing.
+    """
     with tracing(tmp_path / "out", "execve") as process:
         for number in range(23):
             subprocess.run(["/bin/true", "mark-trace", str(number)], check=True)
@@ -51,8 +64,8 @@ def test_a_file_gets_every_event_as_a_json_line(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
-    """A program that runs in a container's cgroup, made while it records: the container's id; beside it, none."""
+def test_trace_names_the_container_of_a_program(tmp_path: Path) -> None:
+    """A program in a container's cgroup, created while trace records, has its id; others none."""
     container = f"{os.getpid():064x}"
     with (
         tracing(tmp_path / "out", "execve"),
@@ -66,9 +79,12 @@ def test_who_is_in_a_container_is_said(tmp_path: Path) -> None:
     assert not any("container_id_missing" in row["quality"] for row in mine)
 
 
-def test_who_is_known_though_proc_hides_it(tmp_path: Path) -> None:
-    """With /proc mounted `hidepid=2`, and without the right to look past it: rows of another user's programs lack nothing."""
-    hide = 'mount -t proc -o hidepid=2,gid=4242 proc /proc && exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$@"'
+def test_trace_knows_processes_that_proc_hides(tmp_path: Path) -> None:
+    """With /proc mounted `hidepid=2`, without CAP_SYS_PTRACE: no field is missing."""
+    hide = (
+        "mount -t proc -o hidepid=2,gid=4242 proc /proc && "
+        'exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$@"'
+    )
     within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh"]
     with tracing(tmp_path / "out", "execve", within=within) as process:
         with subprocess.Popen(["sleep", "60"], user="nobody") as other:
@@ -103,8 +119,8 @@ def test_who_is_known_though_proc_hides_it(tmp_path: Path) -> None:
     assert min(row["process_key"], row["parent_process_key"], row["grandparent_process_key"]) > 0
 
 
-def test_where_keeps_only_what_fits(tmp_path: Path) -> None:
-    """--where comm and uid: only events for which both hold are shown."""
+def test_trace_where_shows_only_matching_events(tmp_path: Path) -> None:
+    """--where comm and uid: only events that match both are shown."""
     with tracing(tmp_path / "out", "execve", "--where", "comm=tru*", "--where", "uid=65534"):
         subprocess.run(["/bin/true", "root"], check=True)
         subprocess.run(["/bin/true", "nobody"], check=True, user=65534)
@@ -113,7 +129,7 @@ def test_where_keeps_only_what_fits(tmp_path: Path) -> None:
     assert [row["argv"] for row in rows] == [["/bin/true", "nobody"]]
 
 
-def test_an_unknown_probe_is_one_clear_line() -> None:
+def test_trace_reports_an_unknown_probe_in_one_line() -> None:
     """A probe that is not installed: its name, what is installed, status 1, no traceback."""
     done = subprocess.run(
         [*INFRASIGHT, "trace", "nonsense"], capture_output=True, text=True, check=False
@@ -124,8 +140,8 @@ def test_an_unknown_probe_is_one_clear_line() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_missing_capability_is_one_clear_line() -> None:
-    """A user who may not load BPF: one line that says so and where to look, status 1."""
+def test_trace_reports_a_missing_capability_in_one_line() -> None:
+    """A user who may not load BPF: one line with the reason and where to look, status 1."""
     without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     done = subprocess.run(
         [*without, *INFRASIGHT, "trace", "execve"], capture_output=True, text=True, check=False

@@ -1,6 +1,7 @@
 """The live table."""
 
 import io
+import time
 
 import pyarrow as pa
 import pytest
@@ -45,7 +46,7 @@ def screen(table: EventTable, width: int = 160, height: int = 10) -> list[str]:
     return capture.get().splitlines()
 
 
-def test_the_newest_are_at_the_bottom_and_fit() -> None:
+def test_table_shows_the_newest_events_that_fit() -> None:
     """Of more events than lines the last ones are shown, in order, and all are counted."""
     table = EventTable()
     table.add([("execve", events(1000, 5))])
@@ -57,7 +58,7 @@ def test_the_newest_are_at_the_bottom_and_fit() -> None:
     assert lines[-1].startswith("1,005 shown")
 
 
-def test_batches_of_several_cpus_are_shown_in_order() -> None:
+def test_table_sorts_the_batches_of_several_cpus() -> None:
     """A batch that comes later but holds earlier events stands above."""
     table = EventTable()
     table.add([("execve", events(1, 1, time=2))])
@@ -65,21 +66,23 @@ def test_batches_of_several_cpus_are_shown_in_order() -> None:
     assert [line.split()[2] for line in screen(table)[1:-1]] == ["2", "1"]
 
 
-def test_what_was_skipped_and_why_nothing_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The last line counts what was dropped and says that the server is away until events come again; so does stderr."""
+def test_table_reports_dropped_events_and_an_unavailable_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both stand in the last line and on stderr; the server's state only until events come."""
     table = EventTable()
     table.add([("execve", events(1, 1))], dropped=7)
-    table.say("the server is away")
+    table.say("the server is unavailable")
     last = screen(table)[-1]
     assert last.startswith("1 shown, 7 events dropped here")
-    assert last.endswith("; the server is away; Ctrl-C ends")
+    assert last.endswith("; the server is unavailable; Ctrl-C ends")
     table.add([("execve", events(1, 1))])
-    assert "away" not in screen(table)[-1]
-    assert capsys.readouterr().err.splitlines()[-1] == "infrasight: the server is away"
+    assert "unavailable" not in screen(table)[-1]
+    assert capsys.readouterr().err.splitlines()[-1] == "infrasight: the server is unavailable"
 
 
-def test_a_row_says_what_happened() -> None:
-    """Name, pid, result, duration, then the arguments as a shell would take them, then the probe's other fields."""
+def test_row_shows_the_header_then_arguments_then_other_fields() -> None:
+    """Arguments stand as one would type them into a shell."""
     table = EventTable()
     table.add([("execve", events(42, 1, code=-2, quality=("argv_cut",)))])
     header, row, _ = screen(table)
@@ -101,7 +104,7 @@ def test_a_row_says_what_happened() -> None:
     ]
 
 
-def test_nothing_from_an_event_reaches_the_terminal_raw() -> None:
+def test_table_escapes_what_a_terminal_would_obey() -> None:
     """Escape sequences and rich's markup in names and arguments are shown, not obeyed."""
     table = EventTable()
     table.add([("execve", events(1, 1, comm=b"\x1b]0;hi\x07"))])
@@ -112,8 +115,8 @@ def test_nothing_from_an_event_reaches_the_terminal_raw() -> None:
     assert "[red]" in text
 
 
-def test_several_probes_and_narrow_terminals() -> None:
-    """The probe is named once there are two; a narrow terminal leaves columns out, and no line is longer than it."""
+def test_table_names_the_probe_of_several_and_fits_the_terminal() -> None:
+    """The column PROBE appears with the second probe; no line is longer than the terminal."""
     table = EventTable()
     table.add([("execve", events(1, 1))])
     assert "PROBE" not in screen(table)[0]
@@ -124,6 +127,32 @@ def test_several_probes_and_narrow_terminals() -> None:
     assert max(map(len, narrow)) <= 70
 
 
-def test_no_events_yet() -> None:
+def test_table_without_events_shows_a_count() -> None:
     """Before the first event there is a header and a count."""
     assert screen(EventTable())[-1].startswith("0 shown")
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_table_shows_whole_numbers_on_narrow_terminals(width: int) -> None:
+    """The process id is the last column to go; columns that do not fit are left out, not cut."""
+    table = EventTable()
+    table.add([("execve", events(4_194_303, 1, code=-2))])
+    lines = screen(table, width=width)
+    assert max(map(len, lines)) <= width
+    assert "4194303" in lines[1].split()
+    assert "TOOK" not in lines[0]
+
+
+def test_table_states_the_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are local, and the header has their offset from UTC."""
+    monkeypatch.setenv("TZ", "XXX-05:30")
+    time.tzset()
+    try:
+        table = EventTable()
+        table.add([("execve", events(1, 1))])
+        header, row, _ = screen(table)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert header.startswith("TIME +0530 ")
+    assert row.startswith("03:43:20.000 ")

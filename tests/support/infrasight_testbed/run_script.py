@@ -1,4 +1,4 @@
-"""`tools/run.py` as a test starts it: on ports and in a folder of its own, in a pipe or on a terminal."""
+"""`tools/run.py` as a test starts it: on free ports, in a pipe or on a terminal."""
 
 import fcntl
 import os
@@ -12,6 +12,8 @@ import threading
 import time
 import uuid
 from pathlib import Path
+
+from infrasight_testbed.command import restore_interrupt
 
 ROOT = Path(__file__).parents[3]
 PORTS = (
@@ -27,23 +29,25 @@ class RunScript:
 
     Attributes:
         data: The data directory.
-        port: The server's.
+        port: The server's port.
         process: The process that was started.
-        output: Its standard output so far; on a terminal everything that is on it.
+        output: Its standard output so far; on a terminal everything that is shown there.
     """
 
     def __init__(self, folder: Path, *command: str, terminal: bool = False) -> None:
-        self.mark = uuid.uuid4().hex
-        self.data = folder / "data"
+        self._mark = uuid.uuid4().hex
         self._errors = folder / "stderr"
-        settings = dict(zip(PORTS, map(str, free_ports()), strict=True))
-        self.port = int(settings[PORTS[0]])
+        self.data = folder / "data"
+        ports = dict(zip(PORTS, map(str, free_ports()), strict=True))
+        self.port = int(ports[PORTS[0]])
         env = {
             **os.environ,
-            **settings,
+            **ports,
             "INFRASIGHT_RUN_DATA": str(self.data),
-            "MARK": self.mark,
+            "MARK": self._mark,
             "PYTHON": sys.executable,
+            "COLUMNS": "160",
+            "LINES": "40",
         }
         self.output = b""
         self._ours, theirs = pty.openpty() if terminal else os.pipe()
@@ -51,12 +55,12 @@ class RunScript:
             self.process = subprocess.Popen(
                 command or (sys.executable, "tools/run.py"),
                 cwd=ROOT,
-                env={**env, "COLUMNS": "160", "LINES": "40"},
+                env=env,
                 stdin=theirs if terminal else subprocess.DEVNULL,
                 stdout=theirs,
                 stderr=theirs if terminal else errors,
                 start_new_session=True,
-                preexec_fn=_take_terminal if terminal else None,
+                preexec_fn=_take_terminal if terminal else restore_interrupt,
             )
         os.close(theirs)
         self._reader = threading.Thread(target=self._read)
@@ -66,30 +70,31 @@ class RunScript:
         try:
             while piece := os.read(self._ours, 65536):
                 self.output += piece
-        except OSError:  # what a terminal says when all who had it are gone
+        except OSError:  # EIO: every process that had the terminal has ended
             return
 
-    def said(self) -> str:
-        """What it told people so far."""
+    def messages(self) -> str:
+        """The messages so far; on a terminal everything that is shown there."""
         return self._errors.read_text(encoding="utf-8") or self.output.decode("utf-8", "replace")
 
     def wait_for_event(self, word: str) -> None:
-        """Runs `true WORD` again and again until the output holds it."""
-        for _ in range(SECONDS):
-            assert self.process.poll() is None, self.said()
-            if "Ctrl-C" in self.said():
+        """Runs `true WORD` until the output shows its execution."""
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.messages()
+            if "Ctrl-C" in self.messages():
                 subprocess.run(["/bin/true", word], check=True)
-            time.sleep(1)
+            time.sleep(0.5)
             if f'"{word}"'.encode() in self.output or f"true {word}".encode() in self.output:
                 return
-        raise AssertionError(f"no event of {word}: {self.said()}")
+        raise AssertionError(f"no event of {word}: {self.messages()}")
 
     def type(self, text: str) -> None:
         """Types on its terminal."""
         os.write(self._ours, text.encode())
 
     def part(self, name: str) -> int:
-        """The process that has this word on its command line."""
+        """The id of the process with this word on its command line."""
         return next(
             pid
             for pid in self.left_over()
@@ -97,35 +102,34 @@ class RunScript:
         )
 
     def left_over(self, seconds: float = 0) -> list[int]:
-        """Its processes that still run, after waiting for them to end for at most so long."""
+        """The ids of its processes that still run after at most this time."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [
+            pids = [
                 int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._is_ours(folder)
             ]
-            if not found or time.monotonic() >= deadline:
-                return found
+            if not pids or time.monotonic() >= deadline:
+                return pids
             time.sleep(0.1)
 
     def _is_ours(self, folder: Path) -> bool:
         try:
-            return f"MARK={self.mark}".encode() in (folder / "environ").read_bytes()
-        except OSError:  # it has ended, or is not ours to read
+            return f"MARK={self._mark}".encode() in (folder / "environ").read_bytes()
+        except OSError:  # the process has ended, or belongs to somebody else
             return False
 
-    def ended(self) -> int:
-        """Its exit status, once it has ended."""
+    def wait(self) -> int:
+        """Waits until the script has ended; returns its exit status."""
         return self.process.wait(SECONDS)
 
     def hang_up(self) -> None:
-        """The terminal goes away."""
+        """Closes the terminal."""
         if self._ours >= 0:
-            ours = self._ours
+            os.close(self._ours)
             self._ours = -1
-            os.close(ours)
 
     def close(self) -> None:
-        """Leaves nothing of it, whatever the test saw."""
+        """Kills everything that is left."""
         for pid in self.left_over():
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
@@ -134,12 +138,14 @@ class RunScript:
 
 
 def free_ports() -> list[int]:
-    """Three ports that nobody has at the moment."""
-    with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-        for s in (a, b, c):
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in (a, b, c)]
+    """Three free ports."""
+    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
+        sockets = (first, second, third)
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _take_terminal() -> None:
+    restore_interrupt()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

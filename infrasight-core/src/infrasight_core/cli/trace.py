@@ -61,18 +61,23 @@ class _Held:
     received: float
 
 
-class _Display(Sink):
+class Display(Sink):
     """The recorder's sink: passes batches from the recorder's thread to the one that shows them.
 
     Attributes:
         events: Events received so far.
         dropped_events: Events dropped so far, by probe and reason.
+
+    Args:
+        where: Which events to show.
+        hold_seconds: How long rows wait for earlier rows of other CPUs.
     """
 
-    def __init__(self, where: Where) -> None:
+    def __init__(self, where: Where, hold_seconds: float = _HOLD_SECONDS) -> None:
         self.events = 0
         self.dropped_events: Counter[str] = Counter()
         self._where = where
+        self._hold_seconds = hold_seconds
         self._deliveries: queue.Queue[Delivery] = queue.Queue(_WAITING_BATCHES)
         self._held: list[_Held] = []
 
@@ -108,12 +113,12 @@ class _Display(Sink):
     def due(self) -> list[tuple[str, pa.Table]]:
         """Removes and returns the rows that no earlier row of another CPU can precede."""
         now = time.monotonic()
-        limit = pa.scalar(time.time_ns() - int(_HOLD_SECONDS * 1e9), pa.timestamp("ns", "UTC"))
+        limit = pa.scalar(time.time_ns() - int(self._hold_seconds * 1e9), pa.timestamp("ns", "UTC"))
         due: list[tuple[str, pa.Table]] = []
         waiting: list[_Held] = []
         for held in self._held:
             # The wall clock can be set back; the monotonic clock limits how long rows wait.
-            if now - held.received > _HOLD_SECONDS:
+            if now - held.received > self._hold_seconds:
                 due.append((held.probe, held.rows))
                 continue
             is_due = pc.less_equal(held.rows.column("time"), limit)
@@ -197,7 +202,7 @@ def command(
     kind of include filter that is set and no exclude filter. --where selects which of the
     recorded events are shown.
     """
-    display = _Display(Where.parse(conditions))
+    display = Display(Where.parse(conditions))
     filters = Filters.parse(include, exclude)
     plugins = PluginManager.discover(probes or None)
     settings = LoadSettings(Path(loader_python), memory << 20, own_work=False)
@@ -217,7 +222,7 @@ def command(
         raise InfraSightError(f"the recorder failed: {recorder.failure!r}")
 
 
-def _summary(display: _Display) -> str:
+def _summary(display: Display) -> str:
     if not display.dropped_events:
         return f"{display.events:,} events, none dropped"
     reasons = [

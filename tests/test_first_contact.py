@@ -106,7 +106,7 @@ def one_line(done: subprocess.CompletedProcess[bytes]) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_reports_an_output_that_cannot_be_written(command: str) -> None:
-    """A full disk and a closed stdout: one line that says so, status 1."""
+    """A full disk and a closed stdout: one line with the reason, status 1."""
     full = shell(f"{command} --help", ">/dev/full")
     program = command.split()[0]
     assert one_line(full) == f"{program}: cannot write the output: No space left on device"
@@ -224,7 +224,7 @@ def test_results_end_quietly_when_no_one_reads(command: str, server: EventServer
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_json_in_another_encoding_is_the_same_json(encoding: str, server: EventServer) -> None:
-    """Characters that the encoding lacks are escaped as JSON does it, so that nothing is lost."""
+    """Characters that the encoding lacks are escaped as JSON does it, and decode to themselves."""
     done = shell("infrasight query x", "", server, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout.decode("ascii"))["name"] == NAME

@@ -50,7 +50,7 @@ def tracing(
 def test_trace_writes_every_event_as_a_json_line(tmp_path: Path) -> None:
     """Twenty-three executions: twenty-three JSON lines with their arguments; status 0 after Ctrl-C.
 
-    Ctrl-C right after the last execution loses nothing.
+    Ctrl-C right after the last execution drops none.
     """
     with tracing(tmp_path / "out", "execve") as process:
         for number in range(23):

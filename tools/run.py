@@ -98,7 +98,7 @@ def _free_port(variable: str, default: int) -> int:
 
 @define
 class Part:
-    """A process of its own process group, so that Ctrl-C on the terminal reaches only this script.
+    """A process with its own process group, so that Ctrl-C on the terminal reaches only this script.
 
     Attributes:
         name: Its name in messages and of its log file.
@@ -199,7 +199,7 @@ def wait_until_ready(part: Part, port: int, stopping: threading.Event) -> None:
 
 
 def run(settings: Settings, stopping: threading.Event) -> None:
-    """Runs the parts until `stopping` is set or nobody reads the output; always stops all parts.
+    """Runs the parts until `stopping` is set or the output has no reader; always stops all parts.
 
     Raises:
         RunError: A part ended, or did not become ready.

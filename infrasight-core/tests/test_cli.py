@@ -36,8 +36,8 @@ def server() -> Iterator[EventServer]:
         yield running
 
 
-def test_help_lists_every_command_and_each_explains_itself() -> None:
-    """The list that --help shows is that of the modules, and each command's help has examples."""
+def test_help_lists_every_command_and_each_has_examples() -> None:
+    """--help lists the modules of the commands, and the help of each command has examples."""
     done = run("--help")
     folder = Path(cli.__file__).parent
     for name, text in COMMANDS.items():
@@ -50,12 +50,13 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["qeury"], "no command 'qeury'; did you mean query or verify?"),
         (
             ["zzz"],
-            "no command 'zzz'; the commands are trace, agent, packages, tail, query, verify, probes, doctor",
+            "no command 'zzz'; the commands are trace, agent, packages, tail, query, "
+            "verify, probes, doctor",
         ),
         (["query"], "Missing argument 'SQL'"),
         (["query", " "], "no statement"),
@@ -86,17 +87,17 @@ def test_help_lists_every_command_and_each_explains_itself() -> None:
         ),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments: list[str], said: str) -> None:
+def test_command_reports_bad_input_in_one_line(arguments: list[str], expected: str) -> None:
     """A status that is not 0, the reason, no traceback, nothing on stdout."""
     done = run(*arguments)
     assert done.returncode in (1, 2)
-    assert said in done.stderr.splitlines()[-1]
+    assert expected in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert not said.startswith("infrasight:") or len(done.stderr.splitlines()) == 1
+    assert not expected.startswith("infrasight:") or len(done.stderr.splitlines()) == 1
 
 
-def test_a_refused_query(server: EventServer) -> None:
+def test_query_reports_the_reason_of_a_rejection(server: EventServer) -> None:
     """The server's reason is one line, status 1."""
 
     def refuse(sql: str) -> Iterator[pa.Table]:
@@ -176,7 +177,7 @@ def test_query_as_csv_and_arrow(server: EventServer) -> None:
 
 
 def test_query_on_a_terminal_is_a_table(server: EventServer) -> None:
-    """Aligned columns; what a terminal would obey or rich would read as markup is shown as it is."""
+    """Aligned columns; control characters and rich's markup are shown, not interpreted."""
     text = on_terminal("query", "x", server=server)
     lines = text.splitlines()
     assert lines[0].split() == ["pid", "uid", "comm", "argv"]
@@ -185,13 +186,13 @@ def test_query_on_a_terminal_is_a_table(server: EventServer) -> None:
     assert "\x1b[2J" not in text
 
 
-def test_rows_too_wide_for_a_terminal_stand_upright(server: EventServer) -> None:
-    """With more columns than fit, each value has a line of its own."""
+def test_query_prints_rows_that_do_not_fit_field_by_field(server: EventServer) -> None:
+    """With more columns than fit, each value has its own line."""
     text = on_terminal("query", "x", server=server, width=20)
     assert "── row 6 ──\npid   3\nuid   0\ncomm  \\x1b[2J[red]\n" in text
 
 
-def test_a_reader_who_leaves_early(server: EventServer) -> None:
+def test_query_ends_quietly_when_its_reader_ends(server: EventServer) -> None:
     """`query | head` ends quietly with status 0 however long the answer is."""
     server.answer = lambda sql: (TABLE for _ in range(100_000))
     with subprocess.Popen(
@@ -208,7 +209,7 @@ def test_a_reader_who_leaves_early(server: EventServer) -> None:
     assert process.returncode == 0
 
 
-def test_a_full_disk(server: EventServer) -> None:
+def test_query_reports_a_full_disk(server: EventServer) -> None:
     """Output that cannot be written is an error in one line."""
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         done = subprocess.run(
@@ -226,7 +227,7 @@ def test_a_full_disk(server: EventServer) -> None:
     )
 
 
-def test_every_command_is_a_click_command() -> None:
+def test_group_finds_every_command() -> None:
     """The group finds each command's own object."""
     context = click.Context(infrasight)
     assert all(

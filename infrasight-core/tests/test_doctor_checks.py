@@ -1,4 +1,4 @@
-"""What `infrasight doctor` looks at, each refusal with what to do."""
+"""The checks of `infrasight doctor`, each failure with its remedy."""
 
 import stat
 from pathlib import Path
@@ -30,8 +30,8 @@ def put(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def test_everything_as_it_should_be(root: Path) -> None:
-    """Nothing is to be done on such a machine."""
+def test_checks_pass_on_a_suitable_machine(root: Path) -> None:
+    """No check has a remedy there."""
     found = [
         doctor_checks.btf(root),
         doctor_checks.tracefs(root),
@@ -56,15 +56,15 @@ def test_everything_as_it_should_be(root: Path) -> None:
     ("release", "status"),
     [("5.14.9", "fail"), ("4.18.0-553.el8", "fail"), ("5.15", "ok"), ("odd", "warn")],
 )
-def test_kernel(release: str, status: str) -> None:
-    """What is older than 5.15 is refused with what is needed."""
+def test_kernel_check_needs_5_15(release: str, status: str) -> None:
+    """An older kernel fails, with the version that is needed."""
     check = doctor_checks.kernel(release)
     assert check.status == status
     assert ("5.15" in check.remedy) == (status != "ok")
 
 
-def test_architecture() -> None:
-    """Other machines than the tested one are said to be so."""
+def test_architecture_check_warns_of_untested_machines() -> None:
+    """Only x86_64 is fine; arm64 is a warning, others fail."""
     assert [doctor_checks.architecture(m).status for m in ("x86_64", "aarch64", "riscv64")] == [
         "ok",
         "warn",
@@ -72,8 +72,8 @@ def test_architecture() -> None:
     ]
 
 
-def test_btf(root: Path) -> None:
-    """BTF that is absent or something else needs another kernel."""
+def test_btf_check_reports_absent_and_damaged_files(root: Path) -> None:
+    """Without BTF another kernel is needed."""
     path = root / "sys/kernel/btf/vmlinux"
     path.write_bytes(b"ELF")
     assert (
@@ -89,8 +89,8 @@ def test_btf(root: Path) -> None:
     assert doctor_checks.btf(root).found.endswith("Is a directory")
 
 
-def test_tracefs(root: Path) -> None:
-    """Not mounted: the exact command, and nothing is mounted; the old place is as good."""
+def test_tracefs_check_finds_both_mount_points(root: Path) -> None:
+    """Not mounted: the exact command, and nothing is mounted. The old mount point is fine."""
     mounts = root / "proc/self/mounts"
     mounts.write_text("proc /proc proc rw 0 0\n")
     assert doctor_checks.tracefs(root) == doctor_checks.Check(
@@ -103,7 +103,7 @@ def test_tracefs(root: Path) -> None:
     assert doctor_checks.tracepoints(root, ["a:b"]).status == "ok"
 
 
-def test_tracepoints(root: Path) -> None:
+def test_tracepoints_check_names_absent_ones(root: Path) -> None:
     """Those that the kernel lacks are named."""
     check = doctor_checks.tracepoints(
         root, ["sched:sched_process_exec", "syscalls:sys_enter_execve"]
@@ -111,8 +111,8 @@ def test_tracepoints(root: Path) -> None:
     assert (check.status, check.found) == ("fail", "not in this kernel: syscalls:sys_enter_execve")
 
 
-def test_optional_tracepoints() -> None:
-    """A call that the kernel does not have costs nothing; another tracepoint that it lacks costs operations."""
+def test_optional_tracepoints_check_warns_of_lost_operations() -> None:
+    """An absent system call costs nothing; another absent tracepoint costs operations."""
     call, ring = (
         ("chmod", "syscalls:sys_enter_fchmodat2"),
         ("open", "io_uring:io_uring_cqe_overflow"),
@@ -123,8 +123,8 @@ def test_optional_tracepoints() -> None:
     assert "are not recorded" in found[2].remedy
 
 
-def test_compat(root: Path) -> None:
-    """32-bit calls: the kernel has none, or they cannot be seen, or it is said whose are recorded."""
+def test_compat_check_reports_which_probes_record_32_bit_calls(root: Path) -> None:
+    """The kernel has none, or they cannot be traced, or these probes record them."""
     assert "CONFIG_IA32_EMULATION" in doctor_checks.compat(root, "x86_64", ["open"]).found
     put(root / "proc/sys/abi/vsyscall32", b"1\n")
     assert doctor_checks.compat(root, "x86_64", ["open"]).status == "warn"
@@ -137,8 +137,10 @@ def test_compat(root: Path) -> None:
     ("setting", "words"),
     [(None, "on; "), ("0", "on; "), ("1", "for privileged processes"), ("2", "off")],
 )
-def test_io_uring(root: Path, setting: str | None, words: str) -> None:
-    """Who may use it, and whose operations through it are recorded."""
+def test_io_uring_check_reports_which_probes_record_it(
+    root: Path, setting: str | None, words: str
+) -> None:
+    """Who may use it, and which probes record its operations."""
     if setting is not None:
         put(root / "proc/sys/kernel/io_uring_disabled", f"{setting}\n".encode())
     check = doctor_checks.io_uring(root, ["open"])
@@ -146,8 +148,8 @@ def test_io_uring(root: Path, setting: str | None, words: str) -> None:
     assert ("by open and by no other probe" in check.found) == (setting != "2")
 
 
-def test_bpffs(root: Path) -> None:
-    """Not mounted is no reason to refuse, but the command is said."""
+def test_bpffs_check_warns_with_the_command(root: Path) -> None:
+    """Not mounted is no failure, but the remedy has the command."""
     (root / "proc/self/mounts").write_text("none /sys/fs/bpf tmpfs rw 0 0\n")
     check = doctor_checks.bpffs(root)
     assert (check.status, check.remedy) == (
@@ -166,8 +168,10 @@ def test_bpffs(root: Path) -> None:
         (0, "fail", "without CAP_BPF, CAP_PERFMON"),
     ],
 )
-def test_capabilities(root: Path, effective: int, status: str, found: str) -> None:
-    """The effective set is decoded, and what is missing named."""
+def test_capabilities_check_names_absent_ones(
+    root: Path, effective: int, status: str, found: str
+) -> None:
+    """The effective set is decoded, and what it lacks is named."""
     (root / "proc/self/status").write_text(
         f"CapPrm:\tffffffffffffffff\nCapEff:\t{effective:016x}\n"
     )
@@ -176,8 +180,8 @@ def test_capabilities(root: Path, effective: int, status: str, found: str) -> No
     assert ("sudo" in check.remedy) == (status == "fail")
 
 
-def test_lockdown_and_unprivileged(root: Path) -> None:
-    """Confidentiality keeps BPF from the kernel's memory; open doors for everyone are pointed at; absence is no fault."""
+def test_lockdown_and_unprivileged_checks(root: Path) -> None:
+    """Confidentiality fails, unprivileged BPF is a warning, and absent files are fine."""
     put(root / "sys/kernel/security/lockdown", b"none integrity [confidentiality]\n")
     put(root / "proc/sys/kernel/unprivileged_bpf_disabled", b"0\n")
     assert doctor_checks.lockdown(root).status == "fail"
@@ -191,7 +195,7 @@ def test_lockdown_and_unprivileged(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "status", "said"),
+    ("script", "status", "expected"),
     [
         ("echo bcc version 0.26.0", "ok", "bcc 0.26.0"),
         ("echo another package is called bcc: /x/bcc.py >&2; exit 1", "fail", "/x/bcc.py"),
@@ -205,25 +209,27 @@ def test_lockdown_and_unprivileged(root: Path) -> None:
         ("echo 0.26.0", "fail", "is not a Python"),
     ],
 )
-def test_bcc(tmp_path: Path, script: str, status: str, said: str) -> None:
-    """A Python without bcc, or with PyPI's other one, is refused with Debian's package."""
+def test_bcc_check_accepts_only_a_python_with_bcc(
+    tmp_path: Path, script: str, status: str, expected: str
+) -> None:
+    """Without bcc, with PyPI's unrelated package, or no Python: Debian's package is named."""
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     check = doctor_checks.bcc(python)
     assert check.status == status
-    assert said in check.found
+    assert expected in check.found
     assert ("apt-get install python3-bpfcc" in check.remedy and "unrelated" in check.remedy) == (
         status == "fail"
     )
 
 
-def test_no_python_at_all(tmp_path: Path) -> None:
-    """A Python that is not there is said so."""
+def test_bcc_check_reports_a_python_that_cannot_run(tmp_path: Path) -> None:
+    """An absent file is reported as such."""
     assert "cannot run" in doctor_checks.bcc(tmp_path / "python3").found
 
 
-def test_libbpf() -> None:
+def test_libbpf_check_names_the_package() -> None:
     """Without the library its package is named."""
 
     def missing(name: str) -> object:
@@ -234,8 +240,8 @@ def test_libbpf() -> None:
     )
 
 
-def test_a_function_of_the_kernel() -> None:
-    """Where no program may hang on it: why, and what the events are without it; a warning, since they come all the same."""
+def test_function_check_warns_with_the_consequence() -> None:
+    """A function that no program can attach to: why, and how events differ without it."""
     assert doctor_checks.function("security_path_chmod", "", "no mode") == doctor_checks.Check(
         "kernel function", "ok", "security_path_chmod"
     )
@@ -249,8 +255,8 @@ def test_a_function_of_the_kernel() -> None:
     )
 
 
-def test_container_runtimes() -> None:
-    """None is no fault; who answers is named; one that does not answer is a warning with what to do."""
+def test_container_runtimes_check_reports_sockets() -> None:
+    """None is fine; those that answer are named; one that does not is a warning with a remedy."""
     podman, silent = (
         ("/run/podman/podman.sock", "podman 4.3.1", ""),
         ("/run/docker.sock", "", "/run/docker.sock: timed out"),

@@ -18,7 +18,7 @@ def one(array: pa.Array) -> object:
 
 
 @pytest.mark.parametrize(
-    ("value", "kind", "said"),
+    ("value", "kind", "expected"),
     [
         (b"caf\xc3\xa9", pa.binary(), "café"),
         (b"a\xffb\\", pa.binary(), "a\\xffb\\"),
@@ -42,13 +42,15 @@ def one(array: pa.Array) -> object:
         ),
     ],
 )
-def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> None:
-    """Each Arrow type has its one JSON form."""
-    assert one(pa.array([value], kind)) == said
+def test_json_lines_represent_every_type(
+    value: object, kind: pa.DataType, expected: object
+) -> None:
+    """Each Arrow type has one JSON form."""
+    assert one(pa.array([value], kind)) == expected
 
 
 @pytest.mark.parametrize(
-    ("packed", "said"),
+    ("packed", "expected"),
     [
         (bytes(10) + b"\xff\xff\x0a\0\0\1", "10.0.0.1"),
         (bytes(15) + b"\1", "::1"),
@@ -57,25 +59,27 @@ def test_every_kind_of_value(value: object, kind: pa.DataType, said: object) -> 
         (None, None),
     ],
 )
-def test_addresses(packed: bytes | None, said: str | None) -> None:
-    """A marked column of 16 bytes, single or in lists, is an IP address as people write it; one without the mark is bytes."""
+def test_json_lines_show_addresses_of_marked_columns(
+    packed: bytes | None, expected: str | None
+) -> None:
+    """A marked column of 16 bytes, or of lists of them, holds IP addresses; others hold bytes."""
     single, lists = pa.array([packed], IP_ADDRESS), pa.array([[packed]], pa.list_(IP_ADDRESS))
     fields = [
         pa.field(name, array.type, metadata=IP_ADDRESS_MARK)
         for name, array in (("one", single), ("all", lists))
     ]
     table = pa.table([single, lists], schema=pa.schema(fields))
-    assert json.loads(next(json_lines(table))) == {"one": said, "all": [said]}
+    assert json.loads(next(json_lines(table))) == {"one": expected, "all": [expected]}
     assert one(single) == (None if packed is None else shown(packed))
 
 
-def test_text_that_is_not_utf8() -> None:
+def test_json_lines_escape_strings_that_are_not_utf8() -> None:
     """The store's strings may hold any bytes; they are shown like binary ones."""
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a\xff"], pa.binary()).buffers())
     assert one(broken) == "a\\xff"
 
 
-def test_slices_and_nulls_of_nested_columns() -> None:
+def test_json_lines_represent_slices_and_nulls_of_nested_columns() -> None:
     """A slice of a list or map column shows its own rows, not those before it."""
     lists = pa.array([[1], None, [2, 3], []])
     maps = pa.array([[("a", 1)], None, [("b", 2), ("c", 3)], []], pa.map_(pa.string(), pa.int32()))
@@ -90,15 +94,15 @@ def test_slices_and_nulls_of_nested_columns() -> None:
     assert [json.loads(line) for line in json_lines(table.slice(2))] == rows[2:]
 
 
-def test_order_and_repeated_names() -> None:
-    """Keys keep the order of the columns, and a repeated name loses nothing."""
+def test_json_lines_keep_the_order_and_repeated_names() -> None:
+    """Keys are in the order of the columns, and a repeated name keeps each of its values."""
     table = pa.Table.from_arrays([pa.array([n]) for n in (1, 2, 3, 4)], ["b", "a", "b", "b_2"])
     assert list(json_lines(table)) == ['{"b":1,"a":2,"b_2":3,"b_2_2":4}']
     assert unique_names(["x", "x", "x"]) == ["x", "x_2", "x_3"]
 
 
-def test_json_holds_nothing_that_a_terminal_obeys() -> None:
-    """Control characters of all kinds and marks of direction are escaped, and come back as they were."""
+def test_json_lines_escape_what_a_terminal_obeys() -> None:
+    """Control characters and marks of direction are escaped, and decode to what they were."""
     nasty = "\x1b[2J\x07\r\n\x7f\x9b1m\u202e\u2066\u200b\ufeffé"
     (line,) = json_lines(pa.table({nasty: pa.array([nasty.encode()])}))
     assert printable(line) == line
@@ -107,7 +111,7 @@ def test_json_holds_nothing_that_a_terminal_obeys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("a b", "a b"),
         ("é", "é"),
@@ -116,9 +120,9 @@ def test_json_holds_nothing_that_a_terminal_obeys() -> None:
         ("\u202e", "\\u202e"),
     ],
 )
-def test_printable(text: str, said: str) -> None:
+def test_printable_escapes_what_a_terminal_obeys(text: str, expected: str) -> None:
     """What a terminal would obey is escaped, the rest is left."""
-    assert printable(text) == said
+    assert printable(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_printable(text: str, said: str) -> None:
         b"\x1b[0m",
     ],
 )
-def test_a_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
+def test_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
     """Typed into bash it gives the same bytes again, and it prints safely."""
     word = quoted(argument)
     assert printable(word) == word
@@ -146,6 +150,6 @@ def test_a_quoted_argument_is_what_bash_reads(argument: bytes) -> None:
     )
 
 
-def test_shown() -> None:
-    """Bytes are UTF-8 where they can be."""
+def test_shown_escapes_bytes_that_are_not_utf8() -> None:
+    """Other bytes are decoded."""
     assert shown(b"\xc3\xa9\xc3") == "é\\xc3"

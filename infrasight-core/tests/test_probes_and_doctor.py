@@ -40,7 +40,8 @@ schema = sample.schema
 @hookimpl
 def load_bpf(kernel, options):
     program = sample.load_bpf(kernel, options)
-    return evolve(program, attach=(KernelFunction("f", "no_such_function", True, "its rows are poor"), *program.attach))
+    function = KernelFunction("f", "no_such_function", True, "its rows are poor")
+    return evolve(program, attach=(function, *program.attach))
 """
 
 
@@ -49,22 +50,22 @@ def plugins(tmp_path: Path) -> str:
     """A folder with four installed plugins, for PYTHONPATH."""
     for name, source in PLUGINS.items():
         (tmp_path / f"{name}_plugin.py").write_text(source)
-    info = tmp_path / "strangers-2.5.dist-info"
+    info = tmp_path / "third_party-2.5.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 2.5\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 2.5\n")
     (info / "entry_points.txt").write_text(
         "[infrasight]\n" + "".join(f"{n} = {n}_plugin\n" for n in PLUGINS)
     )
     return str(tmp_path)
 
 
-def test_probes_shows_what_is_loaded_and_what_failed(plugins: str) -> None:
-    """Each plugin is a line: what brought it, its hooks, and for a broken one which hook and why."""
+def test_probes_lists_plugins_and_failures(plugins: str) -> None:
+    """One line for each plugin: its distribution, its hooks, and the failed hook and reason."""
     done = run("probes", "--json", PYTHONPATH=plugins)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert (done.returncode, done.stderr) == (0, "")
     assert {(rows[n]["distribution"], rows[n]["version"]) for n in PLUGINS} == {
-        ("strangers", "2.5")
+        ("third-party", "2.5")
     }
     assert (rows["lists"]["status"], rows["lists"]["hooks"]) == ("loaded", ["enrich"])
     assert (rows["broken"]["status"], rows["broken"]["failed_hook"]) == ("failed", "import")
@@ -77,7 +78,7 @@ def test_probes_shows_what_is_loaded_and_what_failed(plugins: str) -> None:
 
 
 def test_probes_ddl_prints_the_whole_statement() -> None:
-    """With `--ddl` the output is the CREATE TABLE statement of one probe, header's columns and all."""
+    """With `--ddl` the output is the CREATE TABLE statement of one probe, complete."""
     done = run("probes", "--ddl", "execve")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("CREATE TABLE IF NOT EXISTS execve_events (\n  time DateTime64")
@@ -96,8 +97,8 @@ def test_probes_ddl_names_what_has_no_table(plugins: str) -> None:
     assert {enricher.returncode, unknown.returncode, broken.returncode} == {1}
 
 
-def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
-    """A missing loader and an unreachable server fail with what to do; the status is 1; each check is a JSON line."""
+def test_doctor_reports_failures_with_remedies(tmp_path: Path) -> None:
+    """An absent loader and an unreachable server fail with remedies; the status is 1."""
     done = run(
         "doctor",
         "--json",
@@ -127,7 +128,7 @@ def test_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     } <= found.keys()
 
 
-def test_doctor_reaches_a_server() -> None:
+def test_doctor_checks_a_server() -> None:
     """With a server that answers, that check is ok."""
     with EventServer() as server:
         server.answer = lambda sql: iter((pa.table({"1": [1]}),))
@@ -140,8 +141,8 @@ def test_doctor_reaches_a_server() -> None:
     }
 
 
-def test_doctor_tries_the_functions_of_the_kernel_that_probes_want(tmp_path: Path) -> None:
-    """A probe's function that no kernel has: a warning with its name, the reason and what the probe says that it costs."""
+def test_doctor_attaches_to_the_kernel_functions_of_probes(tmp_path: Path) -> None:
+    """An unknown function: a warning with its name, the reason and the probe's consequence."""
     (tmp_path / "wants_plugin.py").write_text(WANTS)
     info = tmp_path / "wants-1.dist-info"
     info.mkdir()

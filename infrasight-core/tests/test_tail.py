@@ -24,7 +24,7 @@ def server() -> Iterator[EventServer]:
 
 @pytest.fixture
 def tailing(server: EventServer) -> Iterator[subprocess.Popen[str]]:
-    """`infrasight tail` in a pipe, which has shown its first line; every TABLE has two rows of uid 0."""
+    """`infrasight tail` in a pipe, which has shown a TABLE; each TABLE has two rows of uid 0."""
     server.events.put(("execve", TABLE, 0))
     command = [*COMMAND, "tail", "execve", "--where", "uid=0"]
     with subprocess.Popen(
@@ -43,15 +43,17 @@ def tailing(server: EventServer) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_tail_ends_cleanly(tailing: subprocess.Popen[str], number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end it with status 0 and no word."""
+def test_tail_ends_silently_on_a_signal(
+    tailing: subprocess.Popen[str], number: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM end it with status 0 and no message."""
     tailing.send_signal(number)
     assert tailing.communicate(timeout=60) == ("", "")
     assert tailing.returncode == 0
 
 
-def test_tail_ends_when_nobody_reads(tailing: subprocess.Popen[str]) -> None:
-    """It ends as soon as its pipe is closed, though no event comes any more."""
+def test_tail_ends_when_its_reader_ends(tailing: subprocess.Popen[str]) -> None:
+    """It ends as soon as its pipe is closed, even if no event comes."""
     assert tailing.stdout is not None
     assert tailing.stderr is not None
     tailing.stdout.close()
@@ -59,10 +61,10 @@ def test_tail_ends_when_nobody_reads(tailing: subprocess.Popen[str]) -> None:
     assert tailing.stderr.read() == ""
 
 
-def test_tail_says_what_it_skipped_and_waits_for_the_server(
+def test_tail_reports_dropped_events_and_waits_for_the_server(
     tailing: subprocess.Popen[str], server: EventServer
 ) -> None:
-    """Skipped events and a server that went away are said on stderr; it goes on when the server is back."""
+    """Both are reported on stderr; it continues when the server is available again."""
     assert tailing.stdout is not None
     assert tailing.stderr is not None
     server.events.put(("execve", TABLE, 12))

@@ -11,7 +11,7 @@ COMMS = [b"bash", b"sh", b"b\xff", b"cat", b"bash"]
 
 
 def rows(dictionary: bool) -> pa.Table:
-    """Five events, in two chunks with dictionaries of their own."""
+    """Five events, in two chunks with different dictionaries."""
     kind = pa.dictionary(pa.int32(), pa.binary()) if dictionary else pa.binary()
     schema = pa.schema({"uid": pa.uint32(), "pid": pa.uint32(), "comm": kind})
     parts = [
@@ -48,10 +48,10 @@ def uids(found: Any) -> list[int]:
         (["uid=1", "uid=2"], []),
     ],
 )
-def test_all_conditions_must_hold(
+def test_where_selects_rows_that_match_all_conditions(
     expressions: list[str], left: list[int], dictionary: bool
 ) -> None:
-    """Tables and batches keep exactly the rows that fit, with dictionary columns and without."""
+    """Tables and batches keep exactly the matching rows, with and without dictionaries."""
     table, where = rows(dictionary), Where.parse(expressions)
     assert uids(where.apply(table)) == left
     assert uids(where.apply(table.to_batches()[0])) == [uid for uid in left if uid < 3]
@@ -72,15 +72,15 @@ def test_all_conditions_must_hold(
         "=1",
     ],
 )
-def test_what_is_not_understood_says_what_is_allowed(text: str) -> None:
-    """A bad expression is named, with the ones that are allowed."""
+def test_where_rejects_a_bad_condition_with_the_syntax(text: str) -> None:
+    """The error names the condition and what is allowed."""
     with pytest.raises(ConfigError, match="write uid=NUMBER, pid=NUMBER, or comm=NAME") as caught:
         Where.parse([text])
     assert repr(text) in str(caught.value)
 
 
-def test_a_name_that_the_kernel_cannot_hold() -> None:
-    """A name longer than a comm, which would never fit, is refused with what the kernel keeps of it."""
+def test_where_rejects_a_name_longer_than_the_kernel_stores() -> None:
+    """Such a name would never match; the error has its first 15 bytes."""
     with pytest.raises(ConfigError, match=r"write comm=a-rather-long-n$"):
         Where.parse(["comm=a-rather-long-name"])
     assert Where.parse(["comm=a-rather-long-*"]).conditions

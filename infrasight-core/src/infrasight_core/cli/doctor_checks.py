@@ -226,18 +226,18 @@ def tracepoints(root: Path, events: Iterable[str]) -> Check:
     return Check("tracepoints", "ok", f"all {len(distinct)} of the installed probes")
 
 
-def function(name: str, refusal: str, consequence: str) -> Check:
+def function(name: str, failure: str, consequence: str) -> Check:
     """Reports whether a program can attach to a kernel function (fentry).
 
     Args:
         name: The function.
-        refusal: Why the attempt failed; empty if it succeeded.
+        failure: Why the attempt failed; empty if it succeeded.
         consequence: How events differ without it.
     """
-    if not refusal:
+    if not failure:
         return Check("kernel function", "ok", name)
     remedy = f"without it {consequence}" if consequence else ""
-    return Check("kernel function", "warn", f"{name}: {refusal}", remedy)
+    return Check("kernel function", "warn", f"{name}: {failure}", remedy)
 
 
 def optional_tracepoints(absent: Iterable[tuple[str, str]]) -> Check:

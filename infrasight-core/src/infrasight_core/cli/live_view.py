@@ -173,7 +173,7 @@ class EventTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = max(1, console.size.height - 3)
         with self._lock:
-            # Each CPU's events come in a batch of their own: the last rows are the newest only
+            # Each CPU has its own batches: the last rows are the newest only
             # once they are sorted.
             rows = sorted(self._rows, key=lambda row: row.time)[-height:]
             several_probes = len(self._probes) > 1

@@ -1,4 +1,4 @@
-"""The part of `infrasight verify` about fields that could not be had."""
+"""The part of `infrasight verify` about unavailable fields."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -85,7 +85,7 @@ def _print_fields(
         console.print(Text(f"{dashes} row {number} {dashes}", "bold"), soft_wrap=True)
         for column, cell in zip(columns, row, strict=True):
             if column.is_number and label_width + _GAP + cell.cell_len > console.width:
-                # A number stands on a line of its own rather than broken over two.
+                # A number gets a separate line rather than being broken over two.
                 console.print(Text(column.name), soft_wrap=True)
                 console.print(Text("  ").append(cell), soft_wrap=True)
                 continue

@@ -39,8 +39,8 @@ For every node and probe, to the event:
   difference   rows that no account explains: someone changed the table
 
 \b
-Missing fields: the share of rows with a field that could not be had, and the most frequent
-ones. They are no failure. Fields about a container do not count once it is known.
+Missing fields: the share of rows with an unavailable field, and the most frequent such
+fields. They are no failure. Fields about a container do not count once it is known.
 
 \b
 The status is 0 if every event is stored, filtered or pending, and 1 otherwise.

@@ -177,7 +177,8 @@ def test_invalid_part_of_a_configuration_fails_alone(
     report = operator.wait(is_about("bad"), "the configuration is applied")
     assert report.rejected == ""
     expected = {
-        "sample": "slots = 1000 is not a power of two of at least 64; the previous settings stay active",
+        "sample": "slots = 1000 is not a power of two of at least 64; "
+        "the previous settings stay active",
         "execve": "filters.execve.include_pid",
         "open": "options.open",
         "chmod": "options.chmod",

@@ -98,7 +98,7 @@ def _free_port(variable: str, default: int) -> int:
 
 @define
 class Part:
-    """A process with its own process group, so that Ctrl-C on the terminal reaches only this script.
+    """A process in its own process group, so that Ctrl-C on the terminal reaches this script only.
 
     Attributes:
         name: Its name in messages and of its log file.

@@ -103,5 +103,5 @@ def test_index_distinguishes_equal_numbers_of_v1_and_v2() -> None:
     ],
 )
 def test_v1_hierarchy_is_chosen_by_its_controller(listed: str, chosen: V1Hierarchy | None) -> None:
-    """The text of /proc/PID/cgroup decides; without a v1 hierarchy with controllers there is none."""
+    """The text of /proc/PID/cgroup decides; without a v1 hierarchy with a controller it is None."""
     assert v1_hierarchy(listed) == chosen

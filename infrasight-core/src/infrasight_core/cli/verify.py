@@ -43,7 +43,8 @@ Missing fields: the share of rows with an unavailable field, and the most freque
 fields. They are no failure. Fields about a container do not count once it is known.
 
 \b
-The status is 0 if every event is stored, filtered or pending, and 1 otherwise.
+The status is 0 if nothing was dropped, rejected, skipped or untraced and the difference is 0,
+and 1 otherwise.
 
 {EXIT_STATUSES}"""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

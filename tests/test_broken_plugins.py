@@ -39,9 +39,9 @@ def installed(folder: Path, name: str, source: str) -> dict[str, str]:
 
 
 def listed_plugins(environment: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The rows of `infrasight probes --json` by name."""
+    """The rows of `infrasight probes --format json` by name."""
     done = subprocess.run(
-        [BIN / "infrasight", "probes", "--json"],
+        [BIN / "infrasight", "probes", "--format", "json"],
         capture_output=True,
         text=True,
         env=environment,

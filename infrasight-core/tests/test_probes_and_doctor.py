@@ -61,7 +61,7 @@ def plugins(tmp_path: Path) -> str:
 
 def test_probes_lists_plugins_and_failures(plugins: str) -> None:
     """One line for each plugin: its distribution, its hooks, and the failed hook and reason."""
-    done = run("probes", "--json", PYTHONPATH=plugins)
+    done = run("probes", "--format", "json", PYTHONPATH=plugins)
     rows = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
     assert (done.returncode, done.stderr) == (0, "")
     assert {(rows[n]["distribution"], rows[n]["version"]) for n in PLUGINS} == {
@@ -101,7 +101,8 @@ def test_doctor_reports_failures_with_remedies(tmp_path: Path) -> None:
     """An absent loader and an unreachable server fail with remedies; the status is 1."""
     done = run(
         "doctor",
-        "--json",
+        "--format",
+        "json",
         "--server",
         "127.0.0.1:1",
         INFRASIGHT_LOADER_PYTHON=str(tmp_path / "none"),
@@ -132,7 +133,7 @@ def test_doctor_checks_a_server() -> None:
     """With a server that answers, that check is ok."""
     with EventServer() as server:
         server.answer = lambda sql: iter((pa.table({"1": [1]}),))
-        lines = run("doctor", "--json", server=server).stdout.splitlines()
+        lines = run("doctor", "--format", "json", server=server).stdout.splitlines()
     assert json.loads(lines[-1]) == {
         "name": "server",
         "status": "ok",
@@ -149,7 +150,7 @@ def test_doctor_attaches_to_the_kernel_functions_of_probes(tmp_path: Path) -> No
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wants\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[infrasight]\nwants = wants_plugin\n")
     path = f"{tmp_path}:{Path(infrasight_probe_sample.__file__).parents[1]}"
-    checks = map(json.loads, run("doctor", "--json", PYTHONPATH=path).stdout.splitlines())
+    checks = map(json.loads, run("doctor", "--format", "json", PYTHONPATH=path).stdout.splitlines())
     found = {check["found"]: check for check in checks if check["name"] == "kernel function"}
     wanted = found["no_such_function: the kernel has no such function"]
     assert (wanted["status"], wanted["remedy"]) == ("warn", "without it (wants) its rows are poor")

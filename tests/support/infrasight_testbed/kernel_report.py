@@ -76,7 +76,7 @@ def main() -> None:
 def doctor() -> Row:
     """What `infrasight doctor` says, by check."""
     done = subprocess.run(
-        [*COMMAND, "doctor", "--json"], stdout=subprocess.PIPE, text=True, check=False
+        [*COMMAND, "doctor", "--format", "json"], stdout=subprocess.PIPE, text=True, check=False
     )
     return {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
 

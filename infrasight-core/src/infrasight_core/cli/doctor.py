@@ -1,7 +1,6 @@
 """`infrasight doctor`: whether this machine can record events."""
 
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from rich.text import Text
 from infrasight_core.cli import doctor_checks
 from infrasight_core.cli.doctor_checks import Check
 from infrasight_core.cli.format import write_objects
+from infrasight_core.cli.format_option import default_format, format_option
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.cli.table import Column, print_table
 from infrasight_core.console.entry import EXIT_STATUSES, FAILED
@@ -35,7 +35,7 @@ Examples:
   sudo infrasight doctor
   sudo infrasight doctor --server db.example:7443 \\
       --tls-certificate agent.pem --tls-key agent.key --tls-ca ca.pem
-  infrasight doctor --json | jq -r 'select(.status == "fail") | .remedy'
+  infrasight doctor --format json | jq -r 'select(.status == "fail") | .remedy'
 
 \b
 It changes nothing and mounts nothing. Its status is 1 if a check fails; a warning is no
@@ -48,7 +48,7 @@ _COLUMNS = (Column("CHECK"), Column("STATUS"), Column("FOUND"), Column("REMEDY")
 
 
 @click.command("doctor", epilog=EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@format_option()
 @click.option(
     "--loader-python",
     envvar="INFRASIGHT_LOADER_PYTHON",
@@ -61,7 +61,10 @@ _COLUMNS = (Column("CHECK"), Column("STATUS"), Column("FOUND"), Column("REMEDY")
 )
 @server_options
 def command(
-    as_json: bool, loader_python: Path, connect: Callable[[], "ServerClient"], server: str | None
+    output_format: str | None,
+    loader_python: Path,
+    connect: Callable[[], "ServerClient"],
+    server: str | None,
 ) -> None:
     """Check whether this machine can record events, with a remedy for each check that fails.
 
@@ -70,7 +73,7 @@ def command(
     checks = [*_check_machine(loader_python), *_check_plugins(loader_python)]
     if server is not None:
         checks.append(_check_server(connect, server))
-    if as_json or not sys.stdout.isatty():
+    if (output_format or default_format()) == "json":
         write_objects(attrs.asdict(check) for check in checks)
     else:
         print_table(Console(), _COLUMNS, [_cells(check) for check in checks])

@@ -1,6 +1,5 @@
 """`infrasight probes`: the installed plugins."""
 
-import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from infrasight_core import logs
 from infrasight_core.cli.format import write_objects
+from infrasight_core.cli.format_option import default_format, format_option
 from infrasight_core.cli.table import Column, print_table
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.streams import printable
@@ -24,7 +24,7 @@ from infrasight_core.plugin.manager import PluginManager
 EPILOG = f"""\b
 Examples:
   infrasight probes
-  infrasight probes --json | jq -r 'select(.failed_hook != "") | .name + ": " + .reason'
+  infrasight probes --format json | jq -r 'select(.failed_hook != "") | .name + ": " + .reason'
   infrasight probes --ddl execve
 
 \b
@@ -68,21 +68,21 @@ class PluginRow:
 
 
 @click.command("probes", epilog=EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, also on a terminal.")
+@format_option()
 @click.option(
     "--ddl",
     "ddl_probe",
     metavar="NAME",
     help="Print the complete CREATE TABLE statement of this probe's table and exit.",
 )
-def command(as_json: bool, ddl_probe: str | None) -> None:
+def command(output_format: str | None, ddl_probe: str | None) -> None:
     """List the installed plugins, with the hook that failed and the reason for a broken one."""
     logs.configure("error")  # the list shows each failure
     if ddl_probe is not None:
         print(f"{_table_statement(ddl_probe)};")
         return
     rows = list(_rows())
-    if as_json or not sys.stdout.isatty():
+    if (output_format or default_format()) == "json":
         write_objects(attrs.asdict(row) for row in rows)
         return
     console = Console()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from infrasight_core.cli.format import json_lines, rows_of, unique_names, write_lines
+from infrasight_core.cli.format_option import default_format, format_option
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.cli.table import Column, print_table
 from infrasight_core.console.entry import EXIT_STATUSES
@@ -42,12 +43,7 @@ _FORMAT_CLAUSE = re.compile(r"\bFORMAT\s+[a-z]\w*\s*;?\s*$", re.IGNORECASE)
 
 @click.command("query", epilog=EPILOG)
 @click.argument("sql")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json", "csv", "arrow"]),
-    help="arrow is an Arrow IPC stream.  [table on a terminal, json in a pipe]",
-)
+@format_option("csv", "arrow", note="arrow is an Arrow IPC stream.")
 @server_options
 def command(
     sql: str,
@@ -59,7 +55,7 @@ def command(
     statement = _read_stdin() if sql == "-" else utf8_argument(sql)
     if not statement.strip():
         raise click.UsageError('no statement: try infrasight query "SELECT 1"')
-    output_format = output_format or ("table" if sys.stdout.isatty() else "json")
+    output_format = output_format or default_format()
     if output_format == "arrow" and sys.stdout.isatty():
         raise click.UsageError("--format arrow is for a file or a pipe: add > FILE")
     try:

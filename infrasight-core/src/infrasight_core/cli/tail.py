@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import pyarrow as pa
 
+from infrasight_core.cli.format_option import format_option
 from infrasight_core.cli.live_view import EventView, event_view
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.cli.shutdown import stop_event
@@ -40,12 +41,7 @@ Update = tuple[str, pa.Table, int]
 @click.command("tail", epilog=EPILOG)
 @click.argument("probes", metavar="[PROBE]...", nargs=-1)
 @where_option
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    help="[table on a terminal, json in a pipe]",
-)
+@format_option()
 @server_options
 def command(
     probes: tuple[str, ...],

@@ -17,6 +17,7 @@ from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.reload import attach_all
 from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.agent.sink import Delivery, Sink
+from infrasight_core.cli.format_option import format_option
 from infrasight_core.cli.live_view import event_view
 from infrasight_core.cli.shutdown import stop_event
 from infrasight_core.cli.where import Where, where_option
@@ -162,12 +163,7 @@ class Display(Sink):
     metavar="KIND=VALUE",
     help="Do not record matching events, even if --include matches.",
 )
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    help="[table on a terminal, json in a pipe]",
-)
+@format_option()
 @click.option(
     "--memory",
     default=64,

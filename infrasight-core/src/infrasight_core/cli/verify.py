@@ -1,7 +1,6 @@
 """`infrasight verify`: does the store hold every event that the kernel saw?"""
 
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from infrasight_core.cli import missing_fields
 from infrasight_core.cli.format import shown, write_objects
+from infrasight_core.cli.format_option import default_format, format_option
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.cli.table import Column, fits, print_table
 from infrasight_core.console.entry import EXIT_STATUSES, FAILED
@@ -134,12 +134,7 @@ ORDER BY node, probe
 @click.option(
     "--probe", "probes", multiple=True, metavar="PROBE", help="Only this probe. Can be repeated."
 )
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    help="[table on a terminal, json in a pipe]",
-)
+@format_option()
 @server_options
 def command(
     since: str,
@@ -158,9 +153,7 @@ def command(
         accounts = _accounts(client.query(_SQL.format(**period)))
         answers = _decoded(client.query(missing_fields.SQL.format(**period)))
     missing_fields.add_missing_fields(accounts, answers)
-    if output_format is None:
-        output_format = "table" if sys.stdout.isatty() else "json"
-    if output_format == "json":
+    if (output_format or default_format()) == "json":
         write_objects({**account, "problems": list(_problems(account))} for account in accounts)
     elif accounts:
         _print(accounts)

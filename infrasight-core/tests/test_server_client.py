@@ -8,7 +8,7 @@ import grpc
 import pyarrow as pa
 import pytest
 from infrasight_core.errors import ConfigError, QueryError, TransportError, UnknownProbeError
-from infrasight_core.net.channel import Peer
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.server_client import ServerClient
 from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority

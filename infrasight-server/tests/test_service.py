@@ -12,7 +12,8 @@ import pytest
 from infrasight.v1.stream_pb2 import Account, Batch, Hello, QueryRequest, WatchRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core.net import ipc
-from infrasight_core.net.channel import Peer, sync_channel
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent

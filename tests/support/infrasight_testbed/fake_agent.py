@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 from infrasight.v1 import control_pb2
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
-from infrasight_core.net.channel import Peer, sync_channel
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 
 TIMEOUT_SECONDS = 60.0

@@ -8,7 +8,8 @@ import structlog
 from infrasight.v1.control_pb2 import Configuration, FollowRequest, FollowResponse, Report
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
-from infrasight_core.net.channel import Peer, aio_channel
+from infrasight_core.net.channel import aio_channel
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,8 @@ from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from prometheus_client import Counter
 
 from infrasight_core.agent.outbox import Outbox
-from infrasight_core.net.channel import Peer, aio_channel
+from infrasight_core.net.channel import aio_channel
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from attrs import Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.loader import LoadSettings
-from infrasight_core.net.channel import Peer
+from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.settings.reader import file_from_environment, read_settings
 

@@ -83,8 +83,8 @@ def command(
     """
     logs.configure("info")
     # Imported here, because gRPC takes a while to import and `--help` does not need it.
-    from infrasight_core.net.channel import Peer
     from infrasight_core.net.operator_client import fetch_configuration
+    from infrasight_core.net.peer import Peer
     from infrasight_core.packages.install import Installation
     from infrasight_core.packages.report import PackageFailure, PackagesReport
     from infrasight_core.packages.target import prepare_target

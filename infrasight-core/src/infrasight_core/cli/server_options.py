@@ -40,7 +40,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         def connect() -> "ServerClient":
             # Imported here, because gRPC takes a while to import and `--help` does not need it.
-            from infrasight_core.net.channel import Peer
+            from infrasight_core.net.peer import Peer
             from infrasight_core.net.server_client import ServerClient
 
             tls = tls_files(tls_certificate, tls_key, tls_ca)

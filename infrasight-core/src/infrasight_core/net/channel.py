@@ -2,35 +2,16 @@
 
 import grpc
 import grpc.aio
-from attrs import frozen
 
 from infrasight_core.net.address import Address
-from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
+from infrasight_core.net.peer import Peer
+from infrasight_core.net.tls import TlsFiles
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _FIRST_RECONNECT_MS = 500
 _LONGEST_RECONNECT_MS = 5_000
-
-
-@frozen
-class Peer:
-    """Another process and how to reach it.
-
-    Attributes:
-        address: Its address, as `host:port`, `[IPv6]:port` or `unix:/path`.
-        tls: The files for mutual TLS.
-        plaintext: Whether to connect over the network without TLS.
-    """
-
-    address: str
-    tls: TlsFiles | None = None
-    plaintext: bool = False
-
-    def require_tls_or_loopback(self) -> None:
-        """See `infrasight_core.net.tls.require_tls_or_loopback`. Raises ConfigError."""
-        require_tls_or_loopback(self.address, self.tls, self.plaintext)
 
 
 def server_options() -> list[tuple[str, int]]:

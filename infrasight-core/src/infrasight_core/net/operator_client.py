@@ -12,7 +12,8 @@ from infrasight.v1.control_pb2 import (
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
 from infrasight_core.errors import TransportError
-from infrasight_core.net.channel import Peer, sync_channel
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.peer import Peer
 
 log = structlog.get_logger(__name__)
 _PAUSE = 1.0  # seconds between attempts

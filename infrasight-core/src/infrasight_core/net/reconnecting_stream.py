@@ -9,7 +9,7 @@ import structlog
 
 from infrasight_core.errors import InfraSightError
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.net.channel import Peer
+from infrasight_core.net.peer import Peer
 
 log = structlog.get_logger(__name__)
 CONNECT_SECONDS = 20.0

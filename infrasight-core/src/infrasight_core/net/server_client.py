@@ -19,7 +19,8 @@ from infrasight_core.errors import (
 )
 from infrasight_core.net import ipc
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.net.channel import Peer, sync_channel
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.peer import Peer
 
 _FIRST_PAUSE = 0.5  # seconds
 _LONGEST_PAUSE = 10.0

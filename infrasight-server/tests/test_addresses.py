@@ -56,9 +56,9 @@ def test_addresses_are_shown_as_text(store: Store) -> None:
         sent, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
     )
     store.insert("connect_events", rows, "insert")
-    found = answer(store, "SELECT remote_address, local_address FROM connect_events")
-    assert sorted(str(row["remote_address"]) for row in found) == sorted(ADDRESSES)
-    assert {row["local_address"] for row in found} == {"::"}
+    shown = answer(store, "SELECT remote_address, local_address FROM connect_events")
+    assert sorted(str(row["remote_address"]) for row in shown) == sorted(ADDRESSES)
+    assert {row["local_address"] for row in shown} == {"::"}
     (one,) = answer(
         store,
         "SELECT count() AS rows FROM connect_events WHERE remote_address = toIPv6('10.0.0.1')",

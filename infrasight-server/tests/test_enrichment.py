@@ -17,12 +17,14 @@ CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
 @pytest.mark.parametrize("rows", [0, 1, 1000])
 def test_server_fills_its_columns(rows: int) -> None:
     """Every row has node, batch id and received time, in the schema's order and types."""
-    found = enrich(table(rows), SCHEMA.stored, CONTEXT, plugins())
-    assert found.schema.equals(SCHEMA.stored)
-    assert found.num_rows == rows
-    assert set(found["node"].to_pylist()) == ({NODE} if rows else set())
-    assert set(found["batch_id"].to_pylist()) == ({"batch-1"} if rows else set())
-    assert set(found["received_time"].cast(pa.int64()).to_pylist()) == ({TIME} if rows else set())
+    enriched = enrich(table(rows), SCHEMA.stored, CONTEXT, plugins())
+    assert enriched.schema.equals(SCHEMA.stored)
+    assert enriched.num_rows == rows
+    assert set(enriched["node"].to_pylist()) == ({NODE} if rows else set())
+    assert set(enriched["batch_id"].to_pylist()) == ({"batch-1"} if rows else set())
+    assert set(enriched["received_time"].cast(pa.int64()).to_pylist()) == (
+        {TIME} if rows else set()
+    )
 
 
 def test_enricher_sees_the_servers_columns_and_replaces_others() -> None:
@@ -37,11 +39,14 @@ def test_enricher_sees_the_servers_columns_and_replaces_others() -> None:
             "unheard_of": pa.array([1, 2, 3]),
         }
 
-    found = enrich(table(3), SCHEMA.stored, CONTEXT, plugins(enrich=hook))
-    assert found.schema.equals(SCHEMA.stored)
-    assert found["user"].to_pylist() == [b"root", b"", b"root"]
-    assert found["uid"].to_pylist() == [1, 0, 3]
-    assert [row[-2:] for row in found["quality"].to_pylist()][1] == ["user_missing", "uid_missing"]
+    enriched = enrich(table(3), SCHEMA.stored, CONTEXT, plugins(enrich=hook))
+    assert enriched.schema.equals(SCHEMA.stored)
+    assert enriched["user"].to_pylist() == [b"root", b"", b"root"]
+    assert enriched["uid"].to_pylist() == [1, 0, 3]
+    assert [row[-2:] for row in enriched["quality"].to_pylist()][1] == [
+        "user_missing",
+        "uid_missing",
+    ]
     assert seen[0][0] == CONTEXT
     assert {"node", "batch_id", "received_time", "pid"} <= set(seen[0][1])
 
@@ -54,8 +59,8 @@ def test_null_of_an_enricher_is_flagged_once() -> None:
     )
     rows = table(4, quality=quality)
     hook = plugins(enrich=lambda batch, context: {"user": pa.array([None, "root", None, None])})
-    found = enrich(rows, SCHEMA.stored, CONTEXT, hook)["quality"]
-    assert found.to_pylist() == [
+    enriched = enrich(rows, SCHEMA.stored, CONTEXT, hook)["quality"]
+    assert enriched.to_pylist() == [
         ["argv_cut", "user_missing"],
         [],
         ["user_missing"],
@@ -67,13 +72,13 @@ def test_null_of_an_enricher_is_flagged_once() -> None:
 def test_column_of_another_type_is_dropped_and_counted() -> None:
     """Text in place of a number costs that column only; the batch keeps the agent's values."""
     before = COLUMNS_REJECTED.labels("execve", "pid")._value.get()
-    found = enrich(
+    enriched = enrich(
         table(2),
         SCHEMA.stored,
         CONTEXT,
         plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])}),
     )
-    assert found["pid"].to_pylist() == [0, 1]
+    assert enriched["pid"].to_pylist() == [0, 1]
     assert COLUMNS_REJECTED.labels("execve", "pid")._value.get() == before + 1
 
 
@@ -100,5 +105,5 @@ def test_column_without_a_source_is_empty() -> None:
         pa.field(f"extra_{n}", type_)
         for n, type_ in enumerate([*types, pa.dictionary(pa.int32(), pa.binary())])
     ]
-    found = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
-    assert [found[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]
+    enriched = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
+    assert [enriched[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]

@@ -75,12 +75,12 @@ def test_batches_are_stored_and_acknowledged(server: Server) -> None:
         for number in range(5):
             agent.send(batch(f"b{number}", table(10, first=10 * number)))
         assert agent.answers(5) == {f"b{number}": "stored" for number in range(5)}
-        found = query(
+        stored = query(
             server,
             "SELECT node, batch_id, count() AS rows, min(sequence) AS first FROM execve_events "
             "GROUP BY 1, 2 ORDER BY 4",
         )
-    assert found.to_pylist() == [
+    assert stored.to_pylist() == [
         {"node": NODE.encode(), "batch_id": f"b{n}".encode(), "rows": 10, "first": 10 * n}
         for n in range(5)
     ]
@@ -149,9 +149,9 @@ def test_probe_without_a_table_does_not_affect_the_others(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     """Its DDL differs from its message: welcome, batches and /readyz reject it; another stores."""
-    wrong = tmp_path / "wrong.sql"
-    wrong.write_text(SCHEMA.ddl_text())
-    both = {"broken": EventSchema(ExecveEvent, wrong), "execve": SCHEMA}
+    file = tmp_path / "broken_events.sql"
+    file.write_text(SCHEMA.ddl_text())
+    both = {"broken": EventSchema(ExecveEvent, file), "execve": SCHEMA}
     with (
         running_server(make_settings(), plugins(both)) as server,
         AgentClient(server.address) as agent,

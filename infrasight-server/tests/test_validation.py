@@ -26,9 +26,9 @@ def with_nulls(name: str, values: pa.Array) -> pa.Table:
 def test_valid_rows_pass_unchanged() -> None:
     """The table has the columns that the agent sent."""
     sent = table(1000)
-    found = validate_events(batch("b", sent), SCHEMA, LIMIT)
-    assert isinstance(found, pa.Table)
-    assert found.equals(sent)
+    validated = validate_events(batch("b", sent), SCHEMA, LIMIT)
+    assert isinstance(validated, pa.Table)
+    assert validated.equals(sent)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_batch_without_a_body_is_rejected() -> None:
     ],
 )
 def test_nulls_are_rejected(name: str, values: pa.Array) -> None:
-    """Nulls in values, dictionaries and list items are found, whatever the schema declares."""
+    """Nulls in values, dictionaries and list items are validated, whatever the schema declares."""
     if name == "argv":
         values = pa.Array.from_buffers(
             SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values]
@@ -144,12 +144,12 @@ def test_protobuf_messages_become_the_same_columns() -> None:
         ExecveEvent(),
     ]
     messages = Messages(messages=[event.SerializeToString() for event in events])
-    found = validate_events(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
-    assert isinstance(found, pa.Table)
-    assert found.schema.equals(SCHEMA.agent)
-    first, second = found.to_pylist()
+    validated = validate_events(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
+    assert isinstance(validated, pa.Table)
+    assert validated.schema.equals(SCHEMA.agent)
+    first, second = validated.to_pylist()
     sent = {"time", "pid", "comm", "error", "return_code", "quality", "filename", "argv", "dirfd"}
-    assert found["time"].cast(pa.int64()).to_pylist() == [TIME, 0]
+    assert validated["time"].cast(pa.int64()).to_pylist() == [TIME, 0]
     assert {k: first[k] for k in sent - {"time"}} == {
         "pid": 7,
         "comm": b"\xff",
@@ -160,7 +160,7 @@ def test_protobuf_messages_become_the_same_columns() -> None:
         "argv": [b"", b"\xff\n"],
         "dirfd": -100,
     }
-    assert not any(second[name] for name in found.column_names if name != "time")
+    assert not any(second[name] for name in validated.column_names if name != "time")
 
 
 def test_time_out_of_range_is_rejected() -> None:

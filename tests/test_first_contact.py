@@ -251,7 +251,8 @@ def test_a_terminal_shows_escapes_for_what_it_lacks(
 def test_verify_cuts_no_number_and_shows_no_impossible_one(width: int, server: EventServer) -> None:
     """However narrow: each number stands whole on a line, and none is negative."""
     text = on_terminal("verify", server=server, width=width)
-    seen, stored = "21,600,043", "21,600,042"
+    seen = "21,600,043"
+    stored = "21,600,042"
     for number in (seen, stored):
         assert any(number in line.split() for line in text.splitlines())
     assert "…" not in text

@@ -3,7 +3,8 @@
 import pytest
 from infrasight_core.containers.cgroup_paths import container_id_of
 
-A, B = "4bdc61f5a3d1c1b7f1d5e8a4b4d2a7c9e0f1a2b3c4d5e6f708192a3b4c5d6e7f", "f" * 64
+A = "4bdc61f5a3d1c1b7f1d5e8a4b4d2a7c9e0f1a2b3c4d5e6f708192a3b4c5d6e7f"
+B = "f" * 64
 UID = "0f5c8a4e-2b7d-4c39-9a51-6d2e8b7c1f30"
 SLICE = f"kubepods-besteffort-pod{UID.replace('-', '_')}.slice"
 

@@ -113,10 +113,8 @@ def test_tracepoints_check_names_absent_ones(root: Path) -> None:
 
 def test_optional_tracepoints_check_warns_of_lost_operations() -> None:
     """An absent system call costs nothing; another absent tracepoint costs operations."""
-    call, ring = (
-        ("chmod", "syscalls:sys_enter_fchmodat2"),
-        ("open", "io_uring:io_uring_cqe_overflow"),
-    )
+    call = ("chmod", "syscalls:sys_enter_fchmodat2")
+    ring = ("open", "io_uring:io_uring_cqe_overflow")
     found = [doctor_checks.optional_tracepoints(absent) for absent in ([], [call], [call, ring])]
     assert [check.status for check in found] == ["ok", "ok", "warn"]
     assert "syscalls:sys_enter_fchmodat2 (chmod); it lacks these calls as well" in found[1].found
@@ -257,10 +255,8 @@ def test_function_check_warns_with_the_consequence() -> None:
 
 def test_container_runtimes_check_reports_sockets() -> None:
     """None is fine; those that answer are named; one that does not is a warning with a remedy."""
-    podman, silent = (
-        ("/run/podman/podman.sock", "podman 4.3.1", ""),
-        ("/run/docker.sock", "", "/run/docker.sock: timed out"),
-    )
+    podman = ("/run/podman/podman.sock", "podman 4.3.1", "")
+    silent = ("/run/docker.sock", "", "/run/docker.sock: timed out")
     found = [
         doctor_checks.container_runtimes(sockets) for sockets in ([], [podman], [podman, silent])
     ]

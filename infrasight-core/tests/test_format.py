@@ -63,7 +63,8 @@ def test_json_lines_show_addresses_of_marked_columns(
     packed: bytes | None, expected: str | None
 ) -> None:
     """A marked column of 16 bytes, or of lists of them, holds IP addresses; others hold bytes."""
-    single, lists = pa.array([packed], IP_ADDRESS), pa.array([[packed]], pa.list_(IP_ADDRESS))
+    single = pa.array([packed], IP_ADDRESS)
+    lists = pa.array([[packed]], pa.list_(IP_ADDRESS))
     fields = [
         pa.field(name, array.type, metadata=IP_ADDRESS_MARK)
         for name, array in (("one", single), ("all", lists))

@@ -22,7 +22,8 @@ def test_merged_tags_hold_the_entries_of_all_enrichers(sliced: bool) -> None:
         [[("b", "x")], [("b", "y")], [], [("a", "9"), ("c", "")], [("b", "x")]], TAGS
     )
     if sliced:
-        first, second = first.slice(1), second.slice(1)
+        first = first.slice(1)
+        second = second.slice(1)
     wanted = [
         {"a": "1", "b": "x"},
         {"b": "y"},

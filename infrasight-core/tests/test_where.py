@@ -52,7 +52,8 @@ def test_where_selects_rows_that_match_all_conditions(
     expressions: list[str], left: list[int], dictionary: bool
 ) -> None:
     """Tables and batches keep exactly the matching rows, with and without dictionaries."""
-    table, where = rows(dictionary), Where.parse(expressions)
+    table = rows(dictionary)
+    where = Where.parse(expressions)
     assert uids(where.apply(table)) == left
     assert uids(where.apply(table.to_batches()[0])) == [uid for uid in left if uid < 3]
 

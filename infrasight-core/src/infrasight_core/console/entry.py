@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 OK = 0
 FAILED = 1
-WRONG_USAGE = 2
 EXIT_STATUSES = """\b
 Exit status:
   0    success, also when the reader of a pipe stops reading
@@ -39,14 +38,14 @@ def run(program: str, load: Callable[[], "click.Command"]) -> NoReturn:
         program: The name of the command, which begins every message.
         load: Imports the command.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _let_ctrl_c_end_the_process()
     streams.prepare()
     # A failed connection is reported by our own error; gRPC's log lines would only repeat it.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     status = OK
     try:
         status = _call(program, load)
+        _let_ctrl_c_end_the_process()  # asyncio has restored Python's handler
         sys.stdout.flush()
     except BrokenPipeError:
         streams.discard_stdout()  # the reader has seen enough
@@ -55,6 +54,12 @@ def run(program: str, load: Callable[[], "click.Command"]) -> NoReturn:
         streams.report(f"{program}: {_reason(error)}")
         status = FAILED
     sys.exit(status)
+
+
+def _let_ctrl_c_end_the_process() -> None:
+    """Replaces the handler that raises KeyboardInterrupt; an ignored SIGINT stays ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _call(program: str, load: Callable[[], "click.Command"]) -> int:
@@ -102,7 +107,7 @@ def _complete(program: str, command: "click.Command") -> None:
 
 def _reason(error: OSError) -> str:
     if error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+        return f"{error.filename}: {error.strerror}"
     if error.errno == errno.EBADF:
         return "cannot write the output: standard output is closed"
     if error.errno in _OUTPUT_ERRORS:

@@ -36,7 +36,10 @@ def tailing(server: EventServer) -> Iterator[subprocess.Popen[str]]:
         preexec_fn=restore_interrupt,
     ) as process:
         assert process.stdout is not None
-        assert json.loads(process.stdout.readline()) == {"probe": "execve", "pid": 1, "uid": 0}
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        assert first, process.stderr.read()
+        assert json.loads(first) == {"probe": "execve", "pid": 1, "uid": 0}
         assert json.loads(process.stdout.readline())["pid"] == 3
         yield process
         process.kill()

@@ -141,11 +141,12 @@ def test_full_outbox_counts_what_it_drops(embedded: System) -> None:
         "FROM accounting WHERE probe = 'execve'"
     )
     assert account["dropped"] > 0
+    assert account["stored"] > 0  # not always the marked ones: other processes fill it too
     assert account["difference"] == 0
     assert account["stored"] == account["seen"] - account["filtered"] - account["dropped"]
     metric = 'infrasight_server_events_dropped_total{probe="execve"'
     assert server.metric(metric) == account["dropped"]
-    assert 0 < len(numbers(embedded, "mark-full")) < executed
+    assert len(numbers(embedded, "mark-full")) < executed
 
 
 def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     sudo .venv/bin/python tools/picture.py
 
-It runs the command on a pseudo-terminal, runs a few programs as the user `nobody`, and draws the
+It runs the command on a pseudo-terminal, runs a few programs as an unprivileged user, and draws the
 last screen. It needs root, as the command does, and busybox.
 """
 
@@ -33,7 +33,7 @@ INFRASIGHT: Final = ROOT / ".venv" / "bin" / "infrasight"
 COLUMNS: Final = 140
 LINES: Final = 24
 SECONDS: Final = 60.0
-NOBODY: Final = 65534
+USER: Final = 1  # daemon, which runs nothing else
 # Libraries would fill the screen. Busybox is linked statically and opens none.
 WITHOUT_LIBRARIES: Final = ("--exclude", "path=/usr/lib/", "--exclude", "path=/etc/ld.so.cache")
 PROGRAMS: Final = ("id", "cat", "cp", "chmod", "nc")
@@ -51,7 +51,7 @@ nc 127.0.0.1 9
 
 def main() -> int:
     """Record the script, keep the last screen and draw it."""
-    command = [str(INFRASIGHT), "trace", "--include", f"uid={NOBODY}", *WITHOUT_LIBRARIES]
+    command = [str(INFRASIGHT), "trace", "--include", f"uid={USER}", *WITHOUT_LIBRARIES]
     screen = bytearray()
     process, terminal = pty.fork()
     if process == 0:
@@ -76,16 +76,16 @@ def main() -> int:
 
 
 def run_script(folder: str) -> None:
-    """Run the script as the user nobody, beside a server that accepts its connection."""
+    """Run the script as an unprivileged user, beside a server that accepts its connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         child = os.fork()
         if child == 0:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(USER)
+            os.setuid(USER)
             server.accept()
             os._exit(0)
         port = str(server.getsockname()[1])
-    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     subprocess.run(
         [*user, "/bin/sh", "-c", SCRIPT, "sh", port],
         cwd=folder,

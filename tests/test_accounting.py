@@ -236,4 +236,4 @@ def test_verify_fails_without_accounts(system: System) -> None:
     """Without any account verify fails, because nothing is proved."""
     status, rows, errors = verify(system)
     assert (status, rows) == (1, {})
-    assert "no account of the last 1h" in errors
+    assert "no account in the last 1h" in errors

@@ -176,10 +176,12 @@ def test_dropped_events_of_agents_are_counted(server: Server) -> None:
     with AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
-        for number, dropped in enumerate((7, 7, 9), 1):
-            account = Account(run="r", window=5, number=number, seen=dropped, block_full=dropped)
+        for number, (window, dropped) in enumerate(((5, 7), (5, 7), (6, 1), (5, 8)), 1):
+            account = Account(
+                run="r", window=window, number=number, seen=dropped, block_full=dropped
+            )
             agent.send(Batch(batch_id=f"r-5-account-{number}", probe="execve", account=account))
-        assert set(agent.answers(3).values()) == {"stored"}
+        assert set(agent.answers(4).values()) == {"stored"}
     assert (
         metric(
             server, "infrasight_server_events_dropped_total", probe="execve", reason="block_full"

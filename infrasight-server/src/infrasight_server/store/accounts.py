@@ -21,6 +21,7 @@ _COUNTS = tuple(
     if field.name not in ("run", "window", "ended")
 )
 _SIGNED_COUNTS = ("waiting", "in_progress")
+_REMEMBERED_WINDOWS = 60  # of each probe of a node; older ones no longer change
 _DROP_REASONS = ("block_full", "heap_full", "decode_failed", "outbox_full")
 
 _KEY_COLUMNS = [
@@ -75,7 +76,8 @@ class AccountTables:
     def __init__(self, writer: UpsertWriter, probes: Collection[str]) -> None:
         self._writer = writer
         self._probes = probes
-        self._last_accounts: dict[tuple[str, str], Account] = {}  # by node and probe
+        # By node and probe, then by run and window.
+        self._last_accounts: dict[tuple[str, str], dict[tuple[str, int], Account]] = {}
 
     async def record(self, node: str, batch: Batch, rejection: Rejection | None = None) -> None:
         """Waits until the store has the batch's account and its rejection, if there is one."""
@@ -106,10 +108,13 @@ class AccountTables:
         return self._writer.put("rejections", (node, batch.probe, batch.batch_id), row)
 
     def _count_drops(self, node: str, probe: str, account: Account) -> None:
-        """Adds what the agent dropped since its account before to the metrics."""
-        previous = self._last_accounts.get((node, probe))
-        if previous is not None and not _is_same_window(previous, account):
-            previous = None
+        """Adds what the agent dropped since the window's account before to the metrics.
+
+        Accounts of several windows may alternate: the outbox drops batches of earlier windows.
+        """
+        accounts = self._last_accounts.setdefault((node, probe), {})
+        window = (account.run, account.window)
+        previous = accounts.get(window)
         if previous is not None and previous.number >= account.number:
             return
         label = probe if probe in self._probes else "unknown"
@@ -117,16 +122,14 @@ class AccountTables:
             counted = 0 if previous is None else getattr(previous, reason)
             dropped = getattr(account, reason) - counted
             metrics.EVENTS_DROPPED.labels(label, reason).inc(dropped)
-        self._last_accounts[node, probe] = account
+        accounts[window] = account
+        if len(accounts) > _REMEMBERED_WINDOWS:
+            del accounts[next(iter(accounts))]
 
 
 def reason_name(reason: RejectionReason) -> str:
     """Returns a rejection's reason as tables and metrics show it, e.g. `too_large`."""
     return RejectionReason.Name(reason).removeprefix("REJECTION_REASON_").lower()
-
-
-def _is_same_window(one: Account, other: Account) -> bool:
-    return (one.run, one.window) == (other.run, other.window)
 
 
 def _key_columns(node: str, probe: str, run: str, window: int) -> dict[str, Any]:

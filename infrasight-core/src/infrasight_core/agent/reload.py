@@ -71,6 +71,7 @@ class Reloader:
         running = self._recorder.running()
         plan = plan_reload(running, plugins, settings, self._recorder.kernel, failures)
         self.failures = apply_plan(plan, plugins, self._recorder)
+        _log_failures(self.failures)
         self._warn_of_fixed(settings)
         reloaded = {name: getattr(settings, name) for name in RELOADABLE}
         self._settings = evolve(self._settings, **reloaded)
@@ -111,6 +112,7 @@ def attach_all(recorder: Recorder, probes: Mapping[str, ProbeSettings]) -> Failu
     )
     failures = apply_plan(plan, plugins, recorder)
     if recorder.probes():
+        _log_failures(failures)
         return failures
     for tracker in recorder.running().trackers:
         recorder.detach_tracker(tracker)
@@ -156,13 +158,17 @@ def apply_plan(plan: ReloadPlan, plugins: PluginManager, recorder: Recorder) -> 
         if name in recorder.probes():
             reason = f"{failure.reason}; the previous settings stay active"
             failures[name] = PluginError(name, failure.hook, reason)
+    return failures
+
+
+def _log_failures(failures: Failures) -> None:
+    for name, failure in failures.items():
         log.error(
             "plugin does not run as configured",
             plugin=name,
             hook=failure.hook,
-            reason=failures[name].reason,
+            reason=failure.reason,
         )
-    return failures
 
 
 @contextmanager

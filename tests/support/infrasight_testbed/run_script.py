@@ -21,7 +21,7 @@ PORTS = (
     "INFRASIGHT_RUN_SERVER_STATUS_PORT",
     "INFRASIGHT_RUN_AGENT_STATUS_PORT",
 )
-SECONDS = 90
+SECONDS = 200  # a busy machine loads every probe in a minute
 
 
 class RunScript:

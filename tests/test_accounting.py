@@ -146,7 +146,7 @@ def test_overflowing_blocks_are_accounted_for(system: System, open_storm: Path) 
     status, rows, errors = verify(system)
     assert status == 1
     assert rows["open"]["difference"] == 0
-    assert "give its blocks more memory" in errors
+    assert "give the blocks more memory" in errors
 
 
 def reconfigure(agent: Process, file: Path, settings: str) -> None:

@@ -133,7 +133,7 @@ def test_rejected_updates_are_counted_and_not_resent() -> None:
     before = dropped_updates("rejected")
     outbox.publish([update("a"), update("b")])
     (batch,) = next_batches(outbox, 1)
-    outbox.reject(batch.batch_id, "REJECTION_REASON_UNKNOWN_PROBE", "an older server")
+    outbox.reject(batch.batch_id, "unknown_probe", "an older server")
     outbox.resend_unacknowledged()
     assert outbox.waiting() == NOTHING_WAITS
     assert dropped_updates("rejected") == before + 2

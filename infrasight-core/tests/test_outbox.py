@@ -62,7 +62,7 @@ def test_outbox_does_not_resend_a_rejected_batch() -> None:
     """A rejection removes the batch."""
     outbox = outbox_of("a")
     send(outbox, 1)
-    outbox.reject("a", "REJECTION_REASON_MALFORMED", "why")
+    outbox.reject("a", "malformed", "why")
     outbox.resend_unacknowledged()
     assert outbox.waiting() == (0, 0)
 

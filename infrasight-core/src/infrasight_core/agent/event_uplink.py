@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import grpc.aio
 import structlog
-from infrasight.v1.stream_pb2 import Hello, RejectionReason, StreamRequest, StreamResponse, Welcome
+from infrasight.v1.stream_pb2 import Hello, StreamRequest, StreamResponse, Welcome
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from prometheus_client import Counter
 
@@ -13,6 +13,7 @@ from infrasight_core.agent.outbox import Outbox
 from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
+from infrasight_core.net.rejection_reason import reason_name
 
 log = structlog.get_logger(__name__)
 CONNECTIONS = Counter(
@@ -101,7 +102,7 @@ class EventUplink(ReconnectingStream):
                 self._outbox.acknowledge(response.acknowledgement.batch_id)
             case "rejection":
                 rejection = response.rejection
-                reason = RejectionReason.Name(rejection.reason)
+                reason = reason_name(rejection.reason)
                 self._outbox.reject(rejection.batch_id, reason, rejection.detail)
             case "welcome":
                 self._open(response.welcome)

@@ -14,6 +14,7 @@ from infrasight.v1.stream_pb2 import (
     RejectionReason,
     Welcome,
 )
+from infrasight_core.net.rejection_reason import reason_name
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.schema import EventSchema
@@ -26,7 +27,6 @@ from infrasight_server.ingest.validation import (
     validate_containers,
     validate_events,
 )
-from infrasight_server.store.accounts import reason_name
 from infrasight_server.store.batch_writer import BatchWriter, PendingBatch
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.outcome import StoreOutcome

@@ -6,7 +6,8 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight.v1.stream_pb2 import Account, Batch, Rejection, RejectionReason
+from infrasight.v1.stream_pb2 import Account, Batch, Rejection
+from infrasight_core.net.rejection_reason import reason_name
 
 from infrasight_server import metrics
 from infrasight_server.store.clickhouse import Store
@@ -125,11 +126,6 @@ class AccountTables:
         accounts[window] = account
         if len(accounts) > _REMEMBERED_WINDOWS:
             del accounts[next(iter(accounts))]
-
-
-def reason_name(reason: RejectionReason) -> str:
-    """Returns a rejection's reason as tables and metrics show it, e.g. `too_large`."""
-    return RejectionReason.Name(reason).removeprefix("REJECTION_REASON_").lower()
 
 
 def _key_columns(node: str, probe: str, run: str, window: int) -> dict[str, Any]:

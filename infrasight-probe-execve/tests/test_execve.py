@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,10 +11,13 @@ from typing import Any
 
 import pytest
 from infrasight_recording import Recording
+from infrasight_testbed.syscalls import call, in_child
+from infrasight_testbed.system import until
 
 Row = dict[str, Any]
 Rows = Callable[[Callable[[], object], bytes], list[Row]]
 OneRow = Callable[[Callable[[], object], bytes], Row]
+AT_FDCWD = -100
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 
@@ -160,6 +164,60 @@ def test_arguments_keep_every_byte(row_with: OneRow, program: str) -> None:
     """Empty strings, invalid UTF-8, newlines and control characters are recorded unchanged."""
     argv = [b"mark-bytes", b"", b"\xff\xfe\x80", b"two\nlines", b"", bytes(range(1, 256)), b""]
     assert row_with(lambda: execute(*argv, program=program), b"mark-bytes")["argv"] == argv
+
+
+def test_null_arguments_of_a_failed_call_are_an_empty_list(
+    row_with: OneRow, open_folder: Path
+) -> None:
+    """The kernel takes NULL for an empty list, so no flag says that arguments are missing."""
+    program = bytes(open_folder / "null-arguments")
+
+    def work() -> None:
+        in_child(lambda: call("execveat", AT_FDCWD, program, 0, 0, 0))
+
+    row = row_with(work, program)
+    assert row["argv"] == []
+    assert row["argv_length"] == 0
+    assert row["error"] == "ENOENT"
+    assert row["quality"] == ["filename_user_memory"]
+
+
+def test_program_that_the_kernel_starts_has_via_kernel(rows_with: Rows, open_folder: Path) -> None:
+    """The release agent of a cgroup is started by a kernel thread, without any call."""
+    program = open_folder / "release-agent"
+    shutil.copy("/bin/true", program)
+    hierarchy = open_folder / "hierarchy"
+    hierarchy.mkdir()
+    options = f"none,name={open_folder.name}"
+    command = ["mount", "-t", "cgroup", "-o", options, "cgroup", str(hierarchy)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"this kernel mounts no cgroup v1 hierarchy: {mounted.stderr.strip()}")
+    cgroup = hierarchy / "emptied"
+    try:
+        (hierarchy / "release_agent").write_text(str(program))
+        cgroup.mkdir()
+        (cgroup / "notify_on_release").write_text("1")
+
+        rows: list[Row] = []
+
+        def work() -> None:
+            in_child(lambda: (cgroup / "cgroup.procs").write_text("0"))
+
+        def has_started() -> bool:
+            rows.extend(rows_with(work, bytes(program)))
+            return bool(rows)
+
+        # The kernel starts the program some time after the last process has left.
+        until(has_started, "the release agent's row")
+    finally:
+        if cgroup.exists():
+            cgroup.rmdir()
+        subprocess.run(["umount", hierarchy], check=True)
+    assert rows[0]["argv"] == [bytes(program), b"/emptied"]
+    assert rows[0]["via"] == "kernel"
+    assert rows[0]["quality"] == []
+    assert rows[0]["duration_ns"] == 0
 
 
 def test_exec_from_a_thread_has_the_pid_of_its_process(

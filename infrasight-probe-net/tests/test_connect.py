@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,20 @@ def test_a_connection_is_dissolved(listener: socket.socket, record: Record) -> N
     assert results == [0, 0]
     for row in rows:
         assert_fields(row, remote_end("", 0) | {"quality": [], "return_code": 0})
+
+
+def test_address_of_another_family_is_flagged_missing(record: Record) -> None:
+    """A netlink address has no column, so the row of a netlink socket flags it."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as client:
+        address = struct.pack("<HHII", socket.AF_NETLINK, 0, 0, 0)
+        (row,), outcomes, result = record(
+            lambda: call("connect", client.fileno(), address, len(address))
+        )
+    assert result == 0
+    assert_fields(
+        row,
+        {"family": socket.AF_NETLINK, "family_name": b"netlink", "return_code": 0}
+        | remote_end("", 0)
+        | {"quality": [MISSING]},
+    )
+    assert outcomes == []

@@ -26,6 +26,7 @@ struct entry {
 #include "infrasight.bpf.h"
 
 #define FAILED_ARGUMENTS 1024 /* the most arguments of a failed call that are read */
+#define PF_KTHREAD 0x00200000
 
 struct sched_process_exec {
   u64 common;
@@ -61,6 +62,12 @@ static inline void set_paths(struct block *b) {
 static inline void set_call(struct block *b, struct entry *entry, int result) {
   char *parent = FIELD(char *, bpf_get_current_task(), task_struct__real_parent);
   common(b, entry, result);
+  /* The kernel starts a program, such as a core dump handler, as the child of a kernel thread. No
+   * call has an entry then, so that none is missing. */
+  if (!entry && FIELD(u32, parent, task_struct__flags) & PF_KTHREAD) {
+    SET(b, via, VIA_KERNEL);
+    b->_quality &= ~ENTRY_MISSING;
+  }
   /* By now the task has the ABI of the new program; the entry has that of the call. */
   if (entry) SET(b, via, entry->is_compat ? VIA_COMPAT : VIA_SYSCALL);
   bpf_probe_read_kernel(CHARS_AT(b, parent_comm, 16), 16, parent + OFFSET_task_struct__comm);
@@ -87,10 +94,14 @@ int succeeded(struct sched_process_exec *exec) {
 }
 
 /* Fills argv and argv_length with the arguments of a failed call, from the caller's memory: one
- * after the other, each with its NUL. */
-static inline void set_user_argv(struct block *b, const char *pointers, bool is_compat) {
-  b->_quality |= TEXT_USER_MEMORY(argv);
+ * after the other, each with its NUL. The kernel takes NULL for an empty list. */
+static inline void set_user_argv(struct block *b, struct entry *entry) {
+  const char *pointers = entry ? entry->argv : NULL;
+  bool is_compat = entry && entry->is_compat;
   SET(b, argv_length, 0);
+  if (!entry) b->_quality |= TEXT_MISSING(argv);
+  if (!pointers) return;
+  b->_quality |= TEXT_USER_MEMORY(argv);
   for (int i = 0; i < FAILED_ARGUMENTS; i++) {
     const char *argument = NULL;
     long length = is_compat ? bpf_probe_read_user(&argument, 4, pointers + 4 * i)
@@ -123,7 +134,7 @@ int failed(struct sys_exit *call) {
   if (b) {
     set_call(b, entry, call->ret);
     SET_USER_STRING(b, filename, entry ? entry->filename : NULL);
-    set_user_argv(b, entry ? entry->argv : NULL, entry && entry->is_compat);
+    set_user_argv(b, entry);
     commit(b);
   }
   forget(thread);

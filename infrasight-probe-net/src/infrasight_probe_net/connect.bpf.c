@@ -104,6 +104,7 @@ static inline void set_ends(struct block *b, struct entry *entry, struct attempt
   if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_client_path, sk);
   if (is_over || (sk && (is_waiting || has_peer(result)))) {
     if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_path, FIELD(char *, sk, unix_sock__peer));
+    if (!has_address_columns(GET(b, family))) b->_quality |= FLAG(remote_address_missing);
   } else {
     clear_remote_address(b);
     SET_USER_ADDRESS(b, entry ? entry->address : NULL, entry ? entry->length : 0);
@@ -166,6 +167,7 @@ static inline void set_request_ends(struct block *b, char *sk, struct request *r
   if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_client_path, sk);
   if (begun || (sk && !is_silent && has_peer(result))) {
     if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_path, FIELD(char *, sk, unix_sock__peer));
+    if (!has_address_columns(GET(b, family))) b->_quality |= FLAG(remote_address_missing);
   } else {
     clear_remote_address(b);
     SET_ADDRESS(b, bpf_probe_read_kernel, request ? request->address : NULL,

@@ -21,7 +21,7 @@ from infrasight_core.plugin.schema import TIMESTAMP, is_optional
 _KEY_TIME_SHIFT = 20
 _KEY_PID_BITS = 22
 _PROCESS_KEYS = ("process_key", "parent_process_key", "grandparent_process_key")
-_VIA = ("syscall", "compat", "io_uring")  # enum via in call.bpf.h
+_VIA = ("syscall", "compat", "io_uring", "kernel")  # enum via in call.bpf.h
 
 
 def boot_key_of(boot_time_ns: int) -> np.uint64:

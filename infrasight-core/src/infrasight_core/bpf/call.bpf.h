@@ -18,7 +18,7 @@ struct sys_exit {
 };
 
 /* Values of the column `via`. _VIA in agent/batches.py names them. */
-enum via { VIA_SYSCALL, VIA_COMPAT, VIA_IO_URING };
+enum via { VIA_SYSCALL, VIA_COMPAT, VIA_IO_URING, VIA_KERNEL };
 
 /* Tells whether the current task is in a system call of the 32-bit ABI: one of a 32-bit program, or
  * one that a 64-bit program makes with `int $0x80`. No tracepoint in `syscalls:` shows these calls;

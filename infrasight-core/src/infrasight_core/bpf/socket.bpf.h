@@ -106,6 +106,12 @@ static inline void read_tuple(struct tuple *tuple, char *sk) {
       TEXT_LENGTH(b, name) = wanted_;                                                              \
   })
 
+/* Whether the columns can hold the addresses of a family: netlink's, for example, have none. The
+ * probe flags the row of a socket of another family remote_address_missing. */
+static inline bool has_address_columns(u32 family) {
+  return family == AF_UNIX || family == AF_INET || family == AF_INET6;
+}
+
 /* The beginning of a `struct sockaddr_in` or `struct sockaddr_in6`. */
 struct user_address {
   u16 family, port;

@@ -54,8 +54,7 @@ static inline void set_ends(struct block *b, char *listening, char *accepted, bo
   read_tuple(&tuple, sk);
   SET_TUPLE(b, &tuple);
   SET_SOCKET(b, sk);
-  if (accepted && !has_address_columns(GET(b, family)))
-    b->_quality |= FLAG(remote_address_missing);
+  if (accepted && !has_address_columns(GET(b, family))) b->_quality |= FLAG(remote_address_missing);
   if (GET(b, family) != AF_UNIX) return;
   SET_UNIX_PATH(b, unix_path, sk);
   SET_UNIX_PATH(b, unix_client_path, FIELD(char *, accepted, unix_sock__peer));

@@ -60,8 +60,12 @@ def assert_complete(found: dict[str, Any]) -> None:
     assert found["untracked"] == {}
 
 
+@pytest.mark.alone
 def test_probes_on_the_running_kernel() -> None:
-    """Every probe loads and records known work; the document agrees if it has this kernel."""
+    """Every probe loads and records known work; the document agrees if it has this kernel.
+
+    Nothing may be dropped or untraced, so that no other test may run beside it.
+    """
     found = report(*REPORT)
     assert_complete(found)
     documented_cells = documented(DOCUMENT.read_text(), column(found))

@@ -18,8 +18,8 @@ ConnectAgent = Callable[..., FakeAgent]
 
 
 def node_status(installation: OperatorInstallation, node: str) -> dict[str, Any]:
-    """The status of a node's NodeProbes."""
-    status: dict[str, Any] = installation.get("nodeprobes", node).get("status", {})
+    """The status of a node's NodeProbes; empty before the operator has made them."""
+    status: dict[str, Any] = installation.node_probes().get(node, {}).get("status", {})
     return status
 
 

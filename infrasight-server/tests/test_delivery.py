@@ -8,6 +8,7 @@ from typing import Any
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
+from infrasight.v1.stream_pb2 import Account
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_server import metrics
@@ -84,6 +85,24 @@ def test_batch_sent_again_while_it_waits_is_stored_once(make_settings: MakeSetti
         assert old_stream.answers(1) == {"a": "stored"}
         assert new_stream.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == list(range(11))
+
+
+def test_account_of_a_batch_survives_the_end_of_its_stream(make_settings: MakeSettings) -> None:
+    """An agent that is killed before its batch is stored leaves no rows without an account."""
+    settings = make_settings(linger_seconds=1.0)
+    received = metrics.BATCHES_RECEIVED.labels("execve")
+    account = Account(run="r", window=5, number=1, seen=10, submitted=10, read=10)
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        agent.send(batch("first", table(1)))
+        assert agent.answers(1) == {"first": "stored"}  # the next insert waits for a second
+        received_before = count(received)
+        agent.send(batch("r-5-0-0", table(10, first=1), account=account))
+        until(lambda: count(received) > received_before, "the server has read the batch")
+    store = settings.open_store()
+    sql = "SELECT stored, difference FROM accounting WHERE run = 'r'"
+    rows = pa.Table.from_batches(store.query(sql)).to_pylist()
+    store.close()
+    assert rows == [{"stored": 10, "difference": 0}]
 
 
 def test_partly_stored_batch_is_completed(make_settings: MakeSettings) -> None:

@@ -57,9 +57,8 @@ class AgentSession:
             if error is not None:
                 raise error
         finally:
+            # Batches that have been read are stored in any case, and so are their accounts.
             self._reader.cancel()
-            for task in self._unanswered:
-                task.cancel()
 
     def stop(self) -> None:
         """Stops reading; every batch that was read is still answered."""
@@ -128,7 +127,7 @@ class AgentSession:
     ) -> Rejection | None:
         """Waits until the store has the batch; returns a rejection if the store rejects it."""
         try:
-            outcome = await asyncio.shield(stored)  # the insert survives the end of this stream
+            outcome = await asyncio.shield(stored)  # another stream may wait for the same insert
         except StoreError as error:
             count_rejection(batch.probe, batch, REJECTION_REASON_STORE_ERROR)
             return Rejection(

@@ -8,7 +8,8 @@ from contextlib import closing
 import pytest
 from infrasight.v1.stream_pb2 import Container
 from infrasight_core.containers.bounds import MAX_LABEL_BYTES
-from infrasight_core.containers.runtimes import Runtime, check_sockets, connect
+from infrasight_core.containers.runtime import Runtime
+from infrasight_core.containers.runtimes import check_sockets, connect
 from infrasight_core.errors import RuntimeUnavailableError
 from infrasight_testbed import containerd as cri
 from infrasight_testbed import podman as docker

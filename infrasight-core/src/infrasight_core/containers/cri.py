@@ -15,7 +15,7 @@ from infrasight.cri.v1 import cri_pb2 as cri
 from infrasight.v1.stream_pb2 import Container
 
 from infrasight_core.containers.description import Pod, describe_container, is_image_digest
-from infrasight_core.containers.runtimes import TIMEOUT
+from infrasight_core.containers.runtime import TIMEOUT
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
 _CHANNEL_OPTIONS = [

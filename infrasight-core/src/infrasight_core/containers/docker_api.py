@@ -16,7 +16,7 @@ from typing import Any
 from infrasight.v1.stream_pb2 import Container
 
 from infrasight_core.containers.description import describe_container, is_image_digest, to_bytes
-from infrasight_core.containers.runtimes import TIMEOUT
+from infrasight_core.containers.runtime import TIMEOUT
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 
 _MAX_BODY_BYTES = 64 << 20

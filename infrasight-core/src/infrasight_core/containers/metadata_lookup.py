@@ -16,8 +16,9 @@ from prometheus_client import Counter
 
 from infrasight_core.containers.metadata_cache import CacheEntry, MetadataCache
 from infrasight_core.containers.options import ContainerOptions
+from infrasight_core.containers.runtime import TIMEOUT
 from infrasight_core.containers.runtime_link import RuntimeLink
-from infrasight_core.containers.runtimes import TIMEOUT, socket_exists
+from infrasight_core.containers.runtimes import socket_exists
 
 log = structlog.get_logger(__name__)
 REQUESTS = Counter(

@@ -12,7 +12,8 @@ import structlog
 from infrasight.v1.stream_pb2 import Container
 from prometheus_client import Counter, Gauge
 
-from infrasight_core.containers.runtimes import Runtime, connect
+from infrasight_core.containers.runtime import Runtime
+from infrasight_core.containers.runtimes import connect
 from infrasight_core.errors import RuntimeAnswerError, RuntimeUnavailableError
 from infrasight_core.net.backoff import Backoff
 

@@ -5,12 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from infrasight_testbed.chart import (
-    find_manifest,
-    literal_environment,
-    render,
-    write_secret_files,
-)
+from infrasight_testbed.chart import find_manifest, literal_environment, render, write_secret_files
 from infrasight_testbed.chart_release import Release
 from infrasight_testbed.chart_values import NO_VOLUMES
 from infrasight_testbed.clickhouse import free_port

@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from infrasight_testbed.chart import (
-    find_manifest,
-    literal_environment,
-    render,
-    write_secret_files,
-)
+from infrasight_testbed.chart import find_manifest, literal_environment, render, write_secret_files
 from infrasight_testbed.chart_values import EMBEDDED
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.system import BIN, Process, until

@@ -36,6 +36,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 @needs_root
+@pytest.mark.alone
 def test_make_run_shows_events_that_a_query_returns(
     start: Callable[..., RunScript], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,7 @@ import random
 import numpy as np
 import pyarrow as pa
 import pytest
-from infrasight_core.plugin.arrays import (
-    constant,
-    map_distinct,
-    map_distinct_lists,
-    view,
-)
+from infrasight_core.plugin.arrays import constant, map_distinct, map_distinct_lists, view
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.quality import QualityMasks, fill_missing, flag_names
 

@@ -5,14 +5,7 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import (
-    BpfProgram,
-    Columns,
-    EventSchema,
-    Kernel,
-    Tracepoint,
-    hookimpl,
-)
+from infrasight_core import BpfProgram, Columns, EventSchema, Kernel, Tracepoint, hookimpl
 
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 

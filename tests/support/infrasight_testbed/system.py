@@ -20,6 +20,7 @@ from infrasight_testbed.clickhouse import free_port
 
 BIN = Path(sys.executable).parent
 WAIT_SECONDS = 120.0
+STOP_SECONDS = 60  # a busy machine stores the last batches late
 POLL_SECONDS = 0.1
 
 
@@ -97,7 +98,7 @@ class Process:
         """Sends SIGTERM; returns the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        return self._process.wait(STOP_SECONDS + 30)
 
     def kill(self) -> None:
         """Sends SIGKILL."""
@@ -152,6 +153,7 @@ class System:
         command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
         if not every_probe and not {"--probe", "--config"} & set(options):
             command += ["--probe", "execve"]
+        environment = {"INFRASIGHT_AGENT_STOP_SECONDS": str(STOP_SECONDS), **(environment or {})}
         agent = self._start(command, "agent.log", self._agent_status, environment)
         until(agent.ready if ready else lambda: "recording" in agent.log(), "the agent is ready")
         return agent

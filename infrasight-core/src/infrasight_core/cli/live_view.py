@@ -18,14 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from infrasight_core.cli.format import (
-    address,
-    is_address,
-    json_lines,
-    quoted,
-    shown,
-    write_lines,
-)
+from infrasight_core.cli.format import address, is_address, json_lines, quoted, shown, write_lines
 from infrasight_core.console.streams import printable, report, stdout_is_utf8
 
 _HEADER = frozenset(EventHeader.DESCRIPTOR.fields_by_name)

@@ -4,13 +4,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from infrasight_core import (
-    BpfProgram,
-    EventSchema,
-    Kernel,
-    Tracepoint,
-    hookimpl,
-)
+from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl
 
 from infrasight_probe_mkdir.v1.mkdir_pb2 import MkdirEvent
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 import kopf
 import structlog
 from infrasight_core.errors import ConfigError
+from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.status_server import StatusServer
 
 from infrasight_operator import __version__
@@ -98,9 +99,10 @@ async def _list_cluster(reconciler: Reconciler) -> None:
         ConfigError: The API server denies a right, or does not know the resource definitions.
     """
     clock = asyncio.get_running_loop().time
-    retry_seconds = FIRST_RETRY_SECONDS
+    backoff = Backoff(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS)
     deadline = clock() + STARTUP_AUTH_SECONDS
     while True:
+        retry_seconds = round(backoff.next_pause(), 1)
         try:
             await reconciler.start()
             return
@@ -116,7 +118,6 @@ async def _list_cluster(reconciler: Reconciler) -> None:
                 "the Kubernetes API denies access", reason=str(error), retry_seconds=retry_seconds
             )
         await asyncio.sleep(retry_seconds)
-        retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
 
 
 def _with_remedy(error: ClusterError) -> str:

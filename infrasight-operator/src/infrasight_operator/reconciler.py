@@ -1,10 +1,10 @@
 """Reacts to changes: sends new configurations to agents at once, then schedules a write pass."""
 
 import asyncio
-import random
 import time
 
 import structlog
+from infrasight_core.net.backoff import Backoff
 
 from infrasight_operator.applier import Applier
 from infrasight_operator.control.agent_registry import AgentRegistry
@@ -25,7 +25,7 @@ MAX_PASS_INTERVAL_SECONDS = 60.0
 # The longest time between two lists of all objects.
 MAX_LIST_INTERVAL_SECONDS = 600.0
 RELIST_DELAY_SECONDS = 1.0
-# The pause after a failed pass doubles each time; each pause is up to a quarter shorter, at random.
+# The first and the longest pause after a failed pass.
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 30.0
 _MAX_PROBLEM_CHARACTERS = 1000
@@ -75,7 +75,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Makes passes until it is cancelled."""
-        retry_seconds = FIRST_RETRY_SECONDS
+        backoff = Backoff(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS)
         while True:
             try:
                 async with asyncio.timeout(MAX_PASS_INTERVAL_SECONDS):
@@ -88,16 +88,16 @@ class Reconciler:
             problems += await self._make_pass()
             self.problem = "; ".join(problems[:3])[:_MAX_PROBLEM_CHARACTERS]
             if not problems:
-                retry_seconds = FIRST_RETRY_SECONDS
+                backoff.reset()
                 continue
+            retry_seconds = backoff.next_pause()
             log.warning(
                 "some objects could not be written; retrying",
                 problems=len(problems),
                 first=problems[0],
-                retry_seconds=retry_seconds,
+                retry_seconds=round(retry_seconds, 1),
             )
-            self._schedule_pass(retry_seconds * random.uniform(0.75, 1))
-            retry_seconds = min(retry_seconds * 2, MAX_RETRY_SECONDS)
+            self._schedule_pass(retry_seconds)
 
     async def _make_pass(self) -> list[str]:
         """Writes what differs; returns the problems."""

@@ -44,7 +44,7 @@ def test_make_run_shows_events_that_a_query_returns(
     monkeypatch.delenv("INFRASIGHT_AGENT_PROBES")  # as people run it
     run = start("make", "run")
     run.wait_for_event("seen")
-    complete_lines = run.output.rpartition("\n")[0].splitlines()
+    complete_lines = run.output.rpartition(b"\n")[0].splitlines()
     events = [json.loads(line) for line in complete_lines]
     shown = next(event for event in events if event.get("argv") == ["/bin/true", "seen"])
     assert (shown["probe"], shown["return_code"], shown["uid"]) == ("execve", 0, 0)

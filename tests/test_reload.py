@@ -16,7 +16,8 @@ def test_reload_applies_changes_and_rejects_mistakes(tmp_path: Path) -> None:
         agent = system.start_agent("--config", str(file))
         execute("mark-reload", 5)
         file.write_text(
-            'probes = ["execve"]\nstop_seconds = 9.0\n[filters.execve]\nexclude_comm = ["true"]\n'
+            'probes = ["execve"]\noutbox_memory = 67108864\n'
+            '[filters.execve]\nexclude_comm = ["true"]\n'
         )
         until(lambda: "settings changed" in agent.log(), "the file has been read again")
         execute("mark-reload", 5, 100)
@@ -37,7 +38,7 @@ def test_reload_applies_changes_and_rejects_mistakes(tmp_path: Path) -> None:
     assert found == [*range(5), *range(300, 305)]
     (mistake,) = [line for line in log if "settings not changed" in line]
     assert "filters.execve.exclude_pid" in mistake
-    assert any("take effect at the next start" in line and "stop_seconds" in line for line in log)
+    assert any("take effect at the next start" in line and "outbox_memory" in line for line in log)
     assert "Traceback" not in "".join(log)
     assert (
         sum(

@@ -50,6 +50,10 @@ class TransportError(InfraSightError):
     """A server or operator cannot be reached, or sent an unusable answer."""
 
 
+class AccessError(InfraSightError):
+    """A peer has not proved who it is, or may not do what it asks for."""
+
+
 class InstallError(InfraSightError):
     """A package cannot be installed beside the agent."""
 

@@ -15,7 +15,7 @@ class Role(StrEnum):
     """What a peer may do."""
 
     AGENT = "agent"
-    """Write the events of its own node, and follow its node's configuration."""
+    """Write its own node's events, and follow its node's configuration."""
     AGENTS = "agents"
     """The same for every node; for the one certificate that the agents of a cluster share."""
     READER = "reader"

@@ -51,7 +51,11 @@ class TransportError(InfraSightError):
 
 
 class AccessError(InfraSightError):
-    """A peer has not proved who it is, or may not do what it asks for."""
+    """A peer may not do what it asks for."""
+
+
+class AuthenticationError(AccessError):
+    """A peer has not proved who it is."""
 
 
 class InstallError(InfraSightError):

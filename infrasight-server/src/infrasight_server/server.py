@@ -10,6 +10,7 @@ import structlog
 from infrasight.v1.stream_pb2_grpc import add_EventServiceServicer_to_server
 from infrasight_core.errors import ConfigError, StoreError
 from infrasight_core.net.address import Address
+from infrasight_core.net.authentication import identify
 from infrasight_core.net.channel import server_options
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.plugin.manager import PluginManager
@@ -84,7 +85,12 @@ class Server:
         accounts = AccountTables(account_writer, self._writers.keys())
         self._queries = QueryRunner(self._store, table_functions)
         self._service = EventService(
-            pipeline, accounts, self._queries, self._watchers, frozenset(self._writers)
+            pipeline,
+            accounts,
+            self._queries,
+            self._watchers,
+            frozenset(self._writers),
+            identify,
         )
         self._grpc = self._grpc_server()
         self._status.start()

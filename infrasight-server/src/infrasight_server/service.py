@@ -1,10 +1,11 @@
 """The gRPC service: passes each call to its handler and translates errors into status codes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import structlog
 from infrasight.v1.stream_pb2 import (
     QueryRequest,
     QueryResponse,
@@ -15,12 +16,15 @@ from infrasight.v1.stream_pb2 import (
 )
 from infrasight.v1.stream_pb2_grpc import EventServiceServicer
 from infrasight_core.errors import (
+    AccessError,
+    AuthenticationError,
     InfraSightError,
     QueryError,
     StoreUnavailableError,
     TransportError,
 )
 from infrasight_core.net import ipc
+from infrasight_core.net.identity import Identity, Role
 
 from infrasight_server import metrics
 from infrasight_server.ingest.agent_session import AgentSession
@@ -29,7 +33,10 @@ from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.store.accounts import AccountTables
 
+log = structlog.get_logger(__name__)
 _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
+    AccessError: grpc.StatusCode.PERMISSION_DENIED,
+    AuthenticationError: grpc.StatusCode.UNAUTHENTICATED,
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
@@ -46,6 +53,7 @@ class EventService(EventServiceServicer):
         queries: Runs queries.
         watchers: Publishes stored events.
         probes: The probes whose events the server stores.
+        identify: Returns the peer of a call; raises AccessError.
     """
 
     def __init__(
@@ -55,12 +63,14 @@ class EventService(EventServiceServicer):
         queries: QueryRunner,
         watchers: Watchers,
         probes: frozenset[str],
+        identify: Callable[[_Context], Identity],
     ) -> None:
         self._pipeline = pipeline
         self._accounts = accounts
         self._queries = queries
         self._watchers = watchers
         self._probes = probes
+        self._identify = identify
         self._sessions: set[AgentSession] = set()
 
     def stop(self) -> None:
@@ -73,7 +83,8 @@ class EventService(EventServiceServicer):
         self, request_iterator: AsyncIterator[StreamRequest], context: _Context
     ) -> AsyncIterator[StreamResponse]:
         """Receives one agent's batches."""
-        session = AgentSession(self._pipeline, self._accounts)
+        identity = await self._admit(context, Role.AGENT, Role.AGENTS)
+        session = AgentSession(self._pipeline, self._accounts, identity)
         self._sessions.add(session)
         try:
             with metrics.STREAMS.track_inprogress():
@@ -88,6 +99,7 @@ class EventService(EventServiceServicer):
         self, request: QueryRequest, context: _Context
     ) -> AsyncIterator[QueryResponse]:
         """Runs one read-only statement."""
+        await self._admit(context, Role.READER)
         try:
             async for piece in self._queries.run(request.sql):
                 yield QueryResponse(arrow=piece)
@@ -98,6 +110,7 @@ class EventService(EventServiceServicer):
         self, request: WatchRequest, context: _Context
     ) -> AsyncIterator[WatchResponse]:
         """Sends events as they are stored."""
+        await self._admit(context, Role.READER)
         unknown = sorted(set(request.probes) - self._probes)
         if unknown:
             known = ", ".join(sorted(self._probes)) or "none"
@@ -111,6 +124,16 @@ class EventService(EventServiceServicer):
             while (watched := await watcher.next()) is not None:
                 body = await asyncio.to_thread(ipc.to_bytes, *watched.rows.to_batches())
                 yield WatchResponse(probe=watched.probe, arrow=body, dropped=watched.dropped)
+
+    async def _admit(self, context: _Context, *roles: Role) -> Identity:
+        """Returns the peer of a call; ends the call if the peer has none of the roles."""
+        try:
+            identity = self._identify(context)
+            identity.require(*roles)
+        except AccessError as error:
+            log.warning("call rejected", peer=context.peer(), reason=str(error))
+            await _abort(context, error)
+        return identity
 
 
 async def _abort(context: _Context, error: InfraSightError) -> None:

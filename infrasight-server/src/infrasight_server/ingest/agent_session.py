@@ -14,6 +14,7 @@ from infrasight.v1.stream_pb2 import (
     StreamResponse,
 )
 from infrasight_core.errors import StoreError, TransportError
+from infrasight_core.net.identity import Identity
 
 from infrasight_server import metrics
 from infrasight_server.ingest.pipeline import IngestPipeline, count_rejection
@@ -29,11 +30,15 @@ class AgentSession:
     Args:
         pipeline: Accepts or rejects the batches.
         accounts: Records the agent's accounts and the rejected batches.
+        identity: The agent.
     """
 
-    def __init__(self, pipeline: IngestPipeline, accounts: AccountTables) -> None:
+    def __init__(
+        self, pipeline: IngestPipeline, accounts: AccountTables, identity: Identity
+    ) -> None:
         self._pipeline = pipeline
         self._accounts = accounts
+        self._identity = identity
         self._responses: asyncio.Queue[StreamResponse | None] = asyncio.Queue()
         self._unanswered: set[asyncio.Task[None]] = set()
         self._node = ""
@@ -47,6 +52,7 @@ class AgentSession:
 
         Raises:
             TransportError: The agent violates the protocol.
+            AccessError: The agent may not write for the node that its hello names.
         """
         self._reader = asyncio.create_task(self._read(requests))
         self._reader.add_done_callback(lambda _: self._end_if_complete())
@@ -80,6 +86,11 @@ class AgentSession:
     def _welcome(self, hello: Hello) -> None:
         if not hello.node:
             raise TransportError("hello must name the node")
+        self._identity.require_node(hello.node)
+        if self._node not in ("", hello.node):
+            raise TransportError(
+                f"this stream belongs to node {self._node!r}; node {hello.node!r} needs its own"
+            )
         self._node = hello.node
         welcome = self._pipeline.welcome(hello)
         for answer in welcome.probes:

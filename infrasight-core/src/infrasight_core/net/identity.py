@@ -15,11 +15,7 @@ class Role(StrEnum):
     """What a peer may do."""
 
     AGENT = "agent"
-<<<<<<< Updated upstream
     """Write its own node's events, and follow its node's configuration."""
-=======
-    """Write the events of one node, and follow that node's configuration."""
->>>>>>> Stashed changes
     AGENTS = "agents"
     """The same for every node; for the one certificate that the agents of a cluster share."""
     READER = "reader"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate_table
+from infrasight_server.store.query_limits import QueryLimits
 from infrasight_testbed.clickhouse import ClickHouseServer, free_port
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
 
@@ -143,6 +145,49 @@ def test_answer_beyond_the_limit_is_an_error(make_settings: MakeSettings, store:
     with pytest.raises(QueryError, match="Limit for result exceeded"):
         list(small.query("SELECT number FROM numbers(10000000)"))
     small.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "sql", "message"),
+    [
+        (QueryLimits(rows=10), "SELECT number FROM numbers(11)", "Limit for result exceeded"),
+        (QueryLimits(bytes=1000), "SELECT number FROM numbers(1000)", "Limit for result exceeded"),
+        (QueryLimits(seconds=0.2), "SELECT sum(cityHash64(number)) FROM numbers(1e12)", "imeout"),
+        (
+            QueryLimits(memory_bytes=10_000_000),
+            "SELECT length(groupArray(number)) FROM numbers(1e9)",
+            "memory limit exceeded",
+        ),
+    ],
+)
+def test_store_ends_a_query_at_its_limits(
+    store: Store, limits: QueryLimits, sql: str, message: str
+) -> None:
+    """Rows, bytes, time and memory; the next query works."""
+    with pytest.raises(QueryError, match=message):
+        list(store.query(sql, limits))
+    assert answer(store, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_cancelled_query_ends(store: Store) -> None:
+    """A query that runs in another thread raises QueryError; others are not affected."""
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            list(store.query("SELECT sum(cityHash64(number)) FROM numbers(1e12)", query_id="long"))
+        except QueryError as error:
+            raised.append(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    while not raised and thread.is_alive():
+        store.cancel("long")
+        thread.join(0.05)
+    thread.join()
+    (error,) = raised
+    assert "cancelled" in str(error)
+    store.cancel("long")
 
 
 def test_query_connection_cannot_write(store: Store) -> None:

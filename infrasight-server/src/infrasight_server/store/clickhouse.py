@@ -10,6 +10,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,10 +23,12 @@ from urllib3.exceptions import HTTPError
 
 from infrasight_server.store.connections import Connections
 from infrasight_server.store.errors import one_line, query_errors, store_errors
+from infrasight_server.store.query_limits import QueryLimits
 
 for _name in ("clickhouse_connect", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # they also raise what they log
 
+_QUERY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADDRESS_TYPE = re.compile(r"((Array|LowCardinality|Nullable)\()*IPv6\)*")
 
 
@@ -56,20 +59,15 @@ class Store:
         self.database = database
         self.user = user
         self.password = password
-        query_settings = {
-            "output_format_arrow_string_as_string": 0,  # strings from the kernel are bytes
-            "max_execution_time": query_seconds,
-            "max_result_bytes": query_bytes,
-            "wait_end_of_query": 1,  # report a late failure instead of breaking the connection
-            "readonly": 1,  # last, because no setting can be changed after it
-        }
+        self.default_limits = QueryLimits(seconds=query_seconds, bytes=query_bytes)
         with store_errors():
             client = connect(settings={})
             client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
             client.close()
+        self._connect = connect
         self._own_connections = Connections(lambda: connect(database=database, settings={}))
         self._query_connections = Connections(
-            lambda: connect(database=database, settings=query_settings)
+            lambda: connect(database=database, settings=_query_settings(self.default_limits))
         )
 
     @classmethod
@@ -315,18 +313,27 @@ class Store:
             # A byte that is not UTF-8 stays the escape that the statement wrote: \xNN.
             return text.decode("utf-8", "backslashreplace")
 
-    def query(self, sql: str) -> Iterator[pa.RecordBatch]:
+    def query(
+        self, sql: str, limits: QueryLimits | None = None, query_id: str = ""
+    ) -> Iterator[pa.RecordBatch]:
         """Runs a read-only statement and yields its answer in pieces, beginning with an empty one.
 
         Strings are binary columns; IPv6 addresses are 16 bytes, and their field has the mark
         `schema.IP_ADDRESS_MARK`. The connection is read-only, so the store rejects every write.
 
+        Args:
+            sql: The statement.
+            limits: What it may use; None: `default_limits`.
+            query_id: Identifies the query to `cancel`: letters, digits, `-` and `_`; unique.
+
         Raises:
             QueryError: The store rejects the statement or fails to run it, also in a later piece.
             StoreUnavailableError: The store does not answer.
         """
-        with query_errors(), self._query_connections.acquire() as client:
-            answer = client.raw_stream(sql, fmt="ArrowStream")
+        query_id = query_id or uuid.uuid4().hex
+        with query_errors(), self._reader(limits or self.default_limits) as client:
+            statement = f"/* {_marker(query_id)} */ {sql}"
+            answer = client.raw_stream(statement, fmt="ArrowStream")
             try:
                 with pa.ipc.open_stream(answer) as reader:
                     schema = self._marked(reader.schema, sql)
@@ -340,6 +347,28 @@ class Store:
             finally:
                 answer.close()
 
+    def cancel(self, query_id: str) -> None:
+        """Ends a running query; does nothing when it is not running.
+
+        The query raises a QueryError. Until the store has ended it, it may still use resources.
+
+        Raises:
+            StoreUnavailableError: The store does not answer.
+        """
+        self.command(
+            "KILL QUERY WHERE startsWith(query, {start:String}) ASYNC",
+            {"start": f"/* {_marker(query_id)} */"},
+        )
+
+    @contextmanager
+    def _reader(self, limits: QueryLimits) -> Iterator[Any]:
+        """Yields a read-only client for one query."""
+        client = self._connect(database=self.database, settings=_query_settings(limits))
+        try:
+            yield client
+        finally:
+            client.close()
+
     def _marked(self, schema: pa.Schema, sql: str) -> pa.Schema:
         """Marks an answer's address columns; Arrow has one type for IPv6 and FixedString(16)."""
         if not any(_may_hold_addresses(field.type) for field in schema):
@@ -350,6 +379,22 @@ class Store:
         return pa.schema(
             field.with_metadata(mark) for field, mark in zip(schema, marks, strict=True)
         )
+
+
+def _query_settings(limits: QueryLimits) -> dict[str, Any]:
+    return {
+        "output_format_arrow_string_as_string": 0,  # strings from the kernel are bytes
+        **limits.settings(),
+        "wait_end_of_query": 1,  # report a late failure instead of breaking the connection
+        "readonly": 1,  # last, because no setting can be changed after it
+    }
+
+
+def _marker(query_id: str) -> str:
+    """Returns what identifies a query in its text."""
+    if not _QUERY_ID.fullmatch(query_id):
+        raise ValueError(f"malformed query id {query_id!r}")
+    return f"query {query_id}"
 
 
 def _may_hold_addresses(arrow: pa.DataType) -> bool:

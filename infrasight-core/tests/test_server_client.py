@@ -196,3 +196,16 @@ def test_unreadable_result_is_an_error_of_the_server(
     server.answer = lambda sql: iter((TABLE,))
     with pytest.raises(TransportError, match="sent a table that this version cannot read"):
         query(server.address)
+
+
+def test_answer_whose_columns_change_is_not_used(server: EventServer) -> None:
+    """A later piece with other columns than the first ends the answer with an error."""
+    server.answer = lambda sql: iter((TABLE, pa.table({"m": pa.array(["x"])})))
+    with pytest.raises(TransportError, match="changed the columns within an answer"):
+        query(server.address)
+
+
+def test_answer_without_a_piece_is_an_error(server: EventServer) -> None:
+    """Not even an empty table came: the server does not follow the protocol."""
+    with pytest.raises(TransportError, match="ended its answer before it began"):
+        query(server.address)

@@ -50,6 +50,10 @@ class TransportError(InfraSightError):
     """A server or operator cannot be reached, or sent an unusable answer."""
 
 
+class ProtocolError(TransportError):
+    """A server or operator sent what the protocol does not allow; its stream counts as broken."""
+
+
 class AccessError(InfraSightError):
     """A peer may not do what it asks for."""
 

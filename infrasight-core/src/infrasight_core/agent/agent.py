@@ -19,6 +19,7 @@ from infrasight_core.agent.reload import Reloader
 from infrasight_core.agent.reload_plan import NO_FAILURES
 from infrasight_core.agent.settings import AgentSettings, SettingsSource
 from infrasight_core.errors import InfraSightError
+from infrasight_core.net.peer_text import clean_text
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.version import version
@@ -62,6 +63,7 @@ class Agent:
         self._reloader = Reloader(self._recorder, settings)
         self._uplink = EventUplink(server, self._make_hello, self._outbox)
         self._status = StatusServer(settings.status_listen, self._ready)
+        self._reload_failure = ""  # unlike an invalid setting, it may leave a reload half done
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
 
@@ -146,7 +148,13 @@ class Agent:
             rejected = str(error)
             RELOADS.labels("rejected").inc()
             log.error("settings not changed", reason=rejected)
+        except Exception as error:
+            rejected = clean_text(f"unexpected error: {error!r}")
+            self._reload_failure = f"the last reload failed: {rejected}"
+            RELOADS.labels("rejected").inc()
+            log.exception("reload failed")
         else:
+            self._reload_failure = ""
             RELOADS.labels("done").inc()
             self._schemas |= self._recorder.plugins.schemas()
             self._uplink.greet_again()
@@ -197,6 +205,8 @@ class Agent:
         report.not_streaming = "" if self._uplink.open else self._uplink.reason
 
     def _ready(self) -> tuple[bool, str]:
+        if self._reload_failure:
+            return False, self._reload_failure
         if self._operator:
             problem = self._operator.waiting_reason() or self._operator.rejected
             if problem:

@@ -12,6 +12,9 @@ from infrasight_core.errors import ConfigError, PluginError
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.settings.reader import parse_table
 
+LONGEST_DIGEST = 256  # characters
+_LARGEST_SETTINGS = 1 << 20  # characters
+_MOST_NAMES = 1000  # probes, and plugins with options or filters
 _SOURCE = "the operator's configuration"
 
 
@@ -46,14 +49,26 @@ class NodeConfiguration:
         """Parses an operator's message.
 
         Raises:
-            ConfigError: The settings are not JSON, a key is not allowed, or the filters of all
-                probes are invalid.
+            ConfigError: The settings are not JSON, a key is not allowed, the filters of all probes
+                are invalid, or something is too large.
         """
+        if len(message.digest) > LONGEST_DIGEST:
+            raise ConfigError(f"{_SOURCE}: its digest is longer than {LONGEST_DIGEST} characters")
+        if len(message.settings) > _LARGEST_SETTINGS:
+            raise ConfigError(
+                f"{_SOURCE}: its settings have {len(message.settings)} characters; "
+                f"at most {_LARGEST_SETTINGS} are allowed"
+            )
         try:
             table = json.loads(message.settings)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{_SOURCE}: its settings are not JSON: {error}") from None
         settings = parse_table(_MessageSettings, table, (), _SOURCE)
+        names = {*settings.probes, *settings.options, *settings.filters}
+        if len(names) > _MOST_NAMES:
+            raise ConfigError(
+                f"{_SOURCE}: it names {len(names)} plugins; at most {_MOST_NAMES} are allowed"
+            )
         options: dict[str, Mapping[str, Any]] = {}
         filters: dict[str, Filters] = {}
         invalid: dict[str, PluginError] = {}

@@ -9,11 +9,15 @@ from infrasight.v1.control_pb2 import Configuration, FollowRequest, FollowRespon
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
 from infrasight_core.net.channel import aio_channel
+from infrasight_core.net.operator_client import LARGEST_CONFIGURATION
 from infrasight_core.net.peer import Peer
-from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
+from infrasight_core.net.reconnecting_stream import (
+    CONNECT_SECONDS,
+    ReconnectingStream,
+    run_together,
+)
 
 log = structlog.get_logger(__name__)
-_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _REPORT_INTERVAL = 1.0  # seconds between two looks at whether the report has changed
 _Call = grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]
 
@@ -40,23 +44,28 @@ class ControlStream(ReconnectingStream):
         self._report_due.set()
 
     async def _stream(self) -> None:
-        async with aio_channel(self._peer) as channel:
+        async with aio_channel(self._peer, LARGEST_CONFIGURATION) as channel:
             call = ControlServiceStub(channel).Follow()
             report = self._report()
             await asyncio.wait_for(call.write(FollowRequest(report=report)), CONNECT_SECONDS)
             self.reason = "connected, but no configuration has arrived yet"
-            reporting = asyncio.create_task(self._send_changes(call, report))
             try:
-                while (response := await call.read()) is not _EOF:
-                    if not self.open:
-                        log.info("operator stream open", operator=self._peer.address)
-                    self.open = True
-                    self.reason = "following"
-                    self._receive(response.configuration)
+                await run_together(self._receive_all(call), self._send_changes(call, report))
             finally:
-                reporting.cancel()
-                await asyncio.gather(reporting, return_exceptions=True)
                 call.cancel()
+
+    async def _receive_all(self, call: _Call) -> None:
+        while (response := await self._read(call, FollowResponse)) is not None:
+            if not response.HasField("configuration"):
+                self._ignore(
+                    "unknown_message", "a message that this agent does not know; upgrade the agent"
+                )
+                continue
+            if not self.open:
+                log.info("operator stream open", operator=self._peer.address)
+            self.open = True
+            self.reason = "following"
+            self._receive(response.configuration)
 
     async def _send_changes(self, call: _Call, sent: Report) -> None:
         while True:
@@ -67,5 +76,5 @@ class ControlStream(ReconnectingStream):
             self._report_due.clear()
             report = self._report()
             if report != sent:
-                await call.write(FollowRequest(report=report))
+                await self._write(call, FollowRequest(report=report))
                 sent = report

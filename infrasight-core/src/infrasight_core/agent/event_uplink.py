@@ -1,4 +1,8 @@
-"""Sends the outbox's batches to the server and hands the server's answers to the outbox."""
+"""Sends the outbox's batches to the server and hands the server's answers to the outbox.
+
+The server is not trusted: no answer ends the agent. An answer that the protocol does not allow
+breaks the stream, or is ignored and counted.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -12,14 +16,20 @@ from prometheus_client import Counter
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.peer import Peer
-from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
+from infrasight_core.net.peer_text import clean_text
+from infrasight_core.net.reconnecting_stream import (
+    CONNECT_SECONDS,
+    ReconnectingStream,
+    run_together,
+)
 from infrasight_core.net.rejection_reason import reason_name
 
 log = structlog.get_logger(__name__)
 CONNECTIONS = Counter(
     "infrasight_stream_connections", "Streams to the server that the agent has opened."
 )
-_EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+_LARGEST_ANSWER = 1 << 20  # bytes; the welcome is the largest, with a reason for each probe
+_LONGEST_VERSION = 100  # characters
 _Call = grpc.aio.StreamStreamCall[StreamRequest, StreamResponse]
 
 
@@ -36,23 +46,13 @@ class EventUplink(ReconnectingStream):
         super().__init__(peer, "server")
         self._make_hello = make_hello
         self._outbox = outbox
-        self._call: _Call | None = None
+        self._hello_due = asyncio.Event()
+        self._unanswered_hellos: list[Hello] = []
         self._writing = asyncio.Lock()
-        self._greeting: asyncio.Task[None] | None = None
 
     def greet_again(self) -> None:
         """Sends hello again on an open stream, because the probes have changed."""
-        if self.open and self._call is not None:
-            self._greeting = asyncio.create_task(self._greet(self._call))
-
-    async def _greet(self, call: _Call) -> None:
-        try:
-            async with self._writing:
-                await call.write(StreamRequest(hello=self._make_hello()))
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            log.debug(
-                "stream ended before hello was sent; the next begins with it", error=str(error)
-            )
+        self._hello_due.set()
 
     async def _stream(self) -> None:
         try:
@@ -61,53 +61,82 @@ class EventUplink(ReconnectingStream):
             self._outbox.resend_unacknowledged()
 
     async def _exchange(self) -> None:
-        async with aio_channel(self._peer) as channel:
+        async with aio_channel(self._peer, _LARGEST_ANSWER) as channel:
             call = EventServiceStub(channel).Stream()
-            hello = StreamRequest(hello=self._make_hello())
-            await asyncio.wait_for(call.write(hello), CONNECT_SECONDS)
-            first = await asyncio.wait_for(call.read(), CONNECT_SECONDS)
-            if first is _EOF:
+            self._unanswered_hellos = []
+            await asyncio.wait_for(call.write(self._next_hello()), CONNECT_SECONDS)
+            first = await asyncio.wait_for(self._read(call, StreamResponse), CONNECT_SECONDS)
+            if first is None:
                 return
-            self._call = call
+            if not first.HasField("welcome"):
+                raise self._violation("no_welcome", "another message instead of a welcome")
+            CONNECTIONS.inc()
             self._open(first.welcome)
-            sending = asyncio.create_task(self._send_batches(call))
             try:
-                while (response := await call.read()) is not _EOF:
-                    self._dispatch(response)
+                await run_together(
+                    self._receive(call), self._send_batches(call), self._send_hellos(call)
+                )
             finally:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
                 call.cancel()
+
+    async def _receive(self, call: _Call) -> None:
+        while (response := await self._read(call, StreamResponse)) is not None:
+            self._dispatch(response)
 
     async def _send_batches(self, call: _Call) -> None:
         while True:
             batch = await self._outbox.next_batch()
             async with self._writing:
-                await call.write(StreamRequest(batch=batch))
+                await self._write(call, StreamRequest(batch=batch))
+
+    async def _send_hellos(self, call: _Call) -> None:
+        while True:
+            await self._hello_due.wait()
+            async with self._writing:
+                await self._write(call, self._next_hello())
+
+    def _next_hello(self) -> StreamRequest:
+        self._hello_due.clear()
+        hello = self._make_hello()
+        self._unanswered_hellos.append(hello)
+        return StreamRequest(hello=hello)
 
     def _open(self, welcome: Welcome) -> None:
-        CONNECTIONS.inc()
+        if not self._unanswered_hellos:
+            raise self._violation("unexpected_welcome", "a welcome that answers no hello")
+        hello = self._unanswered_hellos.pop(0)
         self.open = True
         self.reason = "streaming"
-        log.info("stream open", server=self._peer.address, server_version=welcome.server_version)
-        for answer in welcome.probes:
-            if not answer.accepted:
+        log.info(
+            "stream open",
+            server=self._peer.address,
+            server_version=clean_text(welcome.server_version, _LONGEST_VERSION),
+        )
+        answers = {answer.probe: answer for answer in welcome.probes}
+        for announced in hello.probes:
+            answer = answers.get(announced.probe)
+            if answer is not None and not answer.accepted:
                 log.error(
-                    "server rejects a probe's events", probe=answer.probe, reason=answer.reason
+                    "server rejects a probe's events",
+                    probe=announced.probe,
+                    reason=clean_text(answer.reason),
                 )
 
     def _dispatch(self, response: StreamResponse) -> None:
+        is_known = True
         match response.WhichOneof("message"):
             case "acknowledgement":
-                self._outbox.acknowledge(response.acknowledgement.batch_id)
+                is_known = self._outbox.acknowledge(response.acknowledgement.batch_id)
             case "rejection":
                 rejection = response.rejection
                 reason = reason_name(rejection.reason)
-                self._outbox.reject(rejection.batch_id, reason, rejection.detail)
+                detail = clean_text(rejection.detail)
+                is_known = self._outbox.reject(rejection.batch_id, reason, detail)
             case "welcome":
                 self._open(response.welcome)
-            case unknown:
-                log.warning(
-                    "server sent a message that this agent does not know; upgrade the agent",
-                    message=unknown,
+            case _:
+                self._ignore(
+                    "unknown_message", "a message that this agent does not know; upgrade the agent"
                 )
+        if not is_known:
+            self._ignore("unknown_batch", "an answer to a batch that was not sent on this stream")

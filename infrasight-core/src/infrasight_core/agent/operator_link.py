@@ -1,4 +1,8 @@
-"""Receives the node's configuration from the cluster's operator and reports the agent's state."""
+"""Receives the node's configuration from the cluster's operator and reports the agent's state.
+
+The operator is not trusted with the agent's life: a configuration that is not usable is rejected,
+and no text of it can make a report that cannot be sent.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -6,16 +10,19 @@ from collections.abc import Callable, Mapping
 import structlog
 from infrasight.v1.control_pb2 import Configuration, Failure, Report
 
-from infrasight_core.agent.configuration import NodeConfiguration
+from infrasight_core.agent.configuration import LONGEST_DIGEST, NodeConfiguration
 from infrasight_core.agent.control_stream import ControlStream
 from infrasight_core.agent.saved_configuration import SavedConfiguration
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.errors import ConfigError, PluginError
+from infrasight_core.net.peer_text import clean_text
 from infrasight_core.packages.report import ReportMessages, read_report
 from infrasight_core.version import version
 
 log = structlog.get_logger(__name__)
 _LONGEST_REASON = 1000  # characters of a reported reason
+_LONGEST_NAME = 256  # characters of a reported name
+_MOST_FAILURES = 100  # in one report
 
 
 class OperatorLink:
@@ -107,15 +114,16 @@ class OperatorLink:
             node=self._settings.node,
             pod=self._settings.pod,
             agent_version=version(),
-            rejected=_shorten(self.rejected),
+            rejected=clean_text(self.rejected, _LONGEST_REASON),
         )
         if self._handled is not None:
-            report.digest = self._handled.digest
+            report.digest = self._handled.digest[:LONGEST_DIGEST]
         self._add_state(report)
         report.packages.extend(self._packages.packages)
         report.failures.extend(self._packages.failures)
         if self._file_failure:
             report.failures.append(failure("state", self._file_failure))
+        _bound_failures(report)
         return report
 
     def _receive(self, message: Configuration) -> None:
@@ -130,11 +138,12 @@ class OperatorLink:
 
 def failure(name: str, reason: str) -> Failure:
     """Returns a failure of a probe or tracker for a report."""
-    return Failure(name=name, reason=_shorten(reason))
+    return Failure(name=clean_text(name, _LONGEST_NAME), reason=clean_text(reason, _LONGEST_REASON))
 
 
-def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    if len(line) <= _LONGEST_REASON:
-        return line
-    return line[: _LONGEST_REASON - 1] + "…"
+def _bound_failures(report: Report) -> None:
+    """Replaces the failures that a report has too many of by their number."""
+    excess = len(report.failures) - _MOST_FAILURES
+    if excess > 0:
+        del report.failures[_MOST_FAILURES:]
+        report.failures.append(failure("…", f"and {excess} more failures"))

@@ -148,17 +148,22 @@ class Outbox(Sink):
                 self._filled.clear()
             await self._filled.wait()
 
-    def acknowledge(self, batch_id: str) -> None:
-        """Removes a batch that the server has stored."""
+    def acknowledge(self, batch_id: str) -> bool:
+        """Removes a batch that the server has stored. Returns whether it was sent and waited."""
         batch = self._pop_sent(batch_id)
         if batch is not None and batch.rows:
             ACKNOWLEDGED.labels(batch.probe).inc(batch.rows)
+        return batch is not None
 
-    def reject(self, batch_id: str, reason: str, detail: str) -> None:
-        """Removes a batch that the server will never store; it is counted and logged."""
+    def reject(self, batch_id: str, reason: str, detail: str) -> bool:
+        """Removes a batch that the server will never store; it is counted and logged.
+
+        Returns:
+            Whether it was sent and waited for an answer.
+        """
         batch = self._pop_sent(batch_id)
         if batch is None:
-            return
+            return False
         if batch.containers:
             DROPPED_UPDATES.labels("rejected").inc(len(batch.containers))
             log.error(
@@ -176,6 +181,7 @@ class Outbox(Sink):
                 reason=reason,
                 detail=detail,
             )
+        return True
 
     def resend_unacknowledged(self) -> None:
         """Queues what was sent but not acknowledged again, as retries before everything else.

@@ -25,11 +25,13 @@ def server_options() -> list[tuple[str, int]]:
     ]
 
 
-def channel_options(address: str) -> list[tuple[str, int]]:
+def channel_options(
+    address: str, max_receive_bytes: int = MAX_MESSAGE_BYTES
+) -> list[tuple[str, int]]:
     """Returns the options of a channel: message sizes, keepalive and reconnection."""
     options = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max_receive_bytes),
         # Without pings, an idle stream to a machine that vanished would never end.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
@@ -51,24 +53,28 @@ def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
     )
 
 
-def sync_channel(peer: Peer) -> grpc.Channel:
+def sync_channel(peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES) -> grpc.Channel:
     """Opens a channel for threads, which connects at its first call.
+
+    Args:
+        peer: The other process.
+        max_receive_bytes: The largest message that it may send; a larger one ends the call.
 
     Raises:
         ConfigError: The address is malformed, the TLS files are unusable, or there is no TLS for a
             connection over the network.
     """
     peer.require_tls_or_loopback()
-    options = channel_options(peer.address)
+    options = channel_options(peer.address, max_receive_bytes)
     if peer.tls is None:
         return grpc.insecure_channel(peer.address, options)
     return grpc.secure_channel(peer.address, channel_credentials(peer.tls), options)
 
 
-def aio_channel(peer: Peer) -> grpc.aio.Channel:
+def aio_channel(peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
     """Opens a channel for asyncio; otherwise as `sync_channel`."""
     peer.require_tls_or_loopback()
-    options = channel_options(peer.address)
+    options = channel_options(peer.address, max_receive_bytes)
     if peer.tls is None:
         return grpc.aio.insecure_channel(peer.address, options)
     return grpc.aio.secure_channel(peer.address, channel_credentials(peer.tls), options)

@@ -14,8 +14,10 @@ from infrasight.v1.control_pb2_grpc import ControlServiceStub
 from infrasight_core.errors import TransportError
 from infrasight_core.net.channel import sync_channel
 from infrasight_core.net.peer import Peer
+from infrasight_core.net.peer_text import clean_text
 
 log = structlog.get_logger(__name__)
+LARGEST_CONFIGURATION = 4 << 20  # bytes
 _PAUSE = 1.0  # seconds between attempts
 _LONGEST_CALL = 10.0  # seconds
 _TEMPORARY = (
@@ -43,14 +45,14 @@ def fetch_configuration(node: str, peer: Peer, seconds: float) -> Configuration:
     """
     deadline = time.monotonic() + seconds
     request = GetConfigurationRequest(node=node)
-    with sync_channel(peer) as channel:
+    with sync_channel(peer, LARGEST_CONFIGURATION) as channel:
         stub = ControlServiceStub(channel)
         while True:
             timeout = min(max(deadline - time.monotonic(), _PAUSE), _LONGEST_CALL)
             try:
                 response: GetConfigurationResponse = stub.GetConfiguration(request, timeout=timeout)
             except grpc.RpcError as error:
-                details = " ".join((error.details() or "no reason given").split())
+                details = clean_text(error.details() or "no reason given")
                 reason = f"{error.code().name}: {details}"
                 if error.code() not in _TEMPORARY or time.monotonic() + _PAUSE >= deadline:
                     raise TransportError(

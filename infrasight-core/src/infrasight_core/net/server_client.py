@@ -21,9 +21,11 @@ from infrasight_core.net import ipc
 from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.channel import sync_channel
 from infrasight_core.net.peer import Peer
+from infrasight_core.net.peer_text import clean_text
 
 _FIRST_PAUSE = 0.5  # seconds
 _LONGEST_PAUSE = 10.0
+_LONGEST_DETAILS = 4000  # characters; a parser's message quotes the statement
 _UNAVAILABLE = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -62,13 +64,20 @@ class ServerClient:
 
         Raises:
             QueryError: The server rejected the statement, or the store could not answer it.
-            TransportError: The server cannot be reached.
+            TransportError: The server cannot be reached, or its answer is not usable.
         """
         try:
+            schema: pa.Schema | None = None
             for response in self._stub.Query(QueryRequest(sql=sql)):
-                yield self._decode(response.arrow)
+                piece = self._decode(response.arrow)
+                schema = schema or piece.schema
+                if piece.schema != schema:
+                    raise TransportError(f"{self._server} changed the columns within an answer")
+                yield piece
         except grpc.RpcError as error:
             raise self._translate(error, rejected=QueryError) from error
+        if schema is None:
+            raise TransportError(f"{self._server} ended its answer before it began")
 
     def watch(
         self,
@@ -131,13 +140,15 @@ class ServerClient:
             rejected: The class for a request that the server rejected.
         """
         code = error.code()
-        details = " ".join((error.details() or "no reason given").split())
+        details = clean_text(error.details() or "no reason given", _LONGEST_DETAILS)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return TransportError(
                 f"{self._server} is not an InfraSight server, or of another version: {details}"
             )
         if code is grpc.StatusCode.UNAUTHENTICATED:
             return TransportError(f"{self._server} does not accept this certificate: {details}")
+        if code is grpc.StatusCode.INTERNAL and "deserializing" in details:
+            return TransportError(f"{self._server} sent bytes that are not a message: {details}")
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
             return TransportError(f"{self._server} sent a message that is too large: {details}")
         if code not in _UNAVAILABLE:

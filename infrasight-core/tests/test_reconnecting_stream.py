@@ -1,0 +1,101 @@
+"""A stream that reopens after every break, with a peer that is not there."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+from infrasight_core.errors import ProtocolError
+from infrasight_core.net import reconnecting_stream
+from infrasight_core.net.peer import Peer
+from infrasight_core.net.reconnecting_stream import ReconnectingStream, run_together
+
+
+class FailingStream(ReconnectingStream):
+    """A stream that fails twice and then stays open.
+
+    Args:
+        fail: Raises the error of the first two attempts.
+    """
+
+    def __init__(self, fail: Callable[[], NoReturn]) -> None:
+        super().__init__(Peer("localhost:1"), "server")
+        self.attempts = 0
+        self.reasons: list[str] = []
+        self._fail = fail
+
+    async def _stream(self) -> None:
+        self.attempts += 1
+        self.reasons.append(self.reason)
+        if self.attempts <= 2:
+            self._fail()
+        self.open = True
+        await asyncio.Event().wait()
+
+
+def fail_unexpectedly() -> NoReturn:
+    """Fails as a bug would."""
+    raise AttributeError("\x1b[31mno such attribute")
+
+
+def cancel_the_call() -> NoReturn:
+    """Fails as gRPC does if it cancels a call by itself."""
+    raise asyncio.CancelledError
+
+
+async def run_until_open(stream: FailingStream) -> asyncio.Task[None]:
+    """Runs the stream until it is open."""
+    running = asyncio.create_task(stream.run())
+    async with asyncio.timeout(20):
+        while not stream.open and not running.done():
+            await asyncio.sleep(0.001)
+    return running
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconnecting_stream, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (fail_unexpectedly, "unexpected error: AttributeError('\\x1b[31mno such attribute')"),
+        (cancel_the_call, "the call was cancelled"),
+    ],
+)
+def test_stream_reopens_after_an_unexpected_error(
+    fail: Callable[[], NoReturn], reason: str
+) -> None:
+    """A bug, or a cancellation that the agent did not ask for, is a broken stream."""
+
+    async def run() -> FailingStream:
+        stream = FailingStream(fail)
+        running = await run_until_open(stream)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+        return stream
+
+    stream = asyncio.run(run())
+    assert stream.attempts == 3
+    assert stream.reasons[1].replace("\\\\", "\\") == reason
+
+
+def test_coroutines_run_together_end_together() -> None:
+    """The first that fails ends the others, and its error is raised."""
+    cancelled = asyncio.Event()
+
+    async def fail() -> None:
+        raise ProtocolError("the server sent nonsense")
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(ProtocolError, match="nonsense"):
+        asyncio.run(run_together(wait(), fail()))
+    assert cancelled.is_set()

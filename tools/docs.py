@@ -2,8 +2,9 @@
 
 A generated part stands between `<!-- generated: NAME … -->` and `<!-- /generated -->` in a Markdown
 file. Settings come from the attrs classes, metrics from their definitions, columns from the
-comments of the `.proto` files, sample rows from the golden files, and examples from
-`tests/examples/`. `--check` writes nothing: it names each stale page and exits with status 1.
+comments of the `.proto` files, sample rows from the golden files, examples from `tests/examples/`,
+and attacks from the docstrings of `tests/security/`. `--check` writes nothing: it names each stale
+page and exits with status 1.
 """
 
 import ast
@@ -62,6 +63,14 @@ LANGUAGES: Final = {
 }
 # Golden rows are read without enrichers, so every row of them lacks these columns.
 ENRICHED: Final = re.compile(r"(user|group_name|container_\w+|pod_\w+|error)_missing")
+# The attackers, by the word behind `test_` in the names of the files in tests/security/.
+ATTACKERS: Final = {
+    "local_user": "A local user of a host",
+    "reader": "A reader of the store",
+    "node": "A compromised node",
+    "tenant": "A tenant of a Kubernetes cluster",
+    "server": "A hostile server",
+}
 MIB: Final = 1 << 20
 MAX_EXPRESSION: Final = 80
 
@@ -325,6 +334,38 @@ def layers(part: str) -> str:
     return table([f"`{container}`", "Contents"], rows)
 
 
+def attacks() -> str:
+    """Tables of the attack tests, one for each attacker: the attempt and what holds."""
+    found: dict[str, list[tuple[str, str]]] = {attacker: [] for attacker in ATTACKERS}
+    for file in sorted((ROOT / "tests" / "security").glob("test_*.py")):
+        attacker = attacker_of(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            if not node.name.startswith("test_"):
+                continue
+            sentence = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            if not sentence:
+                sys.exit(f"{file.relative_to(ROOT)}: {node.name} has no docstring")
+            found[attacker].append((file.name, sentence))
+    total = sum(len(sentences) for sentences in found.values())
+    parts = [f"{total} attacks."]
+    for attacker, sentences in found.items():
+        rows = [[sentence, f"[`{name}`](../tests/security/{name})"] for name, sentence in sentences]
+        parts.append(f"## {ATTACKERS[attacker]}: {len(rows)}")
+        parts.append(table(["Attack", "Test"], rows))
+    return "\n\n".join(parts)
+
+
+def attacker_of(file: Path) -> str:
+    """The attacker that the name of an attack test's file begins with."""
+    for attacker in ATTACKERS:
+        if file.stem.startswith(f"test_{attacker}_"):
+            return attacker
+    allowed = ", ".join(f"test_{attacker}_<subject>.py" for attacker in ATTACKERS)
+    sys.exit(f"{file.relative_to(ROOT)}: the name of an attack test is one of {allowed}")
+
+
 def vocabulary() -> str:
     """A table of the words that `tools/vocabulary.py` rejects in prose."""
     rows = [
@@ -343,6 +384,7 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
 
 
 GENERATORS: Final[dict[str, Callable[..., str]]] = {
+    "attacks": attacks,
     "settings": settings,
     "options": options,
     "plugins-without-options": plugins_with_options,

@@ -87,8 +87,9 @@ def test_agent_runs_a_probe_that_was_installed_from_the_index(
     source = Path(infrasight_probe_sample.__file__).parent
     needs = ("infrasight-core", "protobuf")
     plugin = 'sample = "infrasight_probe_sample.plugin"'
+    absent = f"sha256:{'0' * 64}"
     correct = index.add("infrasight-probe-sample", "1.0", needs, source, plugin=plugin)
-    operator.send(wanted(("infrasight-probe-sample", "1.0", correct), ("nonsense", "3.0")))
+    operator.send(wanted(("infrasight-probe-sample", "1.0", correct), ("nonsense", "3.0", absent)))
     done = install(operator.address, target, index.environment)
     assert (done.status, done.installed) == (0, [("infrasight-probe-sample", "1.0")]), done
     assert names(target) == {"infrasight_probe_sample"}
@@ -150,7 +151,7 @@ def test_failed_packages_are_named_and_the_others_installed(
             ("demo-helper", "1.0"),
         )
     )
-    done = install(operator.address, target, index.environment)
+    done = install(operator.address, target, index.environment, "--allow-unhashed")
     assert done.status == 0
     assert done.installed == [("demo-good", "1.0"), ("numpy", NUMPY), ("demo-helper", "1.0")], (
         done.failures
@@ -176,8 +177,8 @@ def test_unavailable_index_is_a_failure_and_the_folder_is_emptied(
 ) -> None:
     """Packages of an earlier run are deleted; the command succeeds with a report of the failure."""
     target = tmp_path / "packages"
-    index.add("demo-one", "1.0")
-    operator.send(wanted(("demo-one", "1.0")))
+    digest = index.add("demo-one", "1.0")
+    operator.send(wanted(("demo-one", "1.0", digest)))
     assert install(operator.address, target, index.environment).installed == [("demo-one", "1.0")]
     index.stop()
     done = install(operator.address, target, index.environment)

@@ -1,6 +1,8 @@
 """An operator's configuration of a node: parsed, merged into the agent's own settings, saved."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from infrasight.v1.control_pb2 import Configuration, Package
@@ -39,7 +41,7 @@ def test_configuration_replaces_probes_and_each_plugins_options_and_filters() ->
 
 def test_no_probes_means_all_without_an_operator_and_none_with_one() -> None:
     """An operator's empty list means that nothing is recorded."""
-    configuration = NodeConfiguration.parse(Configuration(settings="{}"))
+    configuration = NodeConfiguration.parse(Configuration(settings='{"probes": []}'))
     assert AgentSettings().enabled() is None
     assert configuration.merge_into(AgentSettings(operator="localhost:1")).enabled() == ()
 
@@ -55,6 +57,47 @@ def test_invalid_settings_of_one_plugin_are_set_apart() -> None:
     hooks = {name: error.hook for name, error in configuration.invalid.items()}
     assert hooks == {"a": "options", "b": "filters"}
     assert "did you mean include_uid?" in configuration.invalid["b"].reason
+
+
+@pytest.mark.parametrize(
+    ("settings", "reported", "reason"),
+    [
+        ({"server": "x:1"}, "configuration", "unknown key 'server'"),
+        ({"options": []}, "configuration", "options: expected a table"),
+        ({"probes": ["a", 5]}, "configuration", "probes[1]: expected text"),
+        ({"filters": {"all": {"exclude_uid": [-1]}}}, "all", "'all' is a reserved word"),
+        ({"filters": {"b": {"include_comm": ["\ud800"]}}}, "b", "filters.b"),
+        ({"options": {"none": {"x": 1}}}, "none", "'none' is a reserved word"),
+        ({"probes": ["a", "any"]}, "any", "'any' is a reserved word"),
+    ],
+)
+def test_invalid_part_of_a_configuration_is_left_out(
+    settings: dict[str, Any], reported: str, reason: str
+) -> None:
+    """It is reported under its own name, and everything else is parsed."""
+    table = {"probes": ["a"], "options": {"a": {"x": 1}}, **settings}
+    configuration = NodeConfiguration.parse(Configuration(settings=json.dumps(table)))
+    assert configuration.probes == ("a",)
+    assert {name: reason in error.reason for name, error in configuration.invalid.items()} == {
+        reported: True
+    }
+    assert configuration.filters == {}
+    if "options" not in settings:
+        assert configuration.options == {"a": {"x": 1}}
+
+
+@pytest.mark.parametrize("levels", [32, 33, 400, 900])
+@pytest.mark.parametrize("key", ["options", "filters"])
+def test_deeply_nested_settings_of_a_plugin_are_left_out(key: str, levels: int) -> None:
+    """Tables of many levels fail for their plugin, not with an error of Python."""
+    nested: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        nested = {"x": nested}
+    table = {"probes": ["a", "b"], key: {"b": nested}}
+    configuration = NodeConfiguration.parse(Configuration(settings=json.dumps(table)))
+    assert configuration.probes == ("a", "b")
+    is_allowed = key == "options" and levels <= 32
+    assert ("b" in configuration.invalid) != is_allowed
 
 
 def test_saved_configuration_is_read_back_and_private(tmp_path: Path) -> None:

@@ -238,7 +238,8 @@ def test_changed_packages_replace_pods_within_the_limit(
     for agent in agents.values():
         agent.apply_next()
     installation.until_condition("infrasight", "infrasight", "Ready", True)
-    installation.policy("packages", packages=[{"name": "probe-x", "version": "1.0"}])
+    package = {"name": "probe-x", "version": "1.0", "hashes": [f"sha256:{'0' * 64}"]}
+    installation.policy("packages", packages=[package])
     failing = nodes[2]
     reconnected: set[str] = set()
     for count in range(1, len(nodes) + 1):

@@ -28,9 +28,9 @@ FULL: dict[str, Any] = {
         "tls": {"secretName": "infrasight-agent-tls"},
     },
     "packageIndex": {
-        "url": "https://index.example/simple",
-        "secretName": "pip",
+        "secretName": "index-login",
         "caConfigMap": "index-ca",
+        "allowUnhashedPackages": True,
     },
 }
 MINIMAL: dict[str, Any] = {

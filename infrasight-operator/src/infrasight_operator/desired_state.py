@@ -7,6 +7,7 @@ from attrs import Factory, frozen
 from infrasight_operator.errors import ObjectError
 from infrasight_operator.kube.object_cache import ObjectCache
 from infrasight_operator.kube.resources import Kind
+from infrasight_operator.model.admission import admit
 from infrasight_operator.model.installation import NAME, Installation
 from infrasight_operator.model.node import Node
 from infrasight_operator.model.policy import Policy
@@ -19,7 +20,7 @@ class DesiredState:
 
     Attributes:
         installation: The installation; None if there is none or it is invalid.
-        policies: The valid policies, by name.
+        policies: The policies that can be parsed, by name, with the entries that are admitted.
         invalid_objects: The reason why an object is invalid, by kind and name.
         nodes: The nodes that run an agent, by name.
         configurations: The configuration of each of these nodes, by name.
@@ -50,6 +51,8 @@ def compute_desired_state(cache: ObjectCache) -> DesiredState:
             invalid[Kind.INFRASIGHT, NAME] = str(error)
     if installation is None:
         return DesiredState(None, policies, invalid)
+    allow_unhashed = installation.spec.package_index.allow_unhashed_packages
+    policies = {name: admit(policy, allow_unhashed) for name, policy in policies.items()}
     nodes = _select_nodes(cache, installation)
     configurations = _resolve_configurations(policies, nodes)
     return DesiredState(installation, policies, invalid, nodes, configurations)

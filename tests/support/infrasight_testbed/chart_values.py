@@ -113,10 +113,9 @@ IMAGES: dict[str, Any] = {
 }
 PACKAGE_INDEX: dict[str, Any] = {
     "packageIndex": {
-        "url": "https://index.example/simple",
-        "extraUrls": ["https://more.example/"],
         "secretName": "p",
         "caConfigMap": "c",
+        "allowUnhashedPackages": True,
     },
     "networkPolicy": {
         "agentEgress": [{"ports": [{"port": 443}]}],

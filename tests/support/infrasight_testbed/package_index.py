@@ -28,14 +28,13 @@ class PackageIndex:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Environment variables that make pip use only this index."""
-        url = f"http://127.0.0.1:{self._server.server_port}/"
-        return {
-            "PIP_CONFIG_FILE": "/dev/null",
-            "PIP_INDEX_URL": url,
-            "PIP_FIND_LINKS": "",
-            "PIP_RETRIES": "1",
-        }
+        """Environment variables that make `infrasight packages` use this index."""
+        return {"INFRASIGHT_PACKAGES_INDEX_URL": self.url}
+
+    @property
+    def url(self) -> str:
+        """The URL of the index."""
+        return f"http://127.0.0.1:{self._server.server_port}/"
 
     def add(
         self,

@@ -13,6 +13,7 @@ from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import check_program
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import Kernel
+from infrasight_core.settings.reserved_names import EVERY_PROBE
 
 Failures = Mapping[str, PluginError]
 NO_FAILURES: Failures = MappingProxyType({})
@@ -155,7 +156,7 @@ def without_missing_plugins(
             reason = "the agent's own setting `disable` names it"
             failures[probe] = PluginError(probe, "import", reason)
     for key, table in (("options", settings.options), ("filters", settings.filters)):
-        for name in sorted(table.keys() - {"all"} - set(installed) - failures.keys()):
+        for name in sorted(table.keys() - {EVERY_PROBE} - set(installed) - failures.keys()):
             reason = (
                 f"{key} are set for it, but no installed plugin is called {name!r}; "
                 f"installed: {listed}"
@@ -176,7 +177,7 @@ def check_names(
         ConfigError: A plugin is not loaded, or does not have the options.
     """
     known = plugins.plugins.keys() | plugins.failures.keys()
-    for key, names in (("options", options.keys()), ("filters", filters.keys() - {"all"})):
+    for key, names in (("options", options.keys()), ("filters", filters.keys() - {EVERY_PROBE})):
         unknown = sorted(names - known)
         if unknown:
             loaded = ", ".join(plugins.probes()) or "none"

@@ -4,19 +4,35 @@
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, field, frozen
+from attrs import Attribute, Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.settings.reader import file_from_environment, read_settings
+from infrasight_core.settings.reserved_names import (
+    EVERY_PROBE,
+    RESERVED_NAMES,
+    describe_reserved,
+)
 
 ENV_PREFIX = "INFRASIGHT_AGENT_"
+
+
+def _plugin_names(*allowed: str) -> Any:
+    """A validator of names of plugins, none of which may be reserved, except for those allowed."""
+
+    def check(_: object, attribute: "Attribute[Any]", names: Iterable[str]) -> None:
+        for name in names:
+            if name in RESERVED_NAMES.difference(allowed):
+                raise ValueError(f"'{attribute.name}' {describe_reserved(name)}")
+
+    return check
 
 
 @frozen
@@ -53,7 +69,7 @@ class AgentSettings:
         disable: Plugins not to load, enrichers included.
         options: The options of each plugin, by its name.
         filters: What each probe records, by its name. `all` applies to every probe; a probe's own
-            key replaces the same key of `all`.
+            key replaces the same key of `all`. An operator can set filters of named probes only.
         status_listen: Address of the HTTP server of /metrics, /healthz and /readyz, as `host:port`.
         block_memory: Bytes of kernel memory for the blocks of one probe, over all CPUs.
         outbox_memory: Bytes of batches that may wait for the server; further events are dropped.
@@ -72,10 +88,10 @@ class AgentSettings:
     state: Path = Path("/var/lib/infrasight")
     pod: str = ""
     packages: Path | None = None
-    probes: tuple[str, ...] = ()
-    disable: tuple[str, ...] = ()
-    options: Mapping[str, Mapping[str, Any]] = Factory(dict)
-    filters: Mapping[str, Filters] = Factory(dict)
+    probes: tuple[str, ...] = field(default=(), validator=_plugin_names())
+    disable: tuple[str, ...] = field(default=(), validator=_plugin_names())
+    options: Mapping[str, Mapping[str, Any]] = field(factory=dict, validator=_plugin_names())
+    filters: Mapping[str, Filters] = field(factory=dict, validator=_plugin_names(EVERY_PROBE))
     status_listen: str = "127.0.0.1:7445"
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
@@ -100,7 +116,7 @@ class AgentSettings:
 
     def filters_of(self, probe: str) -> Filters:
         """Returns the filters of a probe, merged with those of all probes."""
-        return self.filters.get("all", EVERYTHING).merged(self.filters.get(probe, EVERYTHING))
+        return self.filters.get(EVERY_PROBE, EVERYTHING).merged(self.filters.get(probe, EVERYTHING))
 
     def of_probe(self, probe: str) -> ProbeSettings:
         """Returns the options and filters of a probe."""

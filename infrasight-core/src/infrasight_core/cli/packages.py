@@ -22,8 +22,7 @@ report.json in the target folder:
    "failures": [{{"name": "infrasight-probe-y", "reason": "..."}}]}}
 
 \b
-Environment: the options are read from the agent's variables, too. pip is configured by its
-own (PIP_INDEX_URL, PIP_CONFIG_FILE ...).
+pip's own variables and settings files (PIP_INDEX_URL, pip.conf ...) have no effect.
 
 {EXIT_STATUSES}
 A failed installation is part of the report and no error of the command."""
@@ -63,12 +62,48 @@ A failed installation is part of the report and no error of the command."""
     type=click.FloatRange(1, 86400),
     help="How long to wait for the operator, and as long again for pip.",
 )
+@click.option(
+    "--index-url",
+    envvar="INFRASIGHT_PACKAGES_INDEX_URL",
+    show_envvar=True,
+    metavar="URL",
+    default="",
+    help="The package index, the only one; pip's default if absent.",
+)
+@click.option(
+    "--index-url-file",
+    envvar="INFRASIGHT_PACKAGES_INDEX_URL_FILE",
+    show_envvar=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the URL of the index, for a URL with a password.",
+)
+@click.option(
+    "--index-ca",
+    envvar="INFRASIGHT_PACKAGES_INDEX_CA",
+    show_envvar=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The CA of the index's certificate.",
+)
+@click.option(
+    "--allow-unhashed/--require-hashes",
+    envvar="INFRASIGHT_PACKAGES_ALLOW_UNHASHED",
+    show_envvar=True,
+    default=False,
+    show_default=True,
+    help="Whether to install packages for which no hashes are given.",
+)
 @tls_options("the operator", variables="INFRASIGHT_AGENT_TLS__")
 def command(
     operator: str,
     node: str,
     target: Path,
     timeout: float,
+    index_url: str,
+    index_url_file: Path | None,
+    index_ca: Path | None,
+    allow_unhashed: bool,
     tls_certificate: str | None,
     tls_key: str | None,
     tls_ca: str | None,
@@ -76,21 +111,24 @@ def command(
 ) -> None:
     """Install the plugin packages that a cluster's operator assigns to a node.
 
-    pip installs the packages one by one. Packages of this Python stay as they are and are not
-    copied: a package that needs another version of one fails. A package with hashes brings no
-    dependencies: list them, too. An agent with the target folder in PYTHONPATH finds the
-    installed plugins and reports report.json to the operator (the setting `packages`).
+    pip installs the packages one by one, as wheels from one index. A package needs hashes, and
+    brings no dependencies: list them, too. Packages of this Python stay as they are and are not
+    copied: a package that needs another version of one fails. An agent with the target folder in
+    PYTHONPATH finds the installed plugins and reports report.json to the operator (the setting
+    `packages`).
     """
     logs.configure("info")
     # Imported here, because gRPC takes a while to import and `--help` does not need it.
     from infrasight_core.net.operator_client import fetch_configuration
     from infrasight_core.net.peer import Peer
+    from infrasight_core.packages.index import PackageIndex
     from infrasight_core.packages.install import Installation
     from infrasight_core.packages.report import PackageFailure, PackagesReport
     from infrasight_core.packages.target import prepare_target
 
     prepare_target(target)
     try:
+        index = PackageIndex.read(index_url, index_url_file, index_ca)
         peer = Peer(operator, tls_files(tls_certificate, tls_key, tls_ca), bool(plaintext))
         packages = fetch_configuration(node, peer, timeout).packages
         if packages and importlib.util.find_spec("pip") is None:
@@ -100,7 +138,7 @@ def command(
     except InfraSightError as error:
         result = PackagesReport(failures=(PackageFailure("packages", str(error)),))
     else:
-        result = Installation(target, packages, timeout).run()
+        result = Installation(target, packages, timeout, index, allow_unhashed).run()
     result.write(target)
     for package in result.installed:
         click.echo(printable(f"installed {package.name} {package.version}"))

@@ -10,6 +10,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from infrasight_core.plugin.hookspecs import ENTRY_POINT_GROUP
+from infrasight_core.settings.reserved_names import RESERVED_NAMES, describe_reserved
+
 _MODULE_SUFFIXES = (".py", ".so")
 
 
@@ -53,6 +56,31 @@ def find_hidden_module(files: Sequence[Path], paths: list[str]) -> str:
         if any((Path(path) / file).exists() for path in paths):
             return str(file)
     return ""
+
+
+def find_unusable_plugin(new: Path, paths: list[str]) -> str:
+    """Returns why a plugin in new distributions cannot be used; empty if each can.
+
+    Args:
+        new: The folder of the new distributions.
+        paths: The folders of the installed ones, whose plugins must not be replaced.
+    """
+    installed = _plugin_names(paths)
+    for name in sorted(_plugin_names([str(new)])):
+        if name in RESERVED_NAMES:
+            return f"its plugin has a reserved name: {describe_reserved(name)}"
+        if name in installed:
+            return f"it has a plugin called {name!r}, which is installed already"
+    return ""
+
+
+def _plugin_names(paths: list[str]) -> set[str]:
+    return {
+        point.name
+        for distribution in distributions(path=paths)
+        for point in distribution.entry_points
+        if point.group == ENTRY_POINT_GROUP
+    }
 
 
 def unmet_requirements(target: Path, name: str, versions: Mapping[str, str]) -> Iterator[str]:

@@ -1,10 +1,13 @@
 """Installs a node's packages one by one, beside the packages of the agent's image.
 
 The packages of the image never change: they satisfy requirements, and none of them is copied into
-the folder, which comes before them on the agent's path. A package without hashes is therefore
-resolved first, with the versions of the image and of the other packages as constraints, and then
-only what is missing is installed. A package with hashes is installed alone, because nothing
-without a hash may come with it: its requirements must be in the image, or listed as well.
+the folder, which comes before them on the agent's path. A package with hashes is installed alone,
+because nothing without a hash may come with it: its requirements must be in the image, or listed as
+well. A package without hashes is installed only if this is explicitly allowed. It is resolved
+first, with the versions of the image and of the other packages as constraints, and then what is
+missing is installed, with the hashes of the files that were resolved.
+
+Only wheels are installed, from one index.
 """
 
 import json
@@ -14,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from infrasight.v1.control_pb2 import Package
@@ -23,10 +27,12 @@ from packaging.version import InvalidVersion, Version
 from infrasight_core.errors import InstallError
 from infrasight_core.packages.image import (
     find_hidden_module,
+    find_unusable_plugin,
     image_paths,
     installed_versions,
     unmet_requirements,
 )
+from infrasight_core.packages.index import PackageIndex
 from infrasight_core.packages.pip import run_pip
 from infrasight_core.packages.report import InstalledPackage, PackageFailure, PackagesReport
 
@@ -42,10 +48,21 @@ class Installation:
         target: The folder, which is empty.
         packages: The packages to install.
         seconds: The time limit for all of them together.
+        index: Where they come from.
+        allow_unhashed: Whether packages without hashes are installed.
     """
 
-    def __init__(self, target: Path, packages: Iterable[Package], seconds: float) -> None:
+    def __init__(
+        self,
+        target: Path,
+        packages: Iterable[Package],
+        seconds: float,
+        index: PackageIndex,
+        allow_unhashed: bool = False,
+    ) -> None:
         self._target = target
+        self._index = index
+        self._allow_unhashed = allow_unhashed
         self._packages = list(packages)
         self._deadline = time.monotonic() + seconds
         self._image = installed_versions(image_paths(target))
@@ -97,17 +114,20 @@ class Installation:
                     "image are not replaced: use an image with the required version"
                 )
             return
-        work.mkdir()
+        if not package.hashes and not self._allow_unhashed:
+            raise InstallError(
+                "it has no hashes: add the hashes of its files, or allow packages without hashes "
+                "(`infrasight packages --allow-unhashed`; in a cluster, "
+                "`packageIndex.allowUnhashedPackages` of the InfraSight object)"
+            )
+        work.mkdir(mode=0o700)
         if package.hashes:
-            hashes = " ".join(f"--hash={digest}" for digest in package.hashes)
-            requirements = [f"{package.name}=={package.version} {hashes}"]
+            requirements = [_requirement(package.name, package.version, package.hashes)]
         else:
             requirements = self._resolve(package, work)
         if requirements:
-            file = work / "requirements.txt"
-            file.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-            options = ("--no-deps", "--no-compile", "--target", str(work / "new"))
-            self._pip(work, *options, "--requirement", str(file))
+            options = ("--require-hashes", "--no-deps", "--no-compile")
+            self._pip(work, requirements, *options, "--target", str(work / "new"))
             self._merge(work / "new")
         log.info("package installed", package=package.name, version=package.version)
 
@@ -124,26 +144,27 @@ class Installation:
         constraints_file.write_text("".join(lines), encoding="utf-8")
         report = work / "resolved.json"
         options = ("--dry-run", "--report", str(report), "--constraint", str(constraints_file))
-        self._pip(work, *options, f"{package.name}=={package.version}")
+        self._pip(work, [f"{package.name}=={package.version}"], *options)
         resolved = json.loads(report.read_text(encoding="utf-8"))["install"]
-        metadata = [item["metadata"] for item in resolved]
-        return [f"{item['name']}=={item['version']}" for item in metadata]
+        return [_resolved_requirement(item) for item in resolved]
 
     def _versions(self) -> dict[str, str]:
         """Returns the versions in the image and in the folder, by normalized name."""
         return self._image | installed_versions([str(self._target)])
 
-    def _pip(self, work: Path, *arguments: str) -> None:
+    def _pip(self, work: Path, requirements: Iterable[str], *options: str) -> None:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise InstallError("the time limit for all packages was reached; see --timeout")
-        # pip sees the packages in the folder, as the agent will. With its cache it does not fetch
-        # again what it has resolved.
-        environment = {
-            "PYTHONPATH": str(self._target),
-            "PIP_CACHE_DIR": str(work.parent / "cache"),
-        }
-        run_pip(arguments, environment, remaining)
+        # The index's URL may hold a password, so it is not an argument, which every user could see.
+        file = work / "requirements.txt"
+        lines = [*self._index.requirement_lines(), *requirements]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        # With its cache, pip does not fetch again what it has resolved.
+        cache = ("--cache-dir", str(work.parent / "cache"))
+        arguments = (*self._index.options(), *cache, *options, "--requirement", str(file))
+        # pip sees the packages in the folder, as the agent will.
+        run_pip(arguments, {"PYTHONPATH": str(self._target)}, remaining)
 
     def _merge(self, new: Path) -> None:
         """Moves installed files into the folder; they may replace no file and hide no module."""
@@ -157,9 +178,26 @@ class Installation:
         hidden = find_hidden_module(files, image_paths(self._target))
         if hidden:
             raise InstallError(f"it would hide {hidden} of the agent's image")
+        unusable = find_unusable_plugin(new, [str(self._target), *image_paths(self._target)])
+        if unusable:
+            raise InstallError(unusable)
         for file in files:
             (self._target / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(new / file, self._target / file)
+
+
+def _requirement(name: str, version: str, hashes: Iterable[str]) -> str:
+    """Returns the line of a requirements file."""
+    return " ".join([f"{name}=={version}", *(f"--hash={digest}" for digest in hashes)])
+
+
+def _resolved_requirement(item: dict[str, Any]) -> str:
+    """Returns the requirement for a file that pip has resolved; raises InstallError."""
+    metadata = item["metadata"]
+    hashes = item["download_info"].get("archive_info", {}).get("hashes", {})
+    if "sha256" not in hashes:
+        raise InstallError(f"the index gives no SHA-256 hash for {metadata['name']}")
+    return _requirement(metadata["name"], metadata["version"], [f"sha256:{hashes['sha256']}"])
 
 
 def _find_mistake(package: Package) -> str:

@@ -11,11 +11,14 @@ from infrasight_core.errors import InstallError
 from infrasight_core.settings.credentials import hide_url_credentials
 
 _OPTIONS = (
+    "--isolated",  # from the settings of this process's user and environment
     "--no-input",
     "--disable-pip-version-check",
     "--no-color",
     "--root-user-action",
     "ignore",
+    "--retries",
+    "3",
 )
 _CONNECTION_BROKEN = re.compile(r"WARNING: Retrying .* after connection broken by '(.*)': ")
 _NO_VERSION = re.compile(r"ERROR: Could not find a version .*")
@@ -23,7 +26,9 @@ _CONFLICT = re.compile(r"The conflict is caused by:\n(.*?)\n\n", re.DOTALL)
 
 
 def run_pip(arguments: Sequence[str], environment: Mapping[str, str], seconds: float) -> None:
-    """Runs `pip install` with the running Python.
+    """Runs `pip install` with the running Python, and only with the given settings.
+
+    pip's own variables, such as `PIP_EXTRA_INDEX_URL`, and its settings files have no effect.
 
     Args:
         arguments: The arguments of `pip install`.
@@ -35,7 +40,7 @@ def run_pip(arguments: Sequence[str], environment: Mapping[str, str], seconds: f
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pip", "install", *_OPTIONS, *arguments],
-        env={**os.environ, **environment},
+        env={**_inherited(), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -52,6 +57,15 @@ def run_pip(arguments: Sequence[str], environment: Mapping[str, str], seconds: f
         raise InstallError(f"pip was stopped after {seconds:.0f} s: {reason}") from None
     if process.returncode:
         raise InstallError(extract_reason(output))
+
+
+def _inherited() -> dict[str, str]:
+    """Returns the variables of this process without pip's, and one that disables its files."""
+    variables = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith("PIP_")
+    }
+    variables["PIP_CONFIG_FILE"] = os.devnull
+    return variables
 
 
 def extract_reason(output: str) -> str:

@@ -23,6 +23,7 @@ from infrasight_core.plugin.options import NoOptions, options_of
 from infrasight_core.plugin.program import BpfProgram, Kernel
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_core.plugin.tags import merge_tags
+from infrasight_core.settings.reserved_names import RESERVED_NAMES, describe_reserved
 
 log = structlog.get_logger(__name__)
 FAILURES = Counter(
@@ -110,11 +111,16 @@ class PluginManager:
             # Whether a plugin is a probe shows only after it is loaded.
             for name in manager.schemas().keys() - enabled:
                 manager.unregister(name)
-            manager.failures = {n: e for n, e in manager.failures.items() if n in enabled}
+            shown = enabled | RESERVED_NAMES
+            manager.failures = {n: e for n, e in manager.failures.items() if n in shown}
         return manager
 
     def _load(self, point: EntryPoint) -> None:
         distribution = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+        if point.name in RESERVED_NAMES:
+            reason = f"{describe_reserved(point.name)}: uninstall {distribution}"
+            self._add_failure(PluginError(point.name, "import", reason))
+            return
         try:
             module = point.load()
         except Exception as error:  # noqa: BLE001 - a third-party module may raise anything

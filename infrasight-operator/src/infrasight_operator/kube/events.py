@@ -10,6 +10,13 @@ from infrasight_operator.kube.resources import API_VERSION, Kind
 COMPONENT = "infrasight-operator"
 _MAX_MESSAGE_CHARACTERS = 1000
 _MAX_NAME_PREFIX = 200
+# A condition of a policy, the status that is reported, and the Event's reason.
+_POLICY_WARNINGS = (
+    ("Accepted", "False", "PolicyRejected"),
+    ("Conflict", "True", "PolicyConflict"),
+    ("Overridden", "True", "PolicyOverridden"),
+    ("RecordsNothing", "True", "PolicyRecordsNothing"),
+)
 
 
 @frozen
@@ -43,15 +50,21 @@ def node_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Kub
 
 
 def policy_events(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[KubeEvent]:
-    """The Events for a change of a ProbePolicy status: conflicts that appear or end."""
-    old = _condition(before, "Conflict")
-    new = _condition(after, "Conflict")
-    if new.get("status") == "True" and old.get("message") != new.get("message"):
-        return [KubeEvent("PolicyConflict", new["message"])]
-    if old.get("status") == "True" and new.get("status") == "False":
+    """The Events for a change of a ProbePolicy status.
+
+    They report what appears in the status that limits the policy's effect, and conflicts that end.
+    """
+    events = []
+    for name, status, reason in _POLICY_WARNINGS:
+        old = _condition(before, name)
+        new = _condition(after, name)
+        if new.get("status") == status and old.get("message") != new.get("message"):
+            events.append(KubeEvent(reason, new["message"]))
+    was_in_conflict = _condition(before, "Conflict").get("status") == "True"
+    if was_in_conflict and _condition(after, "Conflict").get("status") == "False":
         message = "no other policy disagrees any more"
-        return [KubeEvent("ConflictResolved", message, is_warning=False)]
-    return []
+        events.append(KubeEvent("ConflictResolved", message, is_warning=False))
+    return events
 
 
 def event_manifest(

@@ -104,11 +104,11 @@ def _packages_container(
     """
     agent = installation.spec.agent
     index = installation.spec.package_index
-    pip = {
-        "PIP_INDEX_URL": index.url,
-        "PIP_EXTRA_INDEX_URL": " ".join(index.extra_urls),
-        "PIP_CONFIG_FILE": "/etc/infrasight/pip/pip.conf" if index.secret_name else "",
-        "PIP_CERT": "/etc/infrasight/pip-ca/ca.crt" if index.ca_config_map else "",
+    packages = {
+        "INDEX_URL": index.url,
+        "INDEX_URL_FILE": "/etc/infrasight/package-index/url" if index.secret_name else "",
+        "INDEX_CA": "/etc/infrasight/package-index-ca/ca.crt" if index.ca_config_map else "",
+        "ALLOW_UNHASHED": "true" if index.allow_unhashed_packages else "",
     }
     container: dict[str, Any] = {
         "name": "packages",
@@ -118,7 +118,11 @@ def _packages_container(
         "env": [
             *_common_variables(installation, operator_address),
             {"name": "HOME", "value": "/tmp"},
-            *({"name": name, "value": value} for name, value in pip.items() if value),
+            *(
+                {"name": f"INFRASIGHT_PACKAGES_{name}", "value": value}
+                for name, value in packages.items()
+                if value
+            ),
         ],
         "securityContext": _security_context([]),
         "volumeMounts": [volume.packages_mount for volume in volumes if volume.packages_mount],

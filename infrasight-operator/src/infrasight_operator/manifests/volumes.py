@@ -55,16 +55,17 @@ def build_volumes(installation: Installation) -> list[Volume]:
         secret = {
             "secretName": index.secret_name,
             "defaultMode": 0o400,
-            "items": [{"key": "pip.conf", "path": "pip.conf"}],
+            "items": [{"key": "url", "path": "url"}],
         }
-        volumes.append(_for_packages({"name": "pip", "secret": secret}, "/etc/infrasight/pip"))
+        source = {"name": "package-index", "secret": secret}
+        volumes.append(_for_packages(source, "/etc/infrasight/package-index"))
     if index.ca_config_map:
         config_map = {
             "name": index.ca_config_map,
             "items": [{"key": "ca.crt", "path": "ca.crt"}],
         }
-        source = {"name": "pip-ca", "configMap": config_map}
-        volumes.append(_for_packages(source, "/etc/infrasight/pip-ca"))
+        source = {"name": "package-index-ca", "configMap": config_map}
+        volumes.append(_for_packages(source, "/etc/infrasight/package-index-ca"))
     return volumes
 
 

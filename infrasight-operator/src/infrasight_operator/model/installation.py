@@ -133,16 +133,16 @@ class PackageIndex:
     """The package index for the packages of policies.
 
     Attributes:
-        url: The index; empty selects pip's default.
-        extra_urls: Additional indexes.
-        secret_name: A Secret with a pip.conf.
+        url: The index, the only one; empty selects pip's default.
+        secret_name: A Secret whose key `url` is the index, for a URL with credentials.
         ca_config_map: A ConfigMap with a ca.crt for the index.
+        allow_unhashed_packages: Whether policies may name packages without hashes.
     """
 
     url: str = ""
-    extra_urls: tuple[str, ...] = ()
     secret_name: str = ""
     ca_config_map: str = ""
+    allow_unhashed_packages: bool = False
 
 
 @frozen

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from attrs import Factory, field, frozen
@@ -11,6 +12,13 @@ from infrasight_operator.model.parsing import parse
 from infrasight_operator.model.selector import Selector
 
 _CGROUP_FILTERS = ("includeCgroup", "excludeCgroup")
+
+
+class EntryKind(StrEnum):
+    """What an entry of a policy is; the values are field names of the API."""
+
+    PROBE = "probe"
+    PACKAGE = "package"
 
 
 @frozen
@@ -61,7 +69,7 @@ class PolicyPackage:
     Attributes:
         name: The normalized name.
         version: The exact version.
-        hashes: The accepted file hashes; if there are none, hashes are not checked.
+        hashes: The accepted file hashes; without any, the installation must permit the package.
     """
 
     name: str
@@ -91,6 +99,21 @@ class PolicySpec:
 
 
 @frozen
+class Rejection:
+    """An entry of a policy that is not used on any node.
+
+    Attributes:
+        kind: Whether it is a probe or a package.
+        name: The probe or package.
+        reason: Why it is not used.
+    """
+
+    kind: EntryKind
+    name: str
+    reason: str
+
+
+@frozen
 class Policy:
     """A policy.
 
@@ -99,12 +122,14 @@ class Policy:
         created: The creation time in the API's format, which sorts by time.
         spec: The object's spec.
         generation: The generation of the spec.
+        rejections: Entries of the object that `spec` lacks because they are not admitted.
     """
 
     name: str
     created: str
     spec: PolicySpec
     generation: int = 0
+    rejections: tuple[Rejection, ...] = ()
 
     @classmethod
     def from_object(cls, body: Mapping[str, Any]) -> "Policy":

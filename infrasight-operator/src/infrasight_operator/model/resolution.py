@@ -3,19 +3,15 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 from attrs import frozen
 
-from infrasight_operator.model.policy import Policy, PolicyPackage, PolicyProbe
+from infrasight_operator.model.policy import EntryKind, Policy, PolicyPackage, PolicyProbe
 
-
-class EntryKind(StrEnum):
-    """What an entry of a policy is; the values are field names of the API."""
-
-    PROBE = "probe"
-    PACKAGE = "package"
+# The API server stores objects of up to 1.5 MB, and an agent receives messages of up to 4 MB.
+MAX_PROBES = 256
+MAX_PROBES_BYTES = 512 << 10
 
 
 class _PolicyEntry(Protocol):
@@ -59,6 +55,31 @@ class Conflict:
 
 
 @frozen
+class Override:
+    """An entry of a policy that a policy of higher priority replaces.
+
+    Attributes:
+        kind: Whether it is a probe or a package.
+        name: The probe or package.
+        policy: The policy whose definition is not used.
+        by: The policy whose definition is used.
+        is_disabled: Whether the definition that is used disables the probe.
+    """
+
+    kind: EntryKind
+    name: str
+    policy: str
+    by: str
+    is_disabled: bool
+
+    @property
+    def reason(self) -> str:
+        """A sentence that names the other policy and its effect."""
+        verb = "disables" if self.is_disabled else "defines"
+        return f"{self.kind} {self.name}: {self.by}, which has a higher priority, {verb} it"
+
+
+@frozen
 class NodeConfiguration:
     """The probes and packages of a node.
 
@@ -69,6 +90,9 @@ class NodeConfiguration:
         packages: The packages by name, each with the name of the policy that defines it.
         policies: The policies that select the node, by descending precedence.
         conflicts: The conflicts between these policies.
+        overrides: The entries that policies of higher priority define differently.
+        oversized: The enabled probes for which there is no room in the configuration, by name, each
+            with the name of the policy that defines it.
     """
 
     digest: str
@@ -77,6 +101,8 @@ class NodeConfiguration:
     packages: tuple[tuple[PolicyPackage, str], ...]
     policies: tuple[str, ...]
     conflicts: tuple[Conflict, ...]
+    overrides: tuple[Override, ...] = ()
+    oversized: tuple[tuple[PolicyProbe, str], ...] = ()
 
     @property
     def packages_digest(self) -> str:
@@ -85,7 +111,7 @@ class NodeConfiguration:
 
     def entries(self, policy: str | None = None) -> Iterator[tuple[EntryKind, str]]:
         """Kind and name of all probes and packages, or of those that one policy defines."""
-        for probe, defining_policy in self.probes:
+        for probe, defining_policy in (*self.probes, *self.oversized):
             if policy in (None, defining_policy):
                 yield EntryKind.PROBE, probe.name
         for package, defining_policy in self.packages:
@@ -110,11 +136,16 @@ def resolve(policies: Sequence[Policy]) -> NodeConfiguration:
     policy of the same priority that defines the probe differently is in conflict. The same rules
     apply to packages.
     """
-    probes, probe_conflicts = _combine(EntryKind.PROBE, [(p, p.spec.probes) for p in policies])
-    packages, package_conflicts = _combine(
-        EntryKind.PACKAGE, [(p, p.spec.packages) for p in policies]
+    overrides: list[Override] = []
+    probes, probe_conflicts = _combine(
+        EntryKind.PROBE, [(p, p.spec.probes) for p in policies], overrides
     )
-    enabled = tuple((probe, policy) for probe, policy in probes if probe.enabled)
+    packages, package_conflicts = _combine(
+        EntryKind.PACKAGE, [(p, p.spec.packages) for p in policies], overrides
+    )
+    names = [policy.name for policy in policies]
+    wanted = [(probe, policy) for probe, policy in probes if probe.enabled]
+    enabled, oversized = _limit(wanted, names)
     settings: dict[str, Any] = {
         "probes": [probe.name for probe, _ in enabled],
         "options": {},
@@ -133,7 +164,33 @@ def resolve(policies: Sequence[Policy]) -> NodeConfiguration:
         packages=packages,
         policies=tuple(policy.name for policy in policies),
         conflicts=(*probe_conflicts, *package_conflicts),
+        overrides=tuple(overrides),
+        oversized=oversized,
     )
+
+
+def _limit(
+    probes: Iterable[tuple[PolicyProbe, str]], policies: Sequence[str]
+) -> tuple[tuple[tuple[PolicyProbe, str], ...], tuple[tuple[PolicyProbe, str], ...]]:
+    """Divides probes into those that the configuration has room for, and the others.
+
+    A policy of higher precedence comes first, so that no other one takes its room.
+    """
+    fitting: list[tuple[PolicyProbe, str]] = []
+    oversized: list[tuple[PolicyProbe, str]] = []
+    size = 0
+    for probe, policy in sorted(probes, key=lambda entry: policies.index(entry[1])):
+        probe_size = len(_to_json([probe.name, probe.options, dict(probe.filters)]).encode())
+        if len(fitting) < MAX_PROBES and size + probe_size <= MAX_PROBES_BYTES:
+            size += probe_size
+            fitting.append((probe, policy))
+        else:
+            oversized.append((probe, policy))
+    return tuple(sorted(fitting, key=_name)), tuple(sorted(oversized, key=_name))
+
+
+def _name(entry: tuple[PolicyProbe, str]) -> str:
+    return entry[0].name
 
 
 @frozen
@@ -146,7 +203,9 @@ class _Combined(Generic[Entry]):
 
 
 def _combine(
-    kind: EntryKind, definitions: Sequence[tuple[Policy, Iterable[Entry]]]
+    kind: EntryKind,
+    definitions: Sequence[tuple[Policy, Iterable[Entry]]],
+    overrides: list[Override],
 ) -> tuple[tuple[tuple[Entry, str], ...], tuple[Conflict, ...]]:
     combined: dict[str, _Combined[Entry]] = {}
     for policy, entries in definitions:
@@ -154,11 +213,15 @@ def _combine(
             first = combined.get(entry.name)
             if first is None:
                 combined[entry.name] = _Combined(entry, policy, [])
-            elif (
-                first.policy.spec.priority == policy.spec.priority
-                and first.entry.definition() != entry.definition()
-            ):
+            elif first.entry.definition() == entry.definition():
+                continue
+            elif first.policy.spec.priority == policy.spec.priority:
                 first.disagreeing.append(policy.name)
+            else:
+                is_disabled = not first.entry.definition()
+                overrides.append(
+                    Override(kind, entry.name, policy.name, first.policy.name, is_disabled)
+                )
     ordered = sorted(combined.items())
     conflicts = [
         Conflict(kind, name, (first.policy.name, *first.disagreeing))

@@ -8,7 +8,8 @@ from attrs import frozen
 
 from infrasight_operator.model.agent_report import Failure, Report
 from infrasight_operator.model.installation import Installation
-from infrasight_operator.model.resolution import EntryKind, NodeConfiguration
+from infrasight_operator.model.policy import EntryKind
+from infrasight_operator.model.resolution import MAX_PROBES, MAX_PROBES_BYTES, NodeConfiguration
 from infrasight_operator.status.conditions import Condition, build_conditions
 
 LABELS = {"app.kubernetes.io/managed-by": "infrasight-operator"}
@@ -68,6 +69,11 @@ class NodeView:
 
     def failure(self, kind: EntryKind, name: str) -> str:
         """Why a probe or package does not work; empty if it works or its state is unknown."""
+        if kind is EntryKind.PROBE and name in self.oversized():
+            return (
+                "the node's configuration has no room for it: it holds at most "
+                f"{MAX_PROBES} probes with {MAX_PROBES_BYTES >> 10} KiB of options and filters"
+            )
         report = self.current_report()
         if report is None:
             return ""
@@ -77,6 +83,10 @@ class NodeView:
             if failure.name == name and failure.is_package == (kind is EntryKind.PACKAGE):
                 return failure.reason
         return ""
+
+    def oversized(self) -> list[str]:
+        """The probes for which the node's configuration has no room."""
+        return [probe.name for probe, _ in self.configuration.oversized]
 
     def works(self, kind: EntryKind, name: str) -> bool:
         """Whether the agent reports a probe as running, or a package as installed."""
@@ -117,6 +127,10 @@ class NodeView:
         if report.failures:
             message = "; ".join(f"{f.name}: {f.reason}" for f in report.failures)
             return StateWithReason(NodeState.FAILED, "Failures", message)
+        oversized = self.oversized()
+        if oversized:
+            message = f"no room in the configuration for {', '.join(oversized)}"
+            return StateWithReason(NodeState.FAILED, "Oversized", message)
         pending = [
             name for kind, name in self.configuration.entries() if not self.works(kind, name)
         ]

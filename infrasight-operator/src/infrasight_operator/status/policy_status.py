@@ -5,6 +5,7 @@ from typing import Any
 
 from attrs import frozen
 
+from infrasight_operator.model.blind_filters import describe_blindness
 from infrasight_operator.model.policy import Policy
 from infrasight_operator.status.conditions import Condition, build_conditions
 from infrasight_operator.status.node_probes import NodeView
@@ -60,7 +61,13 @@ def policy_status(
             "failed": counts.failed,
         },
         "conditions": build_conditions(
-            [_ready(counts, problems), _conflict(policy.name, selected)],
+            [
+                _ready(policy, counts, problems),
+                _accepted(policy),
+                _conflict(policy.name, selected),
+                _overridden(policy.name, selected),
+                _records_nothing(policy),
+            ],
             previous.get("conditions") or (),
             now,
             policy.generation,
@@ -85,7 +92,9 @@ def ineffective_status(
     }
 
 
-def _ready(counts: _NodeCounts, problems: Sequence[Mapping[str, str]]) -> Condition:
+def _ready(policy: Policy, counts: _NodeCounts, problems: Sequence[Mapping[str, str]]) -> Condition:
+    if policy.rejections:
+        return Condition("Ready", False, "Rejected", _describe_rejections(policy))
     if counts.failed:
         first = problems[0]
         name = first.get("probe") or first.get("package")
@@ -101,6 +110,44 @@ def _ready(counts: _NodeCounts, problems: Sequence[Mapping[str, str]]) -> Condit
         message = "nodeSelector matches no node of the installation"
         return Condition("Ready", True, "NoNodes", message)
     return Condition("Ready", True, "Running", f"runs on {counts.selected} nodes")
+
+
+def _accepted(policy: Policy) -> Condition:
+    if policy.rejections:
+        return Condition("Accepted", False, "Rejected", _describe_rejections(policy))
+    return Condition("Accepted", True, "Valid")
+
+
+def _describe_rejections(policy: Policy) -> str:
+    reasons = [f"{entry.kind} {entry.name}: {entry.reason}" for entry in policy.rejections]
+    return f"not used, unlike the rest of the policy: {'; '.join(reasons)}"
+
+
+def _records_nothing(policy: Policy) -> Condition:
+    """Whether the filters of a probe exclude every event."""
+    reasons = []
+    for probe in policy.spec.probes:
+        reason = describe_blindness(probe.filters) if probe.enabled else ""
+        if reason:
+            reasons.append(f"probe {probe.name} records nothing: {reason}")
+    if not reasons:
+        return Condition("RecordsNothing", False, "None")
+    return Condition("RecordsNothing", True, "FiltersExcludeEverything", "; ".join(reasons))
+
+
+def _overridden(policy: str, selected: Sequence[NodeView]) -> Condition:
+    overrides = [
+        (view.name, override)
+        for view in selected
+        for override in view.configuration.overrides
+        if override.policy == policy
+    ]
+    if not overrides:
+        return Condition("Overridden", False, "None")
+    nodes = {node for node, _ in overrides}
+    reasons = dict.fromkeys(override.reason for _, override in overrides)
+    message = f"on {len(nodes)} nodes; {'; '.join(reasons)}"
+    return Condition("Overridden", True, "HigherPriority", message)
 
 
 def _conflict(policy: str, selected: Sequence[NodeView]) -> Condition:

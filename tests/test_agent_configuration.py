@@ -334,7 +334,7 @@ def test_agent_trusts_only_an_operator_of_its_ca(tmp_path: Path) -> None:
     """With TLS, an operator of another CA is rejected, and readyz names the certificate error."""
     own_ca = CertificateAuthority(tmp_path / "own", "own")
     other_ca = CertificateAuthority(tmp_path / "other", "other")
-    agent_files = own_ca.issue("agent")
+    agent_files = own_ca.issue("agent", uris=("agent/node-a",))
     tls = (
         *("--tls-certificate", str(agent_files.certificate)),
         *("--tls-key", str(agent_files.key)),

@@ -54,16 +54,22 @@ def server(manifests: list[dict[str, Any]], tmp_path: Path) -> Iterator[str]:
     assert process.stop() == 0, process.log()
 
 
-def test_queries_need_a_certificate_of_this_installation(
+def test_queries_need_the_client_certificate_of_this_installation(
     cluster_tools: Path, manifests: list[dict[str, Any]], server: str, tmp_path: Path
 ) -> None:
-    """The server accepts all certificates of its installation, and none of another one."""
-    for role in ("client", "agent", "server"):
-        folder = write_secret_files(
+    """Only the client certificate may query, not those of agents and servers; no other CA's."""
+    folders = {
+        role: write_secret_files(
             find_manifest(manifests, "Secret", f"infrasight-{role}-tls"), tmp_path / role
         )
-        done = query(server, folder)
-        assert (done.returncode, done.stdout) == (0, '{"ready":1}\n'), done.stderr
+        for role in ("client", "agent", "server", "operator")
+    }
+    done = query(server, folders["client"])
+    assert (done.returncode, done.stdout) == (0, '{"ready":1}\n'), done.stderr
+    for role, name in (("agent", "agents/infrasight"), ("server",) * 2, ("operator",) * 2):
+        done = query(server, folders[role])
+        assert done.returncode == 1
+        assert f"{name} needs the role reader" in done.stderr
     other_installation = render(cluster_tools, EMBEDDED)
     secret = find_manifest(other_installation, "Secret", "infrasight-client-tls")
     other = write_secret_files(secret, tmp_path / "other")

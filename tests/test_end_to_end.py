@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import System, execute, running_system, until
@@ -154,20 +155,20 @@ def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path
     ours = CertificateAuthority(tmp_path / "ours", "ours")
     others = CertificateAuthority(tmp_path / "others", "others")
 
-    def options(authority: CertificateAuthority, subject: str) -> list[str]:
-        files = authority.issue(subject)
+    def options(authority: CertificateAuthority, role: str) -> list[str]:
+        files = authority.issue(role.partition("/")[0], uris=(role,))
         names = ("certificate", "key", "ca")
         return [f"--tls-{name}={getattr(files, name)}" for name in names]
 
     embedded.start_server(*options(ours, "server"))
-    rejected = embedded.start_agent(*options(others, "agent"), ready=False)
+    rejected = embedded.start_agent(*options(others, "agent/node-a"), ready=False)
     until(lambda: "UNAVAILABLE" in rejected.get("readyz"), "the other CA's agent is rejected")
     rejected.stop()
-    agent = embedded.start_agent(*options(ours, "agent"))
+    agent = embedded.start_agent(*options(ours, "agent/node-a"))
     execute("mark-tls", 5)
     assert agent.stop() == 0
     rows = embedded.query(
-        "SELECT argv FROM execve_events WHERE argv[2] = 'mark-tls'", *options(ours, "reader")
+        "SELECT argv FROM execve_events WHERE argv[2] = 'mark-tls'", *options(ours, "reader/test")
     )
     assert len(rows) == 5
 
@@ -175,13 +176,16 @@ def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path
 def test_agent_waits_while_its_certificate_is_replaced(embedded: System, tmp_path: Path) -> None:
     """The server restarts while the agent's certificate is half written: all events arrive."""
     authority = CertificateAuthority(tmp_path / "ours", "ours")
-    server_files = authority.issue("server")
-    agent_files = authority.issue("agent")
-    names = ("certificate", "key", "ca")
-    server_options = [f"--tls-{name}={getattr(server_files, name)}" for name in names]
-    agent_options = [f"--tls-{name}={getattr(agent_files, name)}" for name in names]
+    agent_files = authority.issue("agent", uris=("agent/node-a",))
+
+    def options(files: TlsFiles) -> list[str]:
+        names = ("certificate", "key", "ca")
+        return [f"--tls-{name}={getattr(files, name)}" for name in names]
+
+    server_options = options(authority.issue("server", uris=("server",)))
+    reader_options = options(authority.issue("reader", uris=("reader/test",)))
     server = embedded.start_server(*server_options)
-    agent = embedded.start_agent(*agent_options)
+    agent = embedded.start_agent(*options(agent_files))
     whole = agent_files.certificate.read_bytes()
     agent_files.certificate.write_bytes(whole[: len(whole) // 2])
     server.stop()
@@ -195,4 +199,4 @@ def test_agent_waits_while_its_certificate_is_replaced(embedded: System, tmp_pat
     until(agent.ready, "the agent streams again")
     assert agent.stop() == 0
     sql = "SELECT argv FROM execve_events WHERE argv[2] = 'mark-half'"
-    assert len(embedded.query(sql, *agent_options)) == 5
+    assert len(embedded.query(sql, *reader_options)) == 5

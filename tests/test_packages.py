@@ -221,7 +221,7 @@ def test_command_connects_by_mutual_tls(tmp_path: Path) -> None:
     authority = CertificateAuthority(tmp_path / "ca", "ours")
     with ControlServer(authority.issue("operator")) as operator:
         operator.send(wanted())
-        files = authority.issue("agent")
+        files = authority.issue("agent", uris=("agent/node-a",))
         tls = ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
         tls += ["--tls-ca", str(files.ca)]
         done = install(operator.address, target, {}, *tls)

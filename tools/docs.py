@@ -29,7 +29,7 @@ from infrasight.v1.event_pb2 import EventHeader
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.kernel.filters import Filters
-from infrasight_core.net.tls import TlsFiles
+from infrasight_core.net.tls import ListenerTls, TlsFiles
 from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.settings.values import describe_type
@@ -47,6 +47,7 @@ SETTINGS: Final = {
     "server": ServerSettings,
     "operator": OperatorSettings,
     "tls": TlsFiles,
+    "listener": ListenerTls,
     "filters": Filters,
 }
 PACKAGES: Final = {
@@ -156,10 +157,12 @@ def option_classes() -> dict[str, Any]:
 
 
 def settings_table(cls: Any) -> str:
-    """A table of a class: key, default, allowed values, description."""
+    """A table of a class without its base: key, default, allowed values, description."""
     described = attribute_descriptions(cls)
     rows = []
     for attribute in attrs.fields(attrs.resolve_types(cls)):
+        if attribute.inherited:
+            continue
         rows.append(
             [
                 f"`{attribute.name}`",

@@ -199,22 +199,22 @@ def test_mutual_tls_with_replaced_files(
     installation.install()
     installation.policy("p", "execve")
     files = TlsFiles(*(tmp_path / name for name in ("tls.crt", "tls.key", "ca.crt")))
-    copy_files(first_ca.issue("operator"), files)
+    copy_files(first_ca.issue("operator", uris=("operator",)), files)
     installation.start(
         *("--tls-certificate", str(files.certificate)),
         *("--tls-key", str(files.key)),
         *("--tls-ca", str(files.ca)),
     )
     until(lambda: a in installation.node_probes(), "the node has a configuration")
-    first_agent = first_ca.issue("agent")
+    first_agent = first_ca.issue("agent", uris=(f"agent/{a}",))
     connect_agent(a, tls=first_agent).apply_next()
-    second_agent = second_ca.issue("agent")
+    second_agent = second_ca.issue("agent", uris=(f"agent/{a}",))
     trusting_first_ca = TlsFiles(second_agent.certificate, second_agent.key, first_ca.issue("x").ca)
     with pytest.raises(grpc.RpcError):
         get_configuration(installation.address, a, trusting_first_ca)
     with pytest.raises(grpc.RpcError):
         get_configuration(installation.address, a)
-    copy_files(second_ca.issue("operator"), files)
+    copy_files(second_ca.issue("operator", uris=("operator",)), files)
 
     def is_accepted(tls: TlsFiles) -> bool:
         try:

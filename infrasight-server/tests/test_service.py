@@ -252,18 +252,19 @@ def test_mutual_tls_accepts_certificates_of_the_ca_only(
     """A client with a certificate of another CA, or without one, cannot connect."""
     ca = CertificateAuthority(tmp_path / "ours", "ours")
     other_ca = CertificateAuthority(tmp_path / "others", "others")
-    agent_files = ca.issue("agent")
-    with running_server(make_settings(tls=ca.issue("server")), plugins()) as server:
+    agent_files = ca.issue("agent", uris=(f"agent/{NODE}",))
+    reader_files = ca.issue("reader", uris=("reader/test",))
+    with running_server(make_settings(tls=ca.listener("server")), plugins()) as server:
         channel = sync_channel(Peer(server.address, agent_files))
         with AgentClient(server.address, channel) as agent:
             agent.send(hello())
             agent.answer()
             agent.send(batch("b", table(2)))
             assert agent.answers(1) == {"b": "stored"}
-        assert query(server, "SELECT count() AS n FROM execve_events", agent_files)[
+        assert query(server, "SELECT count() AS n FROM execve_events", reader_files)[
             "n"
         ].to_pylist() == [2]
-        other_files = other_ca.issue("agent")
+        other_files = other_ca.issue("reader", uris=("reader/test",))
         impostor = TlsFiles(other_files.certificate, other_files.key, agent_files.ca)
         for files in (impostor, None):
             with pytest.raises(grpc.RpcError) as raised:

@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 from infrasight_core.errors import ConfigError
-from infrasight_core.net.tls import TlsFiles
+from infrasight_core.net.tls import ListenerTls
 from infrasight_server.command import command
 from infrasight_server.settings import ServerSettings
 from infrasight_testbed.clickhouse import ClickHouseServer
@@ -13,7 +13,7 @@ from infrasight_testbed.clickhouse import ClickHouseServer
 
 def test_address_that_is_not_loopback_needs_tls_or_plaintext() -> None:
     """Loopback needs neither; both at once is an error, and a Unix socket does not use TLS."""
-    files = TlsFiles(Path("c"), Path("k"), Path("a"))
+    files = ListenerTls(Path("c"), Path("k"), Path("a"))
     ServerSettings().check()
     ServerSettings(listen="0.0.0.0:7443", tls=files).check()
     ServerSettings(listen="0.0.0.0:7443", plaintext=True).check()
@@ -42,4 +42,4 @@ def test_every_setting_has_an_option() -> None:
     """Except the password, which would show in lists of processes."""
     options = {option.name for option in command.params} - {"file", "version"}
     settings = {a.name for a in attrs.fields(ServerSettings)} - {"tls", "store_password"}
-    assert options == settings | {f"tls_{a.name}" for a in attrs.fields(TlsFiles)}
+    assert options == settings | {f"tls_{a.name}" for a in attrs.fields(ListenerTls)}

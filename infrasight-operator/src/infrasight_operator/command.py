@@ -8,9 +8,9 @@ from infrasight_core import logs
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
+    listener_tls_options,
     log_level_option,
     settings_flags,
-    tls_options,
 )
 from infrasight_core.settings.reader import read_settings
 
@@ -64,7 +64,7 @@ def operator() -> None:
 @click.option(
     "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz.  [127.0.0.1:7447]"
 )
-@tls_options("agents")
+@listener_tls_options("agents")
 @click.option(
     "--stop-seconds",
     metavar="SECONDS",

@@ -8,7 +8,9 @@ from collections.abc import Awaitable
 import kopf
 import structlog
 from infrasight_core.errors import ConfigError
+from infrasight_core.net.authentication import Authenticator
 from infrasight_core.net.backoff import Backoff
+from infrasight_core.net.listener_credentials import ListenerCredentials
 from infrasight_core.net.status_server import StatusServer
 
 from infrasight_operator import __version__
@@ -42,12 +44,15 @@ async def run_operator(settings: OperatorSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = KubeClient(settings.namespace)
     reconciler = Reconciler(client, settings.advertised_address)
-    service = ControlService(reconciler.agents)
-    server, port = build_server(service, settings.listen, settings.tls, settings.plaintext)
+    credentials = None if settings.tls is None else ListenerCredentials(settings.tls)
+    service = ControlService(reconciler.agents, Authenticator(credentials).identify)
+    server, port = build_server(service, settings.listen, credentials)
+    guarding: asyncio.Task[None] | None = None
     status = StatusServer(settings.status_listen, lambda: _readiness(reconciler))
     try:
         status.start()
         await server.start()
+        guarding = asyncio.create_task(service.guard.run())
         log.info(
             "started",
             version=__version__,
@@ -60,6 +65,8 @@ async def run_operator(settings: OperatorSettings) -> None:
         if not stop.is_set():
             await _run_unless_stopped(stop, _watch_and_reconcile(client, reconciler, stop))
     finally:
+        if guarding is not None:
+            guarding.cancel()
         reconciler.agents.close()
         await server.stop(settings.stop_seconds)
         await client.close()

@@ -3,7 +3,7 @@
 from attrs import field, frozen, validators
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.address import Address
-from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
+from infrasight_core.net.tls import ListenerTls, require_tls_or_loopback
 
 
 @frozen
@@ -18,7 +18,8 @@ class OperatorSettings:
         listen: The `host:port` to listen on for agents.
         address: The `host:port` that agents connect to; empty selects `listen`.
         status_listen: The `host:port` that serves `/metrics`, `/healthz` and `/readyz`.
-        tls: Certificate, key and CA for mutual TLS. Agents must present a certificate of that CA.
+        tls: Certificate, key and CA for mutual TLS. Agents must present a certificate of that CA
+            that names their node. Replaced files become active at once.
         plaintext: Listen without TLS even on an address that other machines can reach.
         stop_seconds: How long to wait for calls in progress when the operator stops.
         log_level: `debug`, `info`, `warning` or `error`.
@@ -30,7 +31,7 @@ class OperatorSettings:
     listen: str = "127.0.0.1:7446"
     address: str = ""
     status_listen: str = "127.0.0.1:7447"
-    tls: TlsFiles | None = None
+    tls: ListenerTls | None = None
     plaintext: bool = False
     stop_seconds: float = field(default=5.0, validator=validators.ge(0))
     log_level: str = "info"

@@ -8,9 +8,9 @@ from infrasight_core import logs
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
+    listener_tls_options,
     log_level_option,
     settings_flags,
-    tls_options,
 )
 from infrasight_core.settings.reader import read_settings
 
@@ -64,7 +64,7 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
     "--store-password-file", metavar="FILE", help="A file with the ClickHouse user's password."
 )
 @click.option("--database", metavar="NAME", help="The database of all tables.  [infrasight]")
-@tls_options("agents and readers")
+@listener_tls_options("agents and readers")
 @click.option(
     "--probe",
     "probes",

@@ -10,8 +10,9 @@ import structlog
 from infrasight.v1.stream_pb2_grpc import add_EventServiceServicer_to_server
 from infrasight_core.errors import ConfigError, StoreError
 from infrasight_core.net.address import Address
-from infrasight_core.net.authentication import identify
+from infrasight_core.net.authentication import Authenticator
 from infrasight_core.net.channel import server_options
+from infrasight_core.net.listener_credentials import ListenerCredentials
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.plugin.manager import PluginManager
 
@@ -50,6 +51,7 @@ class Server:
         self._rejected_probes: dict[str, str] = {}
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []
+        self._guard_task: asyncio.Task[None] | None = None
         self._status = StatusServer(settings.status_listen, self._readiness)
 
     async def start(self) -> None:
@@ -60,6 +62,7 @@ class Server:
             StoreError: The store rejects a table or is unavailable.
         """
         settings = self._settings
+        credentials = None if settings.tls is None else ListenerCredentials(settings.tls)
         schemas = self._plugins.schemas()
         self._rejected_probes = await asyncio.to_thread(
             migrate, self._store, schemas, settings.ttl_days
@@ -90,12 +93,13 @@ class Server:
             self._queries,
             self._watchers,
             frozenset(self._writers),
-            identify,
+            Authenticator(credentials).identify,
         )
-        self._grpc = self._grpc_server()
+        self._grpc = self._grpc_server(credentials)
         self._status.start()
         await self._grpc.start()
         self._upsert_writers = (containers.writer, account_writer)
+        self._guard_task = asyncio.create_task(self._service.guard.run())
         self._batch_tasks = [asyncio.create_task(w.run()) for w in self._writers.values()]
         self._upsert_tasks = [asyncio.create_task(w.run()) for w in self._upsert_writers]
         log.info(
@@ -127,6 +131,8 @@ class Server:
         stopping = asyncio.create_task(self._grpc.stop(seconds))
         await asyncio.sleep(0)  # lets the task begin: from now on gRPC rejects new calls
         self._service.stop()
+        if self._guard_task is not None:
+            self._guard_task.cancel()
         for batch_writer in self._writers.values():
             batch_writer.close()
         unfinished = await _wait_for(self._batch_tasks, seconds)
@@ -153,21 +159,16 @@ class Server:
             self._watchers.publish,
         )
 
-    def _grpc_server(self) -> grpc.aio.Server:
+    def _grpc_server(self, credentials: ListenerCredentials | None) -> grpc.aio.Server:
         listen = self._settings.listen
-        tls = self._settings.tls
         # Without so_reuseport=0 two servers could share a port, each getting some of the agents.
         server = grpc.aio.server(options=[*server_options(), ("grpc.so_reuseport", 0)])
         add_EventServiceServicer_to_server(self._service, server)
         try:
-            if tls is None:
+            if credentials is None:
                 self._port = server.add_insecure_port(listen)
             else:
-                certificate, key, ca = tls.read()
-                credentials = grpc.ssl_server_credentials(
-                    [(key, certificate)], ca, require_client_auth=True
-                )
-                self._port = server.add_secure_port(listen, credentials)
+                self._port = server.add_secure_port(listen, credentials.for_grpc())
         except RuntimeError as error:
             raise ConfigError(
                 f"listen: cannot listen on {listen}: in use, or not this machine's address"

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from functools import partial
 
 import grpc
-import structlog
 from infrasight.v1.stream_pb2 import (
     QueryRequest,
     QueryResponse,
@@ -24,6 +23,7 @@ from infrasight_core.errors import (
     TransportError,
 )
 from infrasight_core.net import ipc
+from infrasight_core.net.call_guard import CallGuard, Context
 from infrasight_core.net.identity import Identity, Role
 
 from infrasight_server import metrics
@@ -33,7 +33,6 @@ from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.store.accounts import AccountTables
 
-log = structlog.get_logger(__name__)
 _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     AccessError: grpc.StatusCode.PERMISSION_DENIED,
     AuthenticationError: grpc.StatusCode.UNAUTHENTICATED,
@@ -41,11 +40,13 @@ _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EventService(EventServiceServicer):
     """Implements `infrasight.v1.EventService`.
+
+    Attributes:
+        guard: Admits the calls; its task ends those whose peer has lost its access.
 
     Args:
         pipeline: Accepts or rejects batches.
@@ -63,14 +64,14 @@ class EventService(EventServiceServicer):
         queries: QueryRunner,
         watchers: Watchers,
         probes: frozenset[str],
-        identify: Callable[[_Context], Identity],
+        identify: Callable[[Context], Identity],
     ) -> None:
         self._pipeline = pipeline
         self._accounts = accounts
         self._queries = queries
         self._watchers = watchers
         self._probes = probes
-        self._identify = identify
+        self.guard = CallGuard(identify)
         self._sessions: set[AgentSession] = set()
 
     def stop(self) -> None:
@@ -80,37 +81,59 @@ class EventService(EventServiceServicer):
         self._watchers.end()
 
     async def Stream(  # noqa: N802 - gRPC's name
-        self, request_iterator: AsyncIterator[StreamRequest], context: _Context
+        self, request_iterator: AsyncIterator[StreamRequest], context: Context
     ) -> AsyncIterator[StreamResponse]:
         """Receives one agent's batches."""
-        identity = await self._admit(context, Role.AGENT, Role.AGENTS)
-        session = AgentSession(self._pipeline, self._accounts, identity)
-        self._sessions.add(session)
+        handler = partial(self._stream, request_iterator)
         try:
-            with metrics.STREAMS.track_inprogress():
-                async for response in session.run(request_iterator):
-                    yield response
+            async for response in self.guard.serve(context, handler, Role.AGENT, Role.AGENTS):
+                yield response
         except InfraSightError as error:
             await _abort(context, error)
-        finally:
-            self._sessions.remove(session)
 
     async def Query(  # noqa: N802 - gRPC's name
-        self, request: QueryRequest, context: _Context
+        self, request: QueryRequest, context: Context
     ) -> AsyncIterator[QueryResponse]:
         """Runs one read-only statement."""
-        await self._admit(context, Role.READER)
+        handler = partial(self._query, request)
         try:
-            async for piece in self._queries.run(request.sql):
-                yield QueryResponse(arrow=piece)
+            async for response in self.guard.serve(context, handler, Role.READER):
+                yield response
         except InfraSightError as error:
             await _abort(context, error)
 
     async def Watch(  # noqa: N802 - gRPC's name
-        self, request: WatchRequest, context: _Context
+        self, request: WatchRequest, context: Context
     ) -> AsyncIterator[WatchResponse]:
         """Sends events as they are stored."""
-        await self._admit(context, Role.READER)
+        handler = partial(self._watch, request, context)
+        try:
+            async for response in self.guard.serve(context, handler, Role.READER):
+                yield response
+        except InfraSightError as error:
+            await _abort(context, error)
+
+    async def _stream(
+        self, requests: AsyncIterator[StreamRequest], identity: Identity
+    ) -> AsyncIterator[StreamResponse]:
+        session = AgentSession(self._pipeline, self._accounts, identity)
+        self._sessions.add(session)
+        try:
+            with metrics.STREAMS.track_inprogress():
+                async for response in session.run(requests):
+                    yield response
+        finally:
+            self._sessions.remove(session)
+
+    async def _query(
+        self, request: QueryRequest, identity: Identity
+    ) -> AsyncIterator[QueryResponse]:
+        async for piece in self._queries.run(request.sql):
+            yield QueryResponse(arrow=piece)
+
+    async def _watch(
+        self, request: WatchRequest, context: Context, identity: Identity
+    ) -> AsyncIterator[WatchResponse]:
         unknown = sorted(set(request.probes) - self._probes)
         if unknown:
             known = ", ".join(sorted(self._probes)) or "none"
@@ -125,16 +148,6 @@ class EventService(EventServiceServicer):
                 body = await asyncio.to_thread(ipc.to_bytes, *watched.rows.to_batches())
                 yield WatchResponse(probe=watched.probe, arrow=body, dropped=watched.dropped)
 
-    async def _admit(self, context: _Context, *roles: Role) -> Identity:
-        """Returns the peer of a call; ends the call if the peer has none of the roles."""
-        try:
-            identity = self._identify(context)
-            identity.require(*roles)
-        except AccessError as error:
-            log.warning("call rejected", peer=context.peer(), reason=str(error))
-            await _abort(context, error)
-        return identity
 
-
-async def _abort(context: _Context, error: InfraSightError) -> None:
+async def _abort(context: Context, error: InfraSightError) -> None:
     await context.abort(_STATUS.get(type(error), grpc.StatusCode.INTERNAL), str(error))

@@ -6,7 +6,7 @@ from typing import Any
 from attrs import field, frozen, validators
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.address import Address
-from infrasight_core.net.tls import TlsFiles, require_tls_or_loopback
+from infrasight_core.net.tls import ListenerTls, require_tls_or_loopback
 
 from infrasight_server.store.clickhouse import Store
 
@@ -31,7 +31,7 @@ class ServerSettings:
         store_password_file: A file that contains the password of the ClickHouse user.
         database: The ClickHouse database of all tables.
         tls: Certificate, key and CA for mutual TLS; agents and readers need a certificate that
-            this CA has signed.
+            this CA has signed and that names their role. Replaced files become active at once.
         plaintext: Whether to listen without TLS on an address that other machines can reach.
         probes: The probes whose events the server stores; empty for all that are installed.
         linger_seconds: The shortest time between two inserts into a table, in seconds; batches
@@ -57,7 +57,7 @@ class ServerSettings:
     database: str = field(
         default="infrasight", validator=validators.matches_re(r"[A-Za-z_][A-Za-z0-9_]*")
     )
-    tls: TlsFiles | None = None
+    tls: ListenerTls | None = None
     plaintext: bool = False
     probes: tuple[str, ...] = ()
     linger_seconds: float = field(default=0.5, validator=validators.ge(0))

@@ -14,6 +14,18 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The role that a certificate states, and its name: (list . "agent"). All agents share one certificate. */}}
+{{- define "infrasight.role" -}}
+{{- $name := include "infrasight.fullname" (first .) -}}
+{{- if eq (last .) "agent" -}}
+agents/{{ $name }}
+{{- else if eq (last .) "client" -}}
+reader/{{ $name }}
+{{- else -}}
+{{ last . }}
+{{- end -}}
+{{- end -}}
+
 {{/* The DNS names in a certificate, as JSON: (list . "server") */}}
 {{- define "infrasight.dnsNames" -}}
 {{- $root := first . -}}
@@ -25,6 +37,11 @@
 {{- end -}}
 {{- if eq (last .) "server" -}}
 {{- $names = concat $names $root.Values.certificates.serverNames -}}
+{{- end -}}
+{{- if eq $root.Values.certificates.mode "generated" -}}
+{{- /* Helm cannot generate URI names, so that a DNS name states the role. */ -}}
+{{- $role := splitList "/" (include "infrasight.role" .) -}}
+{{- $names = append $names (printf "%s.infrasight.internal" (join "." (reverse $role))) -}}
 {{- end -}}
 {{- toJson (uniq $names) -}}
 {{- end -}}
@@ -41,25 +58,35 @@
 {{- toJson (uniq $addresses) -}}
 {{- end -}}
 
-{{/* The environment variables of the TLS settings: (list . "INFRASIGHT_SERVER_TLS__") */}}
+{{/* The environment variables of the TLS settings: (list . "INFRASIGHT_SERVER_TLS__" "tls") */}}
 {{- define "infrasight.tlsEnv" -}}
 {{- if include "infrasight.tls" (first .) }}
-- {name: {{ last . }}CERTIFICATE, value: /etc/infrasight/tls/tls.crt}
-- {name: {{ last . }}KEY, value: /etc/infrasight/tls/tls.key}
-- {name: {{ last . }}CA, value: /etc/infrasight/tls/ca.crt}
+{{- $variable := index . 1 }}
+- {name: {{ $variable }}CERTIFICATE, value: /etc/infrasight/{{ last . }}/tls.crt}
+- {name: {{ $variable }}KEY, value: /etc/infrasight/{{ last . }}/tls.key}
+- {name: {{ $variable }}CA, value: /etc/infrasight/{{ last . }}/ca.crt}
 {{- end }}
 {{- end -}}
 
+{{/* The same for a process that listens: (list . "INFRASIGHT_SERVER_TLS__") */}}
+{{- define "infrasight.listenerTlsEnv" -}}
+{{- include "infrasight.tlsEnv" (list (first .) (last .) "tls") }}
+{{- if include "infrasight.tls" (first .) }}
+- {name: {{ last . }}SHARED_AGENT_CERTIFICATE, value: {{ (first .).Values.certificates.sharedAgentCertificate | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* (list . "tls") */}}
 {{- define "infrasight.tlsMount" -}}
-{{- if include "infrasight.tls" . }}
-- {name: tls, mountPath: /etc/infrasight/tls, readOnly: true}
+{{- if include "infrasight.tls" (first .) }}
+- {name: {{ last . }}, mountPath: /etc/infrasight/{{ last . }}, readOnly: true}
 {{- end }}
 {{- end -}}
 
-{{/* (list . "server") */}}
+{{/* (list . "server" "tls") */}}
 {{- define "infrasight.tlsVolume" -}}
 {{- if include "infrasight.tls" (first .) }}
-- name: tls
-  secret: {secretName: {{ include "infrasight.tlsSecret" . }}, defaultMode: 0440}
+- name: {{ last . }}
+  secret: {secretName: {{ include "infrasight.tlsSecret" (list (first .) (index . 1)) }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}

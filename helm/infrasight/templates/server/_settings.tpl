@@ -23,11 +23,11 @@
 {{- if not (include "infrasight.embedded" .) }}
 - {name: INFRASIGHT_SERVER_STORE_PASSWORD_FILE, value: /etc/infrasight/store/password}
 {{- end }}
-# Lets `kubectl exec deploy/… -- infrasight query "SELECT …"` connect to this server with its certificate.
+# Lets `kubectl exec deploy/… -- infrasight query "SELECT …"` connect to this server as a reader.
 - {name: INFRASIGHT_SERVER, value: "localhost:7443"}
 {{- if include "infrasight.tls" . }}
-{{- include "infrasight.tlsEnv" (list . "INFRASIGHT_SERVER_TLS__") }}
-{{- include "infrasight.tlsEnv" (list . "INFRASIGHT_TLS_") }}
+{{- include "infrasight.listenerTlsEnv" (list . "INFRASIGHT_SERVER_TLS__") }}
+{{- include "infrasight.tlsEnv" (list . "INFRASIGHT_TLS_" "reader-tls") }}
 {{- else }}
 - {name: INFRASIGHT_SERVER_PLAINTEXT, value: "true"}
 {{- end }}

@@ -49,6 +49,28 @@ def tls_options(peers: str, variables: str = "") -> Callable[[Command], Command]
     return add
 
 
+def listener_tls_options(peers: str) -> Callable[[Command], Command]:
+    """Adds the options of `tls_options`, `--tls-crl` and `--tls-shared-agent-certificate`.
+
+    Args:
+        peers: The processes at the other end of the connection, as `--help` calls them.
+    """
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--tls-shared-agent-certificate",
+            is_flag=True,
+            default=None,
+            help="Accept a certificate that all agents of a cluster share (role `agents`).",
+        )(command)
+        command = click.option(
+            "--tls-crl", metavar="FILE", help="The revocation lists of those CAs, PEM."
+        )(command)
+        return tls_options(peers)(command)
+
+    return add
+
+
 def tls_files(certificate: str | None, key: str | None, ca: str | None) -> TlsFiles | None:
     """The files of the three TLS options; None if none is given.
 

@@ -51,6 +51,30 @@ class TlsFiles:
         return certificate, key, ca
 
 
+@frozen
+class ListenerTls(TlsFiles):
+    """The files with which a listening process authenticates itself and its peers.
+
+    Attributes:
+        crl: Path of the revocation lists in PEM, each signed by a CA of `ca`; their certificates
+            are rejected.
+        shared_agent_certificate: Whether a certificate that all agents of a cluster share may act
+            for every node. By default each agent needs a certificate that names its node.
+    """
+
+    crl: Path | None = None
+    shared_agent_certificate: bool = False
+
+    def read_crl(self) -> bytes:
+        """Returns the contents of the revocation lists; empty without. Raises ConfigError."""
+        return b"" if self.crl is None else _read_pem("crl", self.crl, b"BEGIN X509 CRL")
+
+    def paths(self) -> tuple[Path, ...]:
+        """Returns the paths of all files that are set."""
+        paths = (self.certificate, self.key, self.ca)
+        return paths if self.crl is None else (*paths, self.crl)
+
+
 def require_tls_or_loopback(address: str, tls: TlsFiles | None, plaintext: bool) -> None:
     """Rejects settings with which events would travel in plaintext by accident.
 

@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
+import structlog
+from infrasight_core.errors import AccessError
+
 from infrasight_operator.metrics import CONNECTED_AGENTS
 from infrasight_operator.model.agent_report import Report
 from infrasight_operator.model.resolution import NodeConfiguration
+
+log = structlog.get_logger(__name__)
 
 
 class AgentLink:
@@ -13,14 +18,17 @@ class AgentLink:
 
     Attributes:
         node: The agent's node.
+        owner: The name of the agent's identity.
         close_reason: Why the stream is to end; empty while it is open.
 
     Args:
         node: The agent's node.
+        owner: The name of the agent's identity.
     """
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, owner: str) -> None:
         self.node = node
+        self.owner = owner
         self.close_reason = ""
         self._sent_digest = ""
         self._configuration: NodeConfiguration | None = None
@@ -86,12 +94,32 @@ class AgentRegistry:
             return None
         return self._configurations.get(node)
 
-    def connect(self, report: Report) -> AgentLink:
-        """Registers a new stream, which replaces an older one of the same node."""
-        older = self._links.pop(report.node, None)
+    def connect(self, report: Report, owner: str) -> AgentLink:
+        """Registers a new stream, which replaces an older one of the same node and identity.
+
+        Args:
+            report: The first report.
+            owner: The name of the agent's identity.
+
+        Raises:
+            AccessError: Another identity has an open stream for the node.
+        """
+        older = self._links.get(report.node)
+        if older is not None and older.owner != owner:
+            log.warning(
+                "second stream of a node rejected",
+                node=report.node,
+                owner=older.owner,
+                rejected=owner,
+            )
+            raise AccessError(
+                f"node {report.node!r} has an open stream of {older.owner}; {owner} may not "
+                "replace it"
+            )
         if older is not None:
+            log.info("a newer stream replaces an older one", node=report.node, owner=owner)
             older.close("a newer stream of this node has begun")
-        link = AgentLink(report.node)
+        link = AgentLink(report.node, owner)
         self._links[report.node] = link
         CONNECTED_AGENTS.set(len(self._links))
         configuration = self.configuration(report.node)

@@ -1,13 +1,17 @@
 """ControlService: the gRPC service that sends configurations to agents and receives reports."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 import grpc.aio
 import structlog
 from infrasight.v1 import control_pb2
 from infrasight.v1.control_pb2_grpc import ControlServiceServicer
+from infrasight_core.errors import AccessError, AuthenticationError
+from infrasight_core.net.call_guard import CallGuard, Context
+from infrasight_core.net.identity import Identity, Role
 
 from infrasight_operator.control.agent_registry import AgentLink, AgentRegistry
 from infrasight_operator.metrics import REPORTS
@@ -23,11 +27,16 @@ _CLOSED_BY_AGENT = "closed by the agent"
 class ControlService(ControlServiceServicer):
     """Sends each agent its configuration and receives its reports.
 
+    Attributes:
+        guard: Admits the calls; its task ends those whose peer has lost its access.
+
     Args:
         agents: The registry of connected agents.
+        identify: Returns the peer of a call; raises AccessError.
     """
 
-    def __init__(self, agents: AgentRegistry) -> None:
+    def __init__(self, agents: AgentRegistry, identify: Callable[[Context], Identity]) -> None:
+        self.guard = CallGuard(identify)
         self._agents = agents
 
     async def Follow(  # noqa: N802 -- the name in the .proto
@@ -41,6 +50,19 @@ class ControlService(ControlServiceServicer):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the operator is at its limit of {MAX_STREAMS} connected agents",
             )
+        handler = partial(self._follow, requests, context)
+        try:
+            async for response in self.guard.serve(context, handler, Role.AGENT, Role.AGENTS):
+                yield response
+        except AccessError as error:
+            await _abort(context, error)
+
+    async def _follow(
+        self,
+        requests: AsyncIterator[control_pb2.FollowRequest],
+        context: grpc.aio.ServicerContext[control_pb2.FollowRequest, control_pb2.FollowResponse],
+        identity: Identity,
+    ) -> AsyncIterator[control_pb2.FollowResponse]:
         try:
             async with asyncio.timeout(FIRST_REPORT_SECONDS):
                 report = self._parse_report(await anext(requests))
@@ -52,7 +74,8 @@ class ControlService(ControlServiceServicer):
             return
         except ReportError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        link = self._agents.connect(report)
+        identity.require_node(report.node)
+        link = self._agents.connect(report, identity.name)
         log.info(
             "agent connected",
             node=report.node,
@@ -90,7 +113,11 @@ class ControlService(ControlServiceServicer):
     ) -> control_pb2.GetConfigurationResponse:
         """Returns a node's configuration to the init container of its pod."""
         try:
+            identity = self.guard.admit(context, Role.AGENT, Role.AGENTS)
+            identity.require_node(request.node)
             check_node_name(request.node)
+        except AccessError as error:
+            await _abort(context, error)
         except ReportError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         configuration = self._agents.configuration(request.node)
@@ -144,3 +171,10 @@ def configuration_message(configuration: NodeConfiguration) -> control_pb2.Confi
     return control_pb2.Configuration(
         digest=configuration.digest, settings=configuration.settings, packages=packages
     )
+
+
+async def _abort(context: Context, error: AccessError) -> None:
+    status = grpc.StatusCode.PERMISSION_DENIED
+    if isinstance(error, AuthenticationError):
+        status = grpc.StatusCode.UNAUTHENTICATED
+    await context.abort(status, str(error))

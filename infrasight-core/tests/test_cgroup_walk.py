@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from infrasight_core.containers.cgroup_walk import (
+    UNKNOWN_USER,
     CgroupMount,
     parse_mounts,
     visible_mounts,
@@ -82,7 +83,7 @@ def test_mounts_are_parsed_in_each_layout(
 def test_walk_yields_the_ids_that_events_carry(id_flag: int) -> None:
     """Three levels of a hierarchy come with id and path; the root is left out."""
     with temporary_cgroup(id_flag, f"{PARENT}/{CONTAINER}/below") as folder:
-        ids = {path: cgroup_id for cgroup_id, path in walk_cgroups(mount_of(id_flag))}
+        ids = {path: cgroup_id for cgroup_id, path, _ in walk_cgroups(mount_of(id_flag))}
         inodes = [each.stat().st_ino for each in (folder.parent.parent, folder.parent, folder)]
     paths = [PARENT, f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
     assert [ids[path] for path in paths] == [id_flag | inode for inode in inodes]
@@ -94,7 +95,7 @@ def test_walk_of_a_part_of_a_hierarchy_yields_full_paths() -> None:
     """A mount of one cgroup, as in a container, gives paths from the root of the hierarchy."""
     with temporary_cgroup(0, f"{PARENT}/{CONTAINER}/below") as folder:
         part = CgroupMount(str(folder.parent), f"{PARENT}/{CONTAINER}", 0)
-        paths = sorted(path for _, path in walk_cgroups(part))
+        paths = sorted(cgroup.path for cgroup in walk_cgroups(part))
     assert paths == [f"{PARENT}/{CONTAINER}", f"{PARENT}/{CONTAINER}/below"]
 
 
@@ -126,7 +127,7 @@ def walk_with(*mount: str) -> dict[str, list[tuple[int, str]]]:
     )
     assert done.returncode == 0, done.stderr
     return {
-        folder: [(cgroup_id, path) for cgroup_id, path in cgroups]
+        folder: [(cgroup_id, path) for cgroup_id, path, _ in cgroups]
         for folder, cgroups in json.loads(done.stdout)
     }
 
@@ -164,6 +165,21 @@ def test_walk_on_this_machine_finds_the_cgroup_of_this_process() -> None:
     ids = {
         cgroup_id
         for mount in visible_mounts(running_v1_hierarchy())
-        for cgroup_id, _ in walk_cgroups(mount)
+        for cgroup_id, _, _ in walk_cgroups(mount)
     }
     assert cgroup_id_of("self") in ids | {ROOT}
+
+
+@pytest.mark.parametrize("id_flag", [0, V1], ids=["v2", "v1"])
+def test_walk_tells_who_may_have_created_a_cgroup(id_flag: int) -> None:
+    """Below a cgroup that a user owns, or that others may write to, root is not the maker."""
+    with (
+        temporary_cgroup(id_flag, f"{PARENT}/one/two") as two,
+        temporary_cgroup(id_flag, f"{PARENT}/shared/three") as three,
+    ):
+        os.chown(two.parent, 65534, 65534)
+        three.parent.chmod(0o777)
+        makers = {cgroup.path: cgroup.maker for cgroup in walk_cgroups(mount_of(id_flag))}
+    assert makers[PARENT] == makers[f"{PARENT}/one"] == makers[f"{PARENT}/shared"] == 0
+    assert makers[f"{PARENT}/one/two"] == 65534
+    assert makers[f"{PARENT}/shared/three"] == UNKNOWN_USER

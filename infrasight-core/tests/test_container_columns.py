@@ -13,7 +13,7 @@ import pytest
 from infrasight.v1.stream_pb2 import Container
 from infrasight_core.containers.bounds import MAX_LABEL_BYTES, find_violation
 from infrasight_core.containers.columns import ContainerColumnBuilder
-from infrasight_core.containers.description import describe_container
+from infrasight_core.containers.description import Pod, describe_container
 from infrasight_core.containers.options import DEFAULT_SOCKETS, ContainerOptions
 from infrasight_core.containers.runtimes import connect
 from infrasight_core.errors import ConfigError, RuntimeAnswerError, RuntimeUnavailableError
@@ -38,15 +38,16 @@ def id_column(*values: str | None) -> pa.DictionaryArray:
 
 def test_columns_have_the_names_of_containers_and_pods() -> None:
     """Rows outside of containers are empty, rows of unknown containers null, the rest filled."""
-    names = {"pod.name": "p", "pod.namespace": "n", "container.name": "c"}
-    labels = [f"--label=io.kubernetes.{key}={value}" for key, value in names.items()]
+    pod = Pod(b"p", b"n", b"c")
+    image = testbed.IMAGE.encode()
+    in_pod = "9" * 64
     with running_podman() as podman:
-        plain = podman.run("--name", "plain")
-        in_pod = podman.run("--name", "k8s", *labels)
+        plain = podman.run("--name", "plain", "--label=io.kubernetes.pod.name=no-pod")
         options = ContainerOptions(sockets=(str(podman.socket),), wait=5)
         with closing(ContainerColumnBuilder(options, ignore)) as builder:
+            reported = describe_container(in_pod, "cri", b"k8s", image, {}, pod)
+            builder._lookup.on_container(Path("/run/cri.sock"), reported)
             columns = builder.build(id_column("", plain, in_pod, "f" * 64, None, plain, ""))
-    image = testbed.IMAGE.encode()
     assert {name: column.to_pylist() for name, column in columns.items()} == {
         "container_name": [b"", b"plain", b"k8s", None, None, b"plain", b""],
         "container_image": [b"", image, image, None, None, image, b""],

@@ -134,15 +134,15 @@ def test_podman_reports_the_name_of_an_image_used_by_id(podman: Podman) -> None:
     assert {row_fields(container)[1] for container in reports} == {docker.IMAGE.encode()}
 
 
-def test_podman_names_the_pod_by_the_labels_of_kubernetes(podman: Podman) -> None:
-    """A container that a kubelet created through Docker's API has its pod in its labels."""
+def test_podman_labels_of_kubernetes_name_no_pod(podman: Podman) -> None:
+    """The user who starts a container chooses its labels, so only the CRI names pods."""
     names = {"pod.name": "shop-1", "pod.namespace": "prod", "container.name": "web"}
     labels = [f"--label=io.kubernetes.{key}={value}" for key, value in names.items()]
     container_id = podman.run("--name", "k8s_web", *labels)
     with closing(connect(podman.socket)) as runtime:
         container = runtime.find_container(container_id)
     image = docker.IMAGE.encode()
-    assert row_fields(container) == (b"k8s_web", image, b"shop-1", b"prod", b"web")
+    assert row_fields(container) == (b"k8s_web", image, b"", b"", b"")
 
 
 def test_podman_labels_are_cut_at_the_bound(podman: Podman) -> None:

@@ -28,6 +28,7 @@ static inline int record(struct cgroup_change *change, bool is_gone) {
   if (b) {
     SET(b, time, bpf_ktime_get_boot_ns());
     SET(b, key, cgroup);
+    SET(b, uid, bpf_get_current_uid_gid()); /* who creates, renames or removes it */
     SET(b, gone, is_gone);
     SET_KERNEL_STRING(b, path, DATA_LOC(change, path));
     commit(b);

@@ -1,6 +1,7 @@
 """Finds the container that a cgroup belongs to by the cgroup's path; a pure function."""
 
 import re
+from collections.abc import Iterator
 
 _ID = "[0-9a-f]{64}"
 # Names that identify a container by themselves. With systemd they carry the runtime's prefix and
@@ -31,14 +32,21 @@ def container_id_of(path: str) -> str:
     Args:
         path: The path from the root of the hierarchy, such as `/docker/0123…`.
     """
+    return next((container_id for _, container_id in container_cgroups_of(path)), "")
+
+
+def container_cgroups_of(path: str) -> Iterator[tuple[str, str]]:
+    """Yields the cgroups on a path that are named as containers' own, and the containers' ids.
+
+    The innermost comes first.
+    """
     parts = [part for part in path.split("/") if part]
     for depth in range(len(parts) - 1, -1, -1):
         if _holds_monitor(parts, depth):
             continue
         container_id = _container_at(parts, depth)
         if container_id:
-            return container_id
-    return ""
+            yield "/" + "/".join(parts[: depth + 1]), container_id
 
 
 def _holds_monitor(parts: list[str], depth: int) -> bool:

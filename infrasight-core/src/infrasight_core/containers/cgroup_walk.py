@@ -1,14 +1,18 @@
-"""Walks the mounted cgroup hierarchies and yields each cgroup with the id that events carry."""
+"""Walks the mounted cgroup hierarchies: each cgroup, the id that events carry, and its maker."""
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from attrs import frozen
 
 from infrasight_core.kernel.cgroups import ROOT, V1, V1Hierarchy
 
+ROOT_USER = 0
+UNKNOWN_USER = -1
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -25,6 +29,21 @@ class CgroupMount:
     mount_point: str
     root: str
     id_flag: int
+
+
+class Cgroup(NamedTuple):
+    """A cgroup that exists.
+
+    Attributes:
+        id: The id that events of its processes carry.
+        path: Its path from the root of the hierarchy.
+        maker: The user who may have given it its name, as far as the owners of the cgroups above it
+            tell: 0 if only root can create a cgroup there.
+    """
+
+    id: int
+    path: str
+    maker: int
 
 
 def parse_mounts(mountinfo: str, v1: V1Hierarchy | None) -> list[CgroupMount]:
@@ -47,27 +66,38 @@ def parse_mounts(mountinfo: str, v1: V1Hierarchy | None) -> list[CgroupMount]:
     return list(mounts.values())
 
 
-def walk_cgroups(mount: CgroupMount) -> Iterator[tuple[int, str]]:
-    """Yields the id and the path of a mount's own cgroup and of every cgroup below it.
+def walk_cgroups(mount: CgroupMount) -> Iterator[Cgroup]:
+    """Yields a mount's own cgroup and every cgroup below it.
 
     A cgroup that is removed during the walk may be missing. The root of a hierarchy is left out.
     """
     top = mount.root.rstrip("/")
-    own_inode = Path(mount.mount_point).stat().st_ino
-    if own_inode != ROOT:
-        yield mount.id_flag | own_inode, top or "/"
-    pending = [(mount.mount_point, top)]
+    status = Path(mount.mount_point).stat()
+    if status.st_ino != ROOT:
+        yield Cgroup(mount.id_flag | status.st_ino, top or "/", ROOT_USER)
+    pending = [(mount.mount_point, top, _maker_below(status, ROOT_USER))]
     while pending:
-        folder, path = pending.pop()
+        folder, path, maker = pending.pop()
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        yield mount.id_flag | entry.inode(), f"{path}/{entry.name}"
-                        pending.append((entry.path, f"{path}/{entry.name}"))
+                    if not entry.is_dir(follow_symlinks=False):
+                        continue
+                    inner = Cgroup(mount.id_flag | entry.inode(), f"{path}/{entry.name}", maker)
+                    yield inner
+                    maker_below = _maker_below(entry.stat(follow_symlinks=False), maker)
+                    pending.append((entry.path, inner.path, maker_below))
         except (FileNotFoundError, NotADirectoryError):  # the cgroup was removed
             if folder == mount.mount_point:
                 raise
+
+
+def _maker_below(status: os.stat_result, maker: int) -> int:
+    """Returns who may create cgroups in a cgroup, which `maker` may have created."""
+    if maker != ROOT_USER or status.st_uid != ROOT_USER:
+        return maker or status.st_uid
+    is_writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return UNKNOWN_USER if is_writable_by_others else ROOT_USER
 
 
 def visible_mounts(v1: V1Hierarchy | None) -> list[CgroupMount]:

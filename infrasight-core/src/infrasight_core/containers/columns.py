@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from infrasight.v1.stream_pb2 import Container
 
+from infrasight_core.containers.cgroup_index import Claim
 from infrasight_core.containers.metadata_lookup import MetadataLookup
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.plugin.arrays import dictionary_array, null_rows, view
@@ -66,6 +67,10 @@ class ContainerColumnBuilder:
     def prefetch(self, container_ids: Iterable[str]) -> None:
         """Starts the lookup of new containers, before their first event; never waits."""
         self._lookup.prefetch(container_ids)
+
+    def confirm(self, claims: Sequence[Claim]) -> frozenset[Claim]:
+        """Returns the claims that a runtime confirms; may wait as `build` does."""
+        return self._lookup.confirm(claims)
 
     def close(self) -> None:
         """Ends the threads of the lookup."""

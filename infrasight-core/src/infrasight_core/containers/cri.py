@@ -117,8 +117,9 @@ class CriClient:
         if is_image_digest(image):  # kubelets name images by digest; the runtime knows their names
             image = self._image_name(container) or image
         labels = _labels(container.labels)
-        pod = None
-        if sandbox is not None:
+        if sandbox is None:
+            pod = _pod_by_labels(container.labels)
+        else:
             labels = {**_labels(sandbox.labels), **labels}
             pod = Pod(sandbox.metadata.name, sandbox.metadata.namespace, name)
         return describe_container(container.id, self.name, name, image, labels, pod)
@@ -169,6 +170,20 @@ class CriClient:
 
 def _labels(entries: Iterable[cri.Label]) -> dict[str, str]:
     return {_decode(entry.key): _decode(entry.value) for entry in entries}
+
+
+def _pod_by_labels(labels: Iterable[cri.Label]) -> Pod:
+    """Returns the pod of a container whose sandbox is gone, by the labels that kubelets set.
+
+    Through the CRI only the kubelet creates containers. Source: pkg/kubelet/types/labels.go of
+    Kubernetes.
+    """
+    values = {entry.key: entry.value for entry in labels}
+    return Pod(
+        values.get(b"io.kubernetes.pod.name", b""),
+        values.get(b"io.kubernetes.pod.namespace", b""),
+        values.get(b"io.kubernetes.container.name", b""),
+    )
 
 
 def _verbose_status(info: Iterable[cri.Label]) -> bytes:

@@ -10,11 +10,6 @@ from infrasight.v1.stream_pb2 import Container
 from infrasight_core.containers.bounds import MAX_LABEL_BYTES, MAX_NAME_BYTES
 from infrasight_core.errors import RuntimeAnswerError
 
-# Kubelets set these labels on every container, whatever the runtime.
-# Source: pkg/kubelet/types/labels.go of Kubernetes.
-_POD_NAME_LABEL = "io.kubernetes.pod.name"
-_POD_NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
-_CONTAINER_NAME_LABEL = "io.kubernetes.container.name"
 _SHORTEST_DIGEST = 12  # hex digits
 
 
@@ -34,13 +29,16 @@ class Pod:
     container: bytes
 
 
+NO_POD = Pod(b"", b"", b"")
+
+
 def describe_container(
     container_id: str,
     runtime: str,
     name: bytes,
     image: bytes,
     labels: Mapping[str, str],
-    pod: Pod | None = None,
+    pod: Pod = NO_POD,
 ) -> Container:
     """Builds a container's message.
 
@@ -51,17 +49,12 @@ def describe_container(
         image: The image's name, or its digest if it has no name.
         labels: All labels. The message has them in order of their names up to `MAX_LABEL_BYTES`;
             a label is never truncated.
-        pod: The container's pod; None derives it from the labels.
+        pod: The container's pod, which only the CRI knows: anyone who may start a container gives
+            it any labels.
 
     Raises:
         RuntimeAnswerError: A name is longer than any runtime allows.
     """
-    if pod is None:
-        pod = Pod(
-            to_bytes(labels.get(_POD_NAME_LABEL, "")),
-            to_bytes(labels.get(_POD_NAMESPACE_LABEL, "")),
-            to_bytes(labels.get(_CONTAINER_NAME_LABEL, "")),
-        )
     for text in (name, image, pod.name, pod.namespace, pod.container):
         if len(text) > MAX_NAME_BYTES:
             raise RuntimeAnswerError(

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from attrs import define
+from attrs import define, field
 from infrasight.v1.stream_pb2 import Container
 from prometheus_client import Counter
 
@@ -27,6 +27,7 @@ class CacheEntry:
         has_events: Whether rows name the container; only then its metadata is published.
         failed_lookups: The number of lookups in which no runtime knew the container.
         retry_at: The earliest time of the next lookup, by the monotonic clock.
+        reported_by: The users who own the sockets of the runtimes that reported the container.
     """
 
     container: Container | None = None
@@ -35,6 +36,7 @@ class CacheEntry:
     has_events: bool = False
     failed_lookups: int = 0
     retry_at: float = 0.0
+    reported_by: set[int] = field(factory=set)
 
     @property
     def size(self) -> int:

@@ -14,6 +14,8 @@ import structlog
 from infrasight.v1.stream_pb2 import Container
 from prometheus_client import Counter
 
+from infrasight_core.containers.cgroup_index import Claim
+from infrasight_core.containers.cgroup_walk import ROOT_USER
 from infrasight_core.containers.metadata_cache import CacheEntry, MetadataCache
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.containers.runtime import TIMEOUT
@@ -41,6 +43,7 @@ UNPUBLISHED = Counter(
 _HIT = REQUESTS.labels("hit")
 _MISS = REQUESTS.labels("miss")
 
+UNKNOWN_OWNER = -2  # of a socket; no cgroup has this maker
 MAX_CONTAINERS = 10_000
 MAX_BYTES = 16 << 20
 _SCAN_INTERVAL = 2.0  # seconds between two scans for new sockets
@@ -69,6 +72,7 @@ class MetadataLookup:
         self._cache = MetadataCache(MAX_CONTAINERS, MAX_BYTES)
         self._unpublished: dict[str, Container] = {}  # by container id
         self._links: dict[Path, RuntimeLink] = {}
+        self._socket_owners: dict[Path, int] = {}  # the users who own the linked sockets
         self._linked_sockets: dict[Path, Path] = {}  # paths by target: several may name one socket
         self._awaited: dict[str, set[Path]] = {}  # the links that have not answered, by container
         self._retries: list[tuple[float, str]] = []  # a heap of times and container ids
@@ -103,6 +107,26 @@ class MetadataLookup:
                 self._wait(container_ids, deadline)
             return [entry.container for entry in entries]
 
+    def confirm(self, claims: Sequence[Claim]) -> frozenset[Claim]:
+        """Returns the claims whose container a runtime of the claim's maker reports.
+
+        A runtime is its maker's if he owns its socket. Only sockets that the options name can be a
+        user's own; without one, no claim is confirmed and nothing is asked. It waits as `look_up`
+        does.
+        """
+        deadline = time.monotonic() + self._options.wait
+        with self._changed:
+            makers = set(self._socket_owners.values())
+            asked = [
+                claim for claim in claims if claim.maker != ROOT_USER and claim.maker in makers
+            ]
+            container_ids = [claim.container_id for claim in asked]
+            for container_id in container_ids:
+                self._request_if_due(container_id)
+            if self._worth_waiting(container_ids):
+                self._wait(container_ids, deadline)
+            return frozenset(claim for claim in asked if self._is_confirmed(claim))
+
     def prefetch(self, container_ids: Iterable[str]) -> None:
         """Starts the lookup of new containers, before their first event; never waits."""
         with self._changed:
@@ -129,8 +153,11 @@ class MetadataLookup:
     def on_container(self, path: Path, container: Container) -> None:
         """Stores metadata that a link received; see `RuntimeListener`."""
         with self._changed:
-            if self._cache.update(container.container_id, container):
-                entry = self._cache.get(container.container_id)
+            has_changed = self._cache.update(container.container_id, container)
+            entry = self._cache.get(container.container_id)
+            if entry is not None and path in self._socket_owners:
+                entry.reported_by.add(self._socket_owners[path])
+            if has_changed:
                 if entry is not None:
                     self._queue_update(entry)
                 self._changed.notify_all()
@@ -154,16 +181,25 @@ class MetadataLookup:
 
     def _use(self, container_id: str) -> CacheEntry:
         """Returns the entry of a container that has events; requests a lookup if one is due."""
+        entry = self._request_if_due(container_id)
+        (_MISS if entry.container is None else _HIT).inc()
+        entry.has_events = True
+        self._queue_update(entry)
+        return entry
+
+    def _request_if_due(self, container_id: str) -> CacheEntry:
+        """Returns the entry of a container; requests a lookup if it is new or was not found."""
         entry = self._cache.get(container_id)
         if entry is None:
             entry = self._cache.add(container_id)
             self._request(container_id)
         elif entry.container is None and time.monotonic() >= entry.retry_at:
             self._request(container_id)
-        (_MISS if entry.container is None else _HIT).inc()
-        entry.has_events = True
-        self._queue_update(entry)
         return entry
+
+    def _is_confirmed(self, claim: Claim) -> bool:
+        entry = self._cache.get(claim.container_id)
+        return entry is not None and claim.maker in entry.reported_by
 
     def _request(self, container_id: str) -> None:
         """Requests a lookup from every open link, unless one is pending."""
@@ -257,9 +293,14 @@ class MetadataLookup:
                 continue
             if self._linked_sockets.setdefault(path.resolve(), path) != path:
                 continue
+            try:
+                owner = path.stat().st_uid
+            except OSError:  # it may not be seen, or it is gone again
+                owner = UNKNOWN_OWNER
             link = RuntimeLink(path, self)
             with self._changed:
                 if self._closing:
                     return
                 self._links[path] = link
+                self._socket_owners[path] = owner
                 link.start()

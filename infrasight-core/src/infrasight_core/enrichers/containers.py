@@ -1,10 +1,11 @@
 """The enricher `containers`: adds the container of each event's process, and its metadata.
 
-The cgroup of the process identifies the container. A tracker in the kernel reports every cgroup
-that is created, renamed or removed, so that a container is known before its first event.
+The cgroup of the process identifies the container, if root created that cgroup or a container
+runtime of its maker confirms it. A tracker in the kernel reports every cgroup that is created,
+renamed or removed, so that a container is known before its first event.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -12,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from infrasight_core.containers.cgroup_index import CgroupIndex
-from infrasight_core.containers.cgroup_paths import container_id_of
-from infrasight_core.containers.cgroup_walk import visible_mounts, walk_cgroups
+from infrasight_core.containers.cgroup_index import CgroupIndex, Claim
+from infrasight_core.containers.cgroup_walk import Cgroup, visible_mounts, walk_cgroups
 from infrasight_core.containers.columns import FIELD_OF_COLUMN, ContainerColumnBuilder
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.enrichers.option_state import OptionState
@@ -34,7 +34,7 @@ _PATH_INCOMPLETE = flag_mask(("path_cut", "path_missing"), flag_names(("path",))
 _MAX_PATH_BYTES = 1023  # the kernel truncates longer paths, so one of this length may be incomplete
 
 
-def _walk_all() -> Iterator[tuple[int, str]]:
+def _walk_all() -> Iterator[Cgroup]:
     mounts = visible_mounts(running_v1_hierarchy())
     if not mounts:
         log.warning("no cgroup file system is mounted: existing containers cannot be identified")
@@ -69,7 +69,7 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """
     paths = [path.decode("utf-8", "surrogateescape") for path in columns.array("path").to_pylist()]
     is_complete = (columns.fixed["quality"] & _PATH_INCOMPLETE) == 0
-    new_paths: list[str] = []
+    new_containers: list[str] = []
     for row in np.argsort(columns.fixed["time"], kind="stable").tolist():
         cgroup_id = int(columns.fixed["key"][row])
         path = paths[row]
@@ -78,11 +78,12 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
         if columns.fixed["gone"][row]:
             cgroup_index.mark_removed(cgroup_id, path)
         else:
-            cgroup_index.add(cgroup_id, path)
-            new_paths.append(path)
+            owner = cgroup_index.add(cgroup_id, path, int(columns.fixed["uid"][row]))
+            if owner and isinstance(owner, str):
+                new_containers.append(owner)
     builder = _builder.current
     if builder is not None:
-        builder.prefetch(filter(None, map(container_id_of, new_paths)))
+        builder.prefetch(new_containers)
     cgroup_index.refresh()
     return {}
 
@@ -92,14 +93,28 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     """Adds `container_id` and the columns of the container's metadata.
 
     All are empty for a process outside of containers. `container_id` is null if the cgroup is
-    unknown; a metadata column is null while the runtime has not reported it.
+    unknown, or has a container's name that nobody confirms; a metadata column is null while the
+    runtime has not reported it.
     """
     if context.side != "agent":
         return {}
     # The first batch starts the lookup, whether it has containers or not: from then on the names
     # of containers are known in time, even if they are removed at once.
     builder = _builder.of(context)
-    container_ids = map_distinct(batch.column("cgroup_id"), cgroup_index.containers_of, pa.string())
+
+    def containers_of(cgroup_ids: Sequence[int]) -> list[str | None]:
+        owners = cgroup_index.containers_of(cgroup_ids)
+        claims = [owner for owner in owners if isinstance(owner, Claim)]
+        confirmed = builder.confirm(claims) if claims else frozenset()
+        containers: list[str | None] = []
+        for owner in owners:
+            if isinstance(owner, Claim):
+                containers.append(owner.container_id if owner in confirmed else None)
+            else:
+                containers.append(owner)
+        return containers
+
+    container_ids = map_distinct(batch.column("cgroup_id"), containers_of, pa.string())
     if container_ids.null_count or any(container_ids.dictionary.to_pylist()):
         metadata = builder.build(container_ids)
     else:

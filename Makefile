@@ -3,6 +3,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+UPGRADE ?= --upgrade
 KERNELS ?= 6.1 6.12
 TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_container_enricher.py
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
@@ -66,10 +67,10 @@ docs: ## Write the generated parts of the documents
 	@$(PYTHON) tools/setup.py lint
 	$(BIN)/python tools/docs.py
 
-lock: ## Write the newest versions that fit together into requirements.lock
+lock: ## Write the newest versions that fit together, with hashes, into requirements.lock; UPGRADE= leaves those that fit
 	@$(PYTHON) tools/setup.py lint
-	printf -- '-e ./%s\n' $(PACKAGES) | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	  --no-emit-index-url --no-annotate --no-header --group dev $(PACKAGES:%=--no-emit-package %) - --output-file requirements.lock >/dev/null
+	printf -- '-e ./%s\n' $(PACKAGES) | $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev $(PACKAGES:%=--no-emit-package %) - --output-file requirements.lock >/dev/null
 
 bench: ## Run the benchmarks, which compare with other tracers (as root)
 	@$(PYTHON) tools/setup.py bench

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 REPOSITORY = Path.cwd()
@@ -71,8 +72,47 @@ def install(*requirements: str) -> None:
     if not TARGET.exists():
         run(uv, "venv", "--quiet", "--python", "/usr/bin/python3", TARGET)
     command = [uv, "pip", "install", "--no-sources", "--python", TARGET / "bin" / "python"]
-    command += ["--constraint", LOCK, "--build-constraint", LOCK]
+    # The hashes in the lock are verified. The packages of this repository are built, no others.
+    command += ["--constraint", LOCK, "--build-constraint", LOCK, "--only-binary", ":all:"]
+    command += [f"--no-binary={name}" for name in own_packages()]
     run(*command, *requirements)
+
+
+def own_packages() -> list[str]:
+    """The packages of this repository."""
+    return sorted(file.parent.name for file in REPOSITORY.glob("infrasight-*/pyproject.toml"))
+
+
+def locked_lines() -> dict[str, str]:
+    """What the lock pins: for each package the lines with its version and hashes."""
+    locked: dict[str, str] = {}
+    name = ""
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        if not line.startswith((" ", "#")):
+            name = line.partition("==")[0]
+            locked[name] = ""
+        locked[name] += line + "\n"
+    return locked
+
+
+def require_locked(additional: list[str]) -> None:
+    """Fails if a package is installed that neither the lock nor the build's arguments name.
+
+    Args:
+        additional: The requirements that the build's arguments name.
+    """
+    (site_packages,) = TARGET.glob("lib/python*/site-packages")
+    found = {distribution.metadata["Name"] for distribution in distributions(path=[site_packages])}
+    names = [re.split(r"[^\w.-]", requirement)[0] for requirement in additional]
+    allowed = {normalize(name) for name in (*locked_lines(), *own_packages(), *names)}
+    unlocked = sorted(name for name in found if normalize(name) not in allowed)
+    if unlocked:
+        sys.exit(f"not in requirements.lock: {', '.join(unlocked)}; run `make lock`")
+
+
+def normalize(name: str) -> str:
+    """The name of a distribution in its normalized form."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def remove_unused_files() -> None:
@@ -90,7 +130,10 @@ def main(task: str, *names: str) -> None:
     """Runs one task."""
     if task == "uv":
         run("/usr/bin/python3", "-m", "venv", UV)
-        run(UV / "bin" / "pip", "install", "--quiet", "--constraint", LOCK, "uv")
+        locked = UV / "locked.txt"
+        locked.write_text(locked_lines()["uv"], encoding="utf-8")
+        options = ("--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:")
+        run(UV / "bin" / "pip", "install", *options, "--requirement", locked)
     elif task == "dependencies":
         install(*dependencies(list(names)))
     elif task == "packages":
@@ -99,6 +142,7 @@ def main(task: str, *names: str) -> None:
             for name in names
         ]
         install(*requirements)
+        require_locked(list(names))
         remove_unused_files()
         run(TARGET / "bin" / "python", "-c", "import infrasight_core.agent.agent")
     else:

@@ -6,6 +6,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import infrasight_core
 import pytest
 from infrasight_core.plugin import hookspecs
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted(path.parent for path in ROOT.glob("infrasight-*/pyproject.toml"))
@@ -162,13 +164,40 @@ def test_no_list_names_the_packages() -> None:
 
 @each_package
 def test_dependencies_are_locked(package: Path) -> None:
-    """The lock has an allowed version of every dependency, and names no source."""
+    """The lock has an allowed version of every dependency with hashes, and names no source."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    locked = dict(line.split(" ;")[0].split("==") for line in lock.splitlines())
+    pinned = lock.replace(" \\\n    ", " ").splitlines()
+    locked = dict(line.split(" ")[0].split("==") for line in pinned)
+    assert all(" --hash=sha256:" in line for line in pinned)
     assert not re.search(r"^-|://| @ ", lock, re.MULTILINE)
     for name, requirement in requirements(package).items():
         assert name.startswith("infrasight-") or requirement.specifier.contains(locked[name]), name
     assert "bcc" not in requirements(package)  # a package index has another one of that name
+
+
+def test_lock_is_complete() -> None:
+    """Every requirement, also of other packages, is in the lock in a version that meets it."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9.-]+)==([^ ]+)", lock, re.MULTILINE):
+        locked.setdefault(name, set()).add(version)
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pending = [Requirement(text) for text in group["dependency-groups"]["dev"]]
+    pending += [required for package in PACKAGES for required in requirements(package).values()]
+    checked: set[tuple[str, str]] = set()
+    while pending:
+        requirement = pending.pop()
+        name = canonicalize_name(requirement.name)
+        key = (name, str(requirement))
+        if key in checked or name.startswith("infrasight-"):
+            continue
+        checked.add(key)
+        assert list(requirement.specifier.filter(locked[name], prereleases=True)), str(requirement)
+        for text in metadata.requires(name) or []:
+            inner = Requirement(text)
+            extras = requirement.extras or {""}
+            if inner.marker is None or any(inner.marker.evaluate({"extra": e}) for e in extras):
+                pending.append(inner)
 
 
 @each_package

@@ -23,6 +23,9 @@ VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "infrasight-setup.stamp"
 UV = VENV / "bin" / "uv"
+UV_LOCK = VENV / "infrasight-uv.txt"
+# Wheels whose hash is in the lock: no file is run that the lock does not name.
+VERIFIED = ("--require-hashes", "--only-binary", ":all:")
 
 # The Debian packages of each purpose, and the command whose presence makes the package unnecessary.
 RUN = {"python3-bpfcc": "", "libbpf1": ""}
@@ -189,6 +192,16 @@ def registry_settings() -> dict[str, str]:
     return {**env, **os.environ, "VIRTUAL_ENV": str(VENV)}
 
 
+def locked_requirement(name: str) -> str:
+    """The lines of the lock that pin one package: its version and the hashes of its files."""
+    lines: list[str] = []
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        is_continued = bool(lines) and lines[-1].endswith("\\")
+        if is_continued or line.startswith(f"{name}=="):
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 def python_packages() -> None:
     """Installs the locked versions and the workspace's packages, editable, into `.venv`."""
     stamp = f"{ROOT}\n{digest()}\n"
@@ -208,13 +221,13 @@ def python_packages() -> None:
             )
         run(sys.executable, "-m", "venv", "--clear", VENV)
     STAMP.unlink(missing_ok=True)
-    locked = [
-        line for line in LOCK.read_text(encoding="utf-8").splitlines() if line.startswith("uv==")
-    ]
+    tries = len(RETRY_SECONDS) + 1
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    run(python, "-m", "pip", "install", "--quiet", *locked, tries=len(RETRY_SECONDS) + 1, env=env)
+    UV_LOCK.write_text(locked_requirement("uv"), encoding="utf-8")
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-deps")
+    run(*pip, *VERIFIED, "--requirement", UV_LOCK, tries=tries, env=env)
     env = registry_settings()
-    run(UV, "pip", "install", "--requirements", LOCK, tries=len(RETRY_SECONDS) + 1, env=env)
+    run(UV, "pip", "install", *VERIFIED, "--requirements", LOCK, tries=tries, env=env)
     editable = [
         f"--editable=./{file.parent.name}"
         for file in sorted(ROOT.glob("infrasight-*/pyproject.toml"))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Awaitable
 
 import kopf
@@ -25,6 +26,9 @@ from infrasight_operator.settings import OperatorSettings
 log = structlog.get_logger(__name__)
 # An API server that has just started rejects every call until it knows its tokens and roles.
 STARTUP_AUTH_SECONDS = 20.0
+# The API server accepts options of policies that are nested up to 10,000 levels deep. The operator
+# must parse them before it can reject them, and code that recurses takes a few calls a level.
+_RECURSION_LIMIT = 60_000
 # These loggers write a line for each call or event.
 _VERBOSE_LOGGERS = ("httpx2", "kopf.objects", "kopf.activities")
 
@@ -37,6 +41,7 @@ async def run_operator(settings: OperatorSettings) -> None:
             server denies a right that the operator needs.
     """
     settings.check()
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     stop = asyncio.Event()

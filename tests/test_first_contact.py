@@ -26,6 +26,7 @@ COMMANDS = [
     "infrasight tail",
     "infrasight query",
     "infrasight verify",
+    "infrasight certs",
     "infrasight probes",
     "infrasight doctor",
     "infrasight-server",

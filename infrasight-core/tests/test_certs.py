@@ -44,7 +44,7 @@ def test_issued_certificate_states_its_role_until_it_is_revoked(
     authority = CertificateAuthority(folder)
     pem = certificate.read_bytes()
     identity = Trust(authority.ca.read_bytes(), authority.crl.read_bytes()).identify(pem)
-    assert (identity.name, identity.roles, identity.node) == (name, {role}, node)
+    assert (identity.name, identity.roles, identity.node) == (name, frozenset({role}), node)
     run("revoke", folder, certificate)
     run("revoke", folder, certificate)
     with pytest.raises(AuthenticationError, match="is revoked"):

@@ -24,7 +24,7 @@ Examples:
       a ClickHouse server; its password in INFRASIGHT_SERVER_STORE_PASSWORD
   infrasight-server --listen 0.0.0.0:7443 \\
       --tls-certificate server.pem --tls-key server.key --tls-ca ca.pem
-      agents on other machines, which present certificates of the same CA
+      agents on other machines; `infrasight certs` makes certificates for trying out
   infrasight-server --config server.toml
 
 \b

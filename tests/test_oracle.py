@@ -6,7 +6,6 @@ arguments and result.
 
 import re
 import shutil
-import socket
 import sys
 import sysconfig
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
+from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.comparisons import COMPARISONS
 from infrasight_testbed.oracle import Oracle, Row, Verdict, compare, oracle
 from infrasight_testbed.strace import Call, Text, Traced, strace
@@ -191,11 +191,7 @@ def run(
     stdlib = sysconfig.get_path("stdlib")
     shutil.copytree(f"{stdlib}/encodings", folder / "copy")
     recording.begin()
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        ports = {"{port}": str(one.getsockname()[1]), "{other_port}": str(two.getsockname()[1])}
+    ports = {"{port}": str(free_port()), "{other_port}": str(free_port())}
     replaced = {"{stdlib}": stdlib, "{python}": sys.executable, "{name}": folder.name, **ports}
     command = [re.sub(r"{\w+}", lambda word: replaced[word[0]], part) for part in workload.command]
     traced = strace(

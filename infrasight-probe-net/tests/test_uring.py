@@ -4,7 +4,8 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -35,9 +36,11 @@ from infrasight_testbed.uring import (
     Connect,
     RequestResults,
     build,
+    is_waiting,
     make_requests,
 )
 
+WAIT_SECONDS = 0.1  # for which a request waits at least
 USER = 4242  # whom nothing else on the machine is
 NAMELESS = {"user_missing", "group_name_missing"}  # of a user whom no database knows
 FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -71,6 +74,21 @@ def clients() -> Iterator[list[socket.socket]]:
     yield kept
     for each in kept:
         each.close()
+
+
+@contextmanager
+def once_waiting(program: Path, act: Callable[[], None]) -> Iterator[None]:
+    """Acts WAIT_SECONDS after the program has begun to wait for the completion of its request."""
+
+    def wait_and_act() -> None:
+        until(lambda: is_waiting(program), "the program waits")
+        threading.Event().wait(WAIT_SECONDS)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    yield
+    thread.join()
 
 
 def made_by(
@@ -226,12 +244,10 @@ def test_a_connection_that_takes_its_time(
         | {"error": "ETIMEDOUT", "quality": [], "stage": b"call", "in_progress": False},
     )
     assert (row["local_address"], row["local_port"] > 0) == (column("127.0.0.1"), True)
-    timer = threading.Timer(0.3, lambda: clients.append(full.accept()[0]))
-    timer.start()
-    (row,), _ = made_by(
-        connects, "connect", program, [Connect(first.fileno(), inet(*address))], [first]
-    )
-    timer.join()
+    with once_waiting(program, lambda: clients.append(full.accept()[0])):
+        (row,), _ = made_by(
+            connects, "connect", program, [Connect(first.fileno(), inet(*address))], [first]
+        )
     assert_fields(
         row,
         socket_kind(INET, TCP)
@@ -239,7 +255,7 @@ def test_a_connection_that_takes_its_time(
         | {"return_code": 0, "quality": [], "stage": b"call", "in_progress": False},
     )
     assert_fields(row, {"local_address": column("127.0.0.1"), "local_port": first.getsockname()[1]})
-    assert row["duration_ns"] > 10**8
+    assert row["duration_ns"] > WAIT_SECONDS * 10**9
 
 
 def test_connects_that_say_less(
@@ -375,19 +391,16 @@ def test_an_accept_that_waits(
     program: Path, accepts: Recording, listener: socket.socket, clients: list[socket.socket]
 ) -> None:
     """A connection that comes later: the row is of the time from the request to it."""
-    timer = threading.Timer(
-        0.3, lambda: clients.append(socket.create_connection(listener.getsockname()))
-    )
-    timer.start()
-    (row,), _ = made_by(accepts, "accept", program, [Accept(listener.fileno())], [listener])
-    timer.join()
+    address = listener.getsockname()
+    with once_waiting(program, lambda: clients.append(socket.create_connection(address))):
+        (row,), _ = made_by(accepts, "accept", program, [Accept(listener.fileno())], [listener])
     assert_fields(
         row,
         socket_kind(INET, TCP)
         | remote_end(*clients[0].getsockname())
         | {"fd": row["return_code"], "quality": []},
     )
-    assert row["duration_ns"] > 10**8
+    assert row["duration_ns"] > WAIT_SECONDS * 10**9
 
 
 def test_one_request_for_many(

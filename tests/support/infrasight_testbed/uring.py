@@ -67,6 +67,9 @@ class Request:
         return sqe + struct.pack("<QHHI", 0, 0, 0, self.slot)
 
 
+_ENTER_CALL = 426  # io_uring_enter(2), the same number on x86-64 and arm64
+
+
 @frozen
 class Accept:
     """An accept.
@@ -174,6 +177,18 @@ def make_requests(
     output, _ = process.communicate(_packed(requests))
     assert process.returncode == 0
     return RequestResults(process.pid, list(struct.unpack(f"<{len(requests)}i", output)))
+
+
+def is_waiting(program: Path) -> bool:
+    """Whether a process of the program has made its requests and waits for a completion."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "exe").readlink() == program:
+                number = (process / "syscall").read_text().split()[0]
+                return number == str(_ENTER_CALL)
+        except OSError:  # it has ended
+            continue
+    return False
 
 
 def _packed(requests: Sequence[AnyRequest]) -> bytes:

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from typing import Any
 
 import kopf
 import structlog
@@ -29,6 +30,7 @@ STARTUP_AUTH_SECONDS = 20.0
 # The API server accepts options of policies that are nested up to 10,000 levels deep. The operator
 # must parse them before it can reject them, and code that recurses takes a few calls a level.
 _RECURSION_LIMIT = 60_000
+CANCEL_SECONDS = 1.0  # after which a task that has not ended is cancelled again
 # These loggers write a line for each call or event.
 _VERBOSE_LOGGERS = ("httpx2", "kopf.objects", "kopf.activities")
 
@@ -99,9 +101,22 @@ async def _watch_and_reconcile(
         for task in ended:
             task.result()
     finally:
-        for task in tasks:
+        await cancel_all(tasks)
+
+
+async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancels tasks, again and again until all have ended; their exceptions are dropped.
+
+    A cancellation is lost if it arrives just when what the task awaits has ended: before Python
+    3.12, `asyncio.wait_for` then returns as if nothing had happened.
+    """
+    tasks = set(tasks)
+    pending = tasks
+    while pending:
+        for task in pending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _list_cluster(reconciler: Reconciler) -> None:
@@ -162,6 +177,4 @@ async def _run_unless_stopped(stop: asyncio.Event, work: Awaitable[None]) -> Non
         if working.done():
             working.result()
     finally:
-        for task in (stopping, working):
-            task.cancel()
-        await asyncio.gather(stopping, working, return_exceptions=True)
+        await cancel_all((stopping, working))

@@ -52,7 +52,7 @@ class Process:
         self._log = log
         self._status = status
         with log.open("ab") as stderr:
-            environ = {**os.environ, **(environment or {})}
+            environ = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
             self._process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
             )
@@ -98,7 +98,12 @@ class Process:
         """Sends SIGTERM; returns the exit status."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(STOP_SECONDS + 30)
+        try:
+            return self._process.wait(STOP_SECONDS + 30)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)  # Python then writes its threads' stacks
+            self._process.wait()
+            raise AssertionError(f"it does not stop:\n{self.log()[-8000:]}") from None
 
     def kill(self) -> None:
         """Sends SIGKILL."""

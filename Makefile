@@ -9,7 +9,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 
-.PHONY: help setup run tour test test-all test-kernels lint images proto docs lock bench clean
+.PHONY: help setup run tour test test-all test-kernels lint images sbom proto docs lock bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,10 @@ lint: ## Check style, types, import contracts, protobuf, C, vocabulary, and gene
 images: ## Build the images with podman; ARGS="--base own" where no registry of images can be reached
 	@$(PYTHON) tools/setup.py lint
 	@$(BIN)/python tools/images.py $(ARGS)
+
+sbom: ## Write bills of materials (CycloneDX) into dist/sbom; ARGS="--image NAME" for images, else of the packages
+	@$(PYTHON) tools/setup.py lint
+	@$(BIN)/python tools/sbom.py $(ARGS)
 
 proto: ## Generate the Python code of the .proto files
 	@$(PYTHON) tools/setup.py lint

@@ -16,6 +16,8 @@ def root(tmp_path: Path) -> Path:
         "proc/self/mounts": MOUNTS,
         "proc/self/status": "Name:\tx\nCapEff:\t000001ffffffffff\n",
         "proc/sys/kernel/unprivileged_bpf_disabled": "2\n",
+        "proc/sys/kernel/perf_event_paranoid": "2\n",
+        "proc/sys/kernel/yama/ptrace_scope": "1\n",
         "sys/kernel/security/lockdown": "none [integrity] confidentiality\n",
         "sys/kernel/tracing/events/sched/sched_process_exec/id": "1\n",
     }.items():
@@ -41,6 +43,8 @@ def test_checks_pass_on_a_suitable_machine(root: Path) -> None:
     ]
     found += [
         doctor_checks.unprivileged(root),
+        doctor_checks.perf_events(root),
+        doctor_checks.ptrace_scope(root),
         doctor_checks.tracepoints(root, ["sched:sched_process_exec"]),
     ]
     found += [
@@ -176,6 +180,35 @@ def test_capabilities_check_names_absent_ones(
     check = doctor_checks.capabilities(root)
     assert (check.status, check.found) == (status, found)
     assert ("sudo" in check.remedy) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("paranoid", "effective", "status"),
+    [
+        ("2", 1 << 38 | 1 << 39, "ok"),
+        ("3", 1 << 38 | 1 << 39, "fail"),
+        ("4", 1 << 21, "warn"),
+    ],
+)
+def test_perf_events_check_knows_what_debian_adds(
+    root: Path, paranoid: str, effective: int, status: str
+) -> None:
+    """With 3 or more, CAP_PERFMON does not suffice; with CAP_SYS_ADMIN it is a warning."""
+    put(root / "proc/sys/kernel/perf_event_paranoid", f"{paranoid}\n".encode())
+    (root / "proc/self/status").write_text(f"CapEff:\t{effective:016x}\n")
+    check = doctor_checks.perf_events(root)
+    assert check.status == status
+    assert ("sysctl kernel.perf_event_paranoid=2" in check.remedy) == (status != "ok")
+
+
+def test_ptrace_scope_check_names_the_remedy(root: Path) -> None:
+    """Without Yama, or with its scope 0, a user's processes can read the server's memory."""
+    file = root / "proc/sys/kernel/yama/ptrace_scope"
+    assert doctor_checks.ptrace_scope(root).remedy == ""
+    file.write_text("0\n")
+    assert "ptrace_scope=1" in doctor_checks.ptrace_scope(root).remedy
+    file.unlink()
+    assert "separate user" in doctor_checks.ptrace_scope(root).remedy
 
 
 def test_lockdown_and_unprivileged_checks(root: Path) -> None:

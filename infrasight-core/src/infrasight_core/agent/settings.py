@@ -6,12 +6,11 @@
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.settings.reader import file_from_environment, read_settings
@@ -20,6 +19,9 @@ from infrasight_core.settings.reserved_names import (
     RESERVED_NAMES,
     describe_reserved,
 )
+
+if TYPE_CHECKING:
+    from infrasight_core.kernel.loader import LoadSettings
 
 ENV_PREFIX = "INFRASIGHT_AGENT_"
 
@@ -77,6 +79,8 @@ class AgentSettings:
         compat: Whether to record 32-bit programs; this costs every system call of the machine
             0.3 µs.
         stop_seconds: Seconds to wait for the server's last acknowledgements when the agent stops.
+        keep_privileges: Whether to keep all capabilities and system calls, for plugins that need
+            more than the agent; by default it drops what it does not need.
         log_level: The lowest level to log: debug, info, warning or error.
     """
 
@@ -98,10 +102,14 @@ class AgentSettings:
     loader_python: Path = Path("/usr/bin/python3")
     compat: bool = True
     stop_seconds: float = 5.0
+    keep_privileges: bool = False
     log_level: str = "info"
 
-    def load_settings(self) -> LoadSettings:
+    def load_settings(self) -> "LoadSettings":
         """Returns how to load programs."""
+        # Imported here: the command reads settings before NumPy and pyarrow may start threads.
+        from infrasight_core.kernel.loader import LoadSettings
+
         return LoadSettings(
             self.loader_python, self.block_memory, own_work=False, compat=self.compat
         )
@@ -139,9 +147,13 @@ class SettingsSource:
         """Reads the settings. Raises ConfigError."""
         return read_settings(AgentSettings, file=self.file, env_prefix=ENV_PREFIX, flags=self.flags)
 
+    def path(self) -> Path | None:
+        """Returns the file, which the environment may name; None if there is none."""
+        return self.file or file_from_environment(ENV_PREFIX)
+
     def signature(self) -> tuple[int, ...]:
         """Returns what changes whenever the file does; empty if there is no file."""
-        path = self.file or file_from_environment(ENV_PREFIX)
+        path = self.path()
         if path is None:
             return ()
         try:

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from infrasight_core import logs
-from infrasight_core.agent.agent import Agent
 from infrasight_core.agent.settings import SettingsSource
+from infrasight_core.cli.agent_capabilities import needed_capabilities
+from infrasight_core.console import privileges
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
@@ -15,6 +16,7 @@ from infrasight_core.console.options import (
     settings_flags,
     tls_options,
 )
+from infrasight_core.console.seccomp import DANGEROUS_CALLS
 
 EPILOG = f"""\b
 Examples:
@@ -98,4 +100,11 @@ def command(file: Path | None, **options: object) -> None:
     source = SettingsSource(file, settings_flags(options))
     settings = source.read()
     logs.configure(settings.log_level)
+    if not settings.keep_privileges:
+        privileges.join_group()
+        needed = needed_capabilities(settings, source.path())
+        privileges.restrict(needed, DANGEROUS_CALLS)
+    # Imported here: it imports NumPy and pyarrow, which start threads with the privileges of now.
+    from infrasight_core.agent.agent import Agent
+
     asyncio.run(Agent(settings, source).run())

@@ -89,8 +89,10 @@ def _check_machine(loader_python: Path) -> Iterator[Check]:
         doctor_checks.tracefs,
         doctor_checks.bpffs,
         doctor_checks.capabilities,
+        doctor_checks.perf_events,
         doctor_checks.lockdown,
         doctor_checks.unprivileged,
+        doctor_checks.ptrace_scope,
     ):
         yield _guarded(check.__name__, check, _ROOT)
     yield doctor_checks.bcc(loader_python)

@@ -11,6 +11,8 @@ from typing import Literal
 
 from attrs import frozen
 
+from infrasight_core.cli.agent_capabilities import ADMIN_PARANOID, perf_event_paranoid
+
 Status = Literal["ok", "warn", "fail"]
 _OLDEST_KERNEL = (5, 15)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
@@ -123,10 +125,7 @@ def bpffs(root: Path) -> Check:
 
 def capabilities(root: Path) -> Check:
     """Checks for CAP_BPF with CAP_PERFMON, or CAP_SYS_ADMIN."""
-    status = (root / "proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    effective = int(line.split()[1], 16)
-    held = {name for bit, name in _CAPABILITIES.items() if effective >> bit & 1}
+    held = _held_capabilities(root)
     if "CAP_SYS_ADMIN" in held or {"CAP_BPF", "CAP_PERFMON"} <= held:
         return Check("capabilities", "ok", ", ".join(sorted(held)))
     absent = ", ".join(name for name in ("CAP_BPF", "CAP_PERFMON") if name not in held)
@@ -165,6 +164,40 @@ def unprivileged(root: Path) -> Check:
             "sysctl kernel.unprivileged_bpf_disabled=1",
         )
     return Check("unprivileged BPF", "ok", "off")
+
+
+def perf_events(root: Path) -> Check:
+    """Checks kernel.perf_event_paranoid: from 3 on, Debian and Ubuntu require CAP_SYS_ADMIN."""
+    paranoid = perf_event_paranoid(root)
+    found = f"kernel.perf_event_paranoid is {paranoid}"
+    if paranoid < ADMIN_PARANOID:
+        return Check("perf events", "ok", found)
+    remedy = "sysctl kernel.perf_event_paranoid=2, and the same in /etc/sysctl.d"
+    if "CAP_SYS_ADMIN" in _held_capabilities(root):
+        remedy = f"{remedy}, so that the agent can drop CAP_SYS_ADMIN"
+        return Check("perf events", "warn", f"{found}: probes need CAP_SYS_ADMIN", remedy)
+    return Check(
+        "perf events",
+        "fail",
+        f"{found}: probes cannot be attached without CAP_SYS_ADMIN",
+        f"{remedy}; or give CAP_SYS_ADMIN to the agent",
+    )
+
+
+def ptrace_scope(root: Path) -> Check:
+    """Checks whether processes of one user may read each other's memory, keys included."""
+    try:
+        scope = (root / "proc/sys/kernel/yama/ptrace_scope").read_text().strip()
+    except OSError:
+        scope = "0"  # without Yama there is no restriction
+    if scope == "0":
+        return Check(
+            "ptrace scope",
+            "ok",
+            "a user's processes may read each other's memory, with the keys in it",
+            "run the server as a separate user; or sysctl kernel.yama.ptrace_scope=1",
+        )
+    return Check("ptrace scope", "ok", f"restricted (kernel.yama.ptrace_scope is {scope})")
 
 
 def bcc(python: Path) -> Check:
@@ -326,6 +359,14 @@ def container_runtimes(sockets: Iterable[tuple[str, str, str]]) -> Check:
 
 def _names(probes: Iterable[str]) -> str:
     return ", ".join(sorted(set(probes))) or "none of the installed probes"
+
+
+def _held_capabilities(root: Path) -> set[str]:
+    """The effective capabilities of this process, of those that matter."""
+    status = (root / "proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    effective = int(line.split()[1], 16)
+    return {name for bit, name in _CAPABILITIES.items() if effective >> bit & 1}
 
 
 def _tracefs_folder(root: Path) -> Path | None:

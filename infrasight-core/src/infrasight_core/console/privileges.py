@@ -1,0 +1,208 @@
+"""Restricts a process to the capabilities and system calls that it needs.
+
+Capabilities belong to threads, and a new thread has those of its creator. The commands therefore
+restrict themselves before they import anything that starts threads: NumPy, pyarrow, gRPC, plugins.
+"""
+
+import ctypes
+import grp
+import os
+import struct
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import structlog
+
+from infrasight_core.console.seccomp import deny_calls
+from infrasight_core.errors import KernelError
+
+log = structlog.get_logger(__name__)
+# In the order of their numbers, see capabilities(7).
+CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+)
+GROUP = "infrasight"
+"""The group whose members may connect to a server's Unix socket."""
+_READ = 4  # the bits of a mode, for its owner, its group or others
+_WRITE = 2
+_SEARCH = 1
+_LAST_PRIVILEGED_PORT = 1023
+_PR_CAPBSET_READ = 23
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+_SETS = struct.Struct("<6I")  # effective, permitted, inheritable: the low words, then the high ones
+
+
+def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> None:
+    """Drops every capability that is not needed, and denies system calls; logs those that remain.
+
+    Child processes are restricted, too, and no program that they execute can gain privileges.
+
+    Args:
+        keep: The capabilities to keep if the process has them, and why each is needed.
+        denied_calls: The names of the system calls to deny; see `seccomp`.
+    """
+    _no_new_privileges()
+    dropped = drop_capabilities(keep)
+    try:
+        deny_calls(denied_calls)
+        denied = len(denied_calls)
+    except KernelError as error:
+        log.warning("system calls are not restricted", reason=str(error))
+        denied = 0
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads > 1:
+        log.warning("threads that were started earlier keep their capabilities", number=threads - 1)
+    permitted = permitted_capabilities()
+    log.info(
+        "privileges restricted",
+        capabilities={name: reason for name, reason in keep.items() if name in permitted},
+        dropped_capabilities=len(dropped),
+        denied_system_calls=denied,
+    )
+
+
+def drop_capabilities(keep: Collection[str]) -> list[str]:
+    """Drops capabilities from all sets of this thread; returns those that it had before.
+
+    Raises:
+        KernelError: The kernel does not permit it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = permitted_capabilities()
+    for number in range(_last_capability() + 1):
+        if _name(number) not in keep and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            # Without CAP_SETPCAP it fails; then the permitted set bounds the process, because no
+            # program that it executes gains privileges.
+            libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    mask = sum(1 << CAPABILITIES.index(name) for name in keep)
+    sets = ctypes.create_string_buffer(_SETS.size)
+    if libc.capget(ctypes.create_string_buffer(_HEADER), sets):
+        raise KernelError(f"capget: {os.strerror(ctypes.get_errno())}")
+    words = list(_SETS.unpack(sets.raw))
+    retained = [word & mask for word in words[:3]] + [word & mask >> 32 for word in words[3:]]
+    if libc.capset(ctypes.create_string_buffer(_HEADER), _SETS.pack(*retained)):
+        raise KernelError(f"capset: {os.strerror(ctypes.get_errno())}")
+    return [name for name in before if name not in keep]
+
+
+def permitted_capabilities() -> list[str]:
+    """Returns the names of the capabilities that this thread has, such as `BPF`."""
+    status = Path("/proc/thread-self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("CapPrm:"))
+    mask = int(line.split()[1], 16)
+    return [_name(number) for number in range(mask.bit_length()) if mask >> number & 1]
+
+
+def for_port(port: int) -> dict[str, str]:
+    """Returns the capability to listen on a port, if it needs one."""
+    if 0 < port <= _LAST_PRIVILEGED_PORT:
+        return {"NET_BIND_SERVICE": f"listens on port {port}"}
+    return {}
+
+
+def for_reading(paths: Iterable[Path]) -> dict[str, str]:
+    """Returns the capability to read files and folders, if one of them needs it."""
+    for path in paths:
+        if not _permits(path, _READ):
+            return {"DAC_READ_SEARCH": f"reads {path}, which another user owns"}
+    return {}
+
+
+def for_sockets(paths: Iterable[Path]) -> dict[str, str]:
+    """Returns the capability to connect to Unix sockets, if one of them may need it."""
+    for path in paths:
+        if not path.exists() or not _permits(path, _WRITE):
+            return {"DAC_OVERRIDE": f"connects to {path}, which another user may own"}
+    return {}
+
+
+def for_writing(folder: Path) -> dict[str, str]:
+    """Returns the capability to write to a folder, if it exists and needs it."""
+    if _permits(folder, _WRITE):
+        return {}
+    return {"DAC_OVERRIDE": f"writes to {folder}, which another user owns"}
+
+
+def join_group() -> None:
+    """Joins the group `infrasight`, where it exists and the process has the right to join it.
+
+    A member needs no capability to connect to a server's socket, or to give it to the group.
+    """
+    try:
+        group = grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return
+    if "SETGID" in permitted_capabilities() and group not in os.getgroups():
+        os.setgroups([*os.getgroups(), group])
+
+
+def _permits(path: Path, access: int) -> bool:
+    """Returns whether the process may use an existing path without a capability."""
+    resolved = path.resolve()
+    if not resolved.exists():
+        return True
+    needed = [(folder, _SEARCH) for folder in resolved.parents] + [(resolved, access)]
+    groups = {os.getegid(), *os.getgroups()}
+    for part, bit in needed:
+        status = part.stat()
+        if status.st_uid == os.geteuid():
+            bit <<= 6
+        elif status.st_gid in groups:
+            bit <<= 3
+        if not status.st_mode & bit:
+            return False
+    return True
+
+
+def _no_new_privileges() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def _last_capability() -> int:
+    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+
+
+def _name(number: int) -> str:
+    return CAPABILITIES[number] if number < len(CAPABILITIES) else f"CAPABILITY_{number}"

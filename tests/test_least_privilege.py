@@ -1,0 +1,86 @@
+"""Running processes have the capabilities and system calls that they need, and no others."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from infrasight_core.agent.settings import AgentSettings
+from infrasight_core.cli.agent_capabilities import needed_capabilities
+from infrasight_core.console.privileges import CAPABILITIES
+from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.hostile_server import HostileServer
+from infrasight_testbed.system import BIN, Process, execute, until
+
+NAMES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
+
+
+def rights(pid: int) -> set[tuple[str, ...]]:
+    """The distinct values of `NAMES` among all threads of a process."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        lines = (task / "status").read_text().splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        found.add(tuple(status[name] for name in NAMES))
+    return found
+
+
+def mask(*capabilities: str) -> str:
+    """A set of capabilities as /proc/PID/status shows it."""
+    return f"{sum(1 << CAPABILITIES.index(name) for name in capabilities):016x}"
+
+
+@pytest.fixture
+def server() -> Iterator[HostileServer]:
+    """A server that does not attack."""
+    with HostileServer() as running:
+        yield running
+
+
+def start_agent(
+    folder: Path, server: HostileServer, settings: str, **environment: str
+) -> tuple[Process, Path]:
+    """Starts an agent with a settings file; returns the process and the file."""
+    file = folder / "agent.toml"
+    file.write_text(settings)
+    status = f"127.0.0.1:{free_port()}"
+    command: list[str | Path] = [BIN / "infrasight", "agent", "--config", file]
+    command += ["--server", server.address, "--status-listen", status]
+    process = Process(command, folder / "agent.log", status, environment)
+    until(process.ready, "the agent streams")
+    return process, file
+
+
+def test_agent_drops_privileges_and_still_reloads(tmp_path: Path, server: HostileServer) -> None:
+    """Every thread is restricted; a probe that a reload adds is loaded, and records."""
+    agent, file = start_agent(tmp_path, server, 'probes = ["chmod"]')
+    try:
+        needed = needed_capabilities(AgentSettings(server=server.address), file)
+        kept = mask(*needed)
+        restricted = (mask(), kept, kept, kept, mask(), "1", "2")
+        assert rights(agent.pid) == {restricted}
+        file.write_text('probes = ["chmod", "execve"]')
+        until(lambda: "execve" in agent.get("readyz"), "the added probe is attached")
+        execute("after-reload", 3)
+        until(lambda: server.events("after-reload") == [0, 1, 2], "its events are sent")
+        assert rights(agent.pid) == {restricted}
+        lines = [json.loads(line) for line in agent.log().splitlines() if line.startswith("{")]
+        (logged,) = [line for line in lines if line["event"] == "privileges restricted"]
+        assert logged["capabilities"] == needed
+        assert logged["dropped_capabilities"] > 0
+    finally:
+        agent.kill()
+
+
+def test_agent_keeps_its_privileges_if_a_plugin_needs_them(
+    tmp_path: Path, server: HostileServer
+) -> None:
+    """With `keep_privileges` nothing is restricted."""
+    agent, _ = start_agent(tmp_path, server, 'probes = ["execve"]\nkeep_privileges = true')
+    try:
+        (threads,) = rights(agent.pid)
+        own = Path("/proc/self/status").read_text()
+        assert f"CapEff:\t{threads[NAMES.index('CapEff')]}" in own
+        assert threads[-2:] == ("0", "0")
+    finally:
+        agent.kill()

@@ -174,7 +174,8 @@ def debian_components(root: Path) -> Iterator[Component]:
     for fields in stanzas(status.splitlines()):
         if not fields.get("Status", "").endswith(" installed"):
             continue
-        name, version = fields["Package"], fields["Version"]
+        name = fields["Package"]
+        version = fields["Version"]
         url = PackageURL(
             "deb", "debian", name, version, qualifiers={"arch": fields["Architecture"]}
         )

@@ -3,6 +3,8 @@
 import asyncio
 
 import pyarrow as pa
+import pytest
+from infrasight_core.errors import BusyError
 from infrasight_server.query.watchers import WatchedRows, Watcher, Watchers
 from infrasight_testbed.execve_batches import table
 
@@ -21,8 +23,8 @@ def test_slow_watcher_learns_how_many_rows_were_dropped() -> None:
     """Beyond its bound a watcher's rows are dropped and counted; a quick watcher gets all."""
 
     async def watch() -> None:
-        watchers = Watchers()
-        with watchers.watching(["execve"]) as slow, watchers.watching([]) as quick:
+        watchers = Watchers(per_peer=8)
+        with watchers.watching(["execve"], "a") as slow, watchers.watching([], "b") as quick:
             for _ in range(4):
                 watchers.publish("execve", LARGE)
                 watchers.publish("other", SMALL)
@@ -35,3 +37,38 @@ def test_slow_watcher_learns_how_many_rows_were_dropped() -> None:
             assert await slow.next() is None
 
     asyncio.run(watch())
+
+
+def test_watchers_of_one_peer_share_a_budget() -> None:
+    """More watchers do not queue more than one, beyond one batch each; other peers get theirs."""
+
+    async def watch() -> None:
+        watchers = Watchers(per_peer=8)
+        with (
+            watchers.watching([], "a") as first,
+            watchers.watching([], "a") as second,
+            watchers.watching([], "b") as other,
+        ):
+            watchers.publish("execve", LARGE)
+            watchers.publish("execve", SMALL)
+            for watcher in (first, second):
+                assert await next_rows(watcher) == ("execve", LARGE, 1)
+            assert await next_rows(other) == ("execve", LARGE, 0)
+            assert await next_rows(other) == ("execve", SMALL, 0)
+            watchers.publish("execve", SMALL)
+            assert await next_rows(second) == ("execve", SMALL, 0)
+
+    asyncio.run(watch())
+
+
+def test_peer_has_a_bounded_number_of_watchers() -> None:
+    """One more is rejected, another peer's is not; the end of one makes room."""
+    watchers = Watchers(per_peer=2)
+    with watchers.watching([], "a"):
+        with watchers.watching([], "a"):
+            with pytest.raises(BusyError, match="a has 2 watchers already"):
+                watchers.watching([], "a").__enter__()
+            with watchers.watching([], "b"):
+                watchers.publish("execve", SMALL)
+        with watchers.watching([], "a"):
+            watchers.publish("execve", SMALL)

@@ -70,6 +70,10 @@ class QueryError(InfraSightError):
     """A query was rejected, or the store could not answer it."""
 
 
+class BusyError(InfraSightError):
+    """A server has no room for another call of this peer now; the call can be repeated later."""
+
+
 class StoreError(InfraSightError):
     """The store cannot be opened, migrated or written."""
 

@@ -56,3 +56,10 @@ PENDING_BYTES = Gauge(
 )
 STREAMS = Gauge("infrasight_server_streams", "Open streams of agents.")
 WATCHERS = Gauge("infrasight_server_watchers", "Open Watch calls.")
+QUERIES = Counter(
+    "infrasight_server_queries",
+    "Queries by outcome: answered; failed, or rejected with a reason; timeout; busy, because too "
+    "many waited; cancelled by the client; or unavailable, because the store was.",
+    ["outcome"],
+)
+QUERIES_RUNNING = Gauge("infrasight_server_queries_running", "Queries that hold a slot.")

@@ -19,6 +19,7 @@ from infrasight_core.plugin.manager import PluginManager
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.pipeline import IngestPipeline
 from infrasight_server.query.query_runner import QueryRunner
+from infrasight_server.query.query_slots import SlotLimits
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.service import EventService
 from infrasight_server.settings import ServerSettings
@@ -47,7 +48,7 @@ class Server:
         self._plugins = plugins
         self._store = store
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
-        self._watchers = Watchers()
+        self._watchers = Watchers(settings.watchers_per_peer)
         self._rejected_probes: dict[str, str] = {}
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []
@@ -74,7 +75,6 @@ class Server:
         }
         if self._writers:
             await asyncio.to_thread(migrate_accounts, self._store, settings.ttl_days)
-        table_functions = await asyncio.to_thread(self._store.table_functions)
         containers = ContainerTable(self._store, self._threads, settings.linger_seconds)
         account_writer = UpsertWriter(self._store, self._threads, settings.linger_seconds, TABLES)
         pipeline = IngestPipeline(
@@ -86,7 +86,11 @@ class Server:
             settings.max_batch_bytes,
         )
         accounts = AccountTables(account_writer, self._writers.keys())
-        self._queries = QueryRunner(self._store, table_functions)
+        self._queries = QueryRunner(
+            self._store,
+            settings.query_seconds,
+            SlotLimits(settings.query_slots, settings.query_slots_per_peer),
+        )
         self._service = EventService(
             pipeline,
             accounts,
@@ -143,7 +147,7 @@ class Server:
             log.warning("the store was too slow; the agents keep the unacknowledged batches")
             task.cancel()
         await stopping
-        self._queries.close()
+        await self._queries.stop()
         self._status.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._store.close()

@@ -17,6 +17,7 @@ from infrasight.v1.stream_pb2_grpc import EventServiceServicer
 from infrasight_core.errors import (
     AccessError,
     AuthenticationError,
+    BusyError,
     InfraSightError,
     QueryError,
     StoreUnavailableError,
@@ -25,6 +26,7 @@ from infrasight_core.errors import (
 from infrasight_core.net import ipc
 from infrasight_core.net.call_guard import CallGuard, Context
 from infrasight_core.net.identity import Identity, Role
+from infrasight_core.net.peer_text import clean_text
 
 from infrasight_server import metrics
 from infrasight_server.ingest.agent_session import AgentSession
@@ -38,8 +40,10 @@ _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     AuthenticationError: grpc.StatusCode.UNAUTHENTICATED,
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
+    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
+_NAMED_PROBES = 3
 
 
 class EventService(EventServiceServicer):
@@ -93,12 +97,15 @@ class EventService(EventServiceServicer):
 
     async def Query(  # noqa: N802 - gRPC's name
         self, request: QueryRequest, context: Context
-    ) -> AsyncIterator[QueryResponse]:
+    ) -> None:
         """Runs one read-only statement."""
-        handler = partial(self._query, request)
+
+        async def send(piece: bytes) -> None:
+            await context.write(QueryResponse(arrow=piece))
+
         try:
-            async for response in self.guard.serve(context, handler, Role.READER):
-                yield response
+            identity = self.guard.admit(context, Role.READER)
+            await self._queries.run(identity.name, request.sql, send)
         except InfraSightError as error:
             await _abort(context, error)
 
@@ -125,23 +132,18 @@ class EventService(EventServiceServicer):
         finally:
             self._sessions.remove(session)
 
-    async def _query(
-        self, request: QueryRequest, identity: Identity
-    ) -> AsyncIterator[QueryResponse]:
-        async for piece in self._queries.run(request.sql):
-            yield QueryResponse(arrow=piece)
-
     async def _watch(
         self, request: WatchRequest, context: Context, identity: Identity
     ) -> AsyncIterator[WatchResponse]:
         unknown = sorted(set(request.probes) - self._probes)
         if unknown:
             known = ", ".join(sorted(self._probes)) or "none"
+            named = clean_text(", ".join(unknown[:_NAMED_PROBES]))
             await context.abort(
                 grpc.StatusCode.NOT_FOUND,
-                f"this server does not know probe {', '.join(unknown)}; it knows: {known}",
+                f"this server does not know probe {named}; it knows: {known}",
             )
-        with self._watchers.watching(request.probes) as watcher:
+        with self._watchers.watching(request.probes, identity.name) as watcher:
             # The metadata tells the client that from now on it gets every stored event.
             await context.send_initial_metadata(())
             while (watched := await watcher.next()) is not None:

@@ -41,8 +41,12 @@ class ServerSettings:
         max_pending_bytes: The most bytes that batches may hold until they are stored; then the
             server stops reading and the agents wait.
         ttl_days: The age in days after which the store deletes rows; not set: never.
-        query_seconds: The longest time that one query may run, in seconds.
+        query_seconds: The longest time of one query, in seconds, with its wait for a slot and the
+            transfer of its answer.
         query_bytes: The largest answer of one query, in bytes.
+        query_slots: The most queries that run at a time; further ones wait.
+        query_slots_per_peer: The most queries of one reader that run at a time.
+        watchers_per_peer: The most streams of stored events (`infrasight tail`) of one reader.
         stop_seconds: How long the server waits for the store when it stops, in seconds; agents
             keep the batches that are not stored by then.
         log_level: The least severe level that is logged: `debug`, `info`, `warning` or `error`.
@@ -67,6 +71,9 @@ class ServerSettings:
     ttl_days: int | None = field(default=None, validator=validators.optional(_positive))
     query_seconds: float = field(default=60.0, validator=_positive)
     query_bytes: int = field(default=1 << 30, validator=_positive)
+    query_slots: int = field(default=4, validator=_positive)
+    query_slots_per_peer: int = field(default=2, validator=_positive)
+    watchers_per_peer: int = field(default=8, validator=_positive)
     stop_seconds: float = field(default=10.0, validator=validators.ge(0))
     log_level: str = "info"
 

@@ -1,17 +1,34 @@
-"""Runs users' queries: guarded, a few at a time, answered in pieces of bounded size."""
+"""Runs users' queries: guarded, a few at a time, answered in pieces of bounded size.
+
+A call is bounded as a whole: its time includes waiting for a slot and for a client that reads
+slowly. Its slot is free again when the store has ended the query, which the client's departure or
+the end of the time brings about.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+import uuid
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 
+from infrasight_core.errors import (
+    BusyError,
+    InfraSightError,
+    QueryError,
+    StoreError,
+    StoreUnavailableError,
+)
 from infrasight_core.net import ipc
 
-from infrasight_server.query import guard
+from infrasight_server.metrics import QUERIES, QUERIES_RUNNING
+from infrasight_server.query.error_text import readable
+from infrasight_server.query.guard import Guard
+from infrasight_server.query.query_slots import QuerySlots, SlotLimits
 from infrasight_server.store.clickhouse import Store
-from infrasight_server.store.connections import CONNECTIONS
 
 _PIECE_BYTES = 8 << 20
+_CANCEL_SECONDS = 0.2
+_STOP_SECONDS = 5.0
 
 
 class QueryRunner:
@@ -19,56 +36,115 @@ class QueryRunner:
 
     Args:
         store: The store.
-        table_functions: The names that `Store.table_functions` returns.
+        seconds: The longest time of a call.
+        slots: How many queries run and wait.
     """
 
-    def __init__(self, store: Store, table_functions: frozenset[str]) -> None:
+    def __init__(self, store: Store, seconds: float, slots: SlotLimits) -> None:
         self._store = store
-        self._table_functions = table_functions
-        self._running = asyncio.Semaphore(CONNECTIONS)
-        self._threads = ThreadPoolExecutor(CONNECTIONS, "query")
+        self._guard = Guard(store)
+        self._seconds = seconds
+        self._slots = QuerySlots(slots)
+        self._threads = ThreadPoolExecutor(slots.running, "query")
+        self._ending: set[asyncio.Task[None]] = set()
 
-    async def run(self, sql: str) -> AsyncIterator[bytes]:
-        """Yields the answer as complete Arrow IPC streams, one at least.
+    async def run(self, peer: str, sql: str, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Sends the answer as complete Arrow IPC streams, one at least.
+
+        Args:
+            peer: The name of the peer that asks.
+            sql: The statement.
+            send: Sends one piece; returns when there is room for the next one.
 
         Raises:
             QueryError: The guard or the store rejects the statement, or the query fails.
+            BusyError: Too many queries wait.
             StoreUnavailableError: The store does not answer.
         """
-        loop = asyncio.get_running_loop()
-        async with self._running:
-            pieces = _LockedIterator(self._pieces(sql))
-            try:
-                while (piece := await loop.run_in_executor(self._threads, pieces.next)) is not None:
-                    yield piece
-            finally:
-                self._threads.submit(pieces.close)
+        outcome = "cancelled"
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._run(peer, sql, send)
+            outcome = "answered"
+        except TimeoutError as error:
+            outcome = "timeout"
+            raise QueryError(
+                f"the query and the transfer of its answer took longer than {self._seconds:g} s; "
+                "select less, or read the answer faster"
+            ) from error
+        except InfraSightError as error:
+            outcome = _outcome(error)
+            raise type(error)(readable(str(error), sql)) from error
+        finally:
+            QUERIES.labels(outcome).inc()
 
-    def close(self) -> None:
-        """Accepts no further query."""
-        self._threads.shutdown(wait=False)
+    async def stop(self) -> None:
+        """Waits shortly until the store has ended the cancelled queries; accepts no more."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=_STOP_SECONDS)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _pieces(self, sql: str) -> Iterator[bytes]:
-        statement = self._store.formatted(sql)
-        guard.check(statement, self._table_functions)
-        for batch in self._store.query(statement):
-            piece_rows = max(1, batch.num_rows * _PIECE_BYTES // max(batch.nbytes, 1))
-            for start in range(0, max(batch.num_rows, 1), piece_rows):
-                yield ipc.to_bytes(batch.slice(start, piece_rows))
+    async def _run(self, peer: str, sql: str, send: Callable[[bytes], Awaitable[None]]) -> None:
+        await self._slots.acquire(peer)
+        query = _Query(self._store, self._guard, sql, self._threads)
+        try:
+            with QUERIES_RUNNING.track_inprogress():
+                while (piece := await query.next()) is not None:
+                    await send(piece)
+        finally:
+            # A separate task: the caller may be gone, and need not wait.
+            task = asyncio.create_task(self._end(query, peer))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _end(self, query: "_Query", peer: str) -> None:
+        try:
+            await query.end()
+        finally:
+            self._slots.release(peer)
 
 
-class _LockedIterator:
-    """A generator that may be closed while another thread is running it."""
+class _Query:
+    """One query; its blocking parts run in a thread, one after the other."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._lock = Lock()
+    def __init__(self, store: Store, guard: Guard, sql: str, threads: ThreadPoolExecutor) -> None:
+        self._store = store
+        self._guard = guard
+        self._sql = sql
+        self._threads = threads
+        self._id = uuid.uuid4().hex
+        self._pieces = self._answer()
+        self._step: Future[bytes | None] | None = None
 
-    def next(self) -> bytes | None:
-        with self._lock:
-            return next(self._pieces, None)
+    async def next(self) -> bytes | None:
+        """Returns the next piece of the answer; None after the last one."""
+        self._step = self._threads.submit(next, self._pieces, None)
+        return await asyncio.wrap_future(self._step)
 
-    def close(self) -> None:
-        close: Callable[[], None] = self._pieces.close  # type: ignore[attr-defined]
-        with self._lock:
-            close()
+    async def end(self) -> None:
+        """Ends the query in the store, and returns when nothing of it runs any more."""
+        while self._step is not None and not self._step.done():
+            # A statement that has not begun cannot be cancelled yet.
+            with suppress(StoreError):
+                await asyncio.to_thread(self._store.cancel, self._id)
+            await asyncio.to_thread(wait, [self._step], _CANCEL_SECONDS)
+        with suppress(InfraSightError):
+            await asyncio.wrap_future(self._threads.submit(self._pieces.close))
+
+    def _answer(self) -> Generator[bytes, None, None]:
+        statement = self._guard.judge(self._sql)
+        try:
+            for batch in self._store.query(statement, query_id=self._id):
+                piece_rows = max(1, batch.num_rows * _PIECE_BYTES // max(batch.nbytes, 1))
+                for start in range(0, max(batch.num_rows, 1), piece_rows):
+                    yield ipc.to_bytes(batch.slice(start, piece_rows))
+        except ValueError as error:
+            raise QueryError(
+                f"the answer cannot be sent as Arrow: {error}; rename its columns"
+            ) from error
+
+
+def _outcome(error: InfraSightError) -> str:
+    if isinstance(error, BusyError):
+        return "busy"
+    return "unavailable" if isinstance(error, StoreUnavailableError) else "failed"

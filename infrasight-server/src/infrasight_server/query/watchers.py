@@ -1,12 +1,16 @@
-"""Publishes stored events to Watch calls; a slow watcher loses some and learns how many."""
+"""Publishes stored events to Watch calls; a slow watcher loses some and learns how many.
+
+The queues of one peer's watchers share a budget, so that no peer holds more by watching more often.
+"""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 from attrs import frozen
+from infrasight_core.errors import BusyError
 
 from infrasight_server.metrics import WATCHERS
 
@@ -33,12 +37,15 @@ class Watcher:
 
     Args:
         probes: The probes to watch; empty for all.
+        peer: The name of the peer that watches.
+        queued: The bytes that each peer's watchers have queued.
     """
 
-    def __init__(self, probes: Collection[str]) -> None:
+    def __init__(self, probes: Collection[str], peer: str, queued: Counter[str]) -> None:
         self._probes = frozenset(probes)
+        self._peer = peer
+        self._peers_bytes = queued
         self._queue: deque[tuple[str, pa.Table]] = deque()
-        self._queued_bytes = 0
         self._dropped = 0
         self._changed = asyncio.Event()
         self._ended = False
@@ -47,12 +54,17 @@ class Watcher:
         """Queues rows of a watched probe, or counts them as dropped if the queue is full."""
         if not rows.num_rows or (self._probes and probe not in self._probes):
             return
-        if self._queue and self._queued_bytes + rows.nbytes > _QUEUED_BYTES:
+        if self._queue and self._peers_bytes[self._peer] + rows.nbytes > _QUEUED_BYTES:
             self._dropped += rows.num_rows
         else:
             self._queue.append((probe, rows))
-            self._queued_bytes += rows.nbytes
+            self._peers_bytes[self._peer] += rows.nbytes
         self._changed.set()
+
+    def clear(self) -> None:
+        """Releases the queued rows."""
+        while self._queue:
+            self._pop()
 
     def end(self) -> None:
         """Ends the watch after the queued rows."""
@@ -66,29 +78,55 @@ class Watcher:
                 return None
             self._changed.clear()
             await self._changed.wait()
-        probe, rows = self._queue.popleft()
-        self._queued_bytes -= rows.nbytes
+        probe, rows = self._pop()
         watched = WatchedRows(probe, rows, self._dropped)
         self._dropped = 0
         return watched
 
+    def _pop(self) -> tuple[str, pa.Table]:
+        probe, rows = self._queue.popleft()
+        self._peers_bytes[self._peer] -= rows.nbytes
+        return probe, rows
+
 
 class Watchers:
-    """The open Watch calls."""
+    """The open Watch calls.
 
-    def __init__(self) -> None:
+    Args:
+        per_peer: The most calls of one peer.
+    """
+
+    def __init__(self, per_peer: int) -> None:
+        self._per_peer = per_peer
         self._watchers: set[Watcher] = set()
+        self._calls: Counter[str] = Counter()
+        self._queued: Counter[str] = Counter()
 
     @contextmanager
-    def watching(self, probes: Collection[str]) -> Iterator[Watcher]:
-        """Registers a watcher for the duration of the context."""
-        watcher = Watcher(probes)
+    def watching(self, probes: Collection[str], peer: str) -> Iterator[Watcher]:
+        """Registers a watcher for the duration of the context.
+
+        Raises:
+            BusyError: The peer has too many watchers.
+        """
+        if self._calls[peer] >= self._per_peer:
+            raise BusyError(
+                f"{peer} has {self._per_peer} watchers already; end one, "
+                "or raise the server's watchers_per_peer"
+            )
+        watcher = Watcher(probes, peer, self._queued)
         self._watchers.add(watcher)
+        self._calls[peer] += 1
         try:
             with WATCHERS.track_inprogress():
                 yield watcher
         finally:
             self._watchers.remove(watcher)
+            watcher.clear()
+            self._calls[peer] -= 1
+            if not self._calls[peer]:
+                del self._calls[peer]
+                del self._queued[peer]
 
     def publish(self, probe: str, rows: pa.Table) -> None:
         """Offers stored rows to every watcher."""

@@ -286,10 +286,13 @@ class Store:
         """Returns a text as an SQL string literal."""
         return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
-    def table_functions(self) -> frozenset[str]:
-        """Returns the names of the table functions in lower case. Raises like `command`."""
-        rows = self._rows("SELECT name FROM system.table_functions", {})
-        return frozenset(name.lower() for (name,) in rows)
+    def functions(self) -> frozenset[str]:
+        """Returns the names of all functions that an expression can have. Raises like `command`."""
+        return frozenset(name for (name,) in self._rows("SELECT name FROM system.functions", {}))
+
+    def databases(self) -> frozenset[str]:
+        """Returns the names of all databases. Raises like `command`."""
+        return frozenset(name for (name,) in self._rows("SELECT name FROM system.databases", {}))
 
     def ping(self) -> None:
         """Checks that the store answers. Raises StoreUnavailableError."""
@@ -302,13 +305,15 @@ class Store:
     def formatted(self, sql: str) -> str:
         """Returns a statement as ClickHouse's parser reads it, in canonical form without comments.
 
+        It is one line, because indentation would make deeply nested statements much longer.
+
         Raises:
             QueryError: The text is not one statement of ClickHouse SQL.
             StoreUnavailableError: The store does not answer.
         """
         with query_errors(), self._query_connections.acquire() as client:
             text: bytes = client.raw_query(
-                "SELECT formatQuery({sql:String})", parameters={"sql": sql}, fmt="RawBLOB"
+                "SELECT formatQuerySingleLine({sql:String})", parameters={"sql": sql}, fmt="RawBLOB"
             )
             # A byte that is not UTF-8 stays the escape that the statement wrote: \xNN.
             return text.decode("utf-8", "backslashreplace")

@@ -20,7 +20,7 @@ _TRANSIENT_CODES = frozenset(
 )
 # Of a whole table, merges reduce the number of parts; of one insert, a retry fails again.
 _TOO_MANY_PARTS = 252
-_NOISE = (" (version ", ", Stack trace", ": In scope SELECT formatQuery(")
+_NOISE = (" (version ", ", Stack trace", ": In scope SELECT formatQuerySingleLine(")
 
 
 @contextmanager

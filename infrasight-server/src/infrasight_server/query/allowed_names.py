@@ -30,7 +30,7 @@ INFORMATION_SCHEMA_TABLES = frozenset(
     {"columns", "key_column_usage", "schemata", "statistics", "tables", "views"}
 )
 """The views of `information_schema`."""
-WITHOUT_ARGUMENTS = frozenset({"hostname", "revision", "tid", "uptime"})
+WITHOUT_ARGUMENTS = frozenset({"connection_id", "hostname", "revision", "tid", "uptime"})
 """Functions that a query may not call, but whose names it may use for a column, as the header's
 `tid`: they have no arguments, so that ClickHouse cannot apply them to anything."""
 

@@ -45,7 +45,7 @@ class ControlStream(ReconnectingStream):
 
     async def _stream(self) -> None:
         async with aio_channel(self._peer, LARGEST_CONFIGURATION) as channel:
-            call = ControlServiceStub(channel).Follow()
+            call = ControlServiceStub(channel).Follow(metadata=self._peer.metadata())
             report = self._report()
             await asyncio.wait_for(call.write(FollowRequest(report=report)), CONNECT_SECONDS)
             self.reason = "connected, but no configuration has arrived yet"

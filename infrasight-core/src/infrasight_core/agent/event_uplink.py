@@ -62,7 +62,7 @@ class EventUplink(ReconnectingStream):
 
     async def _exchange(self) -> None:
         async with aio_channel(self._peer, _LARGEST_ANSWER) as channel:
-            call = EventServiceStub(channel).Stream()
+            call = EventServiceStub(channel).Stream(metadata=self._peer.metadata())
             self._unanswered_hellos = []
             await asyncio.wait_for(call.write(self._next_hello()), CONNECT_SECONDS)
             first = await asyncio.wait_for(self._read(call, StreamResponse), CONNECT_SECONDS)

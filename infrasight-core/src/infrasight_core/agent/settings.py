@@ -58,7 +58,13 @@ class AgentSettings:
         server: Address of the server, as `host:port`.
         tls: Certificate, key and CA for mutual TLS with the server and the operator; without them,
             both must be on this machine.
-        plaintext: Whether to send over the network without TLS.
+        plaintext: Whether to send without TLS over the network, or over loopback to whichever
+            process listens there.
+        token_file: A file with the token that proves to a server on loopback without TLS who this
+            agent is; no other user may access the file.
+        server_user: The user, by name or number, who may run the server and the operator on this
+            machine, besides root and the agent's own user. Without TLS, the agent sends nothing to
+            other users' processes.
         node: The name of this host in its events.
         operator: Address of the cluster's operator, as `host:port`; its configuration selects the
             probes and overrides options and filters given here. Empty for no operator.
@@ -87,6 +93,8 @@ class AgentSettings:
     server: str = "127.0.0.1:7443"
     tls: TlsFiles | None = None
     plaintext: bool = False
+    token_file: Path | None = None
+    server_user: str = ""
     node: str = field(factory=platform.node)
     operator: str = ""
     state: Path = Path("/var/lib/infrasight")
@@ -116,7 +124,8 @@ class AgentSettings:
 
     def peer(self, address: str) -> Peer:
         """Returns how to reach the server or the operator at an address."""
-        return Peer(address, self.tls, self.plaintext)
+        token_file = self.token_file if address == self.server else None
+        return Peer(address, self.tls, self.plaintext, token_file, self.server_user)
 
     def enabled(self) -> tuple[str, ...] | None:
         """Returns the names of the probes to load; None for all that are installed."""

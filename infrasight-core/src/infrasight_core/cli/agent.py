@@ -12,6 +12,7 @@ from infrasight_core.console import privileges
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
+    local_server_options,
     log_level_option,
     settings_flags,
     tls_options,
@@ -74,6 +75,7 @@ Options take precedence over variables, and variables over the file.
 )
 @click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")
 @tls_options("the server and the operator")
+@local_server_options()
 @click.option(
     "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz.  [127.0.0.1:7445]"
 )

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from infrasight_core.console.options import tls_files, tls_options
+from infrasight_core.console.options import local_server_options, tls_files, tls_options
 
 if TYPE_CHECKING:
     from infrasight_core.net.server_client import ServerClient
@@ -29,6 +30,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         help=f"The server's address.  [{DEFAULT_SERVER}]",
     )
     @tls_options("the server", variables="INFRASIGHT_TLS_")
+    @local_server_options(variables="INFRASIGHT_")
     @functools.wraps(command)
     def with_server(
         server: str | None,
@@ -36,6 +38,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         tls_key: str | None,
         tls_ca: str | None,
         plaintext: bool | None,
+        token_file: str | None,
+        server_user: str | None,
         **rest: Any,
     ) -> None:
         def connect() -> "ServerClient":
@@ -44,7 +48,9 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
             from infrasight_core.net.server_client import ServerClient
 
             tls = tls_files(tls_certificate, tls_key, tls_ca)
-            return ServerClient(Peer(server or DEFAULT_SERVER, tls, bool(plaintext)))
+            token = Path(token_file) if token_file else None
+            address = server or DEFAULT_SERVER
+            return ServerClient(Peer(address, tls, bool(plaintext), token, server_user or ""))
 
         command(connect=connect, server=server, **rest)
 

@@ -71,6 +71,32 @@ def listener_tls_options(peers: str) -> Callable[[Command], Command]:
     return add
 
 
+def local_server_options(variables: str = "") -> Callable[[Command], Command]:
+    """Adds `--token-file` and `--server-user`.
+
+    Args:
+        variables: The prefix of the environment variables; see `tls_options`.
+    """
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--server-user",
+            metavar="USER",
+            envvar=f"{variables}SERVER_USER" if variables else None,
+            show_envvar=bool(variables),
+            help="The user who may run the server on this machine.  [root, and yourself]",
+        )(command)
+        return click.option(
+            "--token-file",
+            metavar="FILE",
+            envvar=f"{variables}TOKEN_FILE" if variables else None,
+            show_envvar=bool(variables),
+            help="A file with the token for a server on a loopback port without TLS.",
+        )(command)
+
+    return add
+
+
 def tls_files(certificate: str | None, key: str | None, ca: str | None) -> TlsFiles | None:
     """The files of the three TLS options; None if none is given.
 

@@ -1,9 +1,16 @@
 """Opens gRPC channels to a server or operator, for the agent's streams and for clients."""
 
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import grpc
 import grpc.aio
 
+from infrasight_core.errors import TransportError
 from infrasight_core.net.address import Address
+from infrasight_core.net.listener import needs_verification, verify_listener
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 
@@ -12,6 +19,13 @@ KEEPALIVE_MS = 60_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _FIRST_RECONNECT_MS = 500
 _LONGEST_RECONNECT_MS = 5_000
+_CONNECT_SECONDS = 10.0
+# A call on a channel that could not connect fails at once.
+_SETTLED = (
+    grpc.ChannelConnectivity.READY,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
 
 
 def server_options() -> list[tuple[str, int]]:
@@ -56,6 +70,8 @@ def channel_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
 def sync_channel(peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES) -> grpc.Channel:
     """Opens a channel for threads, which connects at its first call.
 
+    Call `verify_channel` before each call.
+
     Args:
         peer: The other process.
         max_receive_bytes: The largest message that it may send; a larger one ends the call.
@@ -71,10 +87,76 @@ def sync_channel(peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES) -> grpc
     return grpc.secure_channel(peer.address, channel_credentials(peer.tls), options)
 
 
-def aio_channel(peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES) -> grpc.aio.Channel:
-    """Opens a channel for asyncio; otherwise as `sync_channel`."""
+def verify_channel(channel: grpc.Channel, peer: Peer) -> None:
+    """Verifies the listener at an address of this machine; others are verified by TLS.
+
+    Raises:
+        TransportError: Nothing listens there.
+        AuthenticationError: A user who is not trusted runs the listener.
+    """
+    if not needs_verification(peer):
+        return
+    verify_listener(peer)
+    if Address.parse(peer.address).is_unix:
+        return  # only trusted users can replace the socket
+    # Another user may have taken the port just before the connection was made.
+    settled = threading.Event()
+
+    def on_change(state: grpc.ChannelConnectivity) -> None:
+        if state in _SETTLED:
+            settled.set()
+
+    channel.subscribe(on_change, try_to_connect=True)
+    is_settled = settled.wait(_CONNECT_SECONDS)
+    channel.unsubscribe(on_change)
+    if not is_settled:
+        raise _no_answer(peer)
+    verify_listener(peer)
+
+
+@asynccontextmanager
+async def aio_channel(
+    peer: Peer, max_receive_bytes: int = MAX_MESSAGE_BYTES
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Opens a channel for asyncio whose listener is verified.
+
+    Args:
+        peer: See `sync_channel`.
+        max_receive_bytes: See `sync_channel`.
+
+    Raises:
+        ConfigError: See `sync_channel`.
+        TransportError: See `verify_channel`.
+        AuthenticationError: See `verify_channel`.
+    """
     peer.require_tls_or_loopback()
     options = channel_options(peer.address, max_receive_bytes)
     if peer.tls is None:
-        return grpc.aio.insecure_channel(peer.address, options)
-    return grpc.aio.secure_channel(peer.address, channel_credentials(peer.tls), options)
+        channel = grpc.aio.insecure_channel(peer.address, options)
+    else:
+        channel = grpc.aio.secure_channel(peer.address, channel_credentials(peer.tls), options)
+    async with channel:
+        if needs_verification(peer):
+            await _verify_aio_channel(channel, peer)
+        yield channel
+
+
+async def _verify_aio_channel(channel: grpc.aio.Channel, peer: Peer) -> None:
+    """Does for an asyncio channel what `verify_channel` does."""
+    await asyncio.to_thread(verify_listener, peer)
+    if Address.parse(peer.address).is_unix:
+        return
+    try:
+        await asyncio.wait_for(_wait_until_settled(channel), _CONNECT_SECONDS)
+    except TimeoutError as error:
+        raise _no_answer(peer) from error
+    await asyncio.to_thread(verify_listener, peer)
+
+
+async def _wait_until_settled(channel: grpc.aio.Channel) -> None:
+    while (state := channel.get_state(try_to_connect=True)) not in _SETTLED:
+        await channel.wait_for_state_change(state)
+
+
+def _no_answer(peer: Peer) -> TransportError:
+    return TransportError(f"UNAVAILABLE: {peer.address} does not answer")

@@ -12,7 +12,7 @@ from infrasight.v1.control_pb2 import (
 from infrasight.v1.control_pb2_grpc import ControlServiceStub
 
 from infrasight_core.errors import TransportError
-from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.channel import sync_channel, verify_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.peer_text import clean_text
 
@@ -50,11 +50,14 @@ def fetch_configuration(node: str, peer: Peer, seconds: float) -> Configuration:
         while True:
             timeout = min(max(deadline - time.monotonic(), _PAUSE), _LONGEST_CALL)
             try:
-                response: GetConfigurationResponse = stub.GetConfiguration(request, timeout=timeout)
-            except grpc.RpcError as error:
-                details = clean_text(error.details() or "no reason given")
-                reason = f"{error.code().name}: {details}"
-                if error.code() not in _TEMPORARY or time.monotonic() + _PAUSE >= deadline:
+                verify_channel(channel, peer)
+                response: GetConfigurationResponse = stub.GetConfiguration(
+                    request, timeout=timeout, metadata=peer.metadata()
+                )
+            except (grpc.RpcError, TransportError) as error:
+                reason = _describe(error)
+                is_temporary = isinstance(error, TransportError) or error.code() in _TEMPORARY
+                if not is_temporary or time.monotonic() + _PAUSE >= deadline:
                     raise TransportError(
                         f"no configuration from the operator at {peer.address}: {reason}"
                     ) from error
@@ -62,3 +65,10 @@ def fetch_configuration(node: str, peer: Peer, seconds: float) -> Configuration:
             else:
                 return response.configuration
             time.sleep(_PAUSE)
+
+
+def _describe(error: grpc.RpcError | TransportError) -> str:
+    if isinstance(error, TransportError):
+        return str(error)
+    details = clean_text(error.details() or "no reason given")
+    return f"{error.code().name}: {details}"

@@ -19,7 +19,7 @@ from infrasight_core.errors import (
 )
 from infrasight_core.net import ipc
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.channel import sync_channel, verify_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.peer_text import clean_text
 
@@ -31,6 +31,10 @@ _UNAVAILABLE = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,
 )
+
+
+class _UnreachableError(TransportError):
+    """No server listens at the address."""
 
 
 class ServerClient:
@@ -45,6 +49,7 @@ class ServerClient:
     """
 
     def __init__(self, peer: Peer) -> None:
+        self._peer = peer
         self._server = f"the server at {peer.address}"
         self._channel = sync_channel(peer)
         self._stub = EventServiceStub(self._channel)
@@ -65,10 +70,13 @@ class ServerClient:
         Raises:
             QueryError: The server rejected the statement, or the store could not answer it.
             TransportError: The server cannot be reached, or its answer is not usable.
+            AuthenticationError: A user who is not trusted listens at the address.
         """
+        self._verify()
+        metadata = self._peer.metadata()
         try:
             schema: pa.Schema | None = None
-            for response in self._stub.Query(QueryRequest(sql=sql)):
+            for response in self._stub.Query(QueryRequest(sql=sql), metadata=metadata):
                 piece = self._decode(response.arrow)
                 schema = schema or piece.schema
                 if piece.schema != schema:
@@ -97,13 +105,15 @@ class ServerClient:
         Raises:
             UnknownProbeError: The server does not have the probe.
             TransportError: The server cannot be reached.
+            AuthenticationError: A user who is not trusted listens at the address.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         has_answered = False
         while True:
-            call: Any = self._stub.Watch(WatchRequest(probes=probes))
+            call: Any = None
             is_unavailable = True
             try:
+                call = self._start_watch(probes)
                 # `initial_metadata` waits until the server has accepted the call.
                 if call.initial_metadata() is not None and call.is_active():
                     backoff.reset()
@@ -114,8 +124,11 @@ class ServerClient:
             except grpc.RpcError as rpc_error:
                 error = self._translate(rpc_error, rejected=UnknownProbeError)
                 is_unavailable = rpc_error.code() in _UNAVAILABLE
+            except _UnreachableError as unreachable:
+                error = TransportError(str(unreachable))
             finally:
-                call.cancel()
+                if call is not None:
+                    call.cancel()
             if on_unavailable is None or not isinstance(error, TransportError):
                 raise error
             if not has_answered or not is_unavailable:
@@ -123,6 +136,16 @@ class ServerClient:
             pause = backoff.next_pause()
             on_unavailable(error, pause)
             time.sleep(pause)
+
+    def _verify(self) -> None:
+        try:
+            verify_channel(self._channel, self._peer)
+        except TransportError as error:
+            raise _UnreachableError(f"{self._server} {_why_unavailable(str(error))}") from error
+
+    def _start_watch(self, probes: Collection[str]) -> Any:
+        self._verify()
+        return self._stub.Watch(WatchRequest(probes=probes), metadata=self._peer.metadata())
 
     def _decode(self, body: bytes) -> pa.Table:
         try:
@@ -146,7 +169,7 @@ class ServerClient:
                 f"{self._server} is not an InfraSight server, or of another version: {details}"
             )
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            return TransportError(f"{self._server} does not accept this certificate: {details}")
+            return TransportError(f"{self._server} does not accept this client: {details}")
         if code is grpc.StatusCode.INTERNAL and "deserializing" in details:
             return TransportError(f"{self._server} sent bytes that are not a message: {details}")
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
@@ -182,7 +205,7 @@ def _why_unavailable(details: str) -> str:
             "closed the connection: if it does so at once, it requires TLS, "
             f"or a certificate that its CA signed ({cause})"
         )
-    if "failed to connect" in details or "resolving" in details or "resolution" in details:
+    if any(words in details for words in ("connect to", "resolving", "resolution")):
         return (
             "is not reachable: start it with `infrasight-server`, "
             f"or name another with --server ({cause})"

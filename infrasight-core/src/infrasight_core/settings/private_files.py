@@ -1,0 +1,78 @@
+"""Keeps the files and folders of this process from other users."""
+
+import os
+import stat
+from pathlib import Path
+
+import structlog
+
+from infrasight_core.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+UMASK = 0o077
+"""The umask of processes whose files are nobody else's business."""
+_PRIVATE_FOLDER = 0o700
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_private_folder(folder: Path, setting: str) -> None:
+    """Creates a folder that only this user may enter, or corrects the mode of an existing one.
+
+    Args:
+        folder: The folder; missing parents are created, too.
+        setting: The setting that names it, for messages.
+
+    Raises:
+        ConfigError: The folder cannot be created, is a link, or belongs to another user.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise ConfigError(
+            f"{setting}: cannot use {folder} as a folder: {error.strerror}; "
+            "choose a folder that this user may write to, not a link"
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
+            raise ConfigError(
+                f"{setting}: {folder} belongs to user {status.st_uid}, who could read and replace "
+                f"what is in it; change its owner to user {os.geteuid()}, or run as its owner"
+            )
+        if status.st_mode & _OTHERS:
+            os.fchmod(descriptor, _PRIVATE_FOLDER)
+            log.warning(
+                "other users had access to a folder; mode corrected to 0700",
+                folder=str(folder),
+                mode=f"{stat.S_IMODE(status.st_mode):04o}",
+            )
+    finally:
+        os.close(descriptor)
+
+
+def read_private_file(file: Path, setting: str) -> str:
+    """Reads a file that holds secrets.
+
+    Args:
+        file: The file.
+        setting: The setting that names it, for messages.
+
+    Raises:
+        ConfigError: The file cannot be read, or other users may read or write it.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, encoding="utf-8") as opened:
+            status = os.fstat(descriptor)
+            is_private = stat.S_ISREG(status.st_mode) and not status.st_mode & _OTHERS
+            if not is_private or status.st_uid not in (0, os.geteuid()):
+                raise ConfigError(
+                    f"{setting}: other users may access {file}: "
+                    f"chown {os.geteuid()} and chmod 600 it"
+                )
+            return opened.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{setting}: cannot read {file}: {reason}") from error

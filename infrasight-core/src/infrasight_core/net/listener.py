@@ -7,21 +7,16 @@ import errno
 import os
 import socket
 import stat
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-from attrs import frozen
 
 from infrasight_core.errors import AuthenticationError, TransportError
 from infrasight_core.net.address import Address
+from infrasight_core.net.local_sockets import Endpoint, LocalSocket, local_sockets
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.unix_peer import PeerCredentials, find_user
 
 _CONNECT_SECONDS = 5.0
 _SHARED_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
-_LISTEN = "0A"
 _REMEDY = "set `server_user` if that user may run the server"
 
 
@@ -102,69 +97,25 @@ def _require_user(address: Address, uid: int, trusted: set[int], relation: str) 
 
 
 def _verify_tcp(address: Address, trusted: set[int]) -> None:
+    hosts = ("127.0.0.1", "::1") if address.host == "localhost" else (address.host,)
+    endpoints = {Endpoint.of(host, address.port) for host in hosts}
     try:
-        sockets = [each for each in _local_sockets() if each.serves(address)]
+        serving = [each for each in local_sockets() if _serves(each, endpoints, address.port)]
     except (OSError, ValueError) as error:
         raise AuthenticationError(
             f"nothing is sent to {address}: cannot find out who listens there ({error}); use TLS"
         ) from error
-    if not any(each.is_listening for each in sockets):
+    if not any(each.is_listening for each in serving):
         raise _unreachable(address, os.strerror(errno.ECONNREFUSED))
     # Established connections count as well: their listener may have been replaced since.
-    for each in sockets:
+    for each in serving:
         _require_user(address, each.uid, trusted, "the listener is run by")
 
 
-@frozen
-class _LocalSocket:
-    """A TCP socket of this machine.
-
-    Attributes:
-        host: The local address, as 4 or 16 bytes.
-        port: The local port.
-        is_listening: Whether it listens, rather than being one end of a connection.
-        uid: The user whose process opened it.
-    """
-
-    host: bytes
-    port: int
-    is_listening: bool
-    uid: int
-
-    def serves(self, address: Address) -> bool:
-        """Whether connections to the address may end at this socket."""
-        return self.port == address.port and self.host in _served_hosts(address.host)
-
-
-def _served_hosts(host: str) -> set[bytes]:
-    """Returns the local addresses whose listeners serve a loopback address."""
-    any_host = {bytes(4), bytes(16)}
-    if host == "localhost":
-        return any_host | _served_hosts("127.0.0.1") | _served_hosts("::1")
-    if ":" in host:
-        return any_host | {socket.inet_pton(socket.AF_INET6, host)}
-    packed = socket.inet_pton(socket.AF_INET, host)
-    return any_host | {packed, bytes(10) + b"\xff\xff" + packed}
-
-
-def _local_sockets() -> Iterator[_LocalSocket]:
-    for table in _TABLES:
-        try:
-            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
-        except FileNotFoundError:  # a kernel without IPv6
-            continue
-        for line in lines:
-            fields = line.split()
-            host, _, port = fields[1].partition(":")
-            yield _LocalSocket(_packed(host), int(port, 16), fields[3] == _LISTEN, int(fields[7]))
-
-
-def _packed(text: str) -> bytes:
-    """Returns an address in network order; the kernel prints it as words of the host's order."""
-    raw = bytes.fromhex(text)
-    if sys.byteorder == "big":
-        return raw
-    return b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
+def _serves(candidate: LocalSocket, endpoints: set[Endpoint], port: int) -> bool:
+    """Whether connections to one of the endpoints may end at a socket."""
+    local = candidate.local
+    return local in endpoints or (local.is_any_host and local.port == port)
 
 
 def _unreachable(address: Address, reason: str) -> TransportError:

@@ -1,21 +1,30 @@
-"""Serves a process's metrics and health over HTTP: `/metrics`, `/healthz` and `/readyz`."""
+"""Serves a process's metrics and health over HTTP: `/metrics`, `/healthz` and `/readyz`.
 
+Every user of the machine can connect to it. So it tells the reason why the process is not ready to
+root and the process's own user only, and slow or idle clients cannot keep others from it.
+"""
+
+import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.address import Address
+from infrasight_core.net.local_sockets import Endpoint, local_sockets
 
 log = structlog.get_logger(__name__)
 _TEXT = "text/plain; charset=utf-8"
-_REQUEST_SECONDS = 10
+_REQUEST_SECONDS = 5  # between two pieces of a request
+_MOST_CONNECTIONS = 32
 
 
 class StatusServer:
@@ -47,7 +56,8 @@ class StatusServer:
         Raises:
             ConfigError: The address is in use or does not belong to this machine.
         """
-        handler = type("Handler", (_Handler,), {"ready": staticmethod(self._ready)})
+        attributes = {"ready": staticmethod(self._ready), "computing": threading.Lock()}
+        handler = type("Handler", (_Handler,), attributes)
         family = socket.AF_INET6 if ":" in self._listen.host else socket.AF_INET
         server_class = type("Server", (_Server,), {"address_family": family})
         try:
@@ -72,8 +82,30 @@ class StatusServer:
 
 
 class _Server(ThreadingHTTPServer):
+    """A server with a bounded number of threads: a new connection replaces the oldest one."""
+
     daemon_threads = True
     block_on_close = False
+    _open: dict[socket.socket, None]
+
+    def server_activate(self) -> None:
+        self._open = {}
+        self._changing = threading.Lock()
+        super().server_activate()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._changing:
+            self._open[request] = None
+            if len(self._open) > _MOST_CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                _disconnect(oldest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Logs an error in one line, unless the client only disconnected."""
@@ -82,25 +114,54 @@ class _Server(ThreadingHTTPServer):
             log.error("status request failed", reason=repr(error))
 
 
+def _disconnect(connection: socket.socket) -> None:
+    """Ends a connection; its thread notices and closes the socket."""
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("the client has disconnected", reason=str(error))
+
+
 class _Handler(BaseHTTPRequestHandler):
     ready: Callable[[], tuple[bool, str]]
+    computing: threading.Lock
     timeout = _REQUEST_SECONDS
     server_version = "infrasight"
 
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(HTTPStatus.OK, generate_latest(), CONTENT_TYPE_LATEST)
+                with self.computing:
+                    metrics = generate_latest()
+                self._answer(HTTPStatus.OK, metrics, CONTENT_TYPE_LATEST)
             case "/healthz":
                 self._answer(HTTPStatus.OK, b"ok\n", _TEXT)
             case "/readyz":
-                ready, reason = self.ready()
+                with self.computing:
+                    ready, reason = self.ready()
+                    if not self._may_know():
+                        reason = "ready" if ready else "not ready; the process's log has the reason"
                 status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
                 self._answer(status, f"{reason}\n".encode(), _TEXT)
             case _:
                 self._answer(
                     HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n", _TEXT
                 )
+
+    def _may_know(self) -> bool:
+        """Whether the client is a process of root or of the own user on this machine."""
+        try:
+            client = Endpoint.of(*self.client_address[:2])
+            server = Endpoint.of(*self.connection.getsockname()[:2])
+            owners = [
+                each.uid
+                for each in local_sockets()
+                if each.local == client and each.remote == server
+            ]
+        except (OSError, ValueError) as error:
+            log.debug("cannot find out who asks", reason=str(error))
+            return False
+        return bool(owners) and all(uid in (0, os.geteuid()) for uid in owners)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)

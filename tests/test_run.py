@@ -52,13 +52,15 @@ def test_make_run_shows_events_that_a_query_returns(
         "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' "
         "ORDER BY time LIMIT 1"
     )
-    query = [str(INFRASIGHT), "query", f"--server=127.0.0.1:{run.port}", sql]
+    query = [str(INFRASIGHT), "query", f"--server={run.server}"]
+    query += [f"--server-user={run.server_user()}", sql]
     answer = subprocess.run(query, capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout) == {
         "argv": ["/bin/true", "seen"],
         "return_code": 0,
         "user": "root",
     }
+    assert (run.server_user() == 0) == ("the server runs as root" in run.messages())
     assert len(run.left_over()) >= 4
     run.process.terminate()
     run.wait()
@@ -160,18 +162,19 @@ def test_run_names_a_port_in_use(reject: Callable[..., str]) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        line = reject(INFRASIGHT_RUN_PORT=port)
+        line = reject(INFRASIGHT_RUN_SERVER_STATUS_PORT=port)
     assert line == (
         f"run: port {port} is not available (Address already in use); "
-        "choose another: INFRASIGHT_RUN_PORT=...\n"
+        "choose another: INFRASIGHT_RUN_SERVER_STATUS_PORT=...\n"
     )
 
 
 def test_run_names_an_invalid_port(reject: Callable[..., str]) -> None:
     """A value that is not a port: the variable, the value and what is allowed."""
     assert (
-        reject(INFRASIGHT_RUN_PORT="x")
-        == "run: INFRASIGHT_RUN_PORT='x' is not a port; give a number from 1 to 65535\n"
+        reject(INFRASIGHT_RUN_SERVER_STATUS_PORT="x")
+        == "run: INFRASIGHT_RUN_SERVER_STATUS_PORT='x' is not a port; "
+        "give a number from 1 to 65535\n"
     )
 
 

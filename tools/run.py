@@ -2,10 +2,14 @@
 
 `make run` starts it. Events go to standard output (a live table on a terminal, JSON lines in a
 pipe), everything else to standard error. Ctrl-C, SIGTERM, SIGHUP, the end of the pipe, or the end
-of any part stops all parts. Environment:
+of any part stops all parts.
 
-    INFRASIGHT_RUN_PORT                  the server's gRPC port                       [7443]
-    INFRASIGHT_RUN_SERVER_STATUS_PORT    its /metrics, /healthz and /readyz           [7444]
+Only the agent needs root. As root, the script runs the server as an ordinary user: the
+one who called sudo, else a user id without a name. Environment:
+
+    INFRASIGHT_RUN_SOCKET                the server's socket   [/run/infrasight/server.sock]
+    INFRASIGHT_RUN_USER                  the id of the server's user; 0 for root
+    INFRASIGHT_RUN_SERVER_STATUS_PORT    the server's /metrics, /healthz and /readyz  [7444]
     INFRASIGHT_RUN_AGENT_STATUS_PORT     those of the agent                           [7445]
     INFRASIGHT_RUN_DATA                  the folder of the store and the logs         [./data]
 
@@ -18,6 +22,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -26,14 +31,15 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = ROOT / ".venv" / "bin"
-DEFAULT_PORT = 7443
+DEFAULT_SOCKET = Path("/run/infrasight/server.sock")
+SERVER_USER = 64_443  # without sudo: an id that distributions assign to no user
 PORTS = {
-    "INFRASIGHT_RUN_PORT": DEFAULT_PORT,
     "INFRASIGHT_RUN_SERVER_STATUS_PORT": 7444,
     "INFRASIGHT_RUN_AGENT_STATUS_PORT": 7445,
 }
@@ -53,32 +59,43 @@ class Settings:
     """Where the parts listen and write.
 
     Attributes:
-        port: The server's gRPC port.
+        socket: The server's socket.
+        user: The id of the server's user; None for the own one.
         server_status: The port of the server's /readyz.
         agent_status: The port of the agent's /readyz.
         data: The folder of the store; its folder `logs` has one file for each part.
     """
 
-    port: int
+    socket: Path
+    user: int | None
     server_status: int
     agent_status: int
     data: Path
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Reads the variables. Raises RunError for an invalid port, or one that is in use."""
-        port, server_status, agent_status = (
-            _free_port(name, default) for name, default in PORTS.items()
-        )
-        if len({port, server_status, agent_status}) < len(PORTS):
-            raise RunError(f"the three ports must differ; see {', '.join(PORTS)}")
+        """Reads the variables. Raises RunError for an invalid value, or a port that is in use."""
+        server_status, agent_status = (_free_port(name, default) for name, default in PORTS.items())
+        if server_status == agent_status:
+            raise RunError(f"the two ports must differ; see {', '.join(PORTS)}")
+        socket_path = Path(os.environ.get("INFRASIGHT_RUN_SOCKET", "") or DEFAULT_SOCKET).absolute()
         data = Path(os.environ.get("INFRASIGHT_RUN_DATA", "") or ROOT / "data").absolute()
-        return cls(port, server_status, agent_status, data)
+        return cls(socket_path, _server_user(), server_status, agent_status, data)
 
     @property
     def server(self) -> str:
         """The server's address."""
-        return f"127.0.0.1:{self.port}"
+        return f"unix:{self.socket}"
+
+
+def _server_user() -> int | None:
+    """Returns the id of the ordinary user who runs the server; None to run it as this user."""
+    text = os.environ.get("INFRASIGHT_RUN_USER", "")
+    if text and not text.isdecimal():
+        raise RunError(f"INFRASIGHT_RUN_USER={text!r} is not a user id; give a number")
+    if os.geteuid() != 0:
+        return None
+    return int(text or os.environ.get("SUDO_UID", "") or SERVER_USER) or None
 
 
 def _free_port(variable: str, default: int) -> int:
@@ -104,17 +121,19 @@ class Part:
         name: Its name in messages and of its log file.
         command: The command line.
         log: The file for its output; None for this script's own output.
+        user: The id of the user who runs it; None for this script's user.
         process: The process, once started.
     """
 
     name: str
     command: list[str | Path]
     log: Path | None
+    user: int | None = None
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
         """Starts the process, which gets SIGTERM if this script is killed."""
-        output = None if self.log is None else self.log.open("wb")
+        output = None if self.log is None else _open_log(self.log)
         self.process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -122,6 +141,9 @@ class Part:
             stderr=None if output is None else subprocess.STDOUT,
             process_group=0,
             preexec_fn=_die_with_parent,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
         )
         if output is not None:
             output.close()
@@ -153,6 +175,13 @@ class Part:
             os.killpg(self.process.pid, number)
         except ProcessLookupError:
             return
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Opens a new log that only this user may read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    return os.fdopen(descriptor, "wb")
 
 
 def _die_with_parent() -> None:
@@ -206,7 +235,7 @@ def run(settings: Settings, stopping: threading.Event) -> None:
     """
     logs = settings.data / "logs"
     try:
-        logs.mkdir(parents=True, exist_ok=True)
+        settings = _prepare_folders(settings, logs)
     except OSError as error:
         raise RunError(
             f"cannot write to {settings.data} ({error.strerror}); choose another folder: "
@@ -234,7 +263,8 @@ def run(settings: Settings, stopping: threading.Event) -> None:
         wait_until_ready(agent, settings.agent_status, stopping)
         if stopping.is_set():
             return
-        option = "" if settings.port == DEFAULT_PORT else f" --server {settings.server}"
+        option = "" if settings.socket == DEFAULT_SOCKET else f" --server {settings.server}"
+        option += f" --server-user {settings.user}" if option and settings.user else ""
         report("query from another terminal; Ctrl-C here stops everything:")
         report(f'  .venv/bin/infrasight query{option} "{QUERY}"')
         start(_view(settings))
@@ -246,6 +276,72 @@ def run(settings: Settings, stopping: threading.Event) -> None:
             part.stop()
 
 
+def _prepare_folders(settings: Settings, logs: Path) -> Settings:
+    """Creates the folders of data, logs and socket, each for its user.
+
+    Returns:
+        The settings; without the server's user if that user cannot reach what the server needs.
+    """
+    settings.data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    logs.mkdir(mode=0o700, exist_ok=True)
+    logs.chmod(0o700)
+    store = settings.data / "store"
+    store.mkdir(mode=0o700, exist_ok=True)
+    settings.socket.parent.parent.mkdir(parents=True, exist_ok=True)
+    settings.socket.parent.mkdir(mode=0o755, exist_ok=True)
+    if settings.user is not None:
+        obstacle = _obstacle(settings.user, store)
+        if obstacle:
+            report(f"warning: the server runs as root: {obstacle}")
+            settings = evolve(settings, user=None)
+    if os.geteuid() == 0:
+        owner = settings.user or 0
+        _give_to(owner, store)
+        os.chown(settings.socket.parent, owner, owner)
+        private = settings.socket.with_name(f".{settings.socket.name}")
+        if private.exists():
+            _give_to(owner, private)
+    return settings
+
+
+def _obstacle(user: int, store: Path) -> str:
+    """Returns why an ordinary user cannot run the server, and the remedy; empty if it can."""
+    trial = subprocess.run(
+        [BIN / "python", "-c", "import infrasight_server"],
+        user=user,
+        group=user,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        check=False,
+    )
+    if trial.returncode != 0:
+        return (
+            f"user {user} cannot use {BIN.parent} or its Python; let other users read it, or clone "
+            "into a folder that they can reach"
+        )
+    for folder in store.parents:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            return (
+                f"user {user} cannot reach {store} because of {folder}; `chmod o+x {folder}`, or "
+                "choose another folder: INFRASIGHT_RUN_DATA=..."
+            )
+    return ""
+
+
+def _give_to(owner: int, folder: Path) -> None:
+    """Changes the owner of a folder and of everything in it, and follows no links.
+
+    A run as another user has left it; if the owner is right, its content is, too.
+    """
+    if folder.lstat().st_uid == owner:
+        return
+    for parent, folders, files, descriptor in os.fwalk(folder, follow_symlinks=False):
+        for name in (*folders, *files):
+            os.chown(name, owner, owner, dir_fd=descriptor, follow_symlinks=False)
+        os.chown(parent, owner, owner, follow_symlinks=False)
+
+
 def _server(settings: Settings, logs: Path) -> Part:
     command: list[str | Path] = [
         BIN / "infrasight-server",
@@ -253,7 +349,7 @@ def _server(settings: Settings, logs: Path) -> Part:
         f"--status-listen=127.0.0.1:{settings.server_status}",
         f"--data={settings.data}",
     ]
-    return Part("server", command, logs / "server.log")
+    return Part("server", command, logs / "server.log", settings.user)
 
 
 def _agent(settings: Settings, agent_settings: Path, logs: Path) -> Part:
@@ -263,13 +359,23 @@ def _agent(settings: Settings, agent_settings: Path, logs: Path) -> Part:
         f"--server={settings.server}",
         f"--status-listen=127.0.0.1:{settings.agent_status}",
         f"--config={agent_settings}",
+        *_trust(settings),
     ]
     return Part("agent", command, logs / "agent.log")
 
 
 def _view(settings: Settings) -> Part:
-    command: list[str | Path] = [BIN / "infrasight", "tail", f"--server={settings.server}"]
+    command: list[str | Path] = [
+        BIN / "infrasight",
+        "tail",
+        f"--server={settings.server}",
+        *_trust(settings),
+    ]
     return Part("infrasight tail", command, log=None)
+
+
+def _trust(settings: Settings) -> list[str]:
+    return [] if settings.user is None else [f"--server-user={settings.user}"]
 
 
 def main() -> int:

@@ -3,10 +3,12 @@
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 import time
@@ -17,7 +19,6 @@ from infrasight_testbed.command import restore_interrupt
 
 ROOT = Path(__file__).parents[3]
 PORTS = (
-    "INFRASIGHT_RUN_PORT",
     "INFRASIGHT_RUN_SERVER_STATUS_PORT",
     "INFRASIGHT_RUN_AGENT_STATUS_PORT",
 )
@@ -29,7 +30,7 @@ class RunScript:
 
     Attributes:
         data: The data directory.
-        port: The server's port.
+        server: The server's address.
         process: The process that was started.
         output: Its standard output so far; on a terminal everything that is shown there.
     """
@@ -37,13 +38,18 @@ class RunScript:
     def __init__(self, folder: Path, *command: str, terminal: bool = False) -> None:
         self._mark = uuid.uuid4().hex
         self._errors = folder / "stderr"
-        self.data = folder / "data"
+        # Unlike the folder of pytest, other users can reach it.
+        self._folder = Path(tempfile.mkdtemp(prefix="infrasight-run-"))
+        self._folder.chmod(0o755)
+        self.data = self._folder / "data"
+        self._socket = self._folder / "run/server.sock"
+        self.server = f"unix:{self._socket}"
         ports = dict(zip(PORTS, map(str, free_ports()), strict=True))
-        self.port = int(ports[PORTS[0]])
         env = {
             **os.environ,
             **ports,
             "INFRASIGHT_RUN_DATA": str(self.data),
+            "INFRASIGHT_RUN_SOCKET": str(self._socket),
             "MARK": self._mark,
             "PYTHON": sys.executable,
             "COLUMNS": "160",
@@ -101,6 +107,10 @@ class RunScript:
             if f"\0{name}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
 
+    def server_user(self) -> int:
+        """The id of the user who runs the server."""
+        return self._socket.stat().st_uid
+
     def left_over(self, seconds: float = 0) -> list[int]:
         """The ids of its processes that still run after at most this time."""
         deadline = time.monotonic() + seconds
@@ -135,12 +145,13 @@ class RunScript:
         self.process.wait()
         self._reader.join()
         self.hang_up()
+        shutil.rmtree(self._folder)
 
 
 def free_ports() -> list[int]:
-    """Three free ports."""
-    with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-        sockets = (first, second, third)
+    """Two free ports."""
+    with socket.socket() as first, socket.socket() as second:
+        sockets = (first, second)
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]

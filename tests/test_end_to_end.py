@@ -11,7 +11,7 @@ import pytest
 from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.clickhouse import ClickHouseServer
-from infrasight_testbed.system import System, execute, running_system, until
+from infrasight_testbed.system import System, execute, loopback_address, running_system, until
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,7 @@ def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path
         names = ("certificate", "key", "ca")
         return [f"--tls-{name}={getattr(files, name)}" for name in names]
 
+    embedded.address = loopback_address()
     embedded.start_server(*options(ours, "server"))
     rejected = embedded.start_agent(*options(others, "agent/node-a"), ready=False)
     until(lambda: "UNAVAILABLE" in rejected.get("readyz"), "the other CA's agent is rejected")
@@ -184,6 +185,7 @@ def test_agent_waits_while_its_certificate_is_replaced(embedded: System, tmp_pat
 
     server_options = options(authority.issue("server", uris=("server",)))
     reader_options = options(authority.issue("reader", uris=("reader/test",)))
+    embedded.address = loopback_address()
     server = embedded.start_server(*server_options)
     agent = embedded.start_agent(*options(agent_files))
     whole = agent_files.certificate.read_bytes()

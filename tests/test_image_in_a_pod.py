@@ -12,7 +12,7 @@ from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.containerd import IMAGE, Containerd, running_containerd
 from infrasight_testbed.images import build_images, image_name, podman
 from infrasight_testbed.pod_container import PodContainer
-from infrasight_testbed.system import running_system, until
+from infrasight_testbed.system import loopback_address, running_system, until
 
 pytestmark = [
     pytest.mark.slow(reason="builds an image, for minutes"),
@@ -45,6 +45,7 @@ def test_agent_in_a_pod_records_node_and_pods(containerd: Containerd, tmp_path: 
     folder = tmp_path / "volumes"
     folder.mkdir()
     with running_system(tmp_path) as system:
+        system.address = loopback_address()
         system.start_server()
         template = agent_template(image_name("agent"), system.address, containerd.socket.parents[1])
         # The network is the host's, where other processes may use the default port.

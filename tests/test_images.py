@@ -12,7 +12,7 @@ from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.images import STORE, build_images, image_name
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
-from infrasight_testbed.system import System, execute, running_system, until
+from infrasight_testbed.system import System, execute, loopback_address, running_system, until
 
 pytestmark = [
     pytest.mark.slow(reason="builds the images, for minutes"),
@@ -41,6 +41,7 @@ def podman(images: Path) -> Iterator[Podman]:
 def system(tmp_path: Path) -> Iterator[System]:
     """A server with an embedded store."""
     with running_system(tmp_path) as running:
+        running.address = loopback_address()
         running.start_server()
         yield running
 
@@ -127,7 +128,9 @@ def test_server_and_operator_images_run_unprivileged(podman: Podman, name: str) 
     assert podman("run", *options, image_name(name), "-c", script) == "65532"
 
 
-def test_server_image_stores_and_answers(system: System, podman: Podman, folder: Path) -> None:
+def test_server_image_stores_and_answers(
+    system: System, podman: Podman, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server stores an agent's events, answers a query and exits with status 0 on SIGTERM."""
     address = f"127.0.0.1:{free_port()}"
     data = folder / "data"
@@ -137,9 +140,12 @@ def test_server_image_stores_and_answers(system: System, podman: Podman, folder:
     options += ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp"]
     options += ["--cap-drop=all", "--security-opt=no-new-privileges"]
     options.append(f"--volume={data}:/var/lib/infrasight")
-    arguments = ("--listen", address, "--status-listen", f"127.0.0.1:{free_port()}")
+    arguments = ["--listen", address, "--plaintext"]
+    arguments += ["--status-listen", f"127.0.0.1:{free_port()}"]
     server = podman("run", *options, image_name("server"), *arguments)
     system.address = address
+    monkeypatch.setenv("INFRASIGHT_AGENT_SERVER_USER", "65532")
+    monkeypatch.setenv("INFRASIGHT_SERVER_USER", "65532")
     agent = system.start_agent()
     marker = f"mark-{uuid.uuid4().hex}"
     execute(marker, 5)

@@ -306,16 +306,20 @@ def _prepare_folders(settings: Settings, logs: Path) -> Settings:
 
 def _obstacle(user: int, store: Path) -> str:
     """Returns why an ordinary user cannot run the server, and the remedy; empty if it can."""
-    trial = subprocess.run(
-        [BIN / "python", "-c", "import infrasight_server"],
-        user=user,
-        group=user,
-        extra_groups=[],
-        cwd="/",
-        capture_output=True,
-        check=False,
-    )
-    if trial.returncode != 0:
+    try:
+        trial = subprocess.run(
+            [BIN / "python", "-c", "import infrasight_server"],
+            user=user,
+            group=user,
+            extra_groups=[],
+            cwd="/",
+            capture_output=True,
+            check=False,
+        )
+        is_usable = trial.returncode == 0
+    except PermissionError:
+        is_usable = False
+    if not is_usable:
         return (
             f"user {user} cannot use {BIN.parent} or its Python; let other users read it, or clone "
             "into a folder that they can reach"

@@ -17,7 +17,7 @@ from infrasight_testbed.command import restore_interrupt
 from infrasight_testbed.execve_batches import batch, hello, table
 
 COMMAND = [sys.executable, "-m", "infrasight_server"]
-FREE_PORTS = ["--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"]
+FREE_PORTS = ["--listen", "127.0.0.1:0", "--plaintext", "--status-listen", "127.0.0.1:0"]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -137,7 +137,7 @@ def test_second_server_on_the_same_data_ends_with_an_error(tmp_path: Path) -> No
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     """For either port the error is one line with the address, and the status is 1."""
-    own = ("--data", str(tmp_path / "data"), "--log-level", "error")
+    own = ("--plaintext", "--data", str(tmp_path / "data"), "--log-level", "error")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -154,11 +154,12 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "/proc/infrasight"], "data directory /proc/infrasight/store is not writable"),
+        (["--data", "/proc/infrasight"], "data: cannot use /proc/infrasight/store as a folder"),
         (
             ["--store", "http://127.0.0.1:9/"],
             "cannot use the ClickHouse server at http://127.0.0.1:9/: Connection refused",
         ),
+        (["--listen", "127.0.0.1:7443"], "every user of this machine could write and read"),
         (["--listen", "0.0.0.0:7443"], "0.0.0.0:7443 is not on this machine and there is no TLS"),
         (["--probe", "nowhere"], "no installed plugin is called 'nowhere'"),
         (["--max-insert-rows", "many"], "max_insert_rows"),
@@ -186,7 +187,7 @@ def test_options_override_variables_and_variables_the_file(tmp_path: Path) -> No
     """Each of the three sources is used where no stronger one has the setting."""
     file = tmp_path / "server.toml"
     tls = '[tls]\ncertificate = "c"\nkey = "k"\nca = "a"\n'
-    file.write_text(f'store = "http://127.0.0.1:7/"\n{tls}')
+    file.write_text(f'listen = "127.0.0.1:0"\nstore = "http://127.0.0.1:7/"\n{tls}')
     config = ("--config", str(file))
     variable = {"INFRASIGHT_SERVER_STORE": "http://127.0.0.1:8/"}
     assert "http://127.0.0.1:7/" in run(*config).stderr
@@ -222,7 +223,7 @@ def test_help_shows_examples_defaults_and_variables() -> None:
     assert done.returncode == 0
     for text in (
         "infrasight-server --data ./data",
-        "[127.0.0.1:7443]",
+        "[unix:/run/infrasight/server.sock]",
         "_TLS__CERTIFICATE",
         "infrasight query",
     ):

@@ -11,8 +11,8 @@ from infrasight_server.settings import ServerSettings
 from infrasight_testbed.clickhouse import ClickHouseServer
 
 
-def test_address_that_is_not_loopback_needs_tls_or_plaintext() -> None:
-    """Loopback needs neither; both at once is an error, and a Unix socket does not use TLS."""
+def test_port_needs_tls_or_plaintext_or_on_loopback_tokens() -> None:
+    """So does loopback, unless there are tokens; a Unix socket needs none of them."""
     files = ListenerTls(Path("c"), Path("k"), Path("a"))
     ServerSettings().check()
     ServerSettings(listen="0.0.0.0:7443", tls=files).check()
@@ -20,9 +20,13 @@ def test_address_that_is_not_loopback_needs_tls_or_plaintext() -> None:
     for unsafe in (
         ServerSettings(listen="0.0.0.0:7443"),
         ServerSettings(listen="0.0.0.0:7443", tls=files, plaintext=True),
+        ServerSettings(listen="127.0.0.1:7443"),
+        ServerSettings(listen="0.0.0.0:7443", plaintext=True, tokens=Path("t")),
     ):
         with pytest.raises(ConfigError, match="plaintext"):
             unsafe.check()
+    ServerSettings(listen="127.0.0.1:7443", tokens=Path("t")).check()
+    ServerSettings(listen="127.0.0.1:7443", plaintext=True).check()
     with pytest.raises(ConfigError, match="Unix socket, which does not use TLS"):
         ServerSettings(listen="unix:/run/x", tls=files).check()
 

@@ -1,6 +1,7 @@
 """The command line of `infrasight-server`."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -12,6 +13,8 @@ from infrasight_core.console.options import (
     log_level_option,
     settings_flags,
 )
+from infrasight_core.net.address import DEFAULT_SERVER
+from infrasight_core.settings.private_files import UMASK
 from infrasight_core.settings.reader import read_settings
 
 from infrasight_server import __version__
@@ -33,8 +36,8 @@ Environment: every option is also a key of the settings file (tls.certificate fo
 precedence over variables, and variables over the file.
 
 \b
-Then, on this machine or another:
-  infrasight agent --server HOST:7443
+Then, on this machine:
+  sudo infrasight agent
   infrasight query "SELECT time, node, comm, argv FROM execve_events ORDER BY time DESC LIMIT 5"
 
 \b
@@ -49,7 +52,24 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
 )
 @config_option
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Where agents and readers connect.  [127.0.0.1:7443]"
+    "--listen", metavar="ADDRESS", help=f"Where agents and readers connect.  [{DEFAULT_SERVER}]"
+)
+@click.option(
+    "--socket-group",
+    metavar="GROUP",
+    help="The group that may connect to the Unix socket and read.  [infrasight]",
+)
+@click.option(
+    "--agent-user",
+    "agent_users",
+    metavar="USER",
+    multiple=True,
+    help="A member of that group who may also write as an agent. Can be repeated.  [root]",
+)
+@click.option(
+    "--tokens",
+    metavar="FILE",
+    help="The tokens of agents and readers, for HOST:PORT on loopback without TLS.",
 )
 @click.option(
     "--status-listen", metavar="HOST:PORT", help="/metrics, /healthz, /readyz.  [127.0.0.1:7444]"
@@ -111,4 +131,5 @@ def command(file: Path | None, **options: object) -> None:
         ServerSettings, file=file, env_prefix="INFRASIGHT_SERVER_", flags=settings_flags(options)
     )
     logs.configure(server_settings.log_level)
+    os.umask(UMASK)
     asyncio.run(serve(server_settings))

@@ -4,6 +4,8 @@ import asyncio
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import structlog
@@ -12,10 +14,14 @@ from infrasight_core.errors import ConfigError, StoreError
 from infrasight_core.net.address import Address
 from infrasight_core.net.authentication import Authenticator
 from infrasight_core.net.channel import server_options
+from infrasight_core.net.identity import Identity
 from infrasight_core.net.listener_credentials import ListenerCredentials
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.plugin.manager import PluginManager
 
+from infrasight_server.access.socket_relay import SocketRelay
+from infrasight_server.access.socket_users import SocketUsers
+from infrasight_server.access.tokens import TokenFile
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.pipeline import IngestPipeline
 from infrasight_server.query.query_runner import QueryRunner
@@ -32,6 +38,7 @@ from infrasight_server.store.migration import migrate
 from infrasight_server.store.upsert_writer import UpsertWriter
 
 log = structlog.get_logger(__name__)
+Identification = Callable[[grpc.aio.ServicerContext[Any, Any]], Identity]
 
 
 class Server:
@@ -54,6 +61,7 @@ class Server:
         self._upsert_tasks: list[asyncio.Task[None]] = []
         self._guard_task: asyncio.Task[None] | None = None
         self._status = StatusServer(settings.status_listen, self._readiness)
+        self._relay: SocketRelay | None = None
 
     async def start(self) -> None:
         """Migrates the tables and listens.
@@ -86,6 +94,7 @@ class Server:
             settings.max_batch_bytes,
         )
         accounts = AccountTables(account_writer, self._writers.keys())
+        identification = self._choose_identification(credentials)
         self._queries = QueryRunner(
             self._store,
             settings.query_seconds,
@@ -97,11 +106,13 @@ class Server:
             self._queries,
             self._watchers,
             frozenset(self._writers),
-            Authenticator(credentials).identify,
+            identification,
         )
         self._grpc = self._grpc_server(credentials)
         self._status.start()
         await self._grpc.start()
+        if self._relay is not None:
+            await self._relay.start()
         self._upsert_writers = (containers.writer, account_writer)
         self._guard_task = asyncio.create_task(self._service.guard.run())
         self._batch_tasks = [asyncio.create_task(w.run()) for w in self._writers.values()]
@@ -132,6 +143,8 @@ class Server:
         the agents keep them.
         """
         seconds = self._settings.stop_seconds
+        if self._relay is not None:
+            self._relay.close()
         stopping = asyncio.create_task(self._grpc.stop(seconds))
         await asyncio.sleep(0)  # lets the task begin: from now on gRPC rejects new calls
         self._service.stop()
@@ -147,6 +160,8 @@ class Server:
             log.warning("the store was too slow; the agents keep the unacknowledged batches")
             task.cancel()
         await stopping
+        if self._relay is not None:
+            await self._relay.stop()
         await self._queries.stop()
         self._status.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -163,8 +178,27 @@ class Server:
             self._watchers.publish,
         )
 
+    def _choose_identification(self, credentials: ListenerCredentials | None) -> Identification:
+        """Returns the function that finds out who the peer of a call is."""
+        settings = self._settings
+        listen = Address.parse(settings.listen)
+        if listen.is_unix:
+            users = SocketUsers.find(settings.socket_group, settings.agent_users)
+            self._relay = SocketRelay(Path(listen.host).absolute(), users)
+            return self._relay.identify
+        if settings.tokens is not None:
+            tokens = TokenFile(settings.tokens)
+            tokens.check()
+            return tokens.identify
+        if settings.tls is None:
+            log.warning(
+                "no TLS and no tokens: everyone who reaches the address may write and read",
+                address=settings.listen,
+            )
+        return Authenticator(credentials).identify
+
     def _grpc_server(self, credentials: ListenerCredentials | None) -> grpc.aio.Server:
-        listen = self._settings.listen
+        listen = self._relay.grpc_address if self._relay else self._settings.listen
         # Without so_reuseport=0 two servers could share a port, each getting some of the agents.
         server = grpc.aio.server(options=[*server_options(), ("grpc.so_reuseport", 0)])
         add_EventServiceServicer_to_server(self._service, server)

@@ -5,8 +5,9 @@ from typing import Any
 
 from attrs import field, frozen, validators
 from infrasight_core.errors import ConfigError
-from infrasight_core.net.address import Address
+from infrasight_core.net.address import DEFAULT_SERVER, Address
 from infrasight_core.net.tls import ListenerTls, require_tls_or_loopback
+from infrasight_core.settings.private_files import make_private_folder
 
 from infrasight_server.store.clickhouse import Store
 
@@ -22,7 +23,16 @@ class ServerSettings:
     the command; variables override the file, options override variables.
 
     Attributes:
-        listen: The address for agents and readers, `host:port`.
+        listen: The address for agents and readers: `unix:/path` for the agents and readers of this
+            machine, or `host:port`.
+        socket_group: The group whose members may connect to the Unix socket and read. If the
+            group does not exist, only root and the server's own user may connect.
+        agent_users: Members of that group who may also write as agents, by name or number; root
+            and the server's own user always may.
+        tokens: A file with the tokens of agents and readers, for `host:port` on loopback without
+            TLS. Each line is `ROLE NAME TOKEN`: the role is `agent`, with its node as name,
+            `agents` or `reader`; instead of the token it may have `sha256:` and the token's hash.
+            No other user may access the file.
         status_listen: The address of `/metrics`, `/healthz` and `/readyz`, `host:port`.
         data: The data directory; the embedded store uses its folder `store`.
         store: `embedded`, or the URL of a ClickHouse server, `http[s]://user@host:port/`.
@@ -32,7 +42,8 @@ class ServerSettings:
         database: The ClickHouse database of all tables.
         tls: Certificate, key and CA for mutual TLS; agents and readers need a certificate that
             this CA has signed and that names their role. Replaced files become active at once.
-        plaintext: Whether to listen without TLS on an address that other machines can reach.
+        plaintext: Whether to listen at `host:port` without TLS and tokens: then everyone who
+            reaches the address may write and read.
         probes: The probes whose events the server stores; empty for all that are installed.
         linger_seconds: The shortest time between two inserts into a table, in seconds; batches
             that arrive in between are merged.
@@ -52,7 +63,10 @@ class ServerSettings:
         log_level: The least severe level that is logged: `debug`, `info`, `warning` or `error`.
     """
 
-    listen: str = "127.0.0.1:7443"
+    listen: str = DEFAULT_SERVER
+    socket_group: str = "infrasight"
+    agent_users: tuple[str, ...] = ()
+    tokens: Path | None = None
     status_listen: str = "127.0.0.1:7444"
     data: Path = Path("/var/lib/infrasight")
     store: str = EMBEDDED
@@ -78,12 +92,27 @@ class ServerSettings:
     log_level: str = "info"
 
     def check(self) -> None:
-        """Checks that the combination of address, TLS and plaintext is safe. Raises ConfigError."""
-        if Address.parse(self.listen).is_unix and self.tls is not None:
+        """Checks that it is certain who may connect to the address. Raises ConfigError."""
+        address = Address.parse(self.listen)
+        if address.is_unix and self.tls is not None:
             raise ConfigError(
                 f"listen: {self.listen} is a Unix socket, which does not use TLS; remove tls"
             )
         require_tls_or_loopback(self.listen, self.tls, self.plaintext)
+        if self.tokens is not None and (
+            address.is_unix or not address.is_loopback or self.tls or self.plaintext
+        ):
+            raise ConfigError(
+                "tokens: they are for host:port on loopback without TLS and without plaintext, "
+                f"not for {self.listen}; remove them, or listen there"
+            )
+        is_open = address.is_loopback and not address.is_unix and self.tls is None
+        if is_open and self.tokens is None and not self.plaintext:
+            raise ConfigError(
+                f"listen: every user of this machine could write and read at {self.listen}: listen "
+                f"on a Unix socket (--listen {DEFAULT_SERVER}), or set tokens or the files of TLS, "
+                "or permit it explicitly (`plaintext = true`, `--plaintext`)"
+            )
 
     def open_store(self) -> Store:
         """Opens the store.
@@ -94,6 +123,7 @@ class ServerSettings:
         """
         if self.store == EMBEDDED:
             folder = self.data / "store"
+            make_private_folder(folder, "data")
             return Store.embedded(folder, self.database, self.query_seconds, self.query_bytes)
         return Store.at(
             self.store, self.database, self._password(), self.query_seconds, self.query_bytes

@@ -118,13 +118,16 @@ class System:
         folder: For data and logs.
         store: `embedded` or a ClickHouse URL.
         database: The database of the tables.
+
+    Attributes:
+        address: Where the server listens; the tests of TLS and of images set a port.
     """
 
     def __init__(self, folder: Path, store: str = "embedded", database: str = "infrasight") -> None:
         self._folder = folder
         self._store = store
         self._database = database
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"unix:{folder}/run/s"  # a short name, because paths of sockets are bounded
         self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._started: list[Process] = []
 
@@ -134,6 +137,9 @@ class System:
         command += ["--listen", self.address, "--status-listen", self._server_status]
         command += ["--data", self._folder, "--store", self._store]
         command += ["--database", self._database, *options]
+        identifies_peers = any(option.startswith(("--tls-", "--tokens")) for option in options)
+        if not self.address.startswith("unix:") and not identifies_peers:
+            command.append("--plaintext")
         server = self._start(command, "server.log", self._server_status, environment)
         until(server.ready, "the server is ready")
         return server
@@ -204,6 +210,11 @@ def running_system(
         yield system
     finally:
         system.stop()
+
+
+def loopback_address() -> str:
+    """An address with a free port."""
+    return f"127.0.0.1:{free_port()}"
 
 
 def execute(marker: str, count: int, first: int = 0) -> None:

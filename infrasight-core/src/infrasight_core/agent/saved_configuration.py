@@ -7,6 +7,7 @@ from google.protobuf import json_format
 from infrasight.v1.control_pb2 import Configuration
 
 from infrasight_core.errors import ConfigError
+from infrasight_core.settings.private_files import make_private_folder
 
 
 class SavedConfiguration:
@@ -23,8 +24,10 @@ class SavedConfiguration:
         """Returns the saved configuration, or None if there is none.
 
         Raises:
-            ConfigError: The file cannot be read or is damaged.
+            ConfigError: The file cannot be read or is damaged, or another user owns the folder.
         """
+        if self._file.parent.exists():
+            make_private_folder(self._file.parent, "state")
         try:
             text = self._file.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -48,10 +51,11 @@ class SavedConfiguration:
             ConfigError: The file cannot be written.
         """
         temporary = self._file.with_suffix(".new")
+        make_private_folder(self._file.parent, "state")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
             # Only the owner may read it, because options may hold a password.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(json_format.MessageToJson(configuration))
                 file.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, Factory, field, frozen
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.net.address import DEFAULT_SERVER
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_core.settings.reader import file_from_environment, read_settings
@@ -55,7 +56,7 @@ class AgentSettings:
     """The settings of an agent.
 
     Attributes:
-        server: Address of the server, as `host:port`.
+        server: Address of the server, as `host:port`, or `unix:/path` for its Unix socket.
         tls: Certificate, key and CA for mutual TLS with the server and the operator; without them,
             both must be on this machine.
         plaintext: Whether to send without TLS over the network, or over loopback to whichever
@@ -69,7 +70,7 @@ class AgentSettings:
         operator: Address of the cluster's operator, as `host:port`; its configuration selects the
             probes and overrides options and filters given here. Empty for no operator.
         state: The folder that stores the operator's last configuration, with which the agent starts
-            while the operator is unavailable.
+            while the operator is unavailable. No other user may enter it.
         pod: The name of the agent's pod, which the agent reports to the operator.
         packages: The folder into which `infrasight packages` installs; the agent reports its
             contents to the operator.
@@ -90,14 +91,14 @@ class AgentSettings:
         log_level: The lowest level to log: debug, info, warning or error.
     """
 
-    server: str = "127.0.0.1:7443"
+    server: str = DEFAULT_SERVER
     tls: TlsFiles | None = None
     plaintext: bool = False
     token_file: Path | None = None
     server_user: str = ""
     node: str = field(factory=platform.node)
     operator: str = ""
-    state: Path = Path("/var/lib/infrasight")
+    state: Path = Path("/var/lib/infrasight-agent")
     pod: str = ""
     packages: Path | None = None
     probes: tuple[str, ...] = field(default=(), validator=_plugin_names())

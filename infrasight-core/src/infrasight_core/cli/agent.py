@@ -1,6 +1,7 @@
 """`infrasight agent`: the process on a node."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
@@ -18,6 +19,8 @@ from infrasight_core.console.options import (
     tls_options,
 )
 from infrasight_core.console.seccomp import DANGEROUS_CALLS
+from infrasight_core.net.address import DEFAULT_SERVER
+from infrasight_core.settings.private_files import UMASK
 
 EPILOG = f"""\b
 Examples:
@@ -52,7 +55,7 @@ Options take precedence over variables, and variables over the file.
 
 @click.command("agent", epilog=EPILOG)
 @config_option
-@click.option("--server", metavar="HOST:PORT", help="Where to send events.  [127.0.0.1:7443]")
+@click.option("--server", metavar="ADDRESS", help=f"Where to send events.  [{DEFAULT_SERVER}]")
 @click.option(
     "--probe",
     "probes",
@@ -71,7 +74,7 @@ Options take precedence over variables, and variables over the file.
 @click.option(
     "--state",
     metavar="FOLDER",
-    help="Where the operator's configuration is saved.  [/var/lib/infrasight]",
+    help="Where the operator's configuration is saved.  [/var/lib/infrasight-agent]",
 )
 @click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")
 @tls_options("the server and the operator")
@@ -101,6 +104,7 @@ def command(file: Path | None, **options: object) -> None:
     """
     source = SettingsSource(file, settings_flags(options))
     settings = source.read()
+    os.umask(UMASK)
     logs.configure(settings.log_level)
     if not settings.keep_privileges:
         privileges.join_group()

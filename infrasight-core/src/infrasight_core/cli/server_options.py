@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infrasight_core.console.options import local_server_options, tls_files, tls_options
+from infrasight_core.net.address import DEFAULT_SERVER
 
 if TYPE_CHECKING:
     from infrasight_core.net.server_client import ServerClient
-
-DEFAULT_SERVER = "127.0.0.1:7443"
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,7 +25,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         "--server",
         envvar="INFRASIGHT_SERVER",
         show_envvar=True,
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         help=f"The server's address.  [{DEFAULT_SERVER}]",
     )
     @tls_options("the server", variables="INFRASIGHT_TLS_")

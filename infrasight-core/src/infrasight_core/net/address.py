@@ -7,6 +7,8 @@ from attrs import frozen
 
 from infrasight_core.errors import ConfigError
 
+DEFAULT_SERVER = "unix:/run/infrasight/server.sock"
+"""Where a server listens, and where agents and readers of the same machine look for it."""
 _UNIX = "unix:"
 _UNIX_PORT = -1
 _LAST_PORT = 65535

@@ -10,7 +10,7 @@ from infrasight_core.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 UMASK = 0o077
-"""The umask of processes whose files are nobody else's business."""
+"""The umask of processes whose files only their own user may access."""
 _PRIVATE_FOLDER = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -1,0 +1,1 @@
+"""Establishes who the peers on this machine are: by their Unix socket, or by their token."""

@@ -41,9 +41,7 @@ def environment() -> dict[str, str]:
     variables["UV_LINK_MODE"] = "copy"
     variables["UV_NO_PROGRESS"] = "1"
     variables["UV_PYTHON_DOWNLOADS"] = "never"
-    variables["UV_COMPILE_BYTECODE"] = "1"
-    # The root file system is read-only, so Python must not check the bytecode against the source.
-    variables["PYC_INVALIDATION_MODE"] = "UNCHECKED_HASH"
+    variables["PYTHONHASHSEED"] = "0"  # the order of sets in bytecode
     variables["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     variables["PIP_NO_CACHE_DIR"] = "1"
     return variables
@@ -126,6 +124,27 @@ def remove_unused_files() -> None:
                 path.unlink()
 
 
+def remove_traces() -> None:
+    """Removes what differs between two builds: when and from where uv installed our packages."""
+    (site_packages,) = TARGET.glob("lib/python*/site-packages")
+    for file in site_packages.glob("*.dist-info/uv_cache.json"):
+        file.unlink()
+        record = file.with_name("RECORD")
+        lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
+        record.write_text(
+            "".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8"
+        )
+
+
+def compile_bytecode() -> None:
+    """Compiles all modules, one after the other: in parallel, the result would vary.
+
+    The root file system is read-only, so Python must not compare bytecode and source.
+    """
+    command = (TARGET / "bin" / "python", "-m", "compileall", "-q")
+    run(*command, "--invalidation-mode", "unchecked-hash", TARGET / "lib")
+
+
 def main(task: str, *names: str) -> None:
     """Runs one task."""
     if task == "uv":
@@ -144,6 +163,8 @@ def main(task: str, *names: str) -> None:
         install(*requirements)
         require_locked(list(names))
         remove_unused_files()
+        remove_traces()
+        compile_bytecode()
         run(TARGET / "bin" / "python", "-c", "import infrasight_core.agent.agent")
     else:
         sys.exit(f"unknown task {task!r}\n{__doc__}")

@@ -88,13 +88,15 @@ def test_alerts_use_existing_metrics() -> None:
     code = "\n".join(source.read_text() for source in sources)
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
     for rule in (rule for group in groups for rule in group["rules"]):
-        (metric,) = re.findall(r"infrasight_\w+", rule["expr"])
-        name = metric.removesuffix("_total")
-        (labels,) = re.findall(rf'\(\s*"{name}",\s*"[^"]*"(?:,\s*\[([^\]]*)\])?', code)
+        metrics = re.findall(r"infrasight_\w+", rule["expr"])
+        assert metrics, rule["alert"]
         grouped = re.findall(r"by \(([^)]*)\)", rule["expr"])
-        required = set(grouped[0].split(", ")) if grouped else set()
-        existing = set(re.findall(r'"(\w+)"', labels))
-        assert required - {"namespace", "pod"} <= existing, rule["alert"]
+        required = {label for group in grouped for label in group.split(", ")}
+        for metric in metrics:
+            name = metric.removesuffix("_total")
+            (labels,) = re.findall(rf'\(\s*"{name}",\s*"[^"]*"(?:,\s*\[([^\]]*)\])?', code)
+            existing = set(re.findall(r'"(\w+)"', labels))
+            assert required - {"namespace", "pod"} <= existing, rule["alert"]
 
 
 @pytest.mark.skipif(

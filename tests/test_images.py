@@ -1,7 +1,11 @@
 """The images as they are shipped, run with exactly the privileges of a pod."""
 
+import json
 import os
+import re
+import shlex
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +13,7 @@ from pathlib import Path
 import pytest
 from infrasight_testbed.agent_pod import agent_template
 from infrasight_testbed.clickhouse import free_port
-from infrasight_testbed.images import STORE, build_images, image_name
+from infrasight_testbed.images import PODMAN, ROOT, STORE, TAG, build_images, image_name
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
@@ -154,3 +158,29 @@ def test_server_image_stores_and_answers(
     podman("stop", "--time", "60", server)
     assert podman("inspect", "--format", "{{.State.ExitCode}}", server) == "0", podman.log(server)
     podman("rm", server)
+
+
+def test_two_builds_give_the_same_image() -> None:
+    """Built twice without a cache, the operator's image has the same digest."""
+    outputs = [
+        build_images("operator", tag=f"{TAG}-{number}", options=("--no-cache",))
+        for number in range(2)
+    ]
+    digests = {output.split()[-1] for output in outputs}
+    assert len(digests) == 1, outputs
+    assert digests.pop().startswith("sha256:")
+
+
+def test_images_have_a_bill_of_materials(images: Path) -> None:
+    """The bill lists what an image holds; every Python package is locked or of this repository."""
+    command = [sys.executable, str(ROOT / "tools" / "sbom.py"), "--image", image_name("agent")]
+    command += ["--podman", shlex.join(PODMAN)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    file = ROOT / done.stdout.partition(":")[0]
+    components = json.loads(file.read_text(encoding="utf-8"))["components"]
+    urls = {component["purl"].partition("@")[0] for component in components}
+    assert {"pkg:pypi/infrasight-core", "pkg:pypi/pyarrow", "pkg:deb/debian/libc6"} <= urls
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
+    python = {url.partition("pkg:pypi/")[2] for url in urls if url.startswith("pkg:pypi/")}
+    assert {name for name in python - locked if not name.startswith("infrasight-")} == set()

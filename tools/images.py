@@ -142,6 +142,30 @@ def version_arguments() -> dict[str, str]:
     return {"VERSION": version, "REVISION": described.stdout.strip() or "unknown"}
 
 
+def commit_time() -> int:
+    """The time of all files in the images: SOURCE_DATE_EPOCH, or that of the last commit."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        command = ["git", "log", "-1", "--format=%ct"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        text = done.stdout.strip() or "0"
+    return int(text)
+
+
+def base_arguments(podman: list[str], base: str) -> dict[str, str]:
+    """The build arguments for the base: the image by its digest, and both for the labels."""
+    is_local = base.startswith("localhost/")
+    if not is_local:
+        subprocess.run([*podman, "pull", "--quiet", base], check=True, stdout=sys.stderr)
+    inspect = [*podman, "image", "inspect", "--format={{.Digest}}", base]
+    digest = subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.strip()
+    name = base.partition("@")[0]
+    folder, separator, last = name.rpartition("/")
+    repository = folder + separator + last.partition(":")[0]
+    pinned = base if is_local else f"{repository}@{digest}"
+    return {"BASE": pinned, "BASE_NAME": name, "BASE_DIGEST": digest}
+
+
 def build(
     podman: list[str], component: str, settings: argparse.Namespace, options: list[str]
 ) -> None:
@@ -159,6 +183,9 @@ def build(
     command += [f"--file={ROOT}/images/Containerfile", f"--target={component}", f"--tag={image}"]
     command += options
     command += [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    command.append(f"--timestamp={commit_time()}")
+    if settings.no_cache:
+        command.append("--no-cache")
     with tempfile.TemporaryDirectory(prefix="infrasight-images-") as folder:
         secrets = write_secrets(Path(folder))
         done = subprocess.run(
@@ -173,7 +200,8 @@ def build(
     inspected = subprocess.run(inspect, capture_output=True, check=True)
     (details,) = json.loads(inspected.stdout)
     seconds = time.monotonic() - started
-    print(f"{image}  {details['Size'] / 1e6:.0f} MB  {seconds:.0f} s", flush=True)
+    size = details["Size"] / 1e6
+    print(f"{image}  {size:.0f} MB  {seconds:.0f} s  {details['Digest']}", flush=True)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -199,6 +227,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--prefix", default="localhost/infrasight-", help="prefix of the name  [%(default)s]"
     )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="build every layer again, to compare two builds"
+    )
     parser.add_argument("--tag", help="tag of the image  [the version]")
     parser.add_argument("--podman", default="podman", help="podman with its options  [%(default)s]")
     return parser.parse_args(arguments)
@@ -216,7 +247,8 @@ def main(arguments: list[str]) -> int:
         if not shutil.which(podman[0]):
             raise SetUpError(f"{podman[0]} is not installed: apt-get install podman")
         base = build_own_base(podman) if settings.base == OWN_BASE else settings.base
-        options = [f"--build-arg=BASE={base}"]
+        base_values = base_arguments(podman, base)
+        options = [f"--build-arg={name}={value}" for name, value in base_values.items()]
         uv_cache = Path(os.environ.get("UV_CACHE_DIR") or CACHE / "uv")
         if uv_cache.is_dir():
             options.append(f"--volume={uv_cache}:/var/cache/uv")

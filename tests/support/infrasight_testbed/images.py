@@ -36,12 +36,19 @@ def image_name(component: str) -> str:
     return f"{PREFIX}{component}:{TAG}"
 
 
-def build_images(*components: str) -> str:
-    """Builds the images of some or all components; returns the build's output."""
+def build_images(*components: str, tag: str = TAG, options: tuple[str, ...] = ()) -> str:
+    """Builds the images of some or all components; returns the build's output.
+
+    Args:
+        components: The components; all by default.
+        tag: The tag of the images.
+        options: Further options of tools/images.py.
+    """
     if len(podman("images", "--filter", "dangling=true", "--quiet").split()) > _MAX_UNNAMED_IMAGES:
         podman("image", "prune", "--force")
     command = [sys.executable, str(ROOT / "tools" / "images.py"), *components]
-    command += ["--base", "own", "--tag", TAG, "--podman", shlex.join(PODMAN)]
+    command += ["--base", "own", "--tag", tag, "--podman", shlex.join(PODMAN)]
+    command += options
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

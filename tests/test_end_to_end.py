@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from infrasight_core.net.tls import TlsFiles
-from infrasight_testbed.certificates import CertificateAuthority
+from infrasight_testbed.certificates import CertificateAuthority, tls_options
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
 
@@ -157,8 +156,7 @@ def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path
 
     def options(authority: CertificateAuthority, role: str) -> list[str]:
         files = authority.issue(role.partition("/")[0], uris=(role,))
-        names = ("certificate", "key", "ca")
-        return [f"--tls-{name}={getattr(files, name)}" for name in names]
+        return tls_options(files)
 
     embedded.address = loopback_address()
     embedded.start_server(*options(ours, "server"))
@@ -178,16 +176,11 @@ def test_agent_waits_while_its_certificate_is_replaced(embedded: System, tmp_pat
     """The server restarts while the agent's certificate is half written: all events arrive."""
     authority = CertificateAuthority(tmp_path / "ours", "ours")
     agent_files = authority.issue("agent", uris=("agent/node-a",))
-
-    def options(files: TlsFiles) -> list[str]:
-        names = ("certificate", "key", "ca")
-        return [f"--tls-{name}={getattr(files, name)}" for name in names]
-
-    server_options = options(authority.issue("server", uris=("server",)))
-    reader_options = options(authority.issue("reader", uris=("reader/test",)))
+    server_options = tls_options(authority.issue("server", uris=("server",)))
+    reader_options = tls_options(authority.issue("reader", uris=("reader/test",)))
     embedded.address = loopback_address()
     server = embedded.start_server(*server_options)
-    agent = embedded.start_agent(*options(agent_files))
+    agent = embedded.start_agent(*tls_options(agent_files))
     whole = agent_files.certificate.read_bytes()
     agent_files.certificate.write_bytes(whole[: len(whole) // 2])
     server.stop()

@@ -14,7 +14,7 @@ from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core.net import ipc
 from infrasight_core.net.channel import sync_channel
 from infrasight_core.net.peer import Peer
-from infrasight_core.net.tls import TlsFiles
+from infrasight_core.net.tls import ListenerTls, TlsFiles
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 from infrasight_server.server import Server
@@ -254,7 +254,9 @@ def test_mutual_tls_accepts_certificates_of_the_ca_only(
     other_ca = CertificateAuthority(tmp_path / "others", "others")
     agent_files = ca.issue("agent", uris=(f"agent/{NODE}",))
     reader_files = ca.issue("reader", uris=("reader/test",))
-    with running_server(make_settings(tls=ca.listener("server")), plugins()) as server:
+    own = ca.issue("server", uris=("server",))
+    tls = ListenerTls(own.certificate, own.key, own.ca, ca.revoke())
+    with running_server(make_settings(tls=tls), plugins()) as server:
         channel = sync_channel(Peer(server.address, agent_files))
         with AgentClient(server.address, channel) as agent:
             agent.send(hello())

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from infrasight_core.net.tls import ListenerTls, TlsFiles
+from infrasight_core.net.tls import TlsFiles
 
 _DAY = datetime.timedelta(days=1)
 
@@ -88,12 +88,6 @@ class CertificateAuthority:
         )
         return files
 
-    def listener(self, role: str, shared_agent_certificate: bool = False) -> ListenerTls:
-        """A certificate of a server or operator on localhost, as its settings have it."""
-        files = self.issue(role, uris=(role,))
-        crl = self.revoke()
-        return ListenerTls(files.certificate, files.key, files.ca, crl, shared_agent_certificate)
-
     def revoke(self, *files: TlsFiles) -> Path:
         """Writes a revocation list with these certificates besides those revoked before."""
         for one in files:
@@ -136,3 +130,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _to_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def tls_options(files: TlsFiles) -> list[str]:
+    """The options with which a command uses a certificate."""
+    names = ("certificate", "key", "ca")
+    return [f"--tls-{name}={getattr(files, name)}" for name in names]

@@ -1,0 +1,229 @@
+"""Attacks of a compromised node, whose agent's certificate the attacker has, on the server.
+
+One server with mutual TLS runs through all tests. Its only honest peers are the agent of node-a and
+one reader.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from infrasight.v1.stream_pb2 import Account, Batch, Container, Hello, QueryRequest, WatchRequest
+from infrasight.v1.stream_pb2_grpc import EventServiceStub
+from infrasight_core.net.channel import sync_channel
+from infrasight_core.net.peer import Peer
+from infrasight_core.net.tls import TlsFiles
+from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.certificates import CertificateAuthority, tls_options
+from infrasight_testbed.execve_batches import batch, hello, table
+from infrasight_testbed.system import System, loopback_address, running_system
+
+NODE = "node-a"
+VICTIM = "node-b"
+_SECONDS = 30
+
+
+class Site:
+    """A server with mutual TLS, its CA and a reader.
+
+    Args:
+        system: The server, which runs.
+        authority: The CA.
+    """
+
+    def __init__(self, system: System, authority: CertificateAuthority) -> None:
+        self.authority = authority
+        self._system = system
+        self._reader = authority.issue("reader", uris=("reader/honest",))
+
+    def peer(self, *uris: str, **fields: Any) -> Peer:
+        """The server, for a new certificate with these names."""
+        return Peer(self._system.address, self.authority.issue("attacker", uris=uris, **fields))
+
+    def rows(self, sql: str) -> int:
+        """The number that a statement of the honest reader returns."""
+        [row] = self._system.query(sql, *tls_options(self._reader))
+        [value] = row.values()
+        return int(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The server that the tests attack."""
+    folder = tmp_path_factory.mktemp("site")
+    authority = CertificateAuthority(folder / "ca", "ours")
+    with running_system(folder) as system:
+        system.address = loopback_address()
+        system.start_server(*tls_options(authority.issue("server", uris=("server",))))
+        attacked = Site(system, authority)
+        honest = (hello(node=NODE), batch("honest", table(3)))
+        assert send(attacked.peer(f"agent/{NODE}"), *honest) is grpc.StatusCode.OK
+        assert attacked.rows(f"SELECT count() FROM execve_events WHERE node = '{NODE}'") == 3
+        yield attacked
+
+
+def send(peer: Peer, *messages: Hello | Batch) -> grpc.StatusCode:
+    """Sends messages on a stream; returns the status with which the server ends it."""
+    with AgentClient(peer.address, sync_channel(peer)) as agent:
+        for message in messages:
+            agent.send(message)
+        agent.end()
+        try:
+            while True:
+                agent.answer()
+        except StopIteration:
+            return grpc.StatusCode.OK
+        except grpc.RpcError as error:
+            return status(error)
+
+
+def status(error: grpc.RpcError) -> grpc.StatusCode:
+    """The status of a failed call."""
+    code: grpc.StatusCode = error.code()
+    return code
+
+
+def fail(call: Callable[[EventServiceStub], Iterator[object]], peer: Peer) -> grpc.RpcError:
+    """Reads the responses of a call that must fail; returns how."""
+    with sync_channel(peer) as channel, pytest.raises(grpc.RpcError) as raised:
+        next(iter(call(EventServiceStub(channel))))
+    return raised.value
+
+
+def query(stub: EventServiceStub) -> Iterator[object]:
+    """Asks for everything."""
+    answers: Iterator[object] = stub.Query(QueryRequest(sql="SELECT 1 AS one"), timeout=_SECONDS)
+    return answers
+
+
+def watch(stub: EventServiceStub) -> Iterator[object]:
+    """Watches everything."""
+    answers: Iterator[object] = stub.Watch(WatchRequest(), timeout=_SECONDS)
+    return answers
+
+
+def test_agent_cannot_query(site: Site) -> None:
+    """An agent's certificate asks for the events of all nodes: PERMISSION_DENIED."""
+    error = fail(query, site.peer(f"agent/{NODE}"))
+    assert status(error) is grpc.StatusCode.PERMISSION_DENIED
+    assert "agent/node-a needs the role reader; its roles: agent" in str(error)
+
+
+def test_agent_cannot_watch(site: Site) -> None:
+    """An agent's certificate watches the events of all nodes: PERMISSION_DENIED."""
+    error = fail(watch, site.peer(f"agent/{NODE}"))
+    assert status(error) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_agent_cannot_write_rows_of_another_node(site: Site) -> None:
+    """An agent's hello names another node: no batch of the stream is stored."""
+    peer = site.peer(f"agent/{NODE}")
+    forged = batch("forged-rows", table(5))
+    assert send(peer, hello(node=VICTIM), forged) is grpc.StatusCode.PERMISSION_DENIED
+    assert site.rows("SELECT count() FROM execve_events WHERE batch_id = 'forged-rows'") == 0
+
+
+def test_agent_cannot_change_the_node_of_its_stream(site: Site) -> None:
+    """A second hello on an open stream names another node: the stream ends, nothing is stored."""
+    peer = site.peer(f"agent/{NODE}")
+    forged = batch("changed-node", table(5))
+    messages = (hello(node=NODE), hello(node=VICTIM), forged)
+    assert send(peer, *messages) is grpc.StatusCode.PERMISSION_DENIED
+    assert site.rows("SELECT count() FROM execve_events WHERE batch_id = 'changed-node'") == 0
+
+
+def test_agent_cannot_forge_accounts_of_another_node(site: Site) -> None:
+    """An agent reports another node's events as dropped: `verify` does not see it."""
+    peer = site.peer(f"agent/{NODE}")
+    account = Account(run="forged", seen=7, block_full=7)
+    forged = Batch(batch_id="forged-account", probe="execve", account=account)
+    assert send(peer, hello(node=VICTIM), forged) is grpc.StatusCode.PERMISSION_DENIED
+    assert site.rows("SELECT count() FROM accounts WHERE run = 'forged'") == 0
+
+
+def test_agent_cannot_name_containers_of_another_node(site: Site) -> None:
+    """An agent sends a container update in another node's name: the table has none."""
+    peer = site.peer(f"agent/{NODE}")
+    container = Container(container_id="f" * 64, name=b"harmless")
+    forged = Batch(batch_id="forged-container", probe="execve", containers=[container])
+    assert send(peer, hello(node=VICTIM), forged) is grpc.StatusCode.PERMISSION_DENIED
+    assert site.rows(f"SELECT count() FROM containers WHERE node = '{VICTIM}'") == 0
+
+
+def test_node_name_with_another_node_as_prefix_is_another_node(site: Site) -> None:
+    """The agent of `node-b.evil` writes as `node-b`: names are compared as a whole."""
+    peer = site.peer(f"agent/{VICTIM}.evil")
+    assert send(peer, hello(node=VICTIM)) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_certificate_without_a_role_can_do_nothing(site: Site) -> None:
+    """A certificate of the right CA without a role writes and reads: UNAUTHENTICATED."""
+    peer = site.peer()
+    assert send(peer, hello(node=NODE)) is grpc.StatusCode.UNAUTHENTICATED
+    error = fail(query, peer)
+    assert status(error) is grpc.StatusCode.UNAUTHENTICATED
+    assert "names no role: it needs one URI name such as spiffe://" in str(error)
+
+
+def test_certificate_with_two_roles_has_none(site: Site) -> None:
+    """A certificate names an agent and a reader to gain both roles: UNAUTHENTICATED."""
+    peer = site.peer(f"agent/{NODE}", "reader/x")
+    assert send(peer, hello(node=NODE)) is grpc.StatusCode.UNAUTHENTICATED
+    error = fail(query, peer)
+    assert "names several roles (agent/node-a, reader/x)" in str(error)
+
+
+def test_certificate_of_two_nodes_has_no_role(site: Site) -> None:
+    """A certificate names its node and the victim's: UNAUTHENTICATED."""
+    peer = site.peer(f"agent/{NODE}", f"agent/{VICTIM}")
+    assert send(peer, hello(node=VICTIM)) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "spiffe://infrasight.test/other/infrasight/agent/node-b",
+        "spiffe://infrasight.test/infrasight/agents",
+        "spiffe://infrasight.test/infrasight/agent/node-b/..",
+        "spiffe://infrasight.test/infrasight/agent/%6eode-b",
+        "https://infrasight.test/infrasight/agent/node-b",
+    ],
+)
+def test_name_that_resembles_a_role_is_none(site: Site, uri: str) -> None:
+    """A certificate's URI only looks like another node's role: UNAUTHENTICATED."""
+    assert send(site.peer(uri), hello(node=VICTIM)) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_common_name_gives_no_role(site: Site) -> None:
+    """A certificate states the role in its common name, which CAs rarely check."""
+    files = site.authority.issue("reader", dns_names=("reader.infrasight.internal.example",))
+    error = fail(query, Peer(site.peer().address, files))
+    assert status(error) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_shared_certificate_needs_the_setting(site: Site) -> None:
+    """A certificate of the role `agents` writes for any node where no setting allows it."""
+    peer = site.peer("agents/cluster")
+    assert send(peer, hello(node=VICTIM)) is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_agent_with_server_certificate_cannot_write(site: Site) -> None:
+    """A stolen certificate of the server writes rows: it is no agent's."""
+    peer = site.peer("server")
+    assert send(peer, hello(node=VICTIM)) is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_expired_certificate_cannot_connect(site: Site) -> None:
+    """An agent's certificate of yesterday writes again: there is no connection."""
+    peer = site.peer(f"agent/{NODE}", days=-1)
+    assert send(peer, hello(node=NODE)) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_certificate_of_a_ca_with_the_same_name_cannot_connect(site: Site, tmp_path: Path) -> None:
+    """An attacker's CA calls itself like the real one: there is no connection."""
+    others = CertificateAuthority(tmp_path, "ours").issue("x", uris=(f"agent/{NODE}",))
+    files = TlsFiles(others.certificate, others.key, site.authority.ca)
+    peer = Peer(site.peer().address, files)
+    assert send(peer, hello(node=NODE)) is grpc.StatusCode.UNAVAILABLE

@@ -43,7 +43,8 @@ def test_password_is_read_from_its_file(clickhouse: ClickHouseServer, tmp_path: 
 
 
 def test_every_setting_has_an_option() -> None:
-    """Except the password, which would show in lists of processes."""
+    """Except the passwords, which would show in lists of processes."""
     options = {option.name for option in command.params} - {"file", "version"}
-    settings = {a.name for a in attrs.fields(ServerSettings)} - {"tls", "store_password"}
+    secrets = {"store_password", "query_password"}
+    settings = {a.name for a in attrs.fields(ServerSettings)} - {"tls"} - secrets
     assert options == settings | {f"tls_{a.name}" for a in attrs.fields(ListenerTls)}

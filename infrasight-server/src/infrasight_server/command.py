@@ -83,6 +83,20 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
 @click.option(
     "--store-password-file", metavar="FILE", help="A file with the ClickHouse user's password."
 )
+@click.option(
+    "--query-user",
+    metavar="USER",
+    help="The ClickHouse user who runs queries; needs SELECT alone.  [the user of the store]",
+)
+@click.option(
+    "--query-password-file", metavar="FILE", help="A file with the password of the query user."
+)
+@click.option(
+    "--require-store-confinement",
+    is_flag=True,
+    default=None,
+    help="Do not start if the kernel cannot confine the embedded store.",
+)
 @click.option("--database", metavar="NAME", help="The database of all tables.  [infrasight]")
 @listener_tls_options("agents and readers")
 @click.option(
@@ -113,6 +127,11 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
 @click.option("--ttl-days", metavar="DAYS", help="Delete rows older than this.  [never]")
 @click.option("--query-seconds", metavar="SECONDS", help="The time limit of a query.  [60]")
 @click.option("--query-bytes", metavar="BYTES", help="The size limit of an answer.  [1073741824]")
+@click.option(
+    "--query-memory",
+    metavar="BYTES",
+    help="The memory that all queries may use in the store.  [half of the store's]",
+)
 @click.option(
     "--stop-seconds", metavar="SECONDS", help="How long to wait for the store at the end.  [10]"
 )

@@ -43,6 +43,9 @@ INSERT_RETRIES = Counter(
     "Inserts repeated because the store was unavailable; the label holds a probe or a table.",
     ["probe"],
 )
+STORE_RESTARTS = Counter(
+    "infrasight_server_store_restarts", "Restarts of the embedded store's process."
+)
 UPSERTS_REJECTED = Counter(
     "infrasight_server_upserts_rejected",
     "Rows of accounts, rejections or containers that the store rejected.",

@@ -221,6 +221,7 @@ class Server:
         parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
         for probe, reason in sorted(self._rejected_probes.items()):
             parts.append(f"rejected {probe}: {reason}")
+        parts.extend(f"warning: {warning}" for warning in self._store.warnings)
         return True, "; ".join(parts)
 
 
@@ -255,6 +256,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
     store = await asyncio.to_thread(settings.open_store)
+    for warning in store.warnings:
+        log.warning("the store is not protected from its readers", reason=warning)
     server = Server(settings, plugins, store)
     try:
         await server.start()

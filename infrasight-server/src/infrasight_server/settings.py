@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.address import DEFAULT_SERVER, Address
 from infrasight_core.net.tls import ListenerTls, require_tls_or_loopback
 from infrasight_core.settings.private_files import make_private_folder
 
+from infrasight_server.store import memory
 from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.query_limits import QueryLimits
 
 EMBEDDED = "embedded"
 _positive: Any = validators.gt(0)
@@ -39,6 +41,13 @@ class ServerSettings:
         store_password: The password of the ClickHouse user; set it by environment variable or use
             `store_password_file`, so that no settings file contains it.
         store_password_file: A file that contains the password of the ClickHouse user.
+        query_user: The user of the ClickHouse server who runs the queries of readers and needs
+            `SELECT` and `dictGet` on the database alone; not set: the user of `store`.
+        query_password: The password of `query_user`; set it by environment variable or use
+            `query_password_file`.
+        query_password_file: A file that contains the password of `query_user`.
+        require_store_confinement: Whether the server refuses to start if the kernel cannot confine
+            the embedded store's process to its data.
         database: The ClickHouse database of all tables.
         tls: Certificate, key and CA for mutual TLS; agents and readers need a certificate that
             this CA has signed and that names their role. Replaced files become active at once.
@@ -58,6 +67,9 @@ class ServerSettings:
         query_slots: The most queries that run at a time; further ones wait.
         query_slots_per_peer: The most queries of one reader that run at a time.
         watchers_per_peer: The most streams of stored events (`infrasight tail`) of one reader.
+        query_memory: The most memory that all queries together may use in the store, in bytes; not
+            set: half of the store's. The embedded store uses 70 % of what the machine or the
+            container has; a ClickHouse server has its own limit.
         stop_seconds: How long the server waits for the store when it stops, in seconds; agents
             keep the batches that are not stored by then.
         log_level: The least severe level that is logged: `debug`, `info`, `warning` or `error`.
@@ -72,6 +84,10 @@ class ServerSettings:
     store: str = EMBEDDED
     store_password: str = field(default="", repr=False)
     store_password_file: Path | None = None
+    query_user: str = ""
+    query_password: str = field(default="", repr=False)
+    query_password_file: Path | None = None
+    require_store_confinement: bool = False
     database: str = field(
         default="infrasight", validator=validators.matches_re(r"[A-Za-z_][A-Za-z0-9_]*")
     )
@@ -88,6 +104,7 @@ class ServerSettings:
     query_slots: int = field(default=4, validator=_positive)
     query_slots_per_peer: int = field(default=2, validator=_positive)
     watchers_per_peer: int = field(default=8, validator=_positive)
+    query_memory: int | None = field(default=None, validator=validators.optional(_positive))
     stop_seconds: float = field(default=10.0, validator=validators.ge(0))
     log_level: str = "info"
 
@@ -122,19 +139,43 @@ class ServerSettings:
             StoreError: The store cannot be opened.
         """
         if self.store == EMBEDDED:
+            if self.query_user:
+                raise ConfigError(
+                    "query_user: the embedded store has no users; "
+                    "remove query_user, or set store to the URL of a ClickHouse server"
+                )
             folder = self.data / "store"
             make_private_folder(folder, "data")
-            return Store.embedded(folder, self.database, self.query_seconds, self.query_bytes)
+            store_bytes = memory.store_memory()
+            return Store.embedded(
+                folder,
+                self.database,
+                self._query_limits(self.query_memory or memory.query_memory(store_bytes)),
+                store_bytes,
+                self.require_store_confinement,
+            )
         return Store.at(
-            self.store, self.database, self._password(), self.query_seconds, self.query_bytes
+            self.store,
+            self.database,
+            _secret("store_password_file", self.store_password_file, self.store_password),
+            self._query_limits(self.query_memory),
+            self.query_user,
+            _secret("query_password_file", self.query_password_file, self.query_password),
+            self.query_memory,
         )
 
-    def _password(self) -> str:
-        if self.store_password_file is None:
-            return self.store_password
-        try:
-            return self.store_password_file.read_text().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"store_password_file: cannot read {self.store_password_file}: {error.strerror}"
-            ) from error
+    def _query_limits(self, query_memory: int | None) -> QueryLimits:
+        limits = QueryLimits(seconds=self.query_seconds, bytes=self.query_bytes)
+        if query_memory is None:
+            return limits
+        return evolve(limits, memory_bytes=memory.memory_of_one_query(query_memory))
+
+
+def _secret(key: str, file: Path | None, value: str) -> str:
+    """Returns the content of a setting's file, or the value if there is no file."""
+    if file is None:
+        return value
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot read {file}: {error.strerror}") from error

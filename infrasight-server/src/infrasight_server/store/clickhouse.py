@@ -1,33 +1,39 @@
-"""The ClickHouse client: for a server by URL, or for chDB embedded in this process.
+"""The store: a ClickHouse server by URL, or chDB in its own process.
 
 All methods block: call them from worker threads. Two kinds of connections exist: those of the
-server's own statements, and those of users' queries, which are opened in ClickHouse's read-only
-mode and cannot leave it.
+server's own statements, and those of users' queries. The store does not write for a query, and
+bounds its memory, time and answer.
 """
 
-import fcntl
-import logging
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import clickhouse_connect
 import pyarrow as pa
+from attrs import evolve
 from infrasight_core.errors import ConfigError, QueryError, StoreError
 from infrasight_core.plugin.schema import IP_ADDRESS, IP_ADDRESS_MARK
 from urllib3.exceptions import HTTPError
 
+from infrasight_server.store.client import Client
 from infrasight_server.store.connections import Connections
+from infrasight_server.store.embedded.client import EmbeddedClient
+from infrasight_server.store.embedded.folder import prepare_folder
+from infrasight_server.store.embedded.process import Options
+from infrasight_server.store.embedded.supervisor import Supervisor
 from infrasight_server.store.errors import one_line, query_errors, store_errors
+from infrasight_server.store.http_client import HttpClient
+from infrasight_server.store.memory import store_memory
+from infrasight_server.store.names import quoted
 from infrasight_server.store.query_limits import QueryLimits
 
-for _name in ("clickhouse_connect", "urllib3"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # they also raise what they log
-
+_ANSWER_SECONDS = 60.0
+_GRACE_SECONDS = 30.0
+"""How long after a query's time limit the store may take to report it."""
+_WRITING_RIGHTS = ("INSERT ON {}.*", "ALTER ON {}.*", "CREATE TABLE ON {}.*", "FILE ON *.*")
 _QUERY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADDRESS_TYPE = re.compile(r"((Array|LowCardinality|Nullable)\()*IPv6\)*")
 
@@ -36,12 +42,15 @@ class Store:
     """An open store.
 
     Args:
-        connect: Opens a client with the given settings; raises ClickHouseError.
+        connect: Opens a connection for the server's own statements, with the database as default
+            or, for None, without it.
+        connect_reader: Opens a connection for users' queries.
         database: The database of all tables; created if it does not exist.
-        query_seconds: The longest time that a user's query may run.
-        query_bytes: The largest size of its answer.
+        default_limits: What a query may use for which `query` gets no limits.
         user: The user whom the dictionary of containers reads its table as.
         password: That user's password.
+        supervisor: Runs the store's process; `close` closes it.
+        reader_settings: Further settings of users' queries.
 
     Raises:
         StoreError: The store cannot be opened.
@@ -49,64 +58,75 @@ class Store:
 
     def __init__(
         self,
-        connect: Callable[..., Any],
+        connect: Callable[[str | None], Client],
+        connect_reader: Callable[[str], Client],
         database: str,
-        query_seconds: float,
-        query_bytes: int,
+        default_limits: QueryLimits,
         user: str = "default",
         password: str = "",
+        supervisor: Supervisor | None = None,
+        reader_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.database = database
+        self.default_limits = default_limits
         self.user = user
         self.password = password
-        self.default_limits = QueryLimits(seconds=query_seconds, bytes=query_bytes)
+        self._supervisor = supervisor
+        self._reader_settings = dict(reader_settings or {})
+        self._reader_warnings: list[str] = []
         with store_errors():
-            client = connect(settings={})
-            client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(database)}", use_database=False)
-            client.close()
-        self._connect = connect
-        self._own_connections = Connections(lambda: connect(database=database, settings={}))
-        self._query_connections = Connections(
-            lambda: connect(database=database, settings=_query_settings(self.default_limits))
-        )
+            client = connect(None)
+            try:
+                client.command(f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", {}, {})
+            finally:
+                client.close()
+        self._own_connections = Connections(lambda: connect(database))
+        self._query_connections = Connections(lambda: connect_reader(database))
+        # Apart from the others: a running query must not wait for a connection of other queries.
+        self._side_connections = Connections(lambda: connect_reader(database))
 
     @classmethod
     def embedded(
-        cls, folder: Path, database: str, query_seconds: float = 60, query_bytes: int = 1 << 30
+        cls,
+        folder: Path,
+        database: str,
+        limits: QueryLimits | None = None,
+        memory_bytes: int | None = None,
+        require_confinement: bool = False,
     ) -> "Store":
-        """Opens chDB with its data in a folder, which only one process at a time may use.
+        """Starts chDB, with its data in a folder, which only one process at a time may use.
 
         Args:
             folder: The folder; created if it does not exist.
             database: See `Store`.
-            query_seconds: See `Store`.
-            query_bytes: See `Store`.
+            limits: What a query may use.
+            memory_bytes: The most memory that chDB may use; None: a share of the machine's.
+            require_confinement: Whether to fail if the kernel cannot confine chDB's process.
 
         Raises:
-            StoreError: The folder is not writable, or another process uses it.
+            StoreError: The folder is not writable, another process uses it, or chDB does not start.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            trial = folder / f".{uuid.uuid4().hex}"
-            trial.touch()
-            trial.unlink()
-        except OSError as error:
-            raise StoreError(
-                f"data directory {folder} is not writable: {error.strerror}; "
-                "choose another one with --data, or change its owner"
-            ) from error
-        if _is_in_use(folder):
-            raise StoreError(
-                f"data directory {folder} is in use by another infrasight-server; "
-                "choose another one with --data"
-            )
+        prepare_folder(folder)
+        limits = limits or QueryLimits()
+        supervisor = Supervisor(Options(str(folder.resolve()), memory_bytes or store_memory()))
 
-        def connect(**arguments: Any) -> Any:
-            return clickhouse_connect.get_client(interface="chdb", path=str(folder), **arguments)
+        def connect(name: str | None) -> Client:
+            # Without a time limit: an insert that is given up here could still run there.
+            return EmbeddedClient(supervisor.connect(), name or "", None)
+
+        def connect_reader(name: str) -> Client:
+            return EmbeddedClient(supervisor.connect(), name, limits.seconds + _GRACE_SECONDS)
 
         try:
-            return cls(connect, database, query_seconds, query_bytes)
+            supervisor.start()
+            if require_confinement and supervisor.missing:
+                raise StoreError(
+                    f"its process is not confined: {'; '.join(supervisor.missing)}; "
+                    "or set require_store_confinement to false"
+                )
+            return cls(connect, connect_reader, database, limits, supervisor=supervisor)
         except StoreError as error:
+            supervisor.close()
             raise StoreError(f"cannot open the embedded store in {folder}: {error}") from error
 
     @classmethod
@@ -115,8 +135,10 @@ class Store:
         url: str,
         database: str,
         password: str = "",
-        query_seconds: float = 60,
-        query_bytes: int = 1 << 30,
+        limits: QueryLimits | None = None,
+        query_user: str = "",
+        query_password: str = "",
+        query_memory: int | None = None,
     ) -> "Store":
         """Connects to a ClickHouse server.
 
@@ -124,12 +146,14 @@ class Store:
             url: `http://user@host:8123/` or `https://user@host:8443/`, without a password.
             database: See `Store`.
             password: The user's password.
-            query_seconds: See `Store`.
-            query_bytes: See `Store`.
+            limits: What a query may use.
+            query_user: The user who runs users' queries; "" for the user of the URL.
+            query_password: That user's password.
+            query_memory: The most memory that all of that user's queries may use.
 
         Raises:
             ConfigError: The URL is malformed or contains a password.
-            StoreError: The server does not answer or rejects the user.
+            StoreError: The server does not answer or rejects a user.
         """
         parts = urlsplit(url)
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -139,30 +163,70 @@ class Store:
                 "the password belongs in store_password"
             )
         user = parts.username or "default"
-        default_port = 8443 if parts.scheme == "https" else 8123
+        reader = (query_user, query_password) if query_user else (user, password)
+        limits = limits or QueryLimits()
 
-        def connect(**arguments: Any) -> Any:
-            return clickhouse_connect.get_client(
-                interface=parts.scheme,
-                host=parts.hostname,
-                port=parts.port or default_port,
-                username=user,
-                password=password,
-                connect_timeout=5,
-                send_receive_timeout=60,
-                autogenerate_session_id=False,  # a session runs one statement at a time
-                **arguments,
-            )
+        def connect(name: str | None) -> Client:
+            return HttpClient(parts, user, password, name, _ANSWER_SECONDS)
 
+        def connect_reader(name: str) -> Client:
+            seconds = max(_ANSWER_SECONDS, limits.seconds + _GRACE_SECONDS)
+            return HttpClient(parts, *reader, name, seconds)
+
+        reader_settings = {}
+        if query_user and query_memory is not None:
+            reader_settings["max_memory_usage_for_user"] = query_memory
         try:
-            return cls(connect, database, query_seconds, query_bytes, user, password)
+            store = cls(
+                connect,
+                connect_reader,
+                database,
+                limits,
+                user,
+                password,
+                reader_settings=reader_settings,
+            )
+            store.check_reader(query_user)
         except StoreError as error:
             raise StoreError(f"cannot use the ClickHouse server at {url}: {error}") from error
+        return store
+
+    def check_reader(self, query_user: str) -> None:
+        """Checks that queries run as a user who can only read the database; see `warnings`.
+
+        Raises:
+            StoreError: The user cannot log in.
+        """
+        if not query_user:
+            self._reader_warnings = [
+                "queries run as the ClickHouse user who stores the events; "
+                "create a user with SELECT alone and set query_user"
+            ]
+            return
+        with store_errors(), self._side_connections.acquire() as client:
+            for right in _WRITING_RIGHTS:
+                sql = f"CHECK GRANT {right.format(quoted(self.database))}"
+                if client.rows(sql, {}, {})[0][0]:
+                    self._reader_warnings = [
+                        f"query_user {query_user} has more rights than SELECT on {self.database}; "
+                        "revoke them"
+                    ]
+                    return
+
+    @property
+    def warnings(self) -> list[str]:
+        """What protects the store from its readers incompletely, for the log and `/readyz`."""
+        if self._supervisor is None:
+            return self._reader_warnings
+        return list(self._supervisor.missing)
 
     def close(self) -> None:
-        """Closes every connection that is not in use."""
+        """Closes every connection that is not in use, and ends the store's process."""
         self._own_connections.close()
         self._query_connections.close()
+        self._side_connections.close()
+        if self._supervisor is not None:
+            self._supervisor.close()
 
     def insert(self, table: str, rows: pa.Table, insert_id: str) -> None:
         """Inserts rows as one block.
@@ -176,18 +240,8 @@ class Store:
             StoreUnavailableError: The store did not confirm the insert; it may have the rows.
             StoreError: The store rejects the rows; a retry fails again.
         """
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-        # A buffer, because the client would send bytes again by itself after a broken connection.
         with store_errors(), self._own_connections.acquire() as client:
-            client.raw_insert(
-                _quoted(table),
-                rows.schema.names,
-                sink.getvalue(),
-                settings={"query_id": insert_id},
-                fmt="ArrowStream",
-            )
+            client.insert(quoted(table), rows.schema.names, rows, insert_id)
 
     def is_running(self, insert_id: str) -> bool:
         """Returns whether the store still runs an insert whose connection was lost.
@@ -195,8 +249,10 @@ class Store:
         Raises:
             StoreUnavailableError: The store does not answer.
         """
-        sql = "SELECT count() FROM system.processes WHERE query_id = {id:String}"
-        return bool(self._rows(sql, {"id": insert_id})[0][0])
+        with store_errors(), self._own_connections.acquire() as client:
+            condition, parameters = client.is_statement(insert_id)
+            sql = f"SELECT count() FROM system.processes WHERE {condition}"
+            return bool(client.rows(sql, parameters, {})[0][0])
 
     def stored_rows(
         self, table: str, nodes: Collection[str], batches: Collection[str]
@@ -208,7 +264,7 @@ class Store:
             StoreUnavailableError: The store does not answer.
         """
         sql = (
-            f"SELECT node, batch_id, count() FROM {_quoted(table)} "
+            f"SELECT node, batch_id, count() FROM {quoted(table)} "
             "WHERE node IN {nodes:Array(String)} AND batch_id IN {batches:Array(String)} "
             "GROUP BY node, batch_id"
         )
@@ -224,7 +280,7 @@ class Store:
         """
         condition = "node = {node:String} AND batch_id = {batch:String}"
         self.command(
-            f"DELETE FROM {_quoted(table)} WHERE {condition}", {"node": node, "batch": batch}
+            f"DELETE FROM {quoted(table)} WHERE {condition}", {"node": node, "batch": batch}
         )
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
@@ -235,7 +291,7 @@ class Store:
             StoreUnavailableError: The store does not answer.
         """
         with store_errors(), self._own_connections.acquire() as client:
-            client.command(sql, parameters=dict(parameters or {}))
+            client.command(sql, parameters or {}, {})
 
     def columns(self, table: str) -> dict[str, str]:
         """Returns the types of a table's columns by name, in order; empty for a missing table.
@@ -265,7 +321,7 @@ class Store:
 
     def create_statement(self, table: str) -> str:
         """Returns the answer of `SHOW CREATE TABLE`. Raises like `command`."""
-        return str(self._rows(f"SHOW CREATE TABLE {_quoted(table)}", {})[0][0])
+        return str(self._rows(f"SHOW CREATE TABLE {quoted(table)}", {})[0][0])
 
     def set_ttl(self, table: str, days: int | None) -> None:
         """Sets after how many days the store deletes a row, from its `time`; None: never.
@@ -275,11 +331,11 @@ class Store:
         if days is not None:
             # The setting avoids a rewrite of the table: expired parts are dropped as they are.
             self.command(
-                f"ALTER TABLE {_quoted(table)} MODIFY TTL toDateTime(time) + INTERVAL {days} DAY "
+                f"ALTER TABLE {quoted(table)} MODIFY TTL toDateTime(time) + INTERVAL {days} DAY "
                 "SETTINGS materialize_ttl_after_modify = 0"
             )
         elif "\nTTL " in self.create_statement(table):
-            self.command(f"ALTER TABLE {_quoted(table)} REMOVE TTL")
+            self.command(f"ALTER TABLE {quoted(table)} REMOVE TTL")
 
     @staticmethod
     def literal(text: str) -> str:
@@ -300,7 +356,7 @@ class Store:
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with store_errors(), self._own_connections.acquire() as client:
-            return list(client.query(sql, parameters=dict(parameters)).result_rows)
+            return client.rows(sql, parameters, {})
 
     def formatted(self, sql: str) -> str:
         """Returns a statement as ClickHouse's parser reads it, in canonical form without comments.
@@ -311,10 +367,10 @@ class Store:
             QueryError: The text is not one statement of ClickHouse SQL.
             StoreUnavailableError: The store does not answer.
         """
-        with query_errors(), self._query_connections.acquire() as client:
-            text: bytes = client.raw_query(
-                "SELECT formatQuerySingleLine({sql:String})", parameters={"sql": sql}, fmt="RawBLOB"
-            )
+        settings = self._query_settings(self.default_limits)
+        with query_errors(), self._side_connections.acquire() as client:
+            statement = "SELECT formatQuerySingleLine({sql:String})"
+            text = client.text(statement, {"sql": sql}, settings)
             # A byte that is not UTF-8 stays the escape that the statement wrote: \xNN.
             return text.decode("utf-8", "backslashreplace")
 
@@ -336,21 +392,24 @@ class Store:
             StoreUnavailableError: The store does not answer.
         """
         query_id = query_id or uuid.uuid4().hex
-        with query_errors(), self._reader(limits or self.default_limits) as client:
-            statement = f"/* {_marker(query_id)} */ {sql}"
-            answer = client.raw_stream(statement, fmt="ArrowStream")
+        if not _QUERY_ID.fullmatch(query_id):
+            raise ValueError(f"malformed query id {query_id!r}")
+        limits = limits or self.default_limits
+        settings = self._query_settings(limits)
+        with query_errors(), self._query_connections.acquire() as client:
             try:
-                with pa.ipc.open_stream(answer) as reader:
-                    schema = self._marked(reader.schema, sql)
-                    yield pa.RecordBatch.from_pylist([], schema)
-                    for batch in reader:
-                        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+                with client.stream(sql, settings, query_id) as streams:
+                    schema = None
+                    for reader in streams:
+                        if schema is None:
+                            schema = self._marked(reader.schema, sql, limits)
+                            yield pa.RecordBatch.from_pylist([], schema)
+                        for batch in reader:
+                            yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
             except (pa.ArrowException, OSError, HTTPError) as error:
                 raise QueryError(
                     f"the answer was cut off: {one_line(error)}; repeat the query"
                 ) from error
-            finally:
-                answer.close()
 
     def cancel(self, query_id: str) -> None:
         """Ends a running query; does nothing when it is not running.
@@ -360,64 +419,32 @@ class Store:
         Raises:
             StoreUnavailableError: The store does not answer.
         """
-        self.command(
-            "KILL QUERY WHERE startsWith(query, {start:String}) ASYNC",
-            {"start": f"/* {_marker(query_id)} */"},
-        )
+        with store_errors(), self._side_connections.acquire() as client:
+            condition, parameters = client.is_statement(query_id)
+            client.command(f"KILL QUERY WHERE {condition} ASYNC", parameters, {})
 
-    @contextmanager
-    def _reader(self, limits: QueryLimits) -> Iterator[Any]:
-        """Yields a read-only client for one query."""
-        client = self._connect(database=self.database, settings=_query_settings(limits))
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def _marked(self, schema: pa.Schema, sql: str) -> pa.Schema:
+    def _marked(self, schema: pa.Schema, sql: str, limits: QueryLimits) -> pa.Schema:
         """Marks an answer's address columns; Arrow has one type for IPv6 and FixedString(16)."""
         if not any(_may_hold_addresses(field.type) for field in schema):
             return schema
-        with query_errors(), self._query_connections.acquire() as client:
-            types = client.query(f"DESCRIBE TABLE ({sql})").result_columns[1]
+        memory_bytes = max(1, limits.memory_bytes // 2)  # beside that of the query itself
+        settings = self._query_settings(evolve(limits, memory_bytes=memory_bytes))
+        with query_errors(), self._side_connections.acquire() as client:
+            columns = client.rows(f"DESCRIBE TABLE ({sql})", {}, settings)
+        types = [type_ for _, type_, *_ in columns]
         marks = [IP_ADDRESS_MARK if _ADDRESS_TYPE.fullmatch(type_) else None for type_ in types]
         return pa.schema(
             field.with_metadata(mark) for field, mark in zip(schema, marks, strict=True)
         )
 
-
-def _query_settings(limits: QueryLimits) -> dict[str, Any]:
-    return {
-        "output_format_arrow_string_as_string": 0,  # strings from the kernel are bytes
-        **limits.settings(),
-        "wait_end_of_query": 1,  # report a late failure instead of breaking the connection
-        "readonly": 1,  # last, because no setting can be changed after it
-    }
-
-
-def _marker(query_id: str) -> str:
-    """Returns what identifies a query in its text."""
-    if not _QUERY_ID.fullmatch(query_id):
-        raise ValueError(f"malformed query id {query_id!r}")
-    return f"query {query_id}"
+    def _query_settings(self, limits: QueryLimits) -> dict[str, Any]:
+        return {
+            "output_format_arrow_string_as_string": 0,  # strings from the kernel are bytes
+            **limits.settings(),
+            **self._reader_settings,
+            "readonly": 1,  # last, because no setting can be changed after it
+        }
 
 
 def _may_hold_addresses(arrow: pa.DataType) -> bool:
     return IP_ADDRESS in (arrow, getattr(arrow, "value_type", None))
-
-
-def _is_in_use(folder: Path) -> bool:
-    """Returns whether a chDB has the folder open; chDB's own message would be many lines long."""
-    try:
-        with (folder / "status").open("rb") as status:
-            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _quoted(name: str) -> str:
-    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
-    return f"`{escaped}`"

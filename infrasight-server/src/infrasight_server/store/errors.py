@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError
 
+from infrasight_server.store.embedded.frames import AnswerError
+
 # Error codes that do not depend on the rows: the same insert can succeed later.
 _TRANSIENT_CODES = frozenset(
     {
@@ -33,7 +35,7 @@ def store_errors() -> Iterator[None]:
     """
     try:
         yield
-    except ClickHouseError as error:
+    except (ClickHouseError, AnswerError) as error:
         message = one_line(error)
         if _is_transient(getattr(error, "code", None), message):
             raise StoreUnavailableError(message) from error
@@ -50,7 +52,7 @@ def query_errors() -> Iterator[None]:
     """
     try:
         yield
-    except ClickHouseError as error:
+    except (ClickHouseError, AnswerError) as error:
         if getattr(error, "code", None) is None:
             raise StoreUnavailableError(one_line(error)) from error
         raise QueryError(one_line(error)) from error

@@ -2,6 +2,9 @@
 
 from attrs import field, frozen, validators
 
+_DISK_FACTOR = 4
+"""What exceeds half the memory in a sort or an aggregation goes to disk, up to so many times it."""
+
 
 @frozen
 class QueryLimits:
@@ -29,4 +32,7 @@ class QueryLimits:
             "max_result_rows": self.rows,
             "max_result_bytes": self.bytes,
             "max_threads": self.threads,
+            "max_bytes_before_external_group_by": self.memory_bytes // 2,
+            "max_bytes_before_external_sort": self.memory_bytes // 2,
+            "max_temporary_data_on_disk_size_for_query": self.memory_bytes * _DISK_FACTOR,
         }

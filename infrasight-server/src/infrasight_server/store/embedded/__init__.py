@@ -1,0 +1,1 @@
+"""The embedded store: chDB in its own process, which reaches nothing but its data."""

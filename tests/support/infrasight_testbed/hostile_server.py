@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+from infrasight.v1.control_pb2 import Configuration, FollowRequest, FollowResponse, Report
 from infrasight.v1.stream_pb2 import (
     Acknowledgement,
     Batch,
@@ -94,13 +95,11 @@ class HostileServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not at
         with self._lock:
             self.streams += 1
             attack = self._attacks.pop(0) if self._attacks else None
-        if attack is not None:
-            yield from attack(requests, context)
-            return
-        next(requests)
-        yield WELCOME
-        with self._lock:
-            self._honest_stream = context
+            if attack is None:
+                self._honest_stream = context
+        yield from (attack or self._behave)(requests, context)
+
+    def _behave(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         for request in requests:
             batch = StreamRequest.FromString(request).batch
             if batch.batch_id:
@@ -115,3 +114,40 @@ class HostileServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not at
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+
+class HostileOperator(HostileServer):
+    """An operator for one agent. Without an attack it sends one configuration.
+
+    Attributes:
+        reports: The reports of the agent.
+
+    Args:
+        configuration: What it sends when it is honest.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.reports: list[Report] = []
+        self._configuration = configuration
+        super().__init__()
+
+    def send(self, configuration: Configuration) -> Report:
+        """Sends a configuration; returns the first report after the agent has handled it."""
+        handled: list[Report] = []
+
+        def attack(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            first = FollowRequest.FromString(next(requests)).report
+            yield FollowResponse(configuration=configuration).SerializeToString()
+            for request in requests:
+                report = FollowRequest.FromString(request).report
+                if (report.digest, report.rejected) != (first.digest, first.rejected):
+                    handled.append(report)
+                    return
+
+        self.attack(attack)
+        return handled[0]
+
+    def _behave(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield FollowResponse(configuration=self._configuration).SerializeToString()
+        for request in requests:
+            self.reports.append(FollowRequest.FromString(request).report)

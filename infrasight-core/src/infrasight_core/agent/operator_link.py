@@ -120,7 +120,8 @@ class OperatorLink:
             report.digest = self._handled.digest[:LONGEST_DIGEST]
         self._add_state(report)
         report.packages.extend(self._packages.packages)
-        report.failures.extend(self._packages.failures)
+        for package in self._packages.failures:
+            report.failures.append(failure(package.name, package.reason, is_package=True))
         if self._file_failure:
             report.failures.append(failure("state", self._file_failure))
         _bound_failures(report)
@@ -136,9 +137,13 @@ class OperatorLink:
         log.error("saved configuration unusable", reason=str(error))
 
 
-def failure(name: str, reason: str) -> Failure:
-    """Returns a failure of a probe or tracker for a report."""
-    return Failure(name=clean_text(name, _LONGEST_NAME), reason=clean_text(reason, _LONGEST_REASON))
+def failure(name: str, reason: str, is_package: bool = False) -> Failure:
+    """Returns a failure of a probe, tracker or package for a report."""
+    return Failure(
+        name=clean_text(name, _LONGEST_NAME),
+        reason=clean_text(reason, _LONGEST_REASON),
+        is_package=is_package,
+    )
 
 
 def _bound_failures(report: Report) -> None:

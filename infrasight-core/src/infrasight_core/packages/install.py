@@ -212,6 +212,8 @@ def _find_mistake(package: Package) -> str:
         Version(package.version)
     except InvalidVersion:
         return f"{package.version!r} is not an exact version"
+    if package.version != package.version.strip():  # `Version` ignores line breaks at the ends
+        return f"{package.version!r} is not an exact version"
     for text in package.hashes:
         if not _HASH.fullmatch(text):
             return f"{text!r} is not a hash, such as sha256:…"

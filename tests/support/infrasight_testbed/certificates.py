@@ -116,9 +116,10 @@ class CertificateAuthority:
         )
 
 
-def bundle(path: Path, *authorities: CertificateAuthority) -> Path:
-    """Writes the certificates of several CAs into one file, at once."""
-    _replace(path, b"".join(authority.ca.read_bytes() for authority in authorities))
+def bundle(path: Path, *authorities: CertificateAuthority, lists: bool = False) -> Path:
+    """Writes the certificates of several CAs, or their revocation lists, into one file, at once."""
+    files = [authority.revoke() if lists else authority.ca for authority in authorities]
+    _replace(path, b"".join(file.read_bytes() for file in files))
     return path
 
 

@@ -12,7 +12,8 @@ from infrasight_core.errors import AuthenticationError, ConfigError
 from infrasight_core.net.certificate_names import read_identity
 from infrasight_core.net.identity import Identity
 
-_CRL = re.compile(rb"-----BEGIN X509 CRL-----.+?-----END X509 CRL-----", re.DOTALL)
+_CRL_BEGINS = b"-----BEGIN X509 CRL-----"
+_CRL = re.compile(_CRL_BEGINS + rb".+?-----END X509 CRL-----", re.DOTALL)
 _REMEMBERED = 4096
 _SAN_ERRORS = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
@@ -40,7 +41,10 @@ class Trust:
         except ValueError as error:
             raise ConfigError(f"tls.ca: cannot read its certificates: {error}") from error
         self._revoked: dict[x509.Name, set[int]] = {}
-        for pem in _CRL.findall(crl):
+        lists = _CRL.findall(crl)
+        if len(lists) != crl.count(_CRL_BEGINS):
+            raise ConfigError("tls.crl: a revocation list is cut off; write the file in one step")
+        for pem in lists:
             self._add_revocation_list(pem)
         # A peer opens many calls on one connection.
         self._peer = lru_cache(_REMEMBERED)(self._parse)

@@ -23,6 +23,7 @@ from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import GoldenBlocks
 from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.validation import validate_events
+from infrasight_testbed.execve_batches import LIMITS
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
@@ -234,7 +235,7 @@ def test_no_other_file_runs() -> None:
         return await outbox.next_batch()
 
     def accept(sent: Batch) -> None:
-        table = validate_events(sent, schema, 1 << 20)
+        table = validate_events(sent, schema, LIMITS)
         assert isinstance(table, pa.Table)
         context = EnrichContext("server", "execve", "node", "id", 1)
         assert enrich(table, schema.stored, context, plugins).num_rows == columns.rows

@@ -4,6 +4,8 @@ import json
 import socket
 
 import pyarrow as pa
+from google.protobuf.timestamp_pb2 import Timestamp
+from infrasight.v1.event_pb2 import EventHeader
 from infrasight.v1.stream_pb2 import Batch, Messages
 from infrasight_core.cli.format import json_lines
 from infrasight_core.plugin.context import EnrichContext
@@ -14,7 +16,7 @@ from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.validation import validate_events
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate_table
-from infrasight_testbed.execve_batches import TIME
+from infrasight_testbed.execve_batches import LIMITS, TIME
 
 PLUGINS = PluginManager.discover(["connect"])
 SCHEMA = PLUGINS.schemas()["connect"]
@@ -28,7 +30,11 @@ def packed(text: str) -> bytes:
 
 def batch_of(addresses: list[bytes]) -> Batch:
     """Returns a batch of protobuf messages with these remote addresses."""
-    bodies = [ConnectEvent(remote_address=address).SerializeToString() for address in addresses]
+    header = EventHeader(time=Timestamp(seconds=TIME // 10**9))
+    bodies = [
+        ConnectEvent(header=header, remote_address=address).SerializeToString()
+        for address in addresses
+    ]
     return Batch(
         batch_id="b",
         probe="connect",
@@ -50,7 +56,7 @@ def answer(store: Store, sql: str) -> list[dict[str, object]]:
 def test_addresses_are_shown_as_text(store: Store) -> None:
     """IPv4, IPv6, extreme values and a missing address (`::`) pass through the store to JSON."""
     migrate_table(store, define_table("connect", SCHEMA), None)
-    sent = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, 1 << 20)
+    sent = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, LIMITS)
     assert isinstance(sent, pa.Table)
     rows = enrich(
         sent, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
@@ -68,7 +74,7 @@ def test_addresses_are_shown_as_text(store: Store) -> None:
 
 def test_address_of_another_length_is_rejected() -> None:
     """The batch is malformed, and the detail names the column."""
-    rejection = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, 1 << 20)
+    rejection = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, LIMITS)
     assert not isinstance(rejection, pa.Table)
     assert "remote_address" in rejection.detail
 

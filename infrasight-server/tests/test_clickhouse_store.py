@@ -12,7 +12,7 @@ from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.settings import ServerSettings
-from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.clickhouse import BatchSummary, Store
 from infrasight_server.store.migration import migrate_table
 from infrasight_server.store.query_limits import QueryLimits
 from infrasight_testbed.clickhouse import ClickHouseServer, free_port
@@ -102,17 +102,21 @@ def test_computed_columns_are_readable(store: Store) -> None:
     assert returned["command"][0].as_py() == b"-c -c"
 
 
-def test_stored_rows_are_counted_by_node_and_batch(store: Store) -> None:
-    """Counts are per node and batch id; a deleted batch has none."""
+def test_stored_rows_are_summarized_by_node_and_batch(store: Store) -> None:
+    """Summaries are per node and batch id; positions are those of the batch's rows."""
     migrate_table(store, define_table("execve", SCHEMA), None)
     store.insert("execve_events", stored(table(3), "a"), "1")
-    store.insert("execve_events", stored(table(4), "b"), "2")
-    assert store.stored_rows("execve_events", [NODE], ["a", "b", "c"]) == {
-        (NODE, "a"): 3,
-        (NODE, "b"): 4,
+    store.insert("execve_events", stored(table(4, first=10), "b"), "2")
+    assert store.stored_batches("execve_events", [NODE], ["a", "b", "c"]) == {
+        (NODE, "a"): BatchSummary(3, TIME, TIME + 2_000, 3),
+        (NODE, "b"): BatchSummary(4, TIME + 10_000, TIME + 13_000, 46),
     }
-    store.delete_batch("execve_events", NODE, "a")
-    assert store.stored_rows("execve_events", [NODE], ["a", "b"]) == {(NODE, "b"): 4}
+    assert sorted(store.stored_positions("execve_events", NODE, "a")["sequence"].to_pylist()) == [
+        0,
+        1,
+        2,
+    ]
+    assert store.stored_positions("execve_events", NODE, "c").num_rows == 0
     assert not store.is_running("2")
 
 

@@ -21,7 +21,7 @@ from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.certificates import CertificateAuthority
-from infrasight_testbed.execve_batches import NODE, SCHEMA, batch, hello, plugins, table
+from infrasight_testbed.execve_batches import NODE, SCHEMA, WINDOW, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 
 MakeSettings = Callable[..., ServerSettings]
@@ -176,11 +176,13 @@ def test_dropped_events_of_agents_are_counted(server: Server) -> None:
     with AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
-        for number, (window, dropped) in enumerate(((5, 7), (5, 7), (6, 1), (5, 8)), 1):
+        for number, (window, dropped) in enumerate(((0, 7), (0, 7), (1, 1), (0, 8)), 1):
             account = Account(
-                run="r", window=window, number=number, seen=dropped, block_full=dropped
+                run="r", window=WINDOW + window, number=number, seen=dropped, block_full=dropped
             )
-            agent.send(Batch(batch_id=f"r-5-account-{number}", probe="execve", account=account))
+            agent.send(
+                Batch(batch_id=f"r-{WINDOW}-account-{number}", probe="execve", account=account)
+            )
         assert set(agent.answers(4).values()) == {"stored"}
     assert (
         metric(

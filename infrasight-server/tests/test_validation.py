@@ -6,14 +6,23 @@ import pyarrow as pa
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from infrasight.v1.event_pb2 import EventHeader
-from infrasight.v1.stream_pb2 import Messages, Rejection, RejectionReason
+from infrasight.v1.stream_pb2 import Batch, Messages, Rejection, RejectionReason
 from infrasight_core.net import ipc
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
-from infrasight_server.ingest.validation import validate_events
-from infrasight_testbed.execve_batches import SCHEMA, TIME, batch, table
+from infrasight_server.ingest.validation import measure_rows, validate_events, validate_head
+from infrasight_testbed.execve_batches import LIMITS, SCHEMA, TIME, batch, table
 
-LIMIT = 1 << 20
+LIMIT = LIMITS.max_batch_bytes
 GOOD = ipc.to_bytes(*table(3).to_batches())
+
+
+def validate(sent: Batch) -> pa.Table | Rejection:
+    """Returns a batch's rows, or why it is rejected, after the same checks as a server's."""
+    rejection = validate_head(sent, {"execve"}, LIMITS)
+    if rejection is not None:
+        return rejection
+    size = measure_rows(sent, LIMITS)
+    return size if isinstance(size, Rejection) else validate_events(sent, SCHEMA, LIMITS)
 
 
 def with_nulls(name: str, values: pa.Array) -> pa.Table:
@@ -26,7 +35,7 @@ def with_nulls(name: str, values: pa.Array) -> pa.Table:
 def test_valid_rows_pass_unchanged() -> None:
     """The table has the columns that the agent sent."""
     sent = table(1000)
-    validated = validate_events(batch("b", sent), SCHEMA, LIMIT)
+    validated = validate(batch("b", sent))
     assert isinstance(validated, pa.Table)
     assert validated.equals(sent)
 
@@ -83,9 +92,7 @@ def test_valid_rows_pass_unchanged() -> None:
 )
 def test_invalid_batch_is_rejected(fields: dict[str, Any], reason: str, message: str) -> None:
     """The rejection has a reason and a line that names the fault."""
-    rejection = validate_events(
-        batch(**{"batch_id": "b", "content": table(3), **fields}), SCHEMA, LIMIT
-    )
+    rejection = validate(batch(**{"batch_id": "b", "content": table(3), **fields}))
     assert isinstance(rejection, Rejection)
     assert RejectionReason.Name(rejection.reason) == f"REJECTION_REASON_{reason}"
     assert message in rejection.detail
@@ -95,7 +102,7 @@ def test_batch_without_a_body_is_rejected() -> None:
     """A missing body differs from a body without rows."""
     empty = batch("b", table(1))
     empty.ClearField("body")
-    assert "it has no body" in validate_events(empty, SCHEMA, LIMIT).detail
+    assert "it has no body" in validate(empty).detail
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_nulls_are_rejected(name: str, values: pa.Array) -> None:
         values = pa.Array.from_buffers(
             SCHEMA.agent.field("argv").type, 2, values.buffers()[:2], children=[values.values]
         )
-    rejection = validate_events(batch("b", with_nulls(name, values)), SCHEMA, LIMIT)
+    rejection = validate(batch("b", with_nulls(name, values)))
     assert f"column {name} has nulls" in rejection.detail
 
 
@@ -124,7 +131,7 @@ def test_index_outside_its_dictionary_is_rejected() -> None:
     outside = pa.DictionaryArray.from_arrays(
         pa.array([0, 7], pa.int32()), pa.array([b"a"]), safe=False
     )
-    rejection = validate_events(batch("b", with_nulls("comm", outside)), SCHEMA, LIMIT)
+    rejection = validate(batch("b", with_nulls("comm", outside)))
     assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
 
 
@@ -141,15 +148,15 @@ def test_protobuf_messages_become_the_same_columns() -> None:
     )
     events = [
         ExecveEvent(header=header, filename=b"/bin/\xfe", argv=[b"", b"\xff\n"], dirfd=-100),
-        ExecveEvent(),
+        ExecveEvent(header=EventHeader(time=Timestamp(seconds=TIME // 10**9))),
     ]
     messages = Messages(messages=[event.SerializeToString() for event in events])
-    validated = validate_events(batch("b", table(2), messages=messages), SCHEMA, LIMIT)
+    validated = validate(batch("b", table(2), messages=messages))
     assert isinstance(validated, pa.Table)
     assert validated.schema.equals(SCHEMA.agent)
     first, second = validated.to_pylist()
     sent = {"time", "pid", "comm", "error", "return_code", "quality", "filename", "argv", "dirfd"}
-    assert validated["time"].cast(pa.int64()).to_pylist() == [TIME, 0]
+    assert validated["time"].cast(pa.int64()).to_pylist() == [TIME, TIME // 10**9 * 10**9]
     assert {k: first[k] for k in sent - {"time"}} == {
         "pid": 7,
         "comm": b"\xff",
@@ -166,7 +173,7 @@ def test_protobuf_messages_become_the_same_columns() -> None:
 def test_time_out_of_range_is_rejected() -> None:
     """A timestamp beyond 64 bits of nanoseconds makes the batch malformed."""
     event = ExecveEvent(header=EventHeader(time=Timestamp(seconds=2**40)))
-    rejection = validate_events(
-        batch("b", table(1), messages=Messages(messages=[event.SerializeToString()])), SCHEMA, LIMIT
+    rejection = validate(
+        batch("b", table(1), messages=Messages(messages=[event.SerializeToString()]))
     )
     assert "column time" in rejection.detail

@@ -80,3 +80,11 @@ class StoreError(InfraSightError):
 
 class StoreUnavailableError(StoreError):
     """The store does not answer, or not for now; the operation may succeed later."""
+
+
+class BatchConflictError(StoreError):
+    """A batch was sent again with other rows than those that are stored."""
+
+
+class LimitError(InfraSightError):
+    """A peer uses as much as it may."""

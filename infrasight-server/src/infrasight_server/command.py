@@ -120,6 +120,15 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
     "--max-batch-bytes", metavar="BYTES", help="Reject batches larger than this.  [33554432]"
 )
 @click.option(
+    "--max-decoded-bytes",
+    metavar="BYTES",
+    help="Reject batches larger than this after decompression.  [134217728]",
+)
+@click.option(
+    "--max-age-days", metavar="DAYS", help="Reject events that arrive later than this.  [366]"
+)
+@click.option("--max-streams", metavar="NUMBER", help="The most agents at once.  [2000]")
+@click.option(
     "--max-pending-bytes",
     metavar="BYTES",
     help="Accept no batches while this much waits for the store.  [268435456]",

@@ -15,6 +15,11 @@ BATCHES_REPEATED = Counter(
     "Batches that an agent sent again although the store had them.",
     ["probe"],
 )
+BATCHES_CONFLICTING = Counter(
+    "infrasight_server_batches_conflicting",
+    "Batches sent again with other rows than those stored: an agent that is broken or forged.",
+    ["probe"],
+)
 BATCHES_REJECTED = Counter(
     "infrasight_server_batches_rejected",
     "Batches that the server will not store.",
@@ -50,6 +55,15 @@ UPSERTS_REJECTED = Counter(
     "infrasight_server_upserts_rejected",
     "Rows of accounts, rejections or containers that the store rejected.",
     ["table"],
+)
+RELOADS_FAILED = Counter(
+    "infrasight_server_container_reload_failures",
+    "Failed reloads of the dictionary of containers; queries show the containers known before.",
+)
+TASK_FAILURES = Counter(
+    "infrasight_server_task_failures",
+    "Failures of tasks that write to the store; each was restarted.",
+    ["task"],
 )
 CONTAINERS_RECEIVED = Counter(
     "infrasight_server_containers_received", "Container updates accepted from agents."

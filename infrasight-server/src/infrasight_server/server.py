@@ -9,7 +9,6 @@ from typing import Any
 
 import grpc.aio
 import structlog
-from infrasight.v1.stream_pb2_grpc import add_EventServiceServicer_to_server
 from infrasight_core.errors import ConfigError, StoreError
 from infrasight_core.net.address import Address
 from infrasight_core.net.authentication import Authenticator
@@ -24,9 +23,11 @@ from infrasight_server.access.socket_users import SocketUsers
 from infrasight_server.access.tokens import TokenFile
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.pipeline import IngestPipeline
+from infrasight_server.ingest.stream_limits import StreamLimits
 from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.query_slots import SlotLimits
 from infrasight_server.query.watchers import Watchers
+from infrasight_server.registration import bounding_options, max_rpcs, register
 from infrasight_server.service import EventService
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store.accounts import TABLES, AccountTables, migrate_accounts
@@ -36,6 +37,7 @@ from infrasight_server.store.connections import CONNECTIONS
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.migration import migrate
 from infrasight_server.store.upsert_writer import UpsertWriter
+from infrasight_server.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 Identification = Callable[[grpc.aio.ServicerContext[Any, Any]], Identity]
@@ -56,6 +58,7 @@ class Server:
         self._store = store
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
         self._watchers = Watchers(settings.watchers_per_peer)
+        self._supervisor = Supervisor()
         self._rejected_probes: dict[str, str] = {}
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []
@@ -91,9 +94,9 @@ class Server:
             self._rejected_probes,
             containers,
             MemoryBudget(settings.max_pending_bytes),
-            settings.max_batch_bytes,
+            settings.batch_limits,
         )
-        accounts = AccountTables(account_writer, self._writers.keys())
+        accounts = AccountTables(account_writer, self._writers.keys(), settings.batch_limits)
         identification = self._choose_identification(credentials)
         self._queries = QueryRunner(
             self._store,
@@ -107,6 +110,7 @@ class Server:
             self._watchers,
             frozenset(self._writers),
             identification,
+            StreamLimits(settings.max_streams),
         )
         self._grpc = self._grpc_server(credentials)
         self._status.start()
@@ -114,9 +118,15 @@ class Server:
         if self._relay is not None:
             await self._relay.start()
         self._upsert_writers = (containers.writer, account_writer)
-        self._guard_task = asyncio.create_task(self._service.guard.run())
-        self._batch_tasks = [asyncio.create_task(w.run()) for w in self._writers.values()]
-        self._upsert_tasks = [asyncio.create_task(w.run()) for w in self._upsert_writers]
+        self._guard_task = self._supervisor.start("access", self._service.guard.run)
+        self._batch_tasks = [
+            self._supervisor.start(f"{probe}_events", writer.run)
+            for probe, writer in self._writers.items()
+        ]
+        self._upsert_tasks = [
+            self._supervisor.start("containers", containers.writer.run),
+            self._supervisor.start("accounts", account_writer.run),
+        ]
         log.info(
             "listening",
             address=self.address,
@@ -200,8 +210,12 @@ class Server:
     def _grpc_server(self, credentials: ListenerCredentials | None) -> grpc.aio.Server:
         listen = self._relay.grpc_address if self._relay else self._settings.listen
         # Without so_reuseport=0 two servers could share a port, each getting some of the agents.
-        server = grpc.aio.server(options=[*server_options(), ("grpc.so_reuseport", 0)])
-        add_EventServiceServicer_to_server(self._service, server)
+        options = dict([*server_options(), *bounding_options(self._settings)])
+        server = grpc.aio.server(
+            options=[*options.items(), ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=max_rpcs(self._settings),
+        )
+        register(self._service, server)
         try:
             if credentials is None:
                 self._port = server.add_insecure_port(listen)
@@ -218,6 +232,9 @@ class Server:
             self._store.ping()
         except StoreError as error:
             return False, f"store unavailable: {error}"
+        failing = self._supervisor.failing()
+        if failing:
+            return False, failing
         parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
         for probe, reason in sorted(self._rejected_probes.items()):
             parts.append(f"rejected {probe}: {reason}")

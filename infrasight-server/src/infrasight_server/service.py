@@ -19,6 +19,7 @@ from infrasight_core.errors import (
     AuthenticationError,
     BusyError,
     InfraSightError,
+    LimitError,
     QueryError,
     StoreUnavailableError,
     TransportError,
@@ -31,6 +32,8 @@ from infrasight_core.net.peer_text import clean_text
 from infrasight_server import metrics
 from infrasight_server.ingest.agent_session import AgentSession
 from infrasight_server.ingest.pipeline import IngestPipeline
+from infrasight_server.ingest.requests import InvalidRequest
+from infrasight_server.ingest.stream_limits import StreamLimits
 from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.store.accounts import AccountTables
@@ -38,6 +41,7 @@ from infrasight_server.store.accounts import AccountTables
 _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     AccessError: grpc.StatusCode.PERMISSION_DENIED,
     AuthenticationError: grpc.StatusCode.UNAUTHENTICATED,
+    LimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -59,6 +63,7 @@ class EventService(EventServiceServicer):
         watchers: Publishes stored events.
         probes: The probes whose events the server stores.
         identify: Returns the peer of a call; raises AccessError.
+        stream_limits: Bounds the number of streams.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class EventService(EventServiceServicer):
         watchers: Watchers,
         probes: frozenset[str],
         identify: Callable[[Context], Identity],
+        stream_limits: StreamLimits,
     ) -> None:
         self._pipeline = pipeline
         self._accounts = accounts
@@ -76,6 +82,7 @@ class EventService(EventServiceServicer):
         self._watchers = watchers
         self._probes = probes
         self.guard = CallGuard(identify)
+        self._stream_limits = stream_limits
         self._sessions: set[AgentSession] = set()
 
     def stop(self) -> None:
@@ -85,7 +92,7 @@ class EventService(EventServiceServicer):
         self._watchers.end()
 
     async def Stream(  # noqa: N802 - gRPC's name
-        self, request_iterator: AsyncIterator[StreamRequest], context: Context
+        self, request_iterator: AsyncIterator[StreamRequest | InvalidRequest], context: Context
     ) -> AsyncIterator[StreamResponse]:
         """Receives one agent's batches."""
         handler = partial(self._stream, request_iterator)
@@ -121,12 +128,12 @@ class EventService(EventServiceServicer):
             await _abort(context, error)
 
     async def _stream(
-        self, requests: AsyncIterator[StreamRequest], identity: Identity
+        self, requests: AsyncIterator[StreamRequest | InvalidRequest], identity: Identity
     ) -> AsyncIterator[StreamResponse]:
         session = AgentSession(self._pipeline, self._accounts, identity)
         self._sessions.add(session)
         try:
-            with metrics.STREAMS.track_inprogress():
+            with self._stream_limits.admit(identity), metrics.STREAMS.track_inprogress():
                 async for response in session.run(requests):
                     yield response
         finally:

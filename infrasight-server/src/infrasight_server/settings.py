@@ -9,6 +9,7 @@ from infrasight_core.net.address import DEFAULT_SERVER, Address
 from infrasight_core.net.tls import ListenerTls, require_tls_or_loopback
 from infrasight_core.settings.private_files import make_private_folder
 
+from infrasight_server.limits import BatchLimits
 from infrasight_server.store import memory
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.query_limits import QueryLimits
@@ -58,6 +59,11 @@ class ServerSettings:
             that arrive in between are merged.
         max_insert_rows: The number of waiting rows with which an insert begins at once.
         max_batch_bytes: The largest batch that the server accepts, in bytes; at most 48 MiB.
+        max_decoded_bytes: The largest size of a batch's rows in memory, in bytes; a batch is
+            compressed on the wire.
+        max_age_days: The greatest age of an event when it arrives, in days; the agent learns that
+            older ones are rejected. At most `ttl_days` counts.
+        max_streams: The most streams of agents that are open at once.
         max_pending_bytes: The most bytes that batches may hold until they are stored; then the
             server stops reading and the agents wait.
         ttl_days: The age in days after which the store deletes rows; not set: never.
@@ -97,6 +103,9 @@ class ServerSettings:
     linger_seconds: float = field(default=0.5, validator=validators.ge(0))
     max_insert_rows: int = field(default=100_000, validator=_positive)
     max_batch_bytes: int = field(default=32 << 20, validator=[_positive, validators.le(48 << 20)])
+    max_decoded_bytes: int = field(default=128 << 20, validator=_positive)
+    max_age_days: int = field(default=366, validator=_positive)
+    max_streams: int = field(default=2_000, validator=_positive)
     max_pending_bytes: int = field(default=256 << 20, validator=_positive)
     ttl_days: int | None = field(default=None, validator=validators.optional(_positive))
     query_seconds: float = field(default=60.0, validator=_positive)
@@ -130,6 +139,12 @@ class ServerSettings:
                 f"on a Unix socket (--listen {DEFAULT_SERVER}), or set tokens or the files of TLS, "
                 "or permit it explicitly (`plaintext = true`, `--plaintext`)"
             )
+
+    @property
+    def batch_limits(self) -> BatchLimits:
+        """The bounds on what agents send."""
+        age = self.max_age_days if self.ttl_days is None else min(self.max_age_days, self.ttl_days)
+        return BatchLimits(self.max_batch_bytes, self.max_decoded_bytes, age)
 
     def open_store(self) -> Store:
         """Opens the store.

@@ -1,5 +1,6 @@
 """Batches of execve events, as an agent sends them, and plugins for a server."""
 
+import time
 from collections.abc import Callable, Mapping
 from importlib import resources
 from types import ModuleType
@@ -13,11 +14,16 @@ from infrasight_core import API_VERSION, EventSchema, constant, hookimpl
 from infrasight_core.net import ipc
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.limits import BatchLimits
 
 SCHEMA = EventSchema(ExecveEvent, resources.files(infrasight_probe_execve) / "execve_events.sql")
 NODE = "node-1"
-TIME = 1_790_000_000_123_456_789
-"""The time of the first event of `table` in ns; each later one is a microsecond later."""
+TIME = (int(time.time()) // 86_400 * 86_400 - 43_200) * 10**9 + 123_456_789
+"""The time of the first event of `table` in ns, yesterday at noon; each later one is a microsecond
+later."""
+WINDOW = TIME // 10**9 // 60
+"""The window of the first event, for accounts and batch ids."""
+LIMITS = BatchLimits(max_batch_bytes=1 << 20, max_decoded_bytes=64 << 20, max_age_days=366)
 
 
 def plugins(

@@ -18,12 +18,14 @@ class RejectionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REJECTION_REASON_MALFORMED: _ClassVar[RejectionReason]
     REJECTION_REASON_TOO_LARGE: _ClassVar[RejectionReason]
     REJECTION_REASON_STORE_ERROR: _ClassVar[RejectionReason]
+    REJECTION_REASON_CONFLICT: _ClassVar[RejectionReason]
 REJECTION_REASON_UNSPECIFIED: RejectionReason
 REJECTION_REASON_UNKNOWN_PROBE: RejectionReason
 REJECTION_REASON_SCHEMA_MISMATCH: RejectionReason
 REJECTION_REASON_MALFORMED: RejectionReason
 REJECTION_REASON_TOO_LARGE: RejectionReason
 REJECTION_REASON_STORE_ERROR: RejectionReason
+REJECTION_REASON_CONFLICT: RejectionReason
 
 class StreamRequest(_message.Message):
     __slots__ = ("hello", "batch")

@@ -25,16 +25,39 @@ def to_bytes(*batches: pa.RecordBatch) -> bytes:
     return body
 
 
-def from_bytes(body: bytes) -> pa.Table:
+def from_bytes(body: bytes, expected: pa.Schema | None = None) -> pa.Table:
     """Decodes an IPC stream and validates every length and offset in it.
 
+    Args:
+        body: The stream.
+        expected: The schema that the stream must have, checked before its rows are decoded; None
+            for any.
+
     Raises:
-        SchemaError: The bytes are not a valid IPC stream.
+        SchemaError: The bytes are not a valid IPC stream, or it has another schema.
     """
     try:
         with pa.ipc.open_stream(body) as reader:
+            if expected is not None and not reader.schema.equals(expected):
+                raise SchemaError(_difference(reader.schema, expected))
             table = reader.read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise SchemaError(f"not an Arrow IPC stream: {str(error).splitlines()[0]}") from error
+        raise SchemaError(f"not an Arrow IPC stream: {str(error).partition(chr(10))[0]}") from error
     return table
+
+
+def _difference(sent: pa.Schema, expected: pa.Schema) -> str:
+    if sent.names != expected.names:
+        missing = [name for name in expected.names if name not in sent.names]
+        unknown = [name for name in sent.names if name not in expected.names]
+        return (
+            "its columns are not the probe's: "
+            f"missing {missing}, unknown {unknown}, or in another order"
+        )
+    differences = [
+        f"{ours.name} is {theirs}, not {ours}"
+        for theirs, ours in zip(sent, expected, strict=True)
+        if not theirs.equals(ours)
+    ]
+    return f"its columns have other types: {'; '.join(differences)}"

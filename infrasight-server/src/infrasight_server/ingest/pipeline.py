@@ -5,7 +5,9 @@ import time
 from collections.abc import Mapping
 
 import pyarrow as pa
+import structlog
 from infrasight.v1.stream_pb2 import (
+    REJECTION_REASON_MALFORMED,
     REJECTION_REASON_UNKNOWN_PROBE,
     Batch,
     Hello,
@@ -23,13 +25,21 @@ from infrasight_server import __version__, metrics
 from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.validation import (
+    days_of,
+    measure_rows,
+    reject,
     schema_mismatch,
     validate_containers,
     validate_events,
+    validate_head,
 )
+from infrasight_server.limits import MAX_ROWS, BatchLimits
 from infrasight_server.store.batch_writer import BatchWriter, PendingBatch
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.outcome import StoreOutcome
+
+log = structlog.get_logger(__name__)
+_OTHER_ACCOUNTS = ("guard",)  # of what an agent does for all probes together
 
 
 class IngestPipeline:
@@ -41,7 +51,7 @@ class IngestPipeline:
         rejected_probes: The other probes, each with the reason.
         containers: Stores container updates.
         budget: Bounds the memory of batches that are not stored yet.
-        max_batch_bytes: The largest size of a batch on the wire.
+        limits: The bounds on each batch.
     """
 
     def __init__(
@@ -51,14 +61,15 @@ class IngestPipeline:
         rejected_probes: Mapping[str, str],
         containers: ContainerTable,
         budget: MemoryBudget,
-        max_batch_bytes: int,
+        limits: BatchLimits,
     ) -> None:
         self._plugins = plugins
         self._writers = writers
         self._rejected_probes = rejected_probes
         self._containers = containers
         self._budget = budget
-        self._max_batch_bytes = max_batch_bytes
+        self._limits = limits
+        self._account_probes = frozenset({*writers, *_OTHER_ACCOUNTS})
         self._schemas: Mapping[str, EventSchema] = plugins.schemas()
 
     def welcome(self, hello: Hello) -> Welcome:
@@ -71,79 +82,107 @@ class IngestPipeline:
                 reason = schema_mismatch(schema, announced.message_type, announced.fingerprint)
             answers.append(ProbeAnswer(probe=announced.probe, accepted=not reason, reason=reason))
         return Welcome(
-            server_version=__version__, probes=answers, max_batch_bytes=self._max_batch_bytes
+            server_version=__version__,
+            probes=answers,
+            max_batch_bytes=self._limits.max_batch_bytes,
         )
 
     async def accept(self, node: str, batch: Batch) -> asyncio.Future[StoreOutcome] | Rejection:
         """Validates a batch, enriches it and queues it for its table.
 
         While pending batches use up the memory budget, it waits, and so does the calling stream.
+        An account that must not be stored is removed from the batch.
 
         Returns:
             A future that is done when the store has the batch and fails with a StoreError if the
             store rejects it; shield it. Or the reason why the server rejects the batch.
         """
+        label = self._label(batch)
+        rejection = validate_head(batch, self._account_probes, self._limits)
+        if rejection is not None:
+            batch.rows = min(batch.rows, MAX_ROWS)
+            batch.ClearField("account")
+            count_rejection(label, batch, rejection.reason)
+            return rejection
         if batch.containers:
             return await self._accept_containers(node, batch)
         if batch.WhichOneof("body") is None and not batch.rows and batch.HasField("account"):
             return _nothing_to_store()
-        return await self._accept_events(node, batch)
+        metrics.BATCHES_RECEIVED.labels(label).inc()
+        metrics.ROWS_RECEIVED.labels(label).inc(batch.rows)
+        accepted = await self._accept_events(node, batch)
+        if isinstance(accepted, Rejection):
+            count_rejection(label, batch, accepted.reason)
+        return accepted
 
     async def _accept_events(
         self, node: str, batch: Batch
     ) -> asyncio.Future[StoreOutcome] | Rejection:
-        is_known = batch.probe in self._writers
-        label = batch.probe if is_known else "unknown"
-        metrics.BATCHES_RECEIVED.labels(label).inc()
-        metrics.ROWS_RECEIVED.labels(label).inc(batch.rows)
-        if is_known:
+        if batch.probe not in self._writers:
+            batch.ClearField("account")
+            return self._unknown_probe(batch)
+        needed = await asyncio.to_thread(measure_rows, batch, self._limits)
+        if isinstance(needed, Rejection):
+            return needed
+        await self._budget.acquire(node, needed)
+        reserved = needed
+        is_queued = False
+        try:
             table = await asyncio.to_thread(self._validate_and_enrich, node, batch)
-        else:
-            table = self._unknown_probe(batch)
-        if isinstance(table, Rejection):
-            count_rejection(label, batch, table.reason)
-            return table
-        size = table.nbytes
-        await self._budget.acquire(size)
-        writer = self._writers[batch.probe]
-        pending = writer.pending(node, batch.batch_id)
-        if pending is not None:
-            self._budget.release(size)
-            return pending
-        stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
-        stored.add_done_callback(lambda _: self._budget.release(size))
-        writer.submit(PendingBatch(node, batch.batch_id, table, batch.retry, stored))
-        return stored
+            if isinstance(table, Rejection):
+                return table
+            writer = self._writers[batch.probe]
+            pending = writer.pending(node, batch.batch_id)
+            if pending is not None:
+                return pending
+            reserved = table.nbytes
+            self._budget.resize(node, needed, reserved)
+            stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+            stored.add_done_callback(lambda _: self._budget.release(node, reserved))
+            is_queued = True
+            writer.submit(
+                PendingBatch(node, batch.batch_id, table, days_of(table), batch.retry, stored)
+            )
+            return stored
+        finally:
+            if not is_queued:
+                self._budget.release(node, reserved)
 
     async def _accept_containers(
         self, node: str, batch: Batch
     ) -> asyncio.Future[StoreOutcome] | Rejection:
-        rejection = validate_containers(batch, self._max_batch_bytes)
+        rejection = await asyncio.to_thread(validate_containers, batch, self._limits)
         if rejection is not None:
             count_rejection("containers", batch, rejection.reason)
             return rejection
         size = batch.ByteSize()
-        await self._budget.acquire(size)
-        stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
-        stored.add_done_callback(lambda _: self._budget.release(size))
+        await self._budget.acquire(node, size)
         inserted = self._containers.upsert(node, batch)
-        inserted.add_done_callback(lambda _: stored.set_result(StoreOutcome.NO_ROWS))
-        return stored
+        inserted.add_done_callback(lambda _: self._budget.release(node, size))
+        return asyncio.ensure_future(_without_rows(inserted))
 
     def _validate_and_enrich(self, node: str, batch: Batch) -> pa.Table | Rejection:
         schema = self._schemas[batch.probe]
-        table = validate_events(batch, schema, self._max_batch_bytes)
-        if isinstance(table, Rejection):
-            return table
         context = EnrichContext("server", batch.probe, node, batch.batch_id, time.time_ns())
-        return enrich(table, schema.stored, context, self._plugins)
+        try:
+            table = validate_events(batch, schema, self._limits)
+            if isinstance(table, Rejection):
+                return table
+            return enrich(table, schema.stored, context, self._plugins)
+        except MemoryError:
+            raise
+        except Exception as error:  # it must cost no other batch, and not come again
+            log.exception("cannot validate a batch", node=node, probe=batch.probe)
+            return reject(batch, REJECTION_REASON_MALFORMED, f"the server failed: {error!r}")
+
+    def _label(self, batch: Batch) -> str:
+        """Returns the value of the metrics' label `probe`, of which there are few."""
+        if batch.containers:
+            return "containers"
+        return batch.probe if batch.probe in self._account_probes else "unknown"
 
     def _unknown_probe(self, batch: Batch) -> Rejection:
-        return Rejection(
-            batch_id=batch.batch_id,
-            reason=REJECTION_REASON_UNKNOWN_PROBE,
-            detail=f"batch {batch.batch_id!r}: {self._unusable(batch.probe)}",
-        )
+        return reject(batch, REJECTION_REASON_UNKNOWN_PROBE, self._unusable(batch.probe))
 
     def _unusable(self, probe: str) -> str:
         """Returns why the server cannot store a probe's events; "" if it can."""
@@ -168,3 +207,8 @@ def _nothing_to_store() -> asyncio.Future[StoreOutcome]:
     stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
     stored.set_result(StoreOutcome.NO_ROWS)
     return stored
+
+
+async def _without_rows(inserted: asyncio.Future[None]) -> StoreOutcome:
+    await asyncio.shield(inserted)
+    return StoreOutcome.NO_ROWS

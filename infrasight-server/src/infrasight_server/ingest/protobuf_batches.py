@@ -10,6 +10,7 @@ from infrasight_core.errors import SchemaError
 from infrasight_core.plugin.schema import IP_ADDRESS, EventSchema, event_fields, set_by_server
 
 _NANOSECONDS = 1_000_000_000
+_ROWS_AT_ONCE = 1_000  # a message takes many times the memory of a row
 
 
 def table_from_messages(bodies: Sequence[bytes], schema: EventSchema) -> pa.Table:
@@ -20,6 +21,14 @@ def table_from_messages(bodies: Sequence[bytes], schema: EventSchema) -> pa.Tabl
     Raises:
         SchemaError: A message is not of the probe's type, or a value does not fit its column.
     """
+    tables = [
+        _table(bodies[first : first + _ROWS_AT_ONCE], schema)
+        for first in range(0, len(bodies), _ROWS_AT_ONCE)
+    ]
+    return pa.concat_tables(tables) if tables else schema.agent.empty_table()
+
+
+def _table(bodies: Sequence[bytes], schema: EventSchema) -> pa.Table:
     try:
         messages = [schema.message.FromString(body) for body in bodies]
     except DecodeError as error:

@@ -1,12 +1,16 @@
 """Checks that a batch from the wire is what it declares to be. Nothing here accesses the store."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from infrasight.v1.stream_pb2 import (
     REJECTION_REASON_MALFORMED,
     REJECTION_REASON_SCHEMA_MISMATCH,
     REJECTION_REASON_TOO_LARGE,
+    REJECTION_REASON_UNKNOWN_PROBE,
     Batch,
     Container,
     Rejection,
@@ -17,70 +21,134 @@ from infrasight_core.errors import SchemaError
 from infrasight_core.net import ipc
 from infrasight_core.plugin.schema import EventSchema
 
+from infrasight_server.ingest.arrow_size import measure
 from infrasight_server.ingest.protobuf_batches import table_from_messages
+from infrasight_server.limits import (
+    MAX_DAYS,
+    MAX_DETAIL_LENGTH,
+    MAX_DICTIONARY_VALUE_BYTES,
+    MAX_DICTIONARY_VALUES,
+    MAX_ID_BYTES,
+    MAX_LIST_ITEMS,
+    MAX_ROWS,
+    MAX_VALUE_BYTES,
+    BatchLimits,
+    find_account_violation,
+    find_identifier_violation,
+    find_time_violation,
+)
+
+_DAY_NS: Final = 86_400 * 10**9
+_SERVER_ROW_BYTES: Final = 16
+"""What the columns `node`, `batch_id` and `received_time` add to a row."""
+_MESSAGE_ROW_BYTES: Final = 1_024
+"""What a row of empty values takes."""
 
 
-def validate_events(
-    batch: Batch, schema: EventSchema, max_batch_bytes: int
-) -> pa.Table | Rejection:
+def validate_head(
+    batch: Batch, account_probes: Collection[str], limits: BatchLimits
+) -> Rejection | None:
+    """Returns why a batch is rejected for what stands beside its rows; None if that is valid.
+
+    Args:
+        batch: Any batch.
+        account_probes: The probes whose accounts are stored.
+        limits: The bounds.
+    """
+    violation = _head_violation(batch, limits)
+    if violation:
+        return reject(batch, REJECTION_REASON_MALFORMED, violation)
+    if batch.rows > MAX_ROWS:
+        return reject(
+            batch, REJECTION_REASON_TOO_LARGE, f"{batch.rows} rows exceed the limit of {MAX_ROWS}"
+        )
+    size = batch.ByteSize()
+    if size > limits.max_batch_bytes:
+        return reject(
+            batch,
+            REJECTION_REASON_TOO_LARGE,
+            f"{size} bytes exceed the limit of {limits.max_batch_bytes}; "
+            f"send fewer {'containers' if batch.containers else 'rows'} at once",
+        )
+    has_only_account = batch.HasField("account") and not batch.rows and not batch.containers
+    if has_only_account and batch.probe not in account_probes:
+        return reject(batch, REJECTION_REASON_UNKNOWN_PROBE, "the server stores no such account")
+    return None
+
+
+def measure_rows(batch: Batch, limits: BatchLimits) -> int | Rejection:
+    """Returns how much memory a batch's rows need, or why the batch is rejected.
+
+    Args:
+        batch: A batch whose head is valid.
+        limits: The bounds.
+    """
+    if batch.WhichOneof("body") is None:
+        return reject(batch, REJECTION_REASON_MALFORMED, "it has no body")
+    rows = len(batch.messages.messages)
+    needed = rows * _MESSAGE_ROW_BYTES + 2 * batch.messages.ByteSize()
+    if batch.WhichOneof("body") == "arrow":
+        try:
+            size = measure(batch.arrow, limits.max_decoded_bytes)
+        except SchemaError as error:
+            return reject(batch, REJECTION_REASON_MALFORMED, str(error))
+        rows = size.rows
+        needed = size.bytes + rows * _SERVER_ROW_BYTES
+    if rows != batch.rows:
+        return reject(
+            batch,
+            REJECTION_REASON_MALFORMED,
+            f"it declares {batch.rows} rows and contains {rows}",
+        )
+    return needed
+
+
+def validate_events(batch: Batch, schema: EventSchema, limits: BatchLimits) -> pa.Table | Rejection:
     """Returns a batch's events as the agent columns of its probe, or why it is rejected.
 
     Args:
-        batch: A batch of a known probe.
+        batch: A batch of a known probe; `validate_head` and `measure_rows` accept it.
         schema: That probe's schema.
-        max_batch_bytes: The largest size of a batch on the wire.
+        limits: The bounds.
     """
-
-    def reject(reason: RejectionReason, detail: str) -> Rejection:
-        detail = f"batch {batch.batch_id!r} of {batch.probe}: {detail}"
-        return Rejection(batch_id=batch.batch_id, reason=reason, detail=detail)
-
-    size = batch.ByteSize()
-    if size > max_batch_bytes:
-        return reject(
-            REJECTION_REASON_TOO_LARGE,
-            f"{size} bytes exceed the limit of {max_batch_bytes}; send fewer rows at once",
-        )
     mismatch = schema_mismatch(schema, batch.message_type, batch.fingerprint)
     if mismatch:
-        return reject(REJECTION_REASON_SCHEMA_MISMATCH, mismatch)
-    if not batch.batch_id:
-        return reject(REJECTION_REASON_MALFORMED, "it has no batch_id")
+        return reject(batch, REJECTION_REASON_SCHEMA_MISMATCH, mismatch)
     try:
         table = _table(batch, schema)
     except SchemaError as error:
-        return reject(REJECTION_REASON_MALFORMED, str(error))
+        return reject(batch, REJECTION_REASON_MALFORMED, str(error))
     if table.num_rows != batch.rows:
         return reject(
+            batch,
             REJECTION_REASON_MALFORMED,
             f"it declares {batch.rows} rows and contains {table.num_rows}",
         )
+    violation = _rows_violation(table, limits)
+    if violation:
+        return reject(batch, REJECTION_REASON_MALFORMED, violation)
     return table
 
 
-def validate_containers(batch: Batch, max_batch_bytes: int) -> Rejection | None:
+def validate_containers(batch: Batch, limits: BatchLimits) -> Rejection | None:
     """Returns why a batch of container updates is rejected; None if it is valid."""
-    size = batch.ByteSize()
-    if size > max_batch_bytes:
-        return Rejection(
-            batch_id=batch.batch_id,
-            reason=REJECTION_REASON_TOO_LARGE,
-            detail=f"containers: {size} bytes exceed the limit of {max_batch_bytes}; "
-            "send fewer containers at once",
-        )
-    if not batch.batch_id:
-        violation = "it has no batch_id"
-    elif batch.rows or batch.WhichOneof("body") or batch.HasField("account"):
+    if batch.rows or batch.WhichOneof("body") or batch.HasField("account"):
         violation = "a batch of containers must have neither rows nor an account"
     else:
-        violation = _first_violation(batch.containers)
-    if not violation:
-        return None
-    return Rejection(
-        batch_id=batch.batch_id,
-        reason=REJECTION_REASON_MALFORMED,
-        detail=f"batch {batch.batch_id!r} of containers: {violation}",
-    )
+        violation = _first_violation(batch.containers, limits.accepted_seconds())
+    return reject(batch, REJECTION_REASON_MALFORMED, violation) if violation else None
+
+
+def reject(batch: Batch, reason: RejectionReason, problem: str) -> Rejection:
+    """Returns the rejection of a batch, with a detail of bounded length."""
+    subject = "containers" if batch.containers else batch.probe[:MAX_ID_BYTES]
+    detail = f"batch {batch.batch_id[:MAX_ID_BYTES]!r} of {subject}: {problem}"
+    return Rejection(batch_id=batch.batch_id, reason=reason, detail=detail[:MAX_DETAIL_LENGTH])
+
+
+def days_of(table: pa.Table) -> frozenset[int]:
+    """Returns the days since the epoch that the events of a table lie in."""
+    return frozenset(np.unique(_nanoseconds(table) // _DAY_NS).tolist())
 
 
 def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) -> str:
@@ -98,13 +166,11 @@ def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) ->
 def _table(batch: Batch, schema: EventSchema) -> pa.Table:
     match batch.WhichOneof("body"):
         case "arrow":
-            table = ipc.from_bytes(batch.arrow)
+            table = ipc.from_bytes(batch.arrow, schema.agent)
         case "messages":
             return table_from_messages(batch.messages.messages, schema)
         case _:
             raise SchemaError("it has no body")
-    if not table.schema.equals(schema.agent):
-        raise SchemaError(_difference(table.schema, schema.agent))
     for name, column in zip(table.column_names, table.columns, strict=True):
         if any(_has_nulls(chunk) for chunk in column.chunks):
             raise SchemaError(f"column {name} has nulls")
@@ -121,25 +187,75 @@ def _has_nulls(array: pa.Array) -> bool:
     return isinstance(array, pa.ListArray) and _has_nulls(array.flatten())
 
 
-def _difference(sent: pa.Schema, expected: pa.Schema) -> str:
-    if sent.names != expected.names:
-        missing = [name for name in expected.names if name not in sent.names]
-        unknown = [name for name in sent.names if name not in expected.names]
-        return (
-            "its columns are not the probe's: "
-            f"missing {missing}, unknown {unknown}, or in another order"
-        )
-    differences = [
-        f"{ours.name} is {theirs}, not {ours}"
-        for theirs, ours in zip(sent, expected, strict=True)
-        if not theirs.equals(ours)
-    ]
-    return f"its columns have other types: {'; '.join(differences)}"
+def _head_violation(batch: Batch, limits: BatchLimits) -> str:
+    if not batch.batch_id:
+        return "it has no batch_id"
+    violation = find_identifier_violation("its id", batch.batch_id)
+    if not violation and (batch.probe or not batch.containers):
+        violation = find_identifier_violation("its probe", batch.probe)
+    if not violation and batch.HasField("account") and not batch.containers:
+        violation = find_account_violation(batch.account, limits.accepted_seconds())
+    if violation:
+        return violation
+    for name in ("message_type", "fingerprint"):
+        if len(getattr(batch, name)) > MAX_ID_BYTES:
+            return f"its {name} is longer than {MAX_ID_BYTES} characters"
+    return ""
 
 
-def _first_violation(containers: Iterable[Container]) -> str:
+def _rows_violation(table: pa.Table, limits: BatchLimits) -> str:
+    """Returns which bound the rows exceed; "" for none."""
+    if not table.num_rows:
+        return ""
+    times = _nanoseconds(table)
+    first = int(times.min())
+    last = int(times.max())
+    violation = find_time_violation(first, last, limits.accepted_seconds())
+    if violation:
+        return violation
+    if last // _DAY_NS - first // _DAY_NS >= MAX_DAYS and len(days_of(table)) > MAX_DAYS:
+        return f"its events lie in more than {MAX_DAYS} days; send fewer days at once"
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for chunk in column.chunks:
+            violation = _column_violation(chunk, table.num_rows)
+            if violation:
+                return f"column {name} has {violation}"
+    return ""
+
+
+def _column_violation(array: pa.Array, rows: int) -> str:
+    if isinstance(array, pa.DictionaryArray):
+        most = max(rows, MAX_DICTIONARY_VALUES)
+        if len(array.dictionary) > most:
+            return f"{len(array.dictionary)} different values, more than {most}"
+        return _length_violation(array.dictionary, MAX_DICTIONARY_VALUE_BYTES)
+    if isinstance(array, pa.MapArray | pa.ListArray):
+        parts = (array.keys, array.items) if isinstance(array, pa.MapArray) else (array.values,)
+        if len(parts[0]) > MAX_LIST_ITEMS:
+            return f"{len(parts[0])} items, more than {MAX_LIST_ITEMS}"
+        violations = [_column_violation(part, rows) for part in parts]
+        return next(filter(None, violations), "")
+    return _length_violation(array, MAX_VALUE_BYTES)
+
+
+def _length_violation(array: pa.Array, most: int) -> str:
+    is_text = pa.types.is_binary(array.type) or pa.types.is_string(array.type)
+    if not is_text or not len(array):
+        return ""
+    longest = pc.max(pc.binary_length(array)).as_py()
+    return f"a value of {longest} bytes, more than {most}" if longest > most else ""
+
+
+def _nanoseconds(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
+    times: np.ndarray[Any, np.dtype[np.int64]] = table["time"].cast(pa.int64()).to_numpy()
+    return times
+
+
+def _first_violation(containers: Iterable[Container], accepted_seconds: range) -> str:
     for container in containers:
         violation = find_violation(container)
         if violation:
             return violation
+        if container.time.seconds >= accepted_seconds.stop:
+            return f"container {container.container_id!r}: its time is in the future"
     return ""

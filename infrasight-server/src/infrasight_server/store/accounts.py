@@ -1,6 +1,7 @@
 """Stores accounts and rejections: what each agent saw, dropped and sent, and what was rejected."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Collection
 from importlib import resources
 from typing import Any
@@ -10,19 +11,16 @@ from infrasight.v1.stream_pb2 import Account, Batch, Rejection
 from infrasight_core.net.rejection_reason import reason_name
 
 from infrasight_server import metrics
+from infrasight_server.limits import COUNTS, BatchLimits, find_decrease, window_of
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.upsert_writer import UpsertTable, UpsertWriter
 
 WINDOW_SECONDS = 60
 _SQL = resources.files("infrasight_server") / "sql"
 _VIEWS = ("accounting", "missing")
-_COUNTS = tuple(
-    field.name
-    for field in Account.DESCRIPTOR.fields
-    if field.name not in ("run", "window", "ended")
-)
 _SIGNED_COUNTS = ("waiting", "in_progress")
 _REMEMBERED_WINDOWS = 60  # of each probe of a node; older ones no longer change
+_REMEMBERED_PROBES = 10_000  # over all nodes
 _DROP_REASONS = ("block_full", "heap_full", "decode_failed", "outbox_full")
 
 _KEY_COLUMNS = [
@@ -34,7 +32,7 @@ _KEY_COLUMNS = [
 ]
 _ACCOUNT_COLUMNS = [
     ("ended", pa.bool_()),
-    *((name, pa.int64() if name in _SIGNED_COUNTS else pa.uint64()) for name in _COUNTS),
+    *((name, pa.int64() if name in _SIGNED_COUNTS else pa.uint64()) for name in COUNTS),
 ]
 _REJECTION_COLUMNS = [
     ("batch_id", pa.string()),
@@ -72,16 +70,35 @@ class AccountTables:
     Args:
         writer: Writes the tables `TABLES`.
         probes: The probes that may be a label of the metrics.
+        limits: Bounds the windows.
     """
 
-    def __init__(self, writer: UpsertWriter, probes: Collection[str]) -> None:
+    def __init__(self, writer: UpsertWriter, probes: Collection[str], limits: BatchLimits) -> None:
         self._writer = writer
         self._probes = probes
+        self._limits = limits
         # By node and probe, then by run and window.
-        self._last_accounts: dict[tuple[str, str], dict[tuple[str, int], Account]] = {}
+        self._last_accounts: OrderedDict[tuple[str, str], dict[tuple[str, int], Account]] = (
+            OrderedDict()
+        )
+
+    def find_decrease(self, node: str, batch: Batch) -> str:
+        """Returns which count of a batch's account became smaller; "" if none did."""
+        account = batch.account
+        accounts = self._last_accounts.get((node, batch.probe), {})
+        previous = accounts.get((account.run, account.window))
+        if previous is None or previous.number >= account.number:
+            return ""
+        return find_decrease(previous, account)
 
     async def record(self, node: str, batch: Batch, rejection: Rejection | None = None) -> None:
-        """Waits until the store has the batch's account and its rejection, if there is one."""
+        """Waits until the store has the batch's account and its rejection, if there is one.
+
+        Args:
+            node: The node that sent it.
+            batch: The batch, with an account only if that is valid.
+            rejection: Why the server rejects it; None if it is stored.
+        """
         inserts = []
         if batch.HasField("account"):
             inserts.append(self._put_account(node, batch.probe, batch.account))
@@ -94,14 +111,14 @@ class AccountTables:
         self._count_drops(node, probe, account)
         row = _key_columns(node, probe, account.run, account.window)
         row["ended"] = account.ended
-        for name in _COUNTS:
+        for name in COUNTS:
             row[name] = getattr(account, name)
         return self._writer.put("accounts", (node, probe, account.run, str(account.window)), row)
 
     def _put_rejection(self, node: str, batch: Batch, rejection: Rejection) -> asyncio.Future[None]:
-        run, _, position = batch.batch_id.partition("-")
-        window = position.partition("-")[0]
-        row = _key_columns(node, batch.probe, run, int(window) if window.isdecimal() else 0)
+        run = batch.batch_id.partition("-")[0]
+        window = window_of(batch.batch_id, self._limits.accepted_seconds())
+        row = _key_columns(node, batch.probe, run, window)
         row["batch_id"] = batch.batch_id
         row["rows"] = batch.rows
         row["reason"] = reason_name(rejection.reason)
@@ -114,6 +131,9 @@ class AccountTables:
         Accounts of several windows may alternate: the outbox drops batches of earlier windows.
         """
         accounts = self._last_accounts.setdefault((node, probe), {})
+        self._last_accounts.move_to_end((node, probe))
+        if len(self._last_accounts) > _REMEMBERED_PROBES:
+            self._last_accounts.popitem(last=False)
         window = (account.run, account.window)
         previous = accounts.get(window)
         if previous is not None and previous.number >= account.number:

@@ -1,25 +1,34 @@
-"""Inserts the batches of one probe: merges them, inserts each exactly once, then reports it."""
+"""Inserts the batches of one probe: merges them, inserts each exactly once, then reports it.
+
+Nodes take turns, and a batch that the store rejects affects no other. Nothing here deletes a row.
+"""
 
 import asyncio
 import math
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
-from attrs import frozen
-from infrasight_core.errors import StoreError, StoreUnavailableError
+from attrs import field, frozen
+from infrasight_core.errors import BatchConflictError, StoreError, StoreUnavailableError
 from infrasight_core.net.backoff import Backoff
 
 from infrasight_server import metrics
-from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.clickhouse import POSITIONS, BatchSummary, Store
 from infrasight_server.store.outcome import StoreOutcome
 
 log = structlog.get_logger(__name__)
 _INSERT_BYTES = 128 << 20  # half of the size at which ClickHouse splits an insert into blocks
+_MAX_DAYS_AT_ONCE = 16  # each day is a partition, and each partition takes time
+_ALONE_SECONDS = 300.0
+_REMEMBERED_NODES = 10_000
+_MOST_FAILURES = 5
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
@@ -32,6 +41,7 @@ class PendingBatch:
         node: The node that sent it.
         batch_id: Its id, unique on that node.
         table: Its rows with all stored columns.
+        days: The days since the epoch that its events lie in, each a partition of the table.
         retry: Whether the agent has sent it before, so that the store may have it already.
         stored: Done when the store has the batch; fails with a StoreError if the store rejects it.
     """
@@ -39,6 +49,7 @@ class PendingBatch:
     node: str
     batch_id: str
     table: pa.Table
+    days: frozenset[int]
     retry: bool
     stored: asyncio.Future[StoreOutcome]
 
@@ -77,7 +88,9 @@ class BatchWriter:
         self._linger_seconds = linger_seconds
         self._max_rows = max_rows
         self._on_stored = on_stored
-        self._queue: deque[PendingBatch] = deque()
+        # By node; the node whose turn it is comes first.
+        self._queues: OrderedDict[str, deque[PendingBatch]] = OrderedDict()
+        self._rejected_at: OrderedDict[str, float] = OrderedDict()  # by node
         self._queued_rows = 0
         self._last_insert = -math.inf
         self._pending: dict[tuple[str, str], asyncio.Future[StoreOutcome]] = {}
@@ -93,7 +106,7 @@ class BatchWriter:
 
     def submit(self, batch: PendingBatch) -> None:
         """Queues a batch; its future reports the outcome."""
-        self._queue.append(batch)
+        self._queues.setdefault(batch.node, deque()).append(batch)
         self._queued_rows += batch.table.num_rows
         self._pending[batch.key] = batch.stored
         batch.stored.add_done_callback(lambda _: self._pending.pop(batch.key))
@@ -111,7 +124,7 @@ class BatchWriter:
 
     async def _next_group(self) -> list[PendingBatch]:
         """Waits until an insert is due, and returns its batches; none when closed and empty."""
-        while not self._queue:
+        while not self._queues:
             if self._closing:
                 return []
             await self._wait_for_change(None)
@@ -126,19 +139,47 @@ class BatchWriter:
         return group
 
     def _dequeue_group(self) -> list[PendingBatch]:
+        """Removes the batches of the next insert from the queues, one of each node in turn."""
         group: list[PendingBatch] = []
+        days: frozenset[int] = frozenset()
         rows = 0
         size = 0
-        while self._queue:
-            table = self._queue[0].table
-            is_full = rows >= self._max_rows or size + table.nbytes > _INSERT_BYTES
-            if group and is_full:
+        waiting = deque(self._queues)
+        while waiting and rows < self._max_rows:
+            node = waiting.popleft()
+            batch = self._queues[node][0]
+            is_alone = self._was_rejected(node)
+            if group and (is_alone or len(days | batch.days) > _MAX_DAYS_AT_ONCE):
+                continue  # its turn comes with the next insert
+            if group and size + batch.table.nbytes > _INSERT_BYTES:
                 break
-            group.append(self._queue.popleft())
-            rows += table.num_rows
-            size += table.nbytes
+            self._pop(node)
+            group.append(batch)
+            days |= batch.days
+            rows += batch.table.num_rows
+            size += batch.table.nbytes
+            if is_alone:
+                break
+            if node in self._queues:
+                waiting.append(node)
         self._queued_rows -= rows
         return group
+
+    def _pop(self, node: str) -> None:
+        """Removes a node's first batch; the other nodes' turns come before its next."""
+        queue = self._queues[node]
+        queue.popleft()
+        self._queues.move_to_end(node)
+        if not queue:
+            del self._queues[node]
+
+    def _was_rejected(self, node: str) -> bool:
+        """Returns whether the store rejected a batch of the node within the last minutes.
+
+        Its batches are then inserted one by one, so that no other has to be inserted twice.
+        """
+        rejected_at = self._rejected_at.get(node)
+        return rejected_at is not None and time.monotonic() - rejected_at < _ALONE_SECONDS
 
     async def _wait_for_change(self, seconds: float | None) -> None:
         self._changed.clear()
@@ -158,39 +199,52 @@ class BatchWriter:
         loop = asyncio.get_running_loop()
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         previous_attempt = ""
+        failures = 0
         while True:
             attempt = uuid.uuid4().hex
             try:
-                already_stored = await loop.run_in_executor(
+                found = await loop.run_in_executor(
                     self._threads, self._insert_once, group, in_doubt, previous_attempt, attempt
                 )
                 break
             except StoreUnavailableError as error:
-                in_doubt = True
-                previous_attempt = attempt
-                pause = backoff.next_pause()
-                metrics.INSERT_RETRIES.labels(self.probe).inc()
-                log.warning(
-                    "store unavailable; retrying the insert",
-                    table=self._table,
-                    reason=str(error),
-                    pause=pause,
-                )
-                await asyncio.sleep(pause)
+                reason = str(error)
             except StoreError as error:
                 await self._reject(group, error)
                 return
+            except Exception as error:
+                failures += 1
+                metrics.TASK_FAILURES.labels(self._table).inc()
+                log.exception("insert failed unexpectedly", table=self._table)
+                if failures == _MOST_FAILURES:
+                    await self._reject(group, StoreError(f"the server failed: {error!r}"))
+                    return
+                reason = repr(error)
+            in_doubt = True
+            previous_attempt = attempt
+            pause = backoff.next_pause()
+            metrics.INSERT_RETRIES.labels(self.probe).inc()
+            log.warning(
+                "store unavailable; retrying the insert",
+                table=self._table,
+                reason=reason,
+                pause=pause,
+            )
+            await asyncio.sleep(pause)
         for batch in group:
-            if batch.retry and batch.key in already_stored:
+            if batch.key in found.conflicts:
+                self._report_conflict(batch)
+            elif batch.retry and batch.key in found.complete:
                 batch.stored.set_result(StoreOutcome.ALREADY_STORED)
-                continue
-            metrics.ROWS_STORED.labels(self.probe).inc(batch.table.num_rows)
-            self._on_stored(self.probe, batch.table)
-            batch.stored.set_result(StoreOutcome.INSERTED)
+            else:
+                metrics.ROWS_STORED.labels(self.probe).inc(batch.table.num_rows)
+                self._on_stored(self.probe, batch.table)
+                batch.stored.set_result(StoreOutcome.INSERTED)
 
     async def _reject(self, group: Sequence[PendingBatch], error: StoreError) -> None:
         """Finds the batch that the store rejects: inserts the batches of the group one by one."""
         if len(group) == 1:
+            self._remember_rejection(group[0].node)
             group[0].stored.set_exception(error)
             return
         log.warning(
@@ -201,9 +255,27 @@ class BatchWriter:
         for batch in group:
             await self._insert([batch], in_doubt=True)
 
+    def _remember_rejection(self, node: str) -> None:
+        self._rejected_at[node] = time.monotonic()
+        self._rejected_at.move_to_end(node)
+        if len(self._rejected_at) > _REMEMBERED_NODES:
+            self._rejected_at.popitem(last=False)
+
+    def _report_conflict(self, batch: PendingBatch) -> None:
+        metrics.BATCHES_CONFLICTING.labels(self.probe).inc()
+        log.error(
+            "a batch was sent again with other rows than those stored; the stored rows stay",
+            node=batch.node,
+            probe=self.probe,
+            batch_id=batch.batch_id,
+        )
+        batch.stored.set_exception(
+            BatchConflictError("its id is stored already, with other rows; those stay")
+        )
+
     def _insert_once(
         self, group: Sequence[PendingBatch], in_doubt: bool, previous_attempt: str, attempt: str
-    ) -> set[tuple[str, str]]:
+    ) -> "_Found":
         """Makes one attempt, in a worker thread.
 
         Args:
@@ -214,33 +286,83 @@ class BatchWriter:
             attempt: The id of this attempt.
 
         Returns:
-            The keys of the batches that were in the store already.
+            What the store had already.
         """
         if previous_attempt and self._store.is_running(previous_attempt):
             raise StoreUnavailableError("it is still running the previous attempt")
-        doubtful = [batch for batch in group if in_doubt or batch.retry]
-        already_stored = self._find_stored(doubtful)
-        tables = [
-            batch.table
-            for batch in group
-            if batch.key not in already_stored and batch.table.num_rows
-        ]
+        found = self._find_stored([batch for batch in group if in_doubt or batch.retry])
+        tables = []
+        for batch in group:
+            table = found.missing.get(batch.key, batch.table)
+            if table.num_rows and batch.key not in found.complete | found.conflicts:
+                tables.append(table)
         if tables:
             with metrics.INSERT_SECONDS.labels(self.probe).time():
                 self._store.insert(self._table, pa.concat_tables(tables), attempt)
-        return already_stored
+        return found
 
-    def _find_stored(self, batches: Sequence[PendingBatch]) -> set[tuple[str, str]]:
-        """Returns the keys of batches that are stored, and deletes those stored in part."""
-        complete: set[tuple[str, str]] = set()
+    def _find_stored(self, batches: Sequence[PendingBatch]) -> "_Found":
+        """Finds which batches are stored, in whole or in part.
+
+        An insert that is interrupted can leave a part of a batch, because each partition and each
+        large block is written by itself. Only the missing rows are inserted then.
+        """
+        found = _Found()
         if not batches:
-            return complete
+            return found
         nodes = {batch.node for batch in batches}
         batch_ids = {batch.batch_id for batch in batches}
-        stored_rows = self._store.stored_rows(self._table, nodes, batch_ids)
+        summaries = self._store.stored_batches(self._table, nodes, batch_ids)
         for batch in batches:
-            if stored_rows.get(batch.key) == batch.table.num_rows:
-                complete.add(batch.key)
-            elif batch.key in stored_rows:
-                self._store.delete_batch(self._table, batch.node, batch.batch_id)
-        return complete
+            stored = summaries.get(batch.key)
+            if stored is None:
+                continue
+            sent = _summary(batch.table)
+            if stored == sent:
+                found.complete.add(batch.key)
+                continue
+            missing = None
+            if stored.rows < sent.rows:
+                positions = self._store.stored_positions(self._table, batch.node, batch.batch_id)
+                missing = _missing_rows(batch.table, positions)
+            if missing is None:
+                found.conflicts.add(batch.key)
+            else:
+                found.missing[batch.key] = missing
+        return found
+
+
+@frozen
+class _Found:
+    """What the store has of some batches, by their keys.
+
+    Attributes:
+        complete: Batches that are stored.
+        missing: The rows that are missing of batches that are stored in part.
+        conflicts: Batches whose stored rows are not those that were sent.
+    """
+
+    complete: set[tuple[str, str]] = field(factory=set)
+    missing: dict[tuple[str, str], pa.Table] = field(factory=dict)
+    conflicts: set[tuple[str, str]] = field(factory=set)
+
+
+def _summary(table: pa.Table) -> BatchSummary:
+    if not table.num_rows:
+        return BatchSummary(0, 0, 0, 0)
+    times = pc.min_max(table["time"].cast(pa.int64())).as_py()
+    sequences = table["sequence"].to_numpy().astype(np.uint64).sum(dtype=np.uint64)
+    return BatchSummary(table.num_rows, times["min"], times["max"], int(sequences))
+
+
+def _missing_rows(table: pa.Table, stored: pa.Table) -> pa.Table | None:
+    """Returns the rows of a batch that are not stored; None if other rows are stored."""
+    keys = POSITIONS.names
+    sent = table.select(keys).cast(POSITIONS)
+    numbered = sent.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    missing = numbered.join(stored, keys, join_type="left anti")["row"]
+    are_sent = not stored.join(sent, keys, join_type="left anti").num_rows
+    # Events at the same position are stored together or not at all.
+    if not are_sent or len(missing) + stored.num_rows != table.num_rows:
+        return None
+    return table.take(missing.sort())

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from attrs import evolve
-from infrasight_core.errors import ConfigError, QueryError, StoreError
+from attrs import evolve, frozen
+from infrasight_core.errors import ConfigError, QueryError, StoreError, StoreUnavailableError
 from infrasight_core.plugin.schema import IP_ADDRESS, IP_ADDRESS_MARK
 from urllib3.exceptions import HTTPError
 
@@ -36,6 +36,26 @@ _GRACE_SECONDS = 30.0
 _WRITING_RIGHTS = ("INSERT ON {}.*", "ALTER ON {}.*", "CREATE TABLE ON {}.*", "FILE ON *.*")
 _QUERY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ADDRESS_TYPE = re.compile(r"((Array|LowCardinality|Nullable)\()*IPv6\)*")
+
+POSITIONS = pa.schema([("time", pa.int64()), ("cpu", pa.uint32()), ("sequence", pa.uint64())])
+"""What tells the events of a batch apart."""
+
+
+@frozen
+class BatchSummary:
+    """The rows of a batch in short, to compare what is stored with what is sent.
+
+    Attributes:
+        rows: The number of rows.
+        first: The time of the earliest event in nanoseconds since the epoch.
+        last: The time of the latest event.
+        sequences: The sum of the sequence numbers, modulo 2^64.
+    """
+
+    rows: int
+    first: int
+    last: int
+    sequences: int
 
 
 class Store:
@@ -252,36 +272,39 @@ class Store:
         with store_errors(), self._own_connections.acquire() as client:
             condition, parameters = client.is_statement(insert_id)
             sql = f"SELECT count() FROM system.processes WHERE {condition}"
-            return bool(client.rows(sql, parameters, {})[0][0])
+            return any(row[0] for row in client.rows(sql, parameters, {}))
 
-    def stored_rows(
+    def stored_batches(
         self, table: str, nodes: Collection[str], batches: Collection[str]
-    ) -> dict[tuple[str, str], int]:
-        """Counts the stored rows of some batches, by node and batch id.
+    ) -> dict[tuple[str, str], BatchSummary]:
+        """Summarizes the stored rows of some batches, by node and batch id.
 
         Raises:
             StoreError: The store rejects the query.
             StoreUnavailableError: The store does not answer.
         """
         sql = (
-            f"SELECT node, batch_id, count() FROM {quoted(table)} "
+            "SELECT node, batch_id, count(), min(toUnixTimestamp64Nano(time)), "
+            "max(toUnixTimestamp64Nano(time)), sumWithOverflow(sequence) "
+            f"FROM {quoted(table)} "
             "WHERE node IN {nodes:Array(String)} AND batch_id IN {batches:Array(String)} "
             "GROUP BY node, batch_id"
         )
         parameters = {"nodes": list(nodes), "batches": list(batches)}
-        return {(node, batch): rows for node, batch, rows in self._rows(sql, parameters)}
+        return {
+            (node, batch): BatchSummary(*numbers)
+            for node, batch, *numbers in self._rows(sql, parameters)
+        }
 
-    def delete_batch(self, table: str, node: str, batch: str) -> None:
-        """Deletes the rows of a batch that was inserted in part.
-
-        Raises:
-            StoreError: The store rejects the statement.
-            StoreUnavailableError: The store does not answer.
-        """
-        condition = "node = {node:String} AND batch_id = {batch:String}"
-        self.command(
-            f"DELETE FROM {quoted(table)} WHERE {condition}", {"node": node, "batch": batch}
+    def stored_positions(self, table: str, node: str, batch: str) -> pa.Table:
+        """Returns `time`, `cpu` and `sequence` of a batch's stored rows. Raises like `command`."""
+        sql = (
+            f"SELECT toUnixTimestamp64Nano(time), cpu, sequence FROM {quoted(table)} "
+            "WHERE node = {node:String} AND batch_id = {batch:String}"
         )
+        rows = self._rows(sql, {"node": node, "batch": batch})
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        return pa.table(list(columns), schema=POSITIONS)
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Runs a statement that returns no rows.
@@ -316,12 +339,11 @@ class Store:
     def canonical(self, expression: str) -> str:
         """Returns an expression in the spelling of `aliases`. Raises like `command`."""
         sql = "SELECT formatQuerySingleLine({sql:String})"
-        (row,) = self._rows(sql, {"sql": f"SELECT {expression}"})
-        return str(row[0]).removeprefix("SELECT ")
+        return str(self._value(sql, {"sql": f"SELECT {expression}"})).removeprefix("SELECT ")
 
     def create_statement(self, table: str) -> str:
         """Returns the answer of `SHOW CREATE TABLE`. Raises like `command`."""
-        return str(self._rows(f"SHOW CREATE TABLE {quoted(table)}", {})[0][0])
+        return str(self._value(f"SHOW CREATE TABLE {quoted(table)}", {}))
 
     def set_ttl(self, table: str, days: int | None) -> None:
         """Sets after how many days the store deletes a row, from its `time`; None: never.
@@ -352,7 +374,14 @@ class Store:
 
     def ping(self) -> None:
         """Checks that the store answers. Raises StoreUnavailableError."""
-        self._rows("SELECT 1", {})
+        self._value("SELECT 1", {})
+
+    def _value(self, sql: str, parameters: Mapping[str, Any]) -> Any:
+        """Returns the only value of an answer."""
+        rows = self._rows(sql, parameters)
+        if not rows:
+            raise StoreUnavailableError("it returned no rows")
+        return rows[0][0]
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         with store_errors(), self._own_connections.acquire() as client:

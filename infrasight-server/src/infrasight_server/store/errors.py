@@ -40,6 +40,8 @@ def store_errors() -> Iterator[None]:
         if _is_transient(getattr(error, "code", None), message):
             raise StoreUnavailableError(message) from error
         raise StoreError(message) from error
+    except Exception as error:  # the client fails in many ways at an answer that is cut off
+        raise StoreUnavailableError(f"unusable answer: {error!r}") from error
 
 
 @contextmanager

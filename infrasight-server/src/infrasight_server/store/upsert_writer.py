@@ -1,14 +1,14 @@
 """Writes the tables that keep the newest row of each key: accounts, rejections and containers.
 
 Rows that wait for their insert are held by key too, so that memory stays bounded however often a
-row changes.
+row changes. A row that the store cannot hold affects no other row.
 """
 
 import asyncio
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -114,8 +114,7 @@ class UpsertWriter:
             self._next_group = None
             began = time.monotonic()
             if group is not None:
-                busy_seconds = await self._insert_group(group)
-                group.stored.set_result(None)
+                busy_seconds = await self._complete(group)
             last_insert = began + busy_seconds
 
     async def _wait_until(self, due: float) -> None:
@@ -124,15 +123,36 @@ class UpsertWriter:
         except TimeoutError:
             return
 
-    async def _insert_group(self, group: _InsertGroup) -> float:
+    async def _complete(self, group: _InsertGroup) -> float:
         """Inserts the group's rows; returns for how many seconds the store was busy with it."""
         busy_seconds = 0.0
-        for table, rows in group.rows.items():
-            columns = pa.Table.from_pylist(list(rows.values()), self._tables[table].schema)
-            busy_seconds += await self._insert_table(table, columns)
+        try:
+            for table, rows in group.rows.items():
+                busy_seconds += await self._insert_rows(table, list(rows.values()))
+        except Exception as error:
+            # The agents of these rows get no answer, and send them again.
+            group.stored.set_exception(error)
+            raise
+        group.stored.set_result(None)
         return busy_seconds
 
-    async def _insert_table(self, table: str, rows: pa.Table) -> float:
+    async def _insert_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> float:
+        """Inserts rows; returns for how many seconds the store was busy with them.
+
+        If the store rejects them, halves are inserted, until only the bad rows are left out.
+        """
+        try:
+            return await self._insert_with_retries(table, rows)
+        except (StoreError, pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            if len(rows) == 1:
+                metrics.UPSERTS_REJECTED.labels(table).inc()
+                log.error("store rejected a row", table=table, row=dict(rows[0]), reason=str(error))
+                return 0.0
+        middle = len(rows) // 2
+        busy_seconds = await self._insert_rows(table, rows[:middle])
+        return busy_seconds + await self._insert_rows(table, rows[middle:])
+
+    async def _insert_with_retries(self, table: str, rows: Sequence[Mapping[str, Any]]) -> float:
         """Inserts rows, retrying while the store is unavailable; returns the last attempt's time.
 
         A repeated insert is harmless, because the table keeps the newest row of each key.
@@ -143,7 +163,7 @@ class UpsertWriter:
             began = time.monotonic()
             try:
                 await loop.run_in_executor(self._threads, self._insert_once, table, rows)
-                break
+                return time.monotonic() - began
             except StoreUnavailableError as error:
                 pause = backoff.next_pause()
                 metrics.INSERT_RETRIES.labels(table).inc()
@@ -154,12 +174,14 @@ class UpsertWriter:
                     pause=pause,
                 )
                 await asyncio.sleep(pause)
-            except StoreError as error:
-                metrics.UPSERTS_REJECTED.labels(table).inc(rows.num_rows)
-                log.error("store rejected rows", table=table, rows=rows.num_rows, reason=str(error))
-                break
-        return time.monotonic() - began
 
-    def _insert_once(self, table: str, rows: pa.Table) -> None:
-        self._store.insert(table, rows, uuid.uuid4().hex)
-        self._after_insert()
+    def _insert_once(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = pa.Table.from_pylist(list(rows), self._tables[table].schema)
+        self._store.insert(table, columns, uuid.uuid4().hex)
+        try:
+            self._after_insert()
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            metrics.RELOADS_FAILED.inc()
+            log.error("cannot reload the known containers", reason=str(error))

@@ -1,0 +1,47 @@
+"""Bounds the number of open streams, in all and of each agent."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infrasight_core.errors import LimitError
+from infrasight_core.net.identity import Identity
+
+from infrasight_server.limits import MAX_STREAMS_PER_PEER
+
+
+class StreamLimits:
+    """The streams that are open now.
+
+    Args:
+        max_streams: The most streams of all agents.
+    """
+
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def admit(self, identity: Identity) -> Iterator[None]:
+        """Counts a stream of a peer while the body runs.
+
+        Raises:
+            LimitError: There are too many streams.
+        """
+        name = identity.name
+        # One identity can be that of many nodes' agents, which only the common bound limits.
+        if identity.node and self._open[name] >= MAX_STREAMS_PER_PEER:
+            raise LimitError(
+                f"{name} has {MAX_STREAMS_PER_PEER} streams already; an agent needs one"
+            )
+        if self._open.total() >= self._max_streams:
+            raise LimitError(
+                f"{self._max_streams} streams are open; increase the server's max_streams"
+            )
+        self._open[name] += 1
+        try:
+            yield
+        finally:
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]

@@ -106,13 +106,19 @@ class CertificateAuthority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: float
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
-        return x509.CertificateBuilder(
+        builder = x509.CertificateBuilder(
             self._subject,
             subject,
             key,
             x509.random_serial_number(),
             now - 30 * _DAY,
             now + days * _DAY,
+        )
+        # They tell two CAs of the same name apart.
+        issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        subject_key = x509.SubjectKeyIdentifier.from_public_key(key)
+        return builder.add_extension(issuer_key, critical=False).add_extension(
+            subject_key, critical=False
         )
 
 

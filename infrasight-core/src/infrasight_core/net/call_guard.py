@@ -92,6 +92,8 @@ class CallGuard:
             except AccessError as error:
                 log.warning("call ended", peer=call.identity.name, reason=str(error))
                 call.end(error)
+            except Exception:  # the checks of the other calls go on
+                log.exception("cannot check an open call", peer=call.identity.name)
 
 
 class _OpenCall:

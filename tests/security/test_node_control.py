@@ -79,7 +79,7 @@ def pod(operator: ControlEndpoint, node: str) -> str:
 def test_agent_cannot_report_for_another_node(
     operator: ControlEndpoint, attacker: TlsFiles
 ) -> None:
-    """An agent reports another node's probes as running: PERMISSION_DENIED, no report is kept."""
+    """An agent reports another node's probes as running: PERMISSION_DENIED, nothing is stored."""
     error = follow(operator, VICTIM, attacker)
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "agent/node-a may not act for node 'node-b'" in str(error.details())

@@ -176,6 +176,14 @@ def test_query_as_csv_and_arrow(server: EventServer) -> None:
     assert pa.ipc.open_stream(done.stdout).read_all().to_pylist() == 2 * TABLE.to_pylist()
 
 
+def test_csv_on_a_terminal_is_printable(server: EventServer) -> None:
+    """A value that commands a terminal is escaped there, but not in a pipe."""
+    text = on_terminal("query", "x", "--format", "csv", server=server)
+    assert "\\x1b[2J[red]" in text
+    assert "\x1b[2J" not in text
+    assert "\x1b[2J[red]" in run("query", "x", "--format", "csv", server=server).stdout
+
+
 def test_query_on_a_terminal_is_a_table(server: EventServer) -> None:
     """Aligned columns; control characters and rich's markup are shown, not interpreted."""
     text = on_terminal("query", "x", server=server)

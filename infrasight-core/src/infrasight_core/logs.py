@@ -1,13 +1,20 @@
-"""Configures structured logs on stderr: readable lines on a terminal, JSON lines elsewhere."""
+"""Configures structured logs on stderr: readable lines on a terminal, JSON lines elsewhere.
 
+Values may come from peers: control characters are escaped, and long texts are cut, so that no peer
+can imitate a line, command a terminal or fill a disk.
+"""
+
+import io
 import logging
 import sys
+from typing import Any, TextIO
 
 import structlog
 
 from infrasight_core.errors import ConfigError
 
 LEVELS = ("debug", "info", "warning", "error")
+_LONGEST_TEXT = 2000  # characters
 
 
 def configure(level: str) -> None:
@@ -29,10 +36,16 @@ def configure(level: str) -> None:
     ]
     render: list[structlog.types.Processor]
     if sys.stderr.isatty():
-        traceback_formatter = structlog.dev.plain_traceback
-        render = [structlog.dev.ConsoleRenderer(exception_formatter=traceback_formatter)]
+        render = [
+            _clean_texts,
+            structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback),
+        ]
     else:
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        render = [
+            _clean_texts,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -48,3 +61,39 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.INFO), force=True)
+
+
+def _clean_texts(
+    logger: object, method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """Makes the texts of one log line printable and bounded."""
+    return {_clean(key): _bounded(key, value) for key, value in event.items()}
+
+
+def _bounded(key: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return _clean(value)
+    if key == "exc_info" or value is None or isinstance(value, int | float):
+        return value
+    text = repr(value)  # escapes control characters, as JSON does
+    return _clean(text) if len(text) > _LONGEST_TEXT else value
+
+
+def _clean(text: str) -> str:
+    """Returns a text in printable characters, and cut where it is very long."""
+    if len(text) > _LONGEST_TEXT:
+        text = text[: _LONGEST_TEXT - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _write_traceback(stream: TextIO, exc_info: structlog.types.ExcInfo) -> None:
+    """Writes a traceback, indented, so that a message in it cannot look like a line of the log."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    for line in text.getvalue().strip().splitlines():
+        stream.write(f"\n    {_clean(line)}")

@@ -82,11 +82,13 @@ def _write_json(pieces: Iterator[pa.Table]) -> None:
 
 
 def _write_csv(pieces: Iterator[pa.Table]) -> None:
+    """Writes CSV; a terminal gets only printable text, a file or a pipe the values as they are."""
+    shown = printable if sys.stdout.isatty() else str
     for number, piece in enumerate(pieces):
         if number == 0:
-            _write_csv_rows([unique_names(piece.column_names)])
+            _write_csv_rows([[shown(name) for name in unique_names(piece.column_names)]])
         for batch in piece.to_batches():
-            _write_csv_rows([_cell(value) for value in row] for row in rows_of(batch))
+            _write_csv_rows([shown(_cell(value)) for value in row] for row in rows_of(batch))
 
 
 def _write_csv_rows(rows: "Iterator[list[str]] | list[list[str]]") -> None:

@@ -23,6 +23,7 @@ from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.certificates import CertificateAuthority
 from infrasight_testbed.execve_batches import NODE, SCHEMA, WINDOW, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
+from infrasight_testbed.system import until
 
 MakeSettings = Callable[..., ServerSettings]
 
@@ -218,6 +219,24 @@ def test_cancelled_queries_release_their_connections(server: Server) -> None:
             next(pieces)
             pieces.cancel()
     assert query(server, "SELECT 1 AS a")["a"].to_pylist() == [1]
+
+
+def test_time_of_a_query_includes_the_transfer(make_settings: MakeSettings) -> None:
+    """A client that reads nothing loses its query, so that its slot is free again."""
+    settings = make_settings(query_seconds=2, query_slots=1, query_slots_per_peer=1)
+    with (
+        running_server(settings, plugins()) as server,
+        sync_channel(Peer(server.address)) as channel,
+    ):
+        sql = "SELECT number, toString(number) FROM numbers(3000000)"
+        unread = EventServiceStub(channel).Query(QueryRequest(sql=sql), timeout=60)
+        first = next(unread)
+        assert ipc.from_bytes(first.arrow).num_rows == 0
+        until(lambda: "queries_running 0.0" in get(server, "/metrics")[1], "the slot is free")
+        assert query(server, "SELECT 1 AS a")["a"].to_pylist() == [1]
+        with pytest.raises(grpc.RpcError, match="took longer than 2 s") as raised:
+            list(unread)
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_watchers_get_stored_rows(server: Server) -> None:

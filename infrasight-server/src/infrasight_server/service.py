@@ -112,7 +112,11 @@ class EventService(EventServiceServicer):
 
         try:
             identity = self.guard.admit(context, Role.READER)
-            await self._queries.run(identity.name, request.sql, send)
+            with self._queries.slots.open_call(identity.name):
+                try:
+                    await self._queries.run(identity.name, request.sql, send)
+                except InfraSightError as error:
+                    await _abort(context, error)  # returns when the client has read it or left
         except InfraSightError as error:
             await _abort(context, error)
 

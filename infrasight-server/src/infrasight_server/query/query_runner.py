@@ -34,6 +34,9 @@ _STOP_SECONDS = 5.0
 class QueryRunner:
     """Runs queries in worker threads.
 
+    Attributes:
+        slots: The slots that the queries need, and the open calls.
+
     Args:
         store: The store.
         seconds: The longest time of a call.
@@ -44,7 +47,7 @@ class QueryRunner:
         self._store = store
         self._guard = Guard(store)
         self._seconds = seconds
-        self._slots = QuerySlots(slots)
+        self.slots = QuerySlots(slots)
         self._threads = ThreadPoolExecutor(slots.running, "query")
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -85,7 +88,7 @@ class QueryRunner:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, peer: str, sql: str, send: Callable[[bytes], Awaitable[None]]) -> None:
-        await self._slots.acquire(peer)
+        await self.slots.acquire(peer)
         query = _Query(self._store, self._guard, sql, self._threads)
         try:
             with QUERIES_RUNNING.track_inprogress():
@@ -101,7 +104,7 @@ class QueryRunner:
         try:
             await query.end()
         finally:
-            self._slots.release(peer)
+            self.slots.release(peer)
 
 
 class _Query:

@@ -1,7 +1,13 @@
-"""Admits queries: a few at a time, fewer of each peer, and a bounded number that waits."""
+"""Admits queries: a few at a time, fewer of each peer, and a bounded number that waits.
+
+A call stays open until its client has read the end of the answer or has left. An unread call holds
+memory also when its query has ended, so that open calls are bounded, too.
+"""
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from attrs import field, frozen, validators
 from infrasight_core.errors import BusyError
@@ -15,13 +21,13 @@ class SlotLimits:
         running: The most queries that run at a time.
         running_per_peer: The most of one peer.
         waiting: The most queries that wait for a slot.
-        waiting_per_peer: The most of one peer.
+        calls_per_peer: The most open calls of one peer.
     """
 
     running: int = field(default=4, validator=validators.gt(0))
     running_per_peer: int = field(default=2, validator=validators.gt(0))
     waiting: int = field(default=64, validator=validators.ge(0))
-    waiting_per_peer: int = field(default=16, validator=validators.ge(0))
+    calls_per_peer: int = field(default=16, validator=validators.gt(0))
 
 
 class QuerySlots:
@@ -35,6 +41,27 @@ class QuerySlots:
         self._limits = limits
         self._running: Counter[str] = Counter()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self._calls: Counter[str] = Counter()
+
+    @contextmanager
+    def open_call(self, peer: str) -> Iterator[None]:
+        """Counts a call of a peer while the body runs.
+
+        Raises:
+            BusyError: The peer has too many open calls.
+        """
+        if self._calls[peer] >= self._limits.calls_per_peer:
+            raise BusyError(
+                f"{peer} has {self._calls[peer]} open queries already; "
+                "read or close one, or try again later"
+            )
+        self._calls[peer] += 1
+        try:
+            yield
+        finally:
+            self._calls[peer] -= 1
+            if not self._calls[peer]:
+                del self._calls[peer]
 
     async def acquire(self, peer: str) -> None:
         """Takes a slot; waits for it in the order of the calls.
@@ -47,7 +74,8 @@ class QuerySlots:
         if self._has_room(peer):
             self._running[peer] += 1
             return
-        self._check_queue(peer)
+        if len(self._waiting) >= self._limits.waiting:
+            raise BusyError(f"{len(self._waiting)} queries are already waiting; try again later")
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (peer, granted)
         self._waiting.append(entry)
@@ -67,7 +95,8 @@ class QuerySlots:
             del self._running[peer]
         for entry in self._waiting:
             waiting_peer, granted = entry
-            if self._has_room(waiting_peer):
+            # A cancelled call is in the list until its task runs.
+            if self._has_room(waiting_peer) and not granted.done():
                 self._waiting.remove(entry)
                 self._running[waiting_peer] += 1
                 granted.set_result(None)
@@ -77,10 +106,3 @@ class QuerySlots:
         if self._running.total() >= self._limits.running:
             return False
         return self._running[peer] < self._limits.running_per_peer
-
-    def _check_queue(self, peer: str) -> None:
-        of_peer = sum(1 for waiting_peer, _ in self._waiting if waiting_peer == peer)
-        if of_peer >= self._limits.waiting_per_peer:
-            raise BusyError(f"{of_peer} queries of {peer} are already waiting; try again later")
-        if len(self._waiting) >= self._limits.waiting:
-            raise BusyError(f"{len(self._waiting)} queries are already waiting; try again later")

@@ -149,3 +149,39 @@ def test_layout_that_does_not_add_up_is_rejected() -> None:
     """The error names the lengths of the description and of the map's value."""
     with pytest.raises(KernelError, match=f"{SIZE + 64} by its map"):
         layout_of(DESCRIPTION, SLOTS, SIZE + 64)
+
+
+def test_canary_events_are_no_rows_and_leave_no_gap() -> None:
+    """Events with the highest bit of `quality` are removed; their texts are held by themselves."""
+    columns = [["quality__type", "unsigned long long", [0]], ["quality", "char", [SLOTS * 8]]]
+    description = ["block", [*DESCRIPTION[1], *columns]]
+    size = SIZE + SLOTS * 8
+    with tempfile.TemporaryFile() as file:
+        file.truncate((size + 7) // 8 * 8 * CPUS + 4096)
+        blocks = Blocks(file.fileno(), layout_of(description, SLOTS, size), CPUS)
+    writers = [Writer(blocks, cpu) for cpu in range(CPUS)]
+    reader = Reader()
+    written: list[list[tuple[int, bytes]]] = [[] for _ in range(CPUS)]
+    canaries = []
+    for number in range(EVENTS):
+        cpu = number % CPUS
+        block = blocks._blocks[cpu]
+        is_canary = number % 7 == 0
+        block._fixed["quality"][int(block.head[0]) % SLOTS] = (is_canary << 63) | 1
+        text = b"text %d" % number
+        assert writers[cpu].write(number, text)
+        if is_canary:  # the program counts it as filtered
+            block.scalars["submitted"][0] -= 1
+            block.scalars["filtered"][0] += 1
+            canaries.append(text)
+        else:
+            written[cpu].append((number, text))
+        if number % 50 == 49:
+            reader.add(blocks.drain())
+    reader.add(blocks.drain())
+    assert reader.events == written
+    assert reader.sequences == [list(range(len(events))) for events in written]
+    assert sorted(blocks.canary_texts()) == sorted(canaries[-64:])
+    counts = blocks.counts()
+    assert (counts.seen, counts.filtered, counts.in_progress) == (EVENTS, len(canaries), 0)
+    assert counts.read == counts.submitted == EVENTS - len(canaries)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +59,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         attach=(_FUNCTION, *entries, *exits),
         headers=(_FILES / "changed.bpf.h",),
         slots=8192,
+        canary=_change_nothing,
     )
 
 
@@ -69,3 +71,8 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
 
 def _octal(modes: list[int]) -> list[bytes]:
     return [b"%04o" % (mode & _PERMISSIONS) for mode in modes]
+
+
+def _change_nothing(token: str) -> None:
+    """Fails with ENOTDIR: nothing can be below a device."""
+    Path(f"/dev/null/{token}").chmod(0)

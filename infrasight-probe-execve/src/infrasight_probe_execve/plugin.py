@@ -1,5 +1,6 @@
 """The probe `execve`: every execve(2) and execveat(2), successful or not."""
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -32,6 +33,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("failed", "syscalls:sys_exit_execveat", compat=358, compat_arm=387),
         ),
         slots=4096,
+        canary=_execute_nothing,
     )
 
 
@@ -39,3 +41,9 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
 def decode(columns: Columns) -> Mapping[str, pa.Array]:
     """Splits the argument string, in which a NUL ends each argument."""
     return {"argv": columns.split("argv", 0)}
+
+
+def _execute_nothing(token: str) -> None:
+    """Fails with ENOTDIR: nothing can be below a device."""
+    path = f"/dev/null/{token}"
+    os.execv(path, [path])

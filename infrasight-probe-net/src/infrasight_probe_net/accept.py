@@ -1,5 +1,6 @@
 """The probe `accept`: every accept(2) and accept4(2), successful or not."""
 
+import socket
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -62,6 +63,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             ),
             *uring_points("submitted", "completed", "overflowed"),
         ),
+        canary=_accept_nothing,
     )
 
 
@@ -72,6 +74,15 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
         **names_of(columns),
         "flag_names": map_distinct_lists(columns.fixed["flags"], _flag_names, pa.binary()),
     }
+
+
+def _accept_nothing(token: str) -> None:
+    """Fails with EAGAIN: nobody connects to this abstract name."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{token}")
+        listener.listen(1)
+        listener.setblocking(False)
+        listener.accept()
 
 
 def _flag_names(values: list[int]) -> list[list[bytes]]:

@@ -3,6 +3,7 @@
 A non-blocking call returns before its attempt has ended; then the outcome is a second row.
 """
 
+import socket
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -64,6 +65,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         ),
         defines={"BOOT_TIME": boot_time_ns()},
         headers=(_FILES / "attempt.bpf.h",),
+        canary=_connect_to_nothing,
     )
 
 
@@ -80,3 +82,9 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
             pa.bool_(), columns.rows, [None, pa.py_buffer(in_progress)]
         ),
     }
+
+
+def _connect_to_nothing(token: str) -> None:
+    """Fails with ECONNREFUSED: no socket has this abstract name."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"\0{token}")

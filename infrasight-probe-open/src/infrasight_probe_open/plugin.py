@@ -1,5 +1,6 @@
 """The probe `open`: every open(2), creat(2), openat(2) and openat2(2), successful or not."""
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -50,6 +51,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         _FILES / "open.bpf.c",
         attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),
         defines={"LARGE_FILE": LARGE_FILE},
+        canary=_open_nothing,
     )
 
 
@@ -61,3 +63,8 @@ def decode(columns: Columns) -> Mapping[str, pa.Array]:
         "flag_names": map_distinct_lists(columns.fixed["flags"], flag_names, pa.binary()),
         "deleted": pa.Array.from_buffers(pa.bool_(), columns.rows, [None, pa.py_buffer(deleted)]),
     }
+
+
+def _open_nothing(token: str) -> None:
+    """Fails with ENOTDIR: nothing can be below a device."""
+    os.close(os.open(f"/dev/null/{token}", os.O_RDONLY))

@@ -11,6 +11,7 @@ from infrasight.v1.control_pb2 import Report
 from infrasight.v1.stream_pb2 import Hello, ProbeSchema
 from prometheus_client import Counter
 
+from infrasight_core.agent.canary import Canary
 from infrasight_core.agent.event_uplink import EventUplink
 from infrasight_core.agent.operator_link import OperatorLink, failure
 from infrasight_core.agent.outbox import Outbox
@@ -60,6 +61,7 @@ class Agent:
         self._schemas = plugins.schemas()
         self._outbox = Outbox(settings.outbox_memory)
         self._recorder = Recorder(plugins, settings.load_settings(), settings.node, self._outbox)
+        self._canary = Canary(self._recorder, settings.canary_interval)
         self._reloader = Reloader(self._recorder, settings)
         self._uplink = EventUplink(server, self._make_hello, self._outbox)
         self._status = StatusServer(settings.status_listen, self._ready)
@@ -85,6 +87,7 @@ class Agent:
             if not self._operator:
                 await asyncio.to_thread(self._reloader.start)
             self._recorder.start()
+            self._canary.start()
             streams = [asyncio.create_task(self._uplink.run())]
             if self._operator:
                 streams.append(asyncio.create_task(self._operator.run()))
@@ -163,6 +166,7 @@ class Agent:
 
     async def _flush(self) -> None:
         """Ends the recorder and waits a while for the last acknowledgements."""
+        await asyncio.to_thread(self._canary.stop)
         counts_by_probe = await asyncio.to_thread(self._recorder.stop)
         deadline = time.monotonic() + self._settings.stop_seconds
         while self._outbox.waiting()[0] and self._uplink.open and time.monotonic() < deadline:
@@ -201,6 +205,8 @@ class Agent:
         report.running.extend(self._recorder.probes())
         for name, error in self._reloader.failures.items():
             report.failures.append(failure(name, error.reason))
+        for name, problem in self._canary.problems.items():
+            report.failures.append(failure(name, problem))
         report.installed.extend(self._installed_probes)
         report.not_streaming = "" if self._uplink.open else self._uplink.reason
 
@@ -213,6 +219,9 @@ class Agent:
                 return False, problem
         if self._reloader.failures:
             return False, "; ".join(str(error) for error in self._reloader.failures.values())
+        if self._canary.problems:
+            problems = self._canary.problems.items()
+            return False, "; ".join(f"{probe}: {problem}" for probe, problem in problems)
         probes = ", ".join(self._recorder.probes())
         if not probes and not self._operator:
             return False, "no probe is attached yet"

@@ -6,6 +6,7 @@ This is the agent's first step on the way of a record: blocks, recorder, outbox,
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -178,6 +179,39 @@ class Recorder:
             for recording in self._recordings.values():
                 requests += recording.counts().untraced
         return {**self._guard.untraced(), "io_uring": requests}
+
+    def can_cause_canary(self, probe: str) -> bool:
+        """Returns whether a probe is attached and has a canary."""
+        with self._lock:
+            recording = self._recordings.get(probe)
+        return recording is not None and recording.loaded.canary is not None
+
+    def cause_canary(self, probe: str, token: str) -> None:
+        """Causes an event of a probe that has this text; nothing if the probe is not attached."""
+        with self._lock:
+            recording = self._recordings.get(probe)
+        if recording is not None and recording.loaded.canary is not None:
+            with suppress(OSError):  # the operation may fail; it is recorded all the more
+                recording.loaded.canary(token)
+
+    def has_canary(self, probe: str, token: str) -> bool:
+        """Returns whether a canary event with this text has come out of a probe's blocks."""
+        with self._lock:
+            recording = self._recordings.get(probe)
+            texts = recording.loaded.blocks.canary_texts() if recording is not None else []
+        return any(token.encode() in text for text in texts)
+
+    def detached_programs(self, probe: str) -> list[str]:
+        """Returns the tracepoints from which the kernel has detached a program of a probe."""
+        with self._lock:  # so that the probe is not detached meanwhile
+            recording = self._recordings.get(probe)
+            return recording.loaded.detached() if recording is not None else []
+
+    def restore_filters(self, probe: str) -> list[str]:
+        """Restores a probe's filters in the kernel; returns how they differed. See FilterMaps."""
+        with self._lock:
+            recording = self._recordings.get(probe)
+            return recording.loaded.filter_maps.restore() if recording is not None else []
 
     def start(self) -> None:
         """Starts the thread that reads the blocks."""

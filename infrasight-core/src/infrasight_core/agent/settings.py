@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, Factory, field, frozen
+from attrs.validators import ge
 
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.net.address import DEFAULT_SERVER
@@ -85,6 +86,9 @@ class AgentSettings:
         loader_python: The Python interpreter that has the module `bcc`.
         compat: Whether to record 32-bit programs; this costs every system call of the machine
             0.3 µs.
+        canary_interval: Seconds between two checks that every probe still records: the agent causes
+            an event of each and waits for it, and compares programs and filters in the kernel with
+            what it loaded. 0 for no checks.
         stop_seconds: Seconds to wait for the server's last acknowledgements when the agent stops.
         keep_privileges: Whether to keep all capabilities and system calls, for plugins that need
             more than the agent; by default it drops what it does not need.
@@ -110,6 +114,7 @@ class AgentSettings:
     outbox_memory: int = 128 << 20
     loader_python: Path = Path("/usr/bin/python3")
     compat: bool = True
+    canary_interval: float = field(default=60.0, validator=ge(0))
     stop_seconds: float = 5.0
     keep_privileges: bool = False
     log_level: str = "info"

@@ -19,7 +19,7 @@ static inline bool store_caller(struct block *b, struct caller *caller) {
   read_task(&caller->header);
   caller->header.via = in_compat_call() ? VIA_COMPAT : VIA_SYSCALL;
   bpf_get_current_comm(caller->comm, sizeof(caller->comm));
-  return !FILTER_IS_AGENT(b->_filters, caller->header.ppid);
+  return !is_started_by_agent(b->_filters, caller->header.ppid);
 }
 
 /* Fills the header's columns of an event that begin_for_other() began. */

@@ -10,6 +10,14 @@
  *
  * An event is recorded if it matches every include filter that is set and no exclude filter. A path
  * that is missing, truncated or empty (the call failed) might match, so the event is recorded.
+ *
+ * The agent's own work is not recorded: its threads, and the processes that one of its threads
+ * other than the first started. The kernel hands orphans to the first thread of process 1 (or of a
+ * subreaper), so that no other process's child is ever taken for the agent's.
+ *
+ * The exception is the agent's canary: a thread that causes events on purpose (agent/canary.py). No
+ * filter applies to it. Its events are written to the block and counted as filtered, and the agent
+ * takes them out of what it reads.
  */
 enum filter_kind { FILTER_PID, FILTER_UID, FILTER_COMM, FILTER_CGROUP, FILTER_PATHS };
 
@@ -20,9 +28,12 @@ enum filter_kind { FILTER_PID, FILTER_UID, FILTER_COMM, FILTER_CGROUP, FILTER_PA
 #define FILTER_SET(state, kind) ((state) >> (2 * (kind)) & (FILTER_EXCLUDE | FILTER_INCLUDE))
 #define FILTER_ANY 0x3ffULL
 #define FILTER_BANK(state) ((state) >> 16 & 1)
-#define FILTER_DROP (1ULL << 17) /* only in the block's copy of the state: drop this event */
+/* Only in the block's copy of the state: drop this event; this is an event of the canary. */
+#define FILTER_DROP (1ULL << 17)
+#define FILTER_CANARY (1ULL << 18)
 /* Whether a process is the agent. No process has the number that stands for "no agent". */
 #define FILTER_IS_AGENT(state, process) ((state) >> 32 == (process))
+#define FILTER_NO_AGENT (0xffffffffULL << 32)
 #define FILTER_PATH_BYTES 255 /* the longest prefix */
 
 struct filter_key {
@@ -54,6 +65,13 @@ static inline bool value_is_filtered(u64 state, enum filter_kind kind, u64 first
   return is_rejected(FILTER_SET(state, kind), filter_values.lookup(&key));
 }
 
+/* Whether the current task, one of the agent's threads, is the canary. */
+static inline bool is_canary(void) {
+  u64 name[2] = {};
+  bpf_get_current_comm(name, sizeof(name));
+  return name[0] == CANARY_NAME_FIRST && name[1] == CANARY_NAME_SECOND;
+}
+
 /* Whether the filters reject the current task's events. Keeps the state in the block, so that one
  * state decides the whole event. */
 static inline bool task_is_filtered(struct block *b) {
@@ -62,7 +80,11 @@ static inline bool task_is_filtered(struct block *b) {
   u64 state = stored ? *stored & ~FILTER_DROP : 0;
   u64 ids = bpf_get_current_pid_tgid();
   b->_filters = state;
-  if (FILTER_IS_AGENT(state, ids >> 32)) return true;
+  if (FILTER_IS_AGENT(state, ids >> 32)) {
+    if (!is_canary()) return true;
+    b->_filters = FILTER_NO_AGENT | FILTER_CANARY;
+    return false;
+  }
   if (!(state & FILTER_ANY)) return false;
   if (value_is_filtered(state, FILTER_PID, ids >> 32, 0)) return true;
   if (value_is_filtered(state, FILTER_UID, (u32)bpf_get_current_uid_gid(), 0)) return true;
@@ -77,10 +99,18 @@ static inline bool task_is_filtered(struct block *b) {
   return false;
 }
 
-/* Drops the event if it is of a child of the agent: the loader of a probe is the agent's own work,
- * too. */
-static inline void drop_if_child_of_agent(struct block *b, u32 parent_pid) {
-  if (FILTER_IS_AGENT(b->_filters, parent_pid)) b->_filters |= FILTER_DROP;
+/* Whether a thread of the agent other than its first started the current process: the loader of a
+ * probe is the agent's own work, too. The kernel stores the thread that started a process; one that
+ * loses its parent gets the first thread of another process. */
+static inline bool is_started_by_agent(u64 state, u32 parent_pid) {
+  if (!FILTER_IS_AGENT(state, parent_pid)) return false;
+  u64 parent = MEMBER(u64, CURRENT_TASK, task_struct__real_parent);
+  return MEMBER(u32, parent, task_struct__pid) != parent_pid;
+}
+
+/* Drops the event if it is of a process that the agent started. */
+static inline void drop_if_started_by_agent(struct block *b, u32 parent_pid) {
+  if (is_started_by_agent(b->_filters, parent_pid)) b->_filters |= FILTER_DROP;
 }
 
 #ifdef FILTER_PATH

@@ -141,6 +141,8 @@ static const struct text_column text_columns[] = {COLUMNS(NOTHING, NOTHING, TEXT
 #define TEXT_MISSING(name) TEXT_FLAGS(name, 2)
 #define TEXT_USER_MEMORY(name) TEXT_FLAGS(name, 4)
 #define FLAG(name) (1ULL << (1 + 3 * TEXTS + FLAG_##name))
+#define QUALITY_CANARY (1ULL << 63) /* an event of the canary; the agent takes it out */
+_Static_assert(1 + 3 * TEXTS + FLAG_COUNT < 64, "too many TEXT columns and flags");
 
 /* The event's slot, and its place in a column. */
 #define SLOT(b) ((b)->_head & (SLOTS - 1))
@@ -232,7 +234,7 @@ static inline void fill_header(struct block *b, u64 began, int result, enum via 
   struct header header = {.time = began ? began : now, .return_code = result, .via = way};
   header.duration_ns = now - header.time;
   read_task(&header);
-  drop_if_child_of_agent(b, header.ppid);
+  drop_if_started_by_agent(b, header.ppid);
   set_header(b, &header);
   bpf_get_current_comm(CHARS_AT(b, comm, 16), 16);
 }
@@ -253,7 +255,8 @@ int agent_process(void *context) {
 #include "path.bpf.h"
 #include "exe.bpf.h"
 
-/* Publishes the event, unless the filters reject it. The atomic addition is fully ordered on every
+/* Publishes the event, unless the filters reject it. An event of the canary is published, but counts
+ * as filtered, because it never becomes a row. The atomic addition is fully ordered on every
  * architecture because its result is used: a reader that sees the new head also sees all that was
  * written before it. */
 static inline void commit(struct block *b) {
@@ -261,13 +264,17 @@ static inline void commit(struct block *b) {
     b->_filtered++;
     return;
   }
-  SET(b, quality, b->_quality);
+  bool is_canary_event = b->_filters & FILTER_CANARY;
+  SET(b, quality, b->_quality | (is_canary_event ? QUALITY_CANARY : 0));
 #pragma unroll
   for (int text = 0; text < TEXTS; text++) {
     u32 *ends = (u32 *)((char *)b + text_columns[text].ends);
     b->_heap_head[text] += b->_length[text];
     ends[SLOT(b)] = b->_heap_head[text];
   }
-  b->_submitted++;
+  if (is_canary_event)
+    b->_filtered++;
+  else
+    b->_submitted++;
   if (__sync_fetch_and_add(&b->_head, 1) == ~0ULL) b->_seen++;
 }

@@ -4,6 +4,7 @@ import array
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,7 @@ def run_bcc(request: dict[str, Any], python: Path) -> BccAnswer:
     with ours, theirs:
         command = [str(python), "-E", "-s", bcc_process.__file__, str(theirs.fileno())]
         try:
-            process = subprocess.run(
-                command,
-                input=json.dumps(request).encode(),
-                pass_fds=[theirs.fileno()],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=TIMEOUT_SECONDS,
-                check=False,
-            )
+            process = _run(command, json.dumps(request).encode(), theirs.fileno())
         except FileNotFoundError as error:
             raise KernelError(
                 f"there is no {python}: set `loader_python` to a Python that has bcc"
@@ -82,6 +75,25 @@ def run_bcc(request: dict[str, Any], python: Path) -> BccAnswer:
         reason = str(values["error"])
         raise KernelError(explain(f"{reason}; {summary}" if summary else reason))
     return BccAnswer(values, list(descriptors), compiler_warnings(output))
+
+
+def _run(command: list[str], request: bytes, channel: int) -> "subprocess.CompletedProcess[bytes]":
+    """Runs the command in a new thread, by which programs recognize its process as the agent's.
+
+    The first thread of this process would not do, because orphans become its children, too; see
+    bpf/filter.bpf.h.
+    """
+    with ThreadPoolExecutor(1, "loader") as thread:
+        return thread.submit(
+            subprocess.run,
+            command,
+            input=request,
+            pass_fds=[channel],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        ).result()
 
 
 def explain(error: str) -> str:

@@ -2,11 +2,13 @@
 
 The program (bpf/infrasight.bpf.h) writes each event into a slot of its CPU's block and moves
 `head`. `Blocks.drain` copies the waiting events of all blocks into one `Columns`, which the agent's
-recorder passes to the probe's `decode`, and moves `tail`, which frees the slots.
+recorder passes to the probe's `decode`, and moves `tail`, which frees the slots. Events of the
+agent's canary end here: they prove that the program still writes, and become no rows.
 """
 
 import mmap
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
@@ -20,6 +22,8 @@ from infrasight_core.plugin.columns import Columns
 
 _COUNTERS = 7  # from `seen` on, in the order of Counts but without `read`
 _MOST_READINGS = 64
+_MOST_CANARIES = 64  # whose texts are held; older ones are discarded
+_CANARY = np.uint64(1 << 63)  # QUALITY_CANARY in infrasight.bpf.h
 
 
 @frozen
@@ -31,13 +35,13 @@ class Counts:
     Attributes:
         seen: Events that reached a program's `begin`.
         filtered: Events that were not recorded because of a filter, or because they are the agent's
-            own work.
+            own work, such as those of its canary.
         block_full: Events dropped because every slot was occupied.
         heap_full: Events dropped because a heap had no room for the longest text.
         submitted: Events written.
         entries_full: Calls of which something could not be stored from entry to exit. Their events
             are recorded and flagged as `entry_missing`, or lack less.
-        read: Events that the agent has drained.
+        read: Events that the agent has drained, without those of its canary.
         untraced: Requests of io_uring whose completion was never seen; no event records them.
     """
 
@@ -131,6 +135,7 @@ class _Block:
             return np.frombuffer(area, dtype, count, base + offset)
 
         self.cpu = cpu
+        self.canaries = 0  # events of the canary that were drained
         self.scalars = {name: view(offset, "<u8", 1) for name, offset in layout.scalars.items()}
         self.head = self.scalars["head"]
         self.tail = self.scalars["tail"]
@@ -207,6 +212,7 @@ class Blocks:
         size = _aligned(layout.size) * cpus
         pages = -(-size // mmap.PAGESIZE)
         self.layout = layout
+        self._canary_texts: deque[bytes] = deque(maxlen=_MOST_CANARIES)
         self._area = mmap.mmap(map_fd, pages * mmap.PAGESIZE)
         self._blocks = [_Block(self._area, layout, cpu) for cpu in range(cpus)]
 
@@ -240,14 +246,15 @@ class Blocks:
             heap_full=heap_full,
             submitted=submitted,
             entries_full=entries_full,
-            read=sum(int(block.tail[0]) for block in self._blocks),
+            read=sum(int(block.tail[0]) - block.canaries for block in self._blocks),
             untraced=untraced,
         )
 
     def drain(self) -> Columns:
         """Copies the waiting events out of all blocks and frees their slots.
 
-        Each column is copied once, whatever the number of blocks.
+        Each column is copied once, whatever the number of blocks. Events of the canary are left
+        out, also of the numbers in `sequence`.
         """
         pieces: list[_Piece] = []
         for block in self._blocks:
@@ -264,13 +271,34 @@ class Blocks:
         }
         rows = [piece.rows for piece in pieces]
         cpu = np.repeat(np.array([piece.cpu for piece in pieces], np.uint32), rows)
-        sequence = np.concatenate(
-            [np.arange(piece.first, piece.first + piece.rows, dtype=np.uint64) for piece in pieces]
-        )
+        numbers = []
+        for piece in pieces:
+            first = piece.first - self._blocks[piece.cpu].canaries
+            numbers.append(np.arange(first, first + piece.rows, dtype=np.uint64))
+        sequence = np.concatenate(numbers)
         load_barrier()  # the slots must not be freed before they have been copied
         for piece in pieces:
             self._blocks[piece.cpu].free(piece)
-        return Columns(sum(rows), cpu, sequence, fixed, texts, self.layout.flags)
+        columns = Columns(sum(rows), cpu, sequence, fixed, texts, self.layout.flags)
+        if "quality" not in fixed:
+            return columns
+        is_canary = fixed["quality"] >= _CANARY
+        return self._without_canaries(columns, is_canary) if is_canary.any() else columns
+
+    def canary_texts(self) -> list[bytes]:
+        """Returns the texts of the canary's latest events, each event's joined to one."""
+        return list(self._canary_texts)
+
+    def _without_canaries(self, columns: Columns, is_canary: npt.NDArray[np.bool_]) -> Columns:
+        for row in np.flatnonzero(is_canary).tolist():
+            texts = [data[ends[row] : ends[row + 1]] for ends, data in columns.texts.values()]
+            self._canary_texts.append(b"\0".join(text.tobytes() for text in texts))
+        for block in self._blocks:
+            rows = columns.cpu == block.cpu
+            before = np.cumsum(is_canary[rows], dtype=np.uint64)
+            columns.sequence[rows] -= before
+            block.canaries += int(np.count_nonzero(is_canary[rows]))
+        return columns.select(~is_canary)
 
     def _no_events(self) -> Columns:
         """Returns every column without rows."""

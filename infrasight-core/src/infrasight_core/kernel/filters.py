@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import struct
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from infrasight_core.errors import ConfigError, KernelError
 VALUES = 8192
 PREFIXES = 1024
 NOBODY = 0xFFFFFFFF  # stands for "no agent": no process has this number
+CANARY_THREAD = b"infra-canary"  # the name of the thread whose events pass every filter
 MAPS = ("filter_state", "filter_values", "filter_prefixes")
 _EXCLUDE = 1
 _INCLUDE = 2
@@ -26,6 +28,8 @@ _KINDS = ("pid", "uid", "comm", "cgroup", "path")  # enum filter_kind
 _TEXT_KINDS = ("comm", "path")
 _HELP = "write pid=, uid= or cgroup=NUMBER, comm=NAME, path=/PREFIX"
 _PATH_BYTES = 255
+_STATE_KEY = bytes(4)
+_KEY_BYTES = {"filter_state": 4, "filter_values": 24, "filter_prefixes": 5 + _PATH_BYTES}
 _COMM_BYTES = 15
 _SYSCALL_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1
@@ -203,6 +207,12 @@ class Filters:
 EVERYTHING = Filters()
 
 
+def canary_defines() -> dict[str, int]:
+    """Returns the macros that tell a program the name of the canary's thread."""
+    first, second = struct.unpack("<QQ", CANARY_THREAD.ljust(16, b"\0"))
+    return {"CANARY_NAME_FIRST": first, "CANARY_NAME_SECOND": second}
+
+
 class FilterMaps:
     """The filters of a running probe in the kernel.
 
@@ -218,6 +228,7 @@ class FilterMaps:
         self._bank = 0
         self._entries: list[list[Write]] = [list(filters.writes(0)), []]  # of each bank
         self._lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        self._lock = threading.Lock()  # held while the maps are written or compared
         self.filters = filters
 
     def apply(self, filters: Filters) -> None:
@@ -230,21 +241,77 @@ class FilterMaps:
         Raises:
             KernelError: The kernel does not permit it; the old filters stay active.
         """
-        bank = 1 - self._bank
-        self._wait_for_programs()
-        for name, key, _ in self._entries[bank]:
-            self._lib.bpf_map_delete_elem(self._maps[name], key)
-        self._entries[bank] = list(filters.writes(bank))
-        for name, key, value in self._entries[bank]:
-            self._update(name, key, value)
-        self._update("filter_state", bytes(4), filters.state(bank, self._agent_process))
-        self._bank = bank
-        self.filters = filters
+        with self._lock:
+            bank = 1 - self._bank
+            self._wait_for_programs()
+            for name, key, _ in self._entries[bank]:
+                self._delete(name, key)
+            self._entries[bank] = list(filters.writes(bank))
+            for name, key, value in self._entries[bank]:
+                self._update(name, key, value)
+            self._update("filter_state", _STATE_KEY, filters.state(bank, self._agent_process))
+            self._bank = bank
+            self.filters = filters
+
+    def restore(self) -> list[str]:
+        """Compares the maps with what was written to them, and writes it again where they differ.
+
+        Returns:
+            The differences, each as a short text; empty if there is none.
+
+        Raises:
+            KernelError: The maps differ, and the kernel does not permit to write them.
+        """
+        with self._lock:
+            if not self._maps:  # closed
+                return []
+            return [difference for name in MAPS for difference in self._restore_map(name)]
+
+    def _restore_map(self, name: str) -> list[str]:
+        wanted = self._wanted(name)
+        actual = self._read(name)
+        kept = wanted.keys() & actual.keys()
+        deleted = wanted.keys() - kept
+        added = actual.keys() - kept
+        changed = {key for key in kept if wanted[key] != actual[key]}
+        for key in added:
+            self._delete(name, key)
+        for key in (*deleted, *changed):
+            self._update(name, key, wanted[key])
+        counts = {"deleted": len(deleted), "added": len(added), "changed": len(changed)}
+        return [f"{name}: {count} {what}" for what, count in counts.items() if count]
+
+    def _wanted(self, name: str) -> dict[bytes, bytes]:
+        """Returns what a map must hold."""
+        if name == "filter_state":
+            return {_STATE_KEY: self.filters.state(self._bank, self._agent_process)}
+        entries = [*self._entries[0], *self._entries[1]]
+        return {key: value for written, key, value in entries if written == name}
+
+    def _read(self, name: str) -> dict[bytes, bytes]:
+        """Returns what a map holds."""
+        size = _KEY_BYTES[name]
+        held: dict[bytes, bytes] = {}
+        key = None
+        following = ctypes.create_string_buffer(size)
+        value = ctypes.create_string_buffer(8)
+        descriptor = self._maps[name]
+        for _ in range(2 * (VALUES + PREFIXES)):
+            if self._lib.bpf_map_get_next_key(descriptor, key, following):
+                break
+            key = following.raw
+            if not self._lib.bpf_map_lookup_elem(descriptor, key, value):
+                held[key] = value.raw
+        return held
 
     def close(self) -> None:
         """Releases the maps."""
-        while self._maps:
-            os.close(self._maps.popitem()[1])
+        with self._lock:
+            while self._maps:
+                os.close(self._maps.popitem()[1])
+
+    def _delete(self, name: str, key: bytes) -> None:
+        self._lib.bpf_map_delete_elem(self._maps[name], key)
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
         if self._lib.bpf_map_update_elem(self._maps[name], key, value, ctypes.c_ulonglong(0)):

@@ -7,7 +7,7 @@ process. From then on the program writes blocks, which `block.py` drains.
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -37,9 +37,10 @@ from infrasight_core.kernel.filters import (
     VALUES,
     FilterMaps,
     Filters,
+    canary_defines,
 )
 from infrasight_core.kernel.layout import layout_of
-from infrasight_core.kernel.prog_info import skipped_runs
+from infrasight_core.kernel.prog_info import attached_programs, program_id, skipped_runs
 from infrasight_core.plugin.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,7 @@ class LoadSettings:
         python: A Python that has bcc.
         memory: The bytes that the blocks of one probe may take, over all CPUs.
         entries: The calls of one probe that may be in progress at once.
-        own_work: Whether to record the work of this process and its children, too.
+        own_work: Whether to record the work of this process and of the loaders that it starts, too.
         compat: Whether to record calls of the 32-bit ABI, which costs every system call of the
             machine 0.3 µs.
     """
@@ -83,6 +84,8 @@ class LoadedProbe:
         functions: Its programs that are attached to kernel functions.
         unattached: Those that are not, and why.
         warnings: The compiler's warnings about its C, each as `file:line: warning: …`.
+        tracepoints: The tracepoint and the program of each of the last `descriptors`.
+        canary: Causes an event on purpose; see `BpfProgram`.
     """
 
     name: str
@@ -93,10 +96,31 @@ class LoadedProbe:
     functions: tuple[str, ...] = ()
     unattached: Mapping[str, str] = field(factory=dict)
     warnings: tuple[str, ...] = ()
+    tracepoints: tuple[tuple[str, str], ...] = ()
+    canary: Callable[[str], None] | None = None
 
     def skipped_runs(self) -> int:
         """Counts the runs of its programs that the kernel skipped, and that recorded nothing."""
         return skipped_runs(self.programs.values())
+
+    def detached(self) -> list[str]:
+        """Returns the tracepoints from which the kernel has detached a program.
+
+        Empty if this process may not ask the kernel, or if the probe itself was detached.
+        """
+        descriptors = list(self.descriptors)[-len(self.tracepoints) :]
+        detached = []
+        for (event, function), descriptor in zip(self.tracepoints, descriptors, strict=False):
+            try:
+                attached = attached_programs(descriptor)
+                is_attached = program_id(self.programs[function]) in attached
+            except PermissionError:
+                return []
+            except KernelError:
+                is_attached = False
+            if not is_attached:
+                detached.append(event)
+        return detached
 
     def detach(self) -> None:
         """Stops recording; the blocks can still be drained."""
@@ -161,6 +185,8 @@ def load(
         functions=tuple(values["functions"]),
         unattached=values["unattached"],
         warnings=answer.warnings,
+        tracepoints=tuple((event, name) for name, event in request["attach"] if event),
+        canary=program.canary,
     )
     _log_shortcomings(loaded, program)
     return loaded
@@ -211,6 +237,7 @@ def _request(
         "ENTRY_SLOTS": 1 << (settings.entries - 1).bit_length(),
         "FILTER_VALUES": 2 * VALUES,
         "FILTER_PREFIXES": 2 * PREFIXES,
+        **canary_defines(),
         **compat_defines(kernel.machine),
         **cgroup_defines(),
         **_offset_defines(source),

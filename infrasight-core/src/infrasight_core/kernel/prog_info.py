@@ -1,6 +1,7 @@
-"""Reads how often the kernel skipped a loaded program: bpf(2)."""
+"""Asks the kernel about loaded programs: bpf(2), and ioctl(2) of their attachments."""
 
 import ctypes
+import fcntl
 import os
 import struct
 from collections.abc import Iterable
@@ -11,7 +12,12 @@ _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _OBJ_GET_INFO_BY_FD = 15
 # In struct bpf_prog_info of include/uapi/linux/bpf.h.
 _INFO_BYTES = 256
+_ID_OFFSET = 4
 _RECURSION_MISSES_OFFSET = 208
+# PERF_EVENT_IOC_QUERY_BPF of include/uapi/linux/perf_event.h, and the most programs that the kernel
+# lets attach to one tracepoint (BPF_TRACE_MAX_PROGS).
+_QUERY_BPF = 0xC008240A
+_MOST_PROGRAMS = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -25,15 +31,50 @@ def skipped_runs(programs: Iterable[int]) -> int:
         KernelError: A descriptor is not a program's.
     """
     info = ctypes.create_string_buffer(_INFO_BYTES)
-    return sum(_recursion_misses(program, info) for program in programs)
+    misses = 0
+    for program in programs:
+        _read_info(program, info)
+        misses += struct.unpack_from("<Q", info, _RECURSION_MISSES_OFFSET)[0]
+    return misses
 
 
-def _recursion_misses(program: int, info: "ctypes.Array[ctypes.c_char]") -> int:
+def program_id(program: int) -> int:
+    """Returns the kernel's number for a program.
+
+    Raises:
+        KernelError: The descriptor is not a program's.
+    """
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    _read_info(program, info)
+    number: int = struct.unpack_from("<I", info, _ID_OFFSET)[0]
+    return number
+
+
+def attached_programs(attachment: int) -> list[int]:
+    """Returns the kernel's numbers of the programs that are attached to a tracepoint.
+
+    Args:
+        attachment: The descriptor of one attachment to it, a perf event.
+
+    Raises:
+        KernelError: The descriptor is not that of an attachment.
+        PermissionError: This process may not ask; it needs CAP_PERFMON.
+    """
+    query = bytearray(struct.pack(f"<II{_MOST_PROGRAMS}I", _MOST_PROGRAMS, *[0] * 65))
+    try:
+        fcntl.ioctl(attachment, _QUERY_BPF, query)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise KernelError(f"attachment {attachment}: {error.strerror}") from error
+    (count,) = struct.unpack_from("<I", query, 4)
+    return list(struct.unpack_from(f"<{min(count, _MOST_PROGRAMS)}I", query, 8))
+
+
+def _read_info(program: int, info: "ctypes.Array[ctypes.c_char]") -> None:
     ctypes.memset(info, 0, _INFO_BYTES)  # members that the kernel does not have stay 0
     attributes = ctypes.create_string_buffer(
         struct.pack("<IIQ", program, _INFO_BYTES, ctypes.addressof(info)), 16
     )
     if _libc.syscall(_SYSCALL_BPF[os.uname().machine], _OBJ_GET_INFO_BY_FD, attributes, 16):
         raise KernelError(f"program {program}: {os.strerror(ctypes.get_errno())}")
-    misses: int = struct.unpack_from("<Q", info, _RECURSION_MISSES_OFFSET)[0]
-    return misses

@@ -33,6 +33,23 @@ class Columns:
     texts: Mapping[str, tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]] = field(factory=dict)
     flags: tuple[str, ...] = ()
 
+    def select(self, kept: npt.NDArray[np.bool_]) -> "Columns":
+        """Returns the rows for which `kept` is true."""
+        texts = {}
+        for name, (offsets, data) in self.texts.items():
+            lengths = np.diff(offsets)
+            kept_offsets = np.zeros(np.count_nonzero(kept) + 1, np.int32)
+            np.cumsum(lengths[kept], out=kept_offsets[1:])
+            texts[name] = (kept_offsets, data[np.repeat(kept, lengths)])
+        return Columns(
+            rows=int(np.count_nonzero(kept)),
+            cpu=self.cpu[kept],
+            sequence=self.sequence[kept],
+            fixed={name: values[kept] for name, values in self.fixed.items()},
+            texts=texts,
+            flags=self.flags,
+        )
+
     def array(self, name: str) -> pa.Array:
         """Returns a column as an Arrow array.
 

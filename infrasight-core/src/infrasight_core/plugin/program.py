@@ -3,7 +3,7 @@
 `load_bpf` returns a BpfProgram, which `kernel/loader.py` loads.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -123,6 +123,10 @@ class BpfProgram:
         headers: The plugin's own `.bpf.h` resources that the source includes.
         slots: The number of events that a CPU's block holds, a power of two. It is halved until the
             blocks fit the memory budget.
+        canary: Performs one harmless operation that the program records, with this text in a TEXT
+            column. It is best one that fails, and must not start a process. The agent calls it
+            regularly, in a separate thread, to see whether the event arrives; an OSError is
+            ignored. None for a program whose events cannot be caused in that way.
     """
 
     source: Path | Traversable
@@ -130,6 +134,7 @@ class BpfProgram:
     defines: Mapping[str, int] = field(factory=dict)
     headers: tuple[Path | Traversable, ...] = ()
     slots: int = 16384
+    canary: Callable[[str], None] | None = None
 
 
 @frozen

@@ -1,0 +1,176 @@
+"""What a user with root's rights tries so that probes stop recording and nobody notices."""
+
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import infrasight_probe_open.plugin as open_probe
+import infrasight_probe_sample.plugin as sample
+import pytest
+from infrasight_core.agent.canary import Canary
+from infrasight_core.agent.recorder import Recorder
+from infrasight_core.agent.reload import attach_all
+from infrasight_core.agent.settings import ProbeSettings
+from infrasight_core.kernel.filters import Filters
+from infrasight_core.kernel.loader import LoadSettings
+from infrasight_recording import Recording, plugins_with
+from infrasight_testbed.bpf_maps import BpfMap, maps_of
+from infrasight_testbed.system import Process, System, running_system, until
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="recording needs root")
+STATE = bytes(4)
+EXCLUDE = struct.pack("<Q", 1)
+REWRITTEN = "rewrote the filters"
+# Every program that this agent records is named so; it excludes another name.
+HIDDEN = "is-hidden"
+SETTINGS = 'probes = ["execve"]\n[filters.execve]\nexclude_comm = ["is-excluded"]\n'
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A system without a server."""
+    with running_system(tmp_path_factory.mktemp("system")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent(system: System, tmp_path_factory: pytest.TempPathFactory) -> Process:
+    """An agent that checks its probes every second."""
+    settings = tmp_path_factory.mktemp("agent") / "agent.toml"
+    settings.write_text(SETTINGS)
+    environment = {"INFRASIGHT_AGENT_CANARY_INTERVAL": "1", "INFRASIGHT_AGENT_STOP_SECONDS": "0"}
+    return system.start_agent("--config", str(settings), ready=False, environment=environment)
+
+
+@pytest.fixture
+def hidden(tmp_path: Path) -> Path:
+    """A program that the agent records."""
+    program = tmp_path / HIDDEN
+    program.symlink_to("/bin/true")
+    return program
+
+
+def own_map(agent: Process, name: str) -> BpfMap:
+    """Returns the map of the agent's probe of executions; the tracker has one, too."""
+    return next(each for each in maps_of(agent.pid, name) if has_filters(agent, each))
+
+
+def has_filters(agent: Process, each: BpfMap) -> bool:
+    """Returns whether this is a map of the probe with filters."""
+    if each.name != "filter_state":
+        return each.read(comm_key("is-excluded")) is not None
+    state = each.read(STATE)
+    return state is not None and struct.unpack("<Q", state)[0] & 0x3FF != 0
+
+
+def comm_key(name: str) -> bytes:
+    """Returns the key of a thread's name in bank 0."""
+    return struct.pack("<Q16s", 2, name.encode())
+
+
+def wait_for_report(agent: Process, text: str) -> None:
+    """Waits until the agent has reported the attack, then until it is well again."""
+    until(lambda: "execve: " in agent.get("readyz") and text in agent.get("readyz"), text, 60)
+    assert agent.metric('infrasight_filter_maps_restored_total{probe="execve"}') > 0
+    until(lambda: "execve: " not in agent.get("readyz"), "the agent recovers", 60)
+    assert "probe records again" in agent.log()
+
+
+def assert_records(agent: Process, program: Path) -> None:
+    """Asserts that an execution is read from the blocks."""
+    read = 'infrasight_events_read_total{probe="execve"}'
+    before = agent.metric(read)
+    subprocess.run([program], check=True)
+    until(lambda: agent.metric(read) > before, "the execution is recorded", 60)
+
+
+def test_filter_state_that_is_rewritten_is_reported_and_restored(
+    agent: Process, hidden: Path
+) -> None:
+    """A root process sets a filter that no event passes: it is reported and restored."""
+    state = own_map(agent, "filter_state")
+    (word,) = struct.unpack("<Q", state.read(STATE) or b"")
+    state.write(STATE, struct.pack("<Q", word | 0x2AA))  # an include of every kind
+    wait_for_report(agent, REWRITTEN)
+    assert state.read(STATE) == struct.pack("<Q", word)
+    assert_records(agent, hidden)
+
+
+def test_filter_that_names_another_process_as_the_agent_is_restored(
+    agent: Process, hidden: Path
+) -> None:
+    """A root process poses as the agent in the filters: it is reported and recorded again."""
+    state = own_map(agent, "filter_state")
+    (word,) = struct.unpack("<Q", state.read(STATE) or b"")
+    state.write(STATE, struct.pack("<Q", os.getpid() << 32 | word & 0xFFFFFFFF))
+    wait_for_report(agent, REWRITTEN)
+    assert state.read(STATE) == struct.pack("<Q", word)
+    assert_records(agent, hidden)
+
+
+def test_filter_that_is_added_is_reported_and_removed(agent: Process, hidden: Path) -> None:
+    """A root process excludes its program's name: the filter is reported and removed."""
+    values = own_map(agent, "filter_values")
+    values.write(comm_key(HIDDEN), EXCLUDE)
+    wait_for_report(agent, REWRITTEN)
+    assert values.read(comm_key(HIDDEN)) is None
+    assert_records(agent, hidden)
+
+
+def test_filter_that_is_deleted_is_reported_and_written_again(agent: Process) -> None:
+    """A root process deletes a filter to flood the store: it is reported and written again."""
+    values = own_map(agent, "filter_values")
+    values.delete(comm_key("is-excluded"))
+    wait_for_report(agent, REWRITTEN)
+    assert values.read(comm_key("is-excluded")) == EXCLUDE
+
+
+@contextmanager
+def watched(probe: str, module: object, filters: Filters) -> Iterator[tuple[Recorder, Canary]]:
+    """Records with one probe, as an agent does, and checks it every second."""
+    recorder = Recorder(
+        plugins_with(probe, module), LoadSettings(own_work=False, compat=False), "here", Recording()
+    )
+    assert attach_all(recorder, {probe: ProbeSettings(filters=filters)}) == {}
+    recorder.start()
+    canary = Canary(recorder, 1.0)
+    canary.start()
+    try:
+        yield recorder, canary
+    finally:
+        canary.stop()
+        counts = recorder.stop()[probe]
+        assert recorder.failure is None
+        assert counts.read == counts.submitted == counts.seen - counts.filtered - counts.dropped
+
+
+def detach(recorder: Recorder, probe: str, event: str) -> None:
+    """Ends an attachment behind the agent's back: its descriptor becomes another file."""
+    loaded = recorder.loaded(probe)
+    attached = loaded.descriptors[-len(loaded.tracepoints) :]
+    events = [each for each, _ in loaded.tracepoints]
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(nothing, attached[events.index(event)])
+    os.close(nothing)
+
+
+def test_program_that_is_detached_is_reported_by_the_canary() -> None:
+    """A root process detaches a program: the canary's silence and the tracepoint are reported."""
+    filters = Filters(include_uid=(65534,), include_path=("/nowhere",), exclude_comm=("python3",))
+    with watched("open", open_probe, filters) as (recorder, canary):
+        until(lambda: len(recorder.loaded("open").blocks.canary_texts()) >= 2, "canaries arrive")
+        assert canary.problems == {}
+        detach(recorder, "open", "syscalls:sys_exit_openat")
+        until(lambda: "did not arrive" in canary.problems.get("open", ""), "silence is noticed")
+        assert "no longer attached to syscalls:sys_exit_openat" in canary.problems["open"]
+
+
+def test_program_without_a_canary_is_reported_when_it_is_detached() -> None:
+    """A root process detaches a program without a canary: the tracepoint is reported."""
+    with watched("sample", sample, Filters()) as (recorder, canary):
+        event = recorder.loaded("sample").tracepoints[0][0]
+        detach(recorder, "sample", event)
+        until(lambda: event in canary.problems.get("sample", ""), "the kernel tells")

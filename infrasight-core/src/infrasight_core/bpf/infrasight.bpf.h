@@ -255,8 +255,8 @@ int agent_process(void *context) {
 #include "path.bpf.h"
 #include "exe.bpf.h"
 
-/* Publishes the event, unless the filters reject it. An event of the canary is published, but counts
- * as filtered, because it never becomes a row. The atomic addition is fully ordered on every
+/* Publishes the event, unless the filters reject it. An event of the canary is published, too, but
+ * counts as filtered, because it never becomes a row. The atomic addition is fully ordered on every
  * architecture because its result is used: a reader that sees the new head also sees all that was
  * written before it. */
 static inline void commit(struct block *b) {

@@ -6,7 +6,12 @@ from typing import Any
 from infrasight_operator.model.agent_report import Failure, Report
 from infrasight_operator.model.policy import Policy
 from infrasight_operator.model.resolution import NodeConfiguration, resolve
-from infrasight_operator.rollout import RECONNECT_SECONDS, needs_new_pod, nodes_to_restart
+from infrasight_operator.rollout import (
+    LEAST_POD_SECONDS,
+    RECONNECT_SECONDS,
+    needs_new_pod,
+    nodes_to_restart,
+)
 from infrasight_operator.status.node_probes import NodeView
 
 NOW = 1000.0
@@ -75,6 +80,14 @@ def test_restarts_stay_within_max_unavailable() -> None:
     assert restarts([view("a", connected=False), *views[1:]]) == ["b"]
     assert restarts([view("a", connected=False), view("b", connected=False), *views[2:]]) == []
     assert restarts(views, "20%") == ["a"]
+
+
+def test_new_pod_stays_for_a_while() -> None:
+    """Packages that change again and again do not restart the same node each time."""
+    views = [view("a"), view("b")]
+    recently = {"a": NOW - LEAST_POD_SECONDS + 1}
+    assert restarts(views, restarted_at=recently) == ["b"]
+    assert restarts(views, restarted_at={"a": NOW - LEAST_POD_SECONDS}) == ["a", "b"]
 
 
 def test_nodes_with_current_packages_are_not_restarted() -> None:

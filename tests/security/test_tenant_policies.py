@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from infrasight_testbed.chart import ChartError, template
 from infrasight_testbed.control_plane import ControlPlane, ToolError
+from infrasight_testbed.fake_agent import FakeAgent
 from infrasight_testbed.operator_process import API_VERSION, OperatorInstallation
 from infrasight_testbed.system import until
 
@@ -186,3 +187,50 @@ def test_deeply_nested_options_do_not_stop_other_policies(
     create(installation, "evil", {"name": "open", "options": "NESTED"}, NESTED=nested)
     installation.policy("victim", "execve", "chmod", priority=10)
     installation.until_probes(**{victim: ["chmod", "execve"]})
+
+
+def test_changing_packages_do_not_keep_a_node_from_recording(
+    installation: OperatorInstallation, add_node: AddNode, pool: str
+) -> None:
+    """A policy of the lowest priority names other packages again and again; each replaces the pod.
+
+    The agent's pod is replaced once, and then stays for a while.
+    """
+    node = add_node("victim", pool=pool)
+    installation.install()
+    operator = installation.start()
+    installation.until_probes(**{node: []})
+
+    def pods() -> list[str]:
+        return [
+            pod["metadata"]["name"]
+            for pod in installation.cluster.objects("pods", installation.namespace)
+            if pod["status"].get("phase") == "Running"
+        ]
+
+    def change_packages(version: str) -> None:
+        package = {"name": "demo", "version": version, "hashes": [f"sha256:{'0' * 64}"]}
+        installation.policy("evil", packages=[package], priority=-1000)
+
+        def is_configured() -> bool:
+            packages = installation.node_probes()[node]["spec"].get("packages", [])
+            return [package["version"] for package in packages] == [version]
+
+        until(is_configured, f"the configuration has version {version}", SECONDS)
+
+    def connect(**fields: Any) -> FakeAgent:
+        agent = FakeAgent(installation.address, node, pod=pods()[0], **fields)
+        agent.apply_next(**fields)
+        return agent
+
+    until(lambda: len(pods()) == 1, "the node has a pod", SECONDS)
+    first = connect()
+    before = pods()
+    change_packages("1.0")
+    until(lambda: len(pods()) == 1 and pods() != before, "the pod is replaced", SECONDS)
+    first.close()
+    second = connect(packages=[("demo", "1.0")])
+    for number in range(2, 5):
+        change_packages(f"{number}.0")
+    assert operator.metric("infrasight_operator_pod_restarts_total") == 1
+    second.close()

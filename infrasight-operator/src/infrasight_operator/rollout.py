@@ -7,6 +7,9 @@ from infrasight_operator.status.node_probes import NodeView
 
 # How long an agent may be disconnected before its pod is replaced without a report from it.
 RECONNECT_SECONDS = 60.0
+# How long a new pod stays at least. Policies that change packages again and again would otherwise
+# keep the node from being recorded.
+LEAST_POD_SECONDS = 300.0
 
 
 def needs_new_pod(view: NodeView) -> bool:
@@ -58,7 +61,8 @@ def nodes_to_restart(
     connected = []
     for view in outdated:
         if view.connected:
-            connected.append(view.name)
+            if now - restarted_at.get(view.name, -LEAST_POD_SECONDS) >= LEAST_POD_SECONDS:
+                connected.append(view.name)
             continue
         since = max(disconnected_since[view.name], restarted_at.get(view.name, 0))
         if now - since >= RECONNECT_SECONDS:

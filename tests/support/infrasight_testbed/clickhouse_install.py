@@ -1,6 +1,7 @@
 """Puts the ClickHouse server that the tests use into the user's cache, once."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 VERSION = "26.7.3-stable.1"  # its later tags have a library that cannot listen
 PACKAGE = f"@chdb/lib-linux-x64-gnu@{VERSION}"
+_LIBRARY_SHA256 = "36ad4e999882821ef13cf2d0f52c93f48e6ee1b4498b35a201c23ce4b8d15bf5"
 _ATTEMPTS = 4
 
 
@@ -25,7 +27,7 @@ def clickhouse_library() -> Path:
     """The path of `libchdb.so`, fetched from npm when it is not in the cache (180 MB).
 
     Raises:
-        RuntimeError: npm is unavailable, or the package cannot be fetched.
+        RuntimeError: npm is unavailable, or the package cannot be fetched or has another content.
     """
     folder = cache_folder() / f"clickhouse-{VERSION}"
     library = folder / "libchdb.so"
@@ -50,6 +52,10 @@ def _fetch(library: Path) -> None:
                 raise RuntimeError(f"{PACKAGE} holds no package/libchdb.so")
             with member, (Path(scratch) / "libchdb.so").open("wb") as file:
                 shutil.copyfileobj(member, file, 1 << 20)
+        with (Path(scratch) / "libchdb.so").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != _LIBRARY_SHA256:
+            raise RuntimeError(f"{PACKAGE} holds another library than expected: SHA-256 {digest}")
         (Path(scratch) / "libchdb.so").rename(library)
 
 

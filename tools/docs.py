@@ -355,7 +355,7 @@ def attacks() -> str:
     parts = [f"{total} attacks."]
     for attacker, sentences in found.items():
         rows = [[sentence, f"[`{name}`](../tests/security/{name})"] for name, sentence in sentences]
-        parts.append(f"## {ATTACKERS[attacker]}: {len(rows)}")
+        parts.append(f"## {ATTACKERS[attacker]}\n\n{len(rows)} attacks.")
         parts.append(table(["Attack", "Test"], rows))
     return "\n\n".join(parts)
 

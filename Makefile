@@ -9,7 +9,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 
-.PHONY: help setup run tour test test-all test-kernels lint images sbom proto docs lock bench clean
+.PHONY: help setup run tour test test-all test-kernels lint images sbom proto docs lock bench clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,10 @@ lock: ## Write the newest versions that fit together, with hashes, into requirem
 	@$(PYTHON) tools/setup.py lint
 	printf -- '-e ./%s\n' $(PACKAGES) | $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --group dev $(PACKAGES:%=--no-emit-package %) - --output-file requirements.lock >/dev/null
+
+fuzz: ## Send mutated messages to a server and a control service; ARGS="--mutations 1000000 --seed 2"
+	@$(PYTHON) tools/setup.py test
+	@PYTHONPATH=tests/support $(BIN)/python -m infrasight_testbed.fuzz $(ARGS)
 
 bench: ## Run the benchmarks, which compare with other tracers (as root)
 	@$(PYTHON) tools/setup.py bench

@@ -1,0 +1,1 @@
+"""Sends mutated messages to real processes: `python -m infrasight_testbed.fuzz --help`."""

@@ -35,7 +35,7 @@ def listen(address):
         listener.bind(address[5:])
     else:
         host, _, port = address.rpartition(":")
-        listener = socket.socket()
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
     listener.listen(64)
@@ -142,12 +142,18 @@ class LocalUser:
             )
         )
 
+    def _start_listening(self, script: str, arguments: object) -> subprocess.Popen[str]:
+        process = self.start(script, arguments)
+        assert process.stdout is not None
+        if process.stdout.readline() != '"listening"\n':
+            process.communicate(timeout=SECONDS)
+            raise AssertionError("the user cannot listen there")
+        return process
+
     @contextmanager
     def squatting(self, address: str) -> Iterator["Squatter"]:
         """Listens at an address, and collects what arrives."""
-        process = self.start(_SQUAT, address)
-        assert process.stdout is not None
-        assert process.stdout.readline() == '"listening"\n'
+        process = self._start_listening(_SQUAT, address)
         squatter = Squatter(process)
         try:
             yield squatter
@@ -160,9 +166,7 @@ class LocalUser:
         with open_folder() as folder:
             os.chown(folder, self.uid, self.uid)
             own = f"unix:{folder}/tunnel"
-            process = self.start(_TUNNEL, [server, own])
-            assert process.stdout is not None
-            assert process.stdout.readline() == '"listening"\n'
+            process = self._start_listening(_TUNNEL, [server, own])
             try:
                 yield own
             finally:

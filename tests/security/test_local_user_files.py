@@ -44,7 +44,7 @@ def state(folder: Path) -> Path:
 
 
 def store_an_event(system: System) -> None:
-    """Stores an event whose arguments nobody else may read."""
+    """Stores an event whose arguments other users may not read."""
     agent = system.start_agent()
     execute("mark-secret", 1)
     until(lambda: len(system.rows("mark-secret")) == 1, "the event is stored")

@@ -37,7 +37,7 @@ def query(address: str, **options: object) -> str:
 
 
 def test_agent_waits_for_its_server_while_another_user_has_its_port(folder: Path) -> None:
-    """The port is taken while the server is down; no event is sent there, and none is lost."""
+    """The port is taken while the server is down; no event is sent there or dropped."""
     with running_system(folder) as system:
         system.address = loopback_address()
         server = system.start_server()

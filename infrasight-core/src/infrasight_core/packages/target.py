@@ -5,6 +5,7 @@ from pathlib import Path
 
 from infrasight_core.errors import ConfigError
 from infrasight_core.packages.report import REPORT, PackageFailure, PackagesReport
+from infrasight_core.settings.private_files import make_private_folder
 
 
 def prepare_target(folder: Path) -> None:
@@ -18,13 +19,14 @@ def prepare_target(folder: Path) -> None:
     """
     unfinished = PackageFailure(REPORT, "the installation of the packages was interrupted")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        existing = list(folder.iterdir())
+        existing = list(folder.iterdir()) if folder.exists() else []
         if existing and not (folder / REPORT).is_file():
             raise ConfigError(
                 f"{folder} holds files that `infrasight packages` did not install: "
                 "name an empty folder"
             )
+        # The agent, as root, imports what is in it.
+        make_private_folder(folder, "target")
         PackagesReport(failures=(unfinished,)).write(folder)
         for path in existing:
             if path.is_dir() and not path.is_symlink():

@@ -23,7 +23,8 @@ def make_private_folder(folder: Path, setting: str) -> None:
         setting: The setting that names it, for messages.
 
     Raises:
-        ConfigError: The folder cannot be created, is a link, or belongs to another user.
+        ConfigError: The folder cannot be created, is a link, belongs to another user, or is one
+            like /tmp for all users.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,8 @@ def make_private_folder(folder: Path, setting: str) -> None:
                 f"{setting}: {folder} belongs to user {status.st_uid}, who could read and replace "
                 f"what is in it; change its owner to user {os.geteuid()}, or run as its owner"
             )
+        if status.st_mode & stat.S_ISVTX:
+            raise ConfigError(f"{setting}: {folder} is for all users (sticky); choose another one")
         if status.st_mode & _OTHERS:
             os.fchmod(descriptor, _PRIVATE_FOLDER)
             log.warning(

@@ -13,10 +13,15 @@ import pyarrow as pa
 import pytest
 from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError
 from infrasight_server import metrics
+from infrasight_server.settings import ServerSettings
 from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.embedded import supervisor
 from infrasight_server.store.embedded.confinement import confine
 from infrasight_server.store.memory import memory_limit
 from infrasight_server.store.query_limits import QueryLimits
+from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.execve_batches import batch, hello, plugins, table
+from infrasight_testbed.server_thread import running_server
 from infrasight_testbed.system import until
 
 
@@ -35,12 +40,18 @@ def store(folder: Path) -> Iterator[Store]:
 
 
 def process_of(folder: Path) -> int:
-    """Returns the id of the process that has the store's folder open."""
-    inode = (folder / "status").stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        if line.split()[5].endswith(f":{inode}"):
-            return int(line.split()[4])
-    raise AssertionError(f"no process has {folder} open")
+    """Returns the id of the process that has the store's folder open, as soon as there is one."""
+    found: list[int] = []
+
+    def has_process() -> bool:
+        inode = (folder / "status").stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            if line.split()[5].endswith(f":{inode}"):
+                found.append(int(line.split()[4]))
+        return bool(found)
+
+    until(has_process, f"a process has {folder} open")
+    return found[0]
 
 
 def answer(store: Store, sql: str) -> list[dict[str, object]]:
@@ -103,6 +114,36 @@ def test_killed_process_starts_again_with_its_data(store: Store, folder: Path) -
     until(answers, "the process has started again")
     assert answer(store, "SELECT sum(n) AS n FROM t") == [{"n": 3}]
     assert metrics.STORE_RESTARTS._value.get() == restarts + 1
+
+
+def test_process_killed_ten_times_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches that arrive meanwhile are all acknowledged, and every row is stored once."""
+    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE", 0.1)
+    rows = 2000
+    kills = 10
+    settings = ServerSettings(
+        listen=f"unix:{tmp_path}/run/s", status_listen="127.0.0.1:0", data=tmp_path
+    )
+    folder = tmp_path / "store"
+    answers: dict[str, str] = {}
+    sent = 0
+    with running_server(settings, plugins()) as server, AgentClient(server.address) as agent:
+        agent.send(hello())
+        agent.answer()
+        for _ in range(kills):
+            for _ in range(3):
+                agent.send(batch(f"b{sent}", table(rows, first=rows * sent)))
+                sent += 1
+            answers |= agent.answers(1)  # the others may be in the middle of their insert
+            os.kill(process_of(folder), signal.SIGKILL)
+        answers |= agent.answers(sent - len(answers))
+    assert answers == {f"b{number}": "stored" for number in range(sent)}
+    store = settings.open_store()
+    stored = pa.Table.from_batches(store.query("SELECT sequence FROM execve_events"))
+    store.close()
+    assert sorted(stored["sequence"].to_pylist()) == list(range(sent * rows))
 
 
 def test_killed_process_fails_the_running_query(store: Store, folder: Path) -> None:

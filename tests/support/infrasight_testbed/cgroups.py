@@ -77,3 +77,37 @@ def cgroup_entry(*folders: Path) -> Callable[[], None]:
 def run_in_cgroups(folders: Sequence[Path], *command: str) -> None:
     """Runs a command in cgroups."""
     subprocess.run(command, preexec_fn=cgroup_entry(*folders), check=True)
+
+
+@contextmanager
+def children_with_memory(limit: int) -> Iterator[None]:
+    """Processes that start meanwhile may use so much memory together, then the kernel kills one."""
+    folder = Path("/sys/fs/cgroup/memory")
+    file = "memory.limit_in_bytes"
+    if not folder.is_dir():
+        folder, file = folder.parent, "memory.max"
+    previous = folder / _memory_cgroup()
+    if not (previous / "cgroup.procs").exists():
+        pytest.skip("no cgroup hierarchy limits memory here")
+    group = folder / f"infrasight-memory-{os.getpid()}"
+    group.mkdir()
+    try:
+        if not (group / file).exists():
+            pytest.skip("the memory controller is not enabled here")
+        (group / file).write_text(str(limit))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (previous / "cgroup.procs").write_text(str(os.getpid()))
+        # The processes have ended, or go back as well.
+        for process in (group / "cgroup.procs").read_text().split():
+            (previous / "cgroup.procs").write_text(process)
+        group.rmdir()
+
+
+def _memory_cgroup() -> str:
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            return path.strip("/")
+    return ""

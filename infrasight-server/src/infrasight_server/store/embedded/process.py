@@ -19,6 +19,7 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -34,6 +35,15 @@ _STOP_SECONDS = 10
 _NO_STREAM = "Streaming query is not supported"
 _TOTALS = re.compile(r"\bTOTALS\b", re.IGNORECASE)
 """chDB fails when it streams the answer of a statement with totals."""
+_FATAL_SIGNALS = (
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+)
 _LOOK_MILLISECONDS = 200
 """How often it tries again to end the statements of closed connections."""
 _SYSTEM_PATHS = (
@@ -283,15 +293,13 @@ def _python_paths() -> list[Path]:
     return [Path(path) for path in (*sys.path, library) if path]
 
 
-def _answer_start(process: _Process, control: socket.socket, missing: list[str]) -> bool:
-    """Opens the store and reports the outcome; returns whether it is open."""
-    answer: dict[str, Any] = {"missing": missing}
+def _open(process: _Process, missing: list[str]) -> dict[str, Any]:
+    """Opens the store; returns the first message to the server."""
     try:
         process.open()
     except (ImportError, OSError, RuntimeError) as error:
-        answer = {"error": str(error)}
-    control.send(json.dumps(answer).encode()[:MESSAGE_BYTES])
-    return "error" not in answer
+        return {"error": str(error)}
+    return {"missing": missing}
 
 
 def main() -> None:
@@ -312,17 +320,17 @@ def main() -> None:
     if os.getppid() != server:  # it ended before the kernel was asked to report that
         return
     process = _Process(control, options)
-    thread = Thread(target=_run, args=(process, control, missing))
-    thread.start()
-    thread.join()
-
-
-def _run(process: _Process, control: socket.socket, missing: list[str]) -> None:
-    if not _answer_start(process, control, missing):
-        os._exit(1)
-    process.serve()
-    signal.alarm(_STOP_SECONDS)
-    process.close()
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(_open, process, missing).result()
+        for number in _FATAL_SIGNALS:
+            # ClickHouse's own handler leaves the process alive, but answers nothing any more.
+            signal.signal(number, signal.SIG_DFL)
+        control.send(json.dumps(answer).encode()[:MESSAGE_BYTES])
+        if "error" in answer:
+            os._exit(1)
+        thread.submit(process.serve).result()
+        signal.alarm(_STOP_SECONDS)
+        thread.submit(process.close).result()
     os._exit(0)  # chDB's threads have nothing left to do
 
 

@@ -101,6 +101,8 @@ class Store:
             finally:
                 client.close()
         self._own_connections = Connections(lambda: connect(database))
+        # Apart from the others: the end of a query must not wait for inserts.
+        self._control_connections = Connections(lambda: connect(database))
         self._query_connections = Connections(lambda: connect_reader(database))
         # Apart from the others: a running query must not wait for a connection of other queries.
         self._side_connections = Connections(lambda: connect_reader(database))
@@ -243,6 +245,7 @@ class Store:
     def close(self) -> None:
         """Closes every connection that is not in use, and ends the store's process."""
         self._own_connections.close()
+        self._control_connections.close()
         self._query_connections.close()
         self._side_connections.close()
         if self._supervisor is not None:
@@ -448,7 +451,7 @@ class Store:
         Raises:
             StoreUnavailableError: The store does not answer.
         """
-        with store_errors(), self._side_connections.acquire() as client:
+        with store_errors(), self._control_connections.acquire() as client:
             condition, parameters = client.is_statement(query_id)
             client.command(f"KILL QUERY WHERE {condition} ASYNC", parameters, {})
 

@@ -67,7 +67,7 @@ def test_query_cannot_read_the_key_beside_the_store(store: Store, tmp_path: Path
 def test_query_cannot_read_the_servers_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader looks for a password among the variables, by the path of its own process."""
+    """A reader looks for a password among the variables, by the paths of processes."""
     monkeypatch.setenv("INFRASIGHT_SERVER_STORE_PASSWORD", "secret")
     store = ServerSettings(data=tmp_path, database="test").open_store()
     try:

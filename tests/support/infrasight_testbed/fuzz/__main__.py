@@ -25,7 +25,7 @@ def main() -> int:
 
 def print_result(result: Result) -> None:
     """Prints a line for each number."""
-    server, control = result.peak_bytes
+    server, store, control = (size // MIB for size in result.peak_bytes)
     print(f"mutations sent: {result.mutations} in {result.seconds:.0f} s")
     print(f"crashes: {len(result.crashes)}")
     for crash in sorted(set(result.crashes))[:20]:
@@ -34,7 +34,7 @@ def print_result(result: Result) -> None:
     print(f"rows stored: {result.stored_rows}")
     print(f"rows stored that should not be: {result.wrong_rows}")
     print(f"acknowledged rows that are not stored: {result.missing_rows}")
-    print(f"peak memory: server {server // MIB} MiB, control service {control // MIB} MiB")
+    print(f"peak memory: server {server} MiB, store {store} MiB, control service {control} MiB")
     for outcome, count in result.outcomes.most_common():
         print(f"  {count:9} {outcome}")
 

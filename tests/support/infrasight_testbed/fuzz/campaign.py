@@ -36,9 +36,8 @@ _ANSWER_SECONDS: Final = 60.0
 _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _SERVICE: Final = "/infrasight.v1.EventService"
 _CONTROL: Final = "/infrasight.v1.ControlService"
-_UNPARSABLE: Final = (
-    "Exception deserializing request!"  # gRPC's answer to bytes that are no message
-)
+_UNPARSABLE: Final = "google.protobuf.message.DecodeError"
+"""A part of gRPC's own answer to bytes that are no message."""
 _FAILURES: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 _OPTIONS: Final = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
@@ -55,7 +54,7 @@ class Result:
         wrong_rows: Rows stored although no acknowledged batch accounts for them.
         missing_rows: Rows of acknowledged batches that are not stored.
         stored_rows: The rows stored.
-        peak_bytes: The most resident memory of the server, and of the operator's control service.
+        peak_bytes: The most resident memory of the server, its store, and the control service.
         seconds: How long it took.
     """
 
@@ -66,7 +65,7 @@ class Result:
     wrong_rows: int = 0
     missing_rows: int = 0
     stored_rows: int = 0
-    peak_bytes: tuple[int, int] = (0, 0)
+    peak_bytes: tuple[int, int, int] = (0, 0, 0)
     seconds: float = 0.0
 
 
@@ -104,12 +103,13 @@ class Campaign:
                 *("--linger-seconds", "0.02", "--query-seconds", "5", "--log-level", "error")
             )
             with _control_process(folder) as (control, address):
-                for pid in (server.pid, control.pid):
+                pids = (server.pid, _child_of(server.pid), control.pid)
+                for pid in pids:
                     reset_peak(pid)
                 asyncio.run(self._send_all(system.address, streams, queries))
                 asyncio.run(self._send_control(address, mutations - streams - queries))
                 self._check_processes(server, control)
-                self._result.peak_bytes = (peak(server.pid), peak(control.pid))
+                self._result.peak_bytes = (peak(pids[0]), peak(pids[1]), peak(pids[2]))
             self._compare(system)
         finally:
             system.stop()
@@ -302,6 +302,13 @@ def _control_process(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", st
         process.stdin.close()
         process.stdout.close()
         process.wait(30)
+
+
+def _child_of(pid: int) -> int:
+    """Returns the process of the embedded store."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    (child,) = (int(child) for text in lists for child in text.read_text().split())
+    return child
 
 
 async def _once(request: bytes) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import grpc.aio
 import structlog
-from infrasight.v1.stream_pb2 import Hello, StreamRequest, StreamResponse, Welcome
+from infrasight.v1.stream_pb2 import Batch, Hello, StreamRequest, StreamResponse, Welcome
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from prometheus_client import Counter
 
@@ -49,6 +49,7 @@ class EventUplink(ReconnectingStream):
         self._hello_due = asyncio.Event()
         self._unanswered_hellos: list[Hello] = []
         self._writing = asyncio.Lock()
+        self._max_batch_bytes = 0  # 0: the server has named no limit
 
     def greet_again(self) -> None:
         """Sends hello again on an open stream, because the probes have changed."""
@@ -85,9 +86,33 @@ class EventUplink(ReconnectingStream):
 
     async def _send_batches(self, call: _Call) -> None:
         while True:
-            batch = await self._outbox.next_batch()
+            batch = self._without_excess(await self._outbox.next_batch())
             async with self._writing:
                 await self._write(call, StreamRequest(batch=batch))
+
+    def _without_excess(self, batch: Batch) -> Batch:
+        """Returns a batch, without its rows if the server would not even read them.
+
+        The server rejects it then and records how many rows are dropped; the stream goes on.
+        """
+        size = batch.ByteSize()
+        if not self._max_batch_bytes or size <= self._max_batch_bytes:
+            return batch
+        log.error(
+            "batch exceeds the server's max_batch_bytes; it is sent without its rows",
+            probe=batch.probe,
+            events=batch.rows,
+            bytes=size,
+            limit=self._max_batch_bytes,
+        )
+        return Batch(
+            batch_id=batch.batch_id,
+            probe=batch.probe,
+            message_type=batch.message_type,
+            fingerprint=batch.fingerprint,
+            rows=batch.rows,
+            account=batch.account if batch.HasField("account") else None,
+        )
 
     async def _send_hellos(self, call: _Call) -> None:
         while True:
@@ -107,6 +132,7 @@ class EventUplink(ReconnectingStream):
         hello = self._unanswered_hellos.pop(0)
         self.open = True
         self.reason = "streaming"
+        self._max_batch_bytes = welcome.max_batch_bytes
         log.info(
             "stream open",
             server=self._peer.address,

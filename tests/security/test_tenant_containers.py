@@ -97,6 +97,7 @@ def container_of(recorded: Recording, marker: str) -> tuple[str, bool]:
         f"cri-containerd-{VICTIM}.scope/inner/most",
         f"kubepods/burstable/pod0f5c8a4e-2b7d-4c39-9a51-6d2e8b7c1f30/{VICTIM}",
     ],
+    ids=["docker", "docker scope", "libpod scope", "containerd scope", "kubepods"],
 )
 def test_cgroup_named_after_a_container_is_not_taken_for_it(recorded: Recording, name: str) -> None:
     """A tenant names its own cgroup after another's container: its events have no container."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from infrasight_core.errors import BusyError
+from infrasight_core.errors import LimitError
 from infrasight_server.query.query_slots import QuerySlots, SlotLimits
 
 LIMITS = SlotLimits(running=3, running_per_peer=2, waiting=3, calls_per_peer=2)
@@ -68,7 +68,7 @@ def test_calls_that_wait_are_bounded() -> None:
         for peer in ("a", "a", "b"):
             await slots.acquire(peer)
         tasks = [await waiting(slots, peer) for peer in ("a", "b", "c")]
-        with pytest.raises(BusyError, match="3 queries are already waiting"):
+        with pytest.raises(LimitError, match="3 queries are already waiting"):
             await slots.acquire("d")
         for task in tasks:
             task.cancel()
@@ -84,7 +84,7 @@ def test_open_calls_of_a_peer_are_bounded() -> None:
             with (
                 slots.open_call("a"),
                 slots.open_call("b"),
-                pytest.raises(BusyError, match="a has 2 open queries already"),
+                pytest.raises(LimitError, match="a has 2 open queries already"),
             ):
                 slots.open_call("a").__enter__()
             with slots.open_call("a"):

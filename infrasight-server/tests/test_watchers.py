@@ -4,7 +4,7 @@ import asyncio
 
 import pyarrow as pa
 import pytest
-from infrasight_core.errors import BusyError
+from infrasight_core.errors import LimitError
 from infrasight_server.query.watchers import WatchedRows, Watcher, Watchers
 from infrasight_testbed.execve_batches import table
 
@@ -66,7 +66,7 @@ def test_peer_has_a_bounded_number_of_watchers() -> None:
     watchers = Watchers(per_peer=2)
     with watchers.watching([], "a"):
         with watchers.watching([], "a"):
-            with pytest.raises(BusyError, match="a has 2 watchers already"):
+            with pytest.raises(LimitError, match="a has 2 watchers already"):
                 watchers.watching([], "a").__enter__()
             with watchers.watching([], "b"):
                 watchers.publish("execve", SMALL)

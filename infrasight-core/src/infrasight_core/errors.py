@@ -70,10 +70,6 @@ class QueryError(InfraSightError):
     """A query was rejected, or the store could not answer it."""
 
 
-class BusyError(InfraSightError):
-    """A server has no room for another call of this peer now; the call can be repeated later."""
-
-
 class StoreError(InfraSightError):
     """The store cannot be opened, migrated or written."""
 
@@ -87,4 +83,4 @@ class BatchConflictError(StoreError):
 
 
 class LimitError(InfraSightError):
-    """A peer uses as much as it may."""
+    """A peer uses as much as it may, or all peers together do; it can try again later."""

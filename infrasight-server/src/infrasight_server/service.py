@@ -17,7 +17,6 @@ from infrasight.v1.stream_pb2_grpc import EventServiceServicer
 from infrasight_core.errors import (
     AccessError,
     AuthenticationError,
-    BusyError,
     InfraSightError,
     LimitError,
     QueryError,
@@ -44,7 +43,6 @@ _STATUS: dict[type[InfraSightError], grpc.StatusCode] = {
     LimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TransportError: grpc.StatusCode.FAILED_PRECONDITION,
     QueryError: grpc.StatusCode.INVALID_ARGUMENT,
-    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
 _NAMED_PROBES = 3
@@ -112,7 +110,7 @@ class EventService(EventServiceServicer):
 
         try:
             identity = self.guard.admit(context, Role.READER)
-            with self._queries.slots.open_call(identity.name):
+            with self._queries.open_call(identity.name):
                 try:
                     await self._queries.run(identity.name, request.sql, send)
                 except InfraSightError as error:

@@ -7,13 +7,13 @@ the end of the time brings about.
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from infrasight_core.errors import (
-    BusyError,
     InfraSightError,
+    LimitError,
     QueryError,
     StoreError,
     StoreUnavailableError,
@@ -34,9 +34,6 @@ _STOP_SECONDS = 5.0
 class QueryRunner:
     """Runs queries in worker threads.
 
-    Attributes:
-        slots: The slots that the queries need, and the open calls.
-
     Args:
         store: The store.
         seconds: The longest time of a call.
@@ -47,9 +44,24 @@ class QueryRunner:
         self._store = store
         self._guard = Guard(store)
         self._seconds = seconds
-        self.slots = QuerySlots(slots)
+        self._slots = QuerySlots(slots)
         self._threads = ThreadPoolExecutor(slots.running, "query")
         self._ending: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def open_call(self, peer: str) -> Iterator[None]:
+        """Counts a call of a peer while the body runs, which ends when the client knows its end.
+
+        Raises:
+            LimitError: The peer has too many open calls.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._slots.open_call(peer))
+            except LimitError:
+                QUERIES.labels("busy").inc()
+                raise
+            yield
 
     async def run(self, peer: str, sql: str, send: Callable[[bytes], Awaitable[None]]) -> None:
         """Sends the answer as complete Arrow IPC streams, one at least.
@@ -61,7 +73,7 @@ class QueryRunner:
 
         Raises:
             QueryError: The guard or the store rejects the statement, or the query fails.
-            BusyError: Too many queries wait.
+            LimitError: Too many queries wait.
             StoreUnavailableError: The store does not answer.
         """
         outcome = "cancelled"
@@ -88,7 +100,7 @@ class QueryRunner:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, peer: str, sql: str, send: Callable[[bytes], Awaitable[None]]) -> None:
-        await self.slots.acquire(peer)
+        await self._slots.acquire(peer)
         query = _Query(self._store, self._guard, sql, self._threads)
         try:
             with QUERIES_RUNNING.track_inprogress():
@@ -104,7 +116,7 @@ class QueryRunner:
         try:
             await query.end()
         finally:
-            self.slots.release(peer)
+            self._slots.release(peer)
 
 
 class _Query:
@@ -148,6 +160,6 @@ class _Query:
 
 
 def _outcome(error: InfraSightError) -> str:
-    if isinstance(error, BusyError):
+    if isinstance(error, LimitError):
         return "busy"
     return "unavailable" if isinstance(error, StoreUnavailableError) else "failed"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from attrs import field, frozen, validators
-from infrasight_core.errors import BusyError
+from infrasight_core.errors import LimitError
 
 
 @frozen
@@ -48,10 +48,10 @@ class QuerySlots:
         """Counts a call of a peer while the body runs.
 
         Raises:
-            BusyError: The peer has too many open calls.
+            LimitError: The peer has too many open calls.
         """
         if self._calls[peer] >= self._limits.calls_per_peer:
-            raise BusyError(
+            raise LimitError(
                 f"{peer} has {self._calls[peer]} open queries already; "
                 "read or close one, or try again later"
             )
@@ -69,13 +69,13 @@ class QuerySlots:
         A peer that has all its slots does not delay the others.
 
         Raises:
-            BusyError: Too many queries wait.
+            LimitError: Too many queries wait.
         """
         if self._has_room(peer):
             self._running[peer] += 1
             return
         if len(self._waiting) >= self._limits.waiting:
-            raise BusyError(f"{len(self._waiting)} queries are already waiting; try again later")
+            raise LimitError(f"{len(self._waiting)} queries are already waiting; try again later")
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (peer, granted)
         self._waiting.append(entry)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 from attrs import frozen
-from infrasight_core.errors import BusyError
+from infrasight_core.errors import LimitError
 
 from infrasight_server.metrics import WATCHERS
 
@@ -107,10 +107,10 @@ class Watchers:
         """Registers a watcher for the duration of the context.
 
         Raises:
-            BusyError: The peer has too many watchers.
+            LimitError: The peer has too many watchers.
         """
         if self._calls[peer] >= self._per_peer:
-            raise BusyError(
+            raise LimitError(
                 f"{peer} has {self._per_peer} watchers already; end one, "
                 "or raise the server's watchers_per_peer"
             )

@@ -461,9 +461,16 @@ class Store:
             return schema
         memory_bytes = max(1, limits.memory_bytes // 2)  # beside that of the query itself
         settings = self._query_settings(evolve(limits, memory_bytes=memory_bytes))
-        with query_errors(), self._side_connections.acquire() as client:
-            columns = client.rows(f"DESCRIBE TABLE ({sql})", {}, settings)
-        types = [type_ for _, type_, *_ in columns]
+        types: list[str] = []
+        # As a stream, because the client for HTTP searches other statements in quadratic time.
+        with (
+            query_errors(),
+            self._side_connections.acquire() as client,
+            client.stream(f"DESCRIBE TABLE ({sql})", settings, uuid.uuid4().hex) as streams,
+        ):
+            for reader in streams:
+                for batch in reader:
+                    types.extend(type_.decode() for type_ in batch.column("type").to_pylist())
         marks = [IP_ADDRESS_MARK if _ADDRESS_TYPE.fullmatch(type_) else None for type_ in types]
         return pa.schema(
             field.with_metadata(mark) for field, mark in zip(schema, marks, strict=True)

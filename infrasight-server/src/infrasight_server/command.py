@@ -135,6 +135,11 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
 )
 @click.option("--ttl-days", metavar="DAYS", help="Delete rows older than this.  [never]")
 @click.option("--query-seconds", metavar="SECONDS", help="The time limit of a query.  [60]")
+@click.option("--query-slots", metavar="COUNT", help="How many queries run at a time.  [4]")
+@click.option("--query-slots-per-peer", metavar="COUNT", help="How many of one reader.  [2]")
+@click.option(
+    "--watchers-per-peer", metavar="COUNT", help="Streams of stored events of one reader.  [8]"
+)
 @click.option("--query-bytes", metavar="BYTES", help="The size limit of an answer.  [1073741824]")
 @click.option(
     "--query-memory",

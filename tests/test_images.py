@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 from infrasight_testbed.agent_pod import agent_template
 from infrasight_testbed.clickhouse import free_port
-from infrasight_testbed.images import PODMAN, ROOT, STORE, TAG, build_images, image_name
+from infrasight_testbed.images import (
+    PODMAN,
+    ROOT,
+    STORE,
+    TAG,
+    build_images,
+    image_name,
+    remove_image,
+)
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
@@ -162,10 +170,10 @@ def test_server_image_stores_and_answers(
 
 def test_two_builds_give_the_same_image() -> None:
     """Built twice without a cache, the operator's image has the same digest."""
-    outputs = [
-        build_images("operator", tag=f"{TAG}-{number}", options=("--no-cache",))
-        for number in range(2)
-    ]
+    outputs = []
+    for _ in range(2):
+        outputs.append(build_images("operator", tag=f"{TAG}-again", options=("--no-cache",)))
+        remove_image(f"{image_name('operator')}-again")
     digests = {output.split()[-1] for output in outputs}
     assert len(digests) == 1, outputs
     assert digests.pop().startswith("sha256:")

@@ -52,3 +52,8 @@ def build_images(*components: str, tag: str = TAG, options: tuple[str, ...] = ()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+def remove_image(name: str) -> None:
+    """Removes an image from the store."""
+    podman("rmi", "--force", name)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
@@ -16,6 +17,7 @@ from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
+from infrasight_server.store.accounts import AccountTables
 from infrasight_server.store.migration import migrate_table
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
@@ -125,6 +127,44 @@ def test_partly_stored_batch_is_completed(make_settings: MakeSettings) -> None:
         agent.send(batch("a", table(10), retry=True))
         assert agent.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == [*range(10), 100, 101]
+
+
+def test_batch_stored_in_some_partitions_is_completed(make_settings: MakeSettings) -> None:
+    """Of an insert that was interrupted between two days, only the missing days are inserted."""
+    settings = make_settings()
+    day = 86_400 * 10**9
+    times = pa.array([TIME - number % 3 * day for number in range(12)])
+    rows = table(12, time=times.cast(SCHEMA.agent.field("time").type))
+    first_day = rows.take([number for number in range(12) if number % 3 == 1])
+    store = settings.open_store()
+    migrate_table(store, define_table("execve", SCHEMA), None)
+    store.insert("execve_events", enriched(first_day, NODE, "a"), "1")
+    store.close()
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        agent.send(batch("a", rows, retry=True))
+        assert agent.answers(1) == {"a": "stored"}
+        agent.send(batch("a", rows, retry=True))
+        assert agent.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == list(range(12))
+
+
+def test_batch_with_other_rows_than_those_stored_changes_nothing(
+    make_settings: MakeSettings,
+) -> None:
+    """More, fewer or other rows with a known id are a conflict, which is counted."""
+    settings = make_settings()
+    conflicts = metrics.BATCHES_CONFLICTING.labels("execve")
+    before = count(conflicts)
+    with running_server(settings, plugins()) as server, connected(server) as agent:
+        agent.send(batch("a", table(10)))
+        assert agent.answers(1) == {"a": "stored"}
+        for rows in (table(3), table(20, first=5), table(10, first=50)):
+            agent.send(batch("a", rows, retry=True))
+            assert agent.answers(1) == {"a": "CONFLICT"}
+        agent.send(batch("a", table(10), retry=True))
+        assert agent.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == list(range(10))
+    assert count(conflicts) == before + 3
 
 
 def test_only_the_batch_that_the_store_rejects_is_rejected(make_settings: MakeSettings) -> None:
@@ -244,6 +284,28 @@ def test_server_stopped_without_a_store_acknowledges_nothing(
     with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", table(10), retry=True))
         assert agent.answers(1) == {"a": "stored"}
+    assert stored_sequences(settings) == list(range(10))
+
+
+def test_stream_ends_when_a_batch_cannot_be_answered(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent then sends it again; without an end it would wait for its answer indefinitely."""
+
+    async def fail(*arguments: object) -> None:
+        raise OverflowError("unexpected")
+
+    settings = make_settings()
+    with running_server(settings, plugins()) as server:
+        with monkeypatch.context() as patched, connected(server) as agent:
+            patched.setattr(AccountTables, "record", fail)
+            agent.send(batch("a", table(10)))
+            with pytest.raises(grpc.RpcError) as raised:
+                agent.answer()
+            assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        with connected(server) as agent:
+            agent.send(batch("a", table(10), retry=True))
+            assert agent.answers(1) == {"a": "stored"}
     assert stored_sequences(settings) == list(range(10))
 
 

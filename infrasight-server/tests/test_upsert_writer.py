@@ -2,10 +2,14 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
+from infrasight_core.errors import StoreError, StoreUnavailableError
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.containers import ContainerTable, migrate_containers
+from infrasight_server.store.errors import store_errors
 
 NODE = "node-1"
 
@@ -63,3 +67,58 @@ def test_row_put_after_an_insert_waits_for_the_next(store: Store) -> None:
     asyncio.run(upsert())
     rows = list(store.query("SELECT name FROM containers FINAL"))[-1]
     assert rows.to_pylist() == [{"name": b"second"}]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"time": 1 << 70}, {"name": object()}, {"labels": 5}], ids=["number", "object", "list"]
+)
+def test_row_that_the_store_cannot_hold_is_left_out_alone(
+    store: Store, bad: dict[str, Any]
+) -> None:
+    """The rows beside it are stored, their futures are done, and the writer goes on."""
+    migrate_containers(store)
+
+    async def upsert() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            containers = ContainerTable(store, threads, linger_seconds=0)
+            for name in ("a", "b", "c", "d"):
+                stored = containers.upsert(NODE, update(name, name.encode(), 9))
+            row = {"node": NODE, "container_id": "bad", "time": 9} | bad
+            containers.writer.put("containers", (NODE, "bad"), row)
+            running = asyncio.create_task(containers.writer.run())
+            await stored
+            await containers.upsert(NODE, update("e", b"e", 9))
+            containers.writer.close()
+            await running
+
+    asyncio.run(upsert())
+    rows = list(store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1"))[-1]
+    assert rows.to_pylist() == [{"id": name} for name in (b"a", b"b", b"c", b"d", b"e")]
+
+
+def test_row_that_the_store_rejects_is_left_out_alone(store: Store) -> None:
+    """A constraint of the table costs the row that violates it."""
+    migrate_containers(store)
+    store.command("ALTER TABLE containers ADD CONSTRAINT c CHECK container_id != 'bad'")
+
+    async def upsert() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            containers = ContainerTable(store, threads, linger_seconds=0)
+            for name in ("a", "bad", "c"):
+                stored = containers.upsert(NODE, update(name, name.encode(), 9))
+            containers.writer.close()
+            await containers.writer.run()
+            assert stored.done()
+
+    asyncio.run(upsert())
+    rows = list(store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1"))[-1]
+    assert rows.to_pylist() == [{"id": b"a"}, {"id": b"c"}]
+
+
+def test_unusable_answer_of_the_store_is_no_permanent_error() -> None:
+    """An empty answer makes the client fail somewhere; the statement is repeated."""
+    empty: list[tuple[int]] = []
+    with pytest.raises(StoreUnavailableError, match="IndexError"), store_errors():
+        empty[0]
+    with pytest.raises(StoreError, match="permanent"), store_errors():
+        raise StoreError("permanent")

@@ -84,6 +84,7 @@ class StatusServer:
 class _Server(ThreadingHTTPServer):
     """A server with a bounded number of threads: a new connection replaces the oldest one."""
 
+    request_queue_size = 128  # with the default of 5, few clients keep others from connecting
     daemon_threads = True
     block_on_close = False
     _open: dict[socket.socket, None]

@@ -85,7 +85,8 @@ def children_with_memory(limit: int) -> Iterator[None]:
     folder = Path("/sys/fs/cgroup/memory")
     file = "memory.limit_in_bytes"
     if not folder.is_dir():
-        folder, file = folder.parent, "memory.max"
+        folder = folder.parent
+        file = "memory.max"
     previous = folder / _memory_cgroup()
     if not (previous / "cgroup.procs").exists():
         pytest.skip("no cgroup hierarchy limits memory here")

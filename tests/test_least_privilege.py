@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.cli.agent_capabilities import needed_capabilities
+from infrasight_core.console import privileges
 from infrasight_core.console.privileges import CAPABILITIES
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.hostile_server import HostileServer
-from infrasight_testbed.system import BIN, Process, execute, until
+from infrasight_testbed.system import BIN, Process, execute, running_system, until
 
 NAMES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 
@@ -84,3 +85,15 @@ def test_agent_keeps_its_privileges_if_a_plugin_needs_them(
         assert threads[-2:] == ("0", "0")
     finally:
         agent.kill()
+
+
+def test_server_drops_every_capability(tmp_path: Path) -> None:
+    """All threads of the server have none; it listens, migrates its store and answers."""
+    with running_system(tmp_path) as system:
+        server = system.start_server()
+        needed = privileges.for_reading(privileges.program_paths())
+        kept = mask(*needed)
+        assert rights(server.pid) == {(mask(), kept, kept, kept, mask(), "1", "2")}
+        assert system.query("SELECT 1 AS one") == [{"one": 1}]
+        assert '"event": "privileges restricted"' in server.log()
+        assert "keep their capabilities" not in server.log()

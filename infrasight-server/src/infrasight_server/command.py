@@ -3,9 +3,12 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from attrs import evolve
 from infrasight_core import logs
+from infrasight_core.console import privileges
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
     config_option,
@@ -13,11 +16,15 @@ from infrasight_core.console.options import (
     log_level_option,
     settings_flags,
 )
-from infrasight_core.net.address import DEFAULT_SERVER
+from infrasight_core.console.seccomp import DANGEROUS_CALLS, RECORDING_CALLS
+from infrasight_core.net.address import DEFAULT_SERVER, Address
 from infrasight_core.settings.private_files import UMASK
 from infrasight_core.settings.reader import read_settings
 
 from infrasight_server import __version__
+
+if TYPE_CHECKING:
+    from infrasight_server.settings import ServerSettings
 
 EPILOG = f"""\b
 Examples:
@@ -156,8 +163,6 @@ def command(file: Path | None, **options: object) -> None:
 
     Without options it listens on this machine only and stores events in an embedded ClickHouse.
     """
-    # Imported here, because chDB and pyarrow take seconds to import and `--help` needs neither.
-    from infrasight_server.server import serve
     from infrasight_server.settings import ServerSettings
 
     server_settings = read_settings(
@@ -165,4 +170,21 @@ def command(file: Path | None, **options: object) -> None:
     )
     logs.configure(server_settings.log_level)
     os.umask(UMASK)
+    if not server_settings.keep_privileges:
+        _restrict(server_settings, file)
+    # Imported here: they take seconds, and start threads with the privileges of that moment.
+    from infrasight_server.server import serve
+
     asyncio.run(serve(server_settings))
+
+
+def _restrict(settings: "ServerSettings", file: Path | None) -> None:
+    """Drops the privileges that the server does not need."""
+    privileges.join_group(settings.socket_group)  # to give the socket to it
+    paths = [*privileges.program_paths(), *privileges.paths_of(evolve(settings, data=Path("/")))]
+    if file is not None:
+        paths.append(file)
+    keep = privileges.for_reading(paths)
+    for address in (settings.listen, settings.status_listen):
+        keep |= privileges.for_port(Address.parse(address).port)
+    privileges.restrict(keep, (*DANGEROUS_CALLS, *RECORDING_CALLS))

@@ -1,7 +1,7 @@
 """The server's settings."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen, validators
 from infrasight_core.errors import ConfigError
@@ -11,8 +11,10 @@ from infrasight_core.settings.private_files import make_private_folder
 
 from infrasight_server.limits import BatchLimits
 from infrasight_server.store import memory
-from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.query_limits import QueryLimits
+
+if TYPE_CHECKING:
+    from infrasight_server.store.clickhouse import Store
 
 EMBEDDED = "embedded"
 _positive: Any = validators.gt(0)
@@ -78,6 +80,8 @@ class ServerSettings:
             container has; a ClickHouse server has its own limit.
         stop_seconds: How long the server waits for the store when it stops, in seconds; agents
             keep the batches that are not stored by then.
+        keep_privileges: Whether to keep all capabilities and system calls, for plugins that need
+            them; by default the server drops what it does not need.
         log_level: The least severe level that is logged: `debug`, `info`, `warning` or `error`.
     """
 
@@ -115,6 +119,7 @@ class ServerSettings:
     watchers_per_peer: int = field(default=8, validator=_positive)
     query_memory: int | None = field(default=None, validator=validators.optional(_positive))
     stop_seconds: float = field(default=10.0, validator=validators.ge(0))
+    keep_privileges: bool = False
     log_level: str = "info"
 
     def check(self) -> None:
@@ -146,13 +151,16 @@ class ServerSettings:
         age = self.max_age_days if self.ttl_days is None else min(self.max_age_days, self.ttl_days)
         return BatchLimits(self.max_batch_bytes, self.max_decoded_bytes, age)
 
-    def open_store(self) -> Store:
+    def open_store(self) -> "Store":
         """Opens the store.
 
         Raises:
             ConfigError: The store's URL or password file is not usable.
             StoreError: The store cannot be opened.
         """
+        # Imported here: the command reads settings before pyarrow may start threads.
+        from infrasight_server.store.clickhouse import Store
+
         if self.store == EMBEDDED:
             if self.query_user:
                 raise ConfigError(

@@ -80,7 +80,7 @@ class HostileServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not at
         """The numbers of the execve events with the marker, see `system.execute`."""
         numbers = []
         for batch in list(self.batches):
-            if batch.arrow:
+            if batch.probe == "execve" and batch.arrow:
                 argv = ipc.from_bytes(batch.arrow)["argv"].to_pylist()
                 numbers += [int(words[2]) for words in argv if words[1:2] == [marker.encode()]]
         return sorted(numbers)

@@ -1,6 +1,5 @@
 """Decides which capabilities an agent keeps, from its settings and the machine."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,13 +52,12 @@ def perf_event_paranoid(root: Path) -> int:
 def _read_paths(settings: AgentSettings, file: Path | None, root: Path) -> Iterator[Path]:
     """Yields what an agent reads at its start and at a reload."""
     yield root / "sys/kernel/tracing"
-    if settings.operator:
-        yield settings.state
-    yield settings.loader_python
-    yield from (Path(entry) for entry in (sys.prefix, *sys.path) if entry)
-    yield from (path for path in (file, settings.packages) if path is not None)
-    if settings.tls is not None:
-        yield from (settings.tls.certificate, settings.tls.key, settings.tls.ca)
+    yield from privileges.program_paths()
+    if file is not None:
+        yield file
+    for path in privileges.paths_of(settings):
+        if path != settings.state or settings.operator:
+            yield path
 
 
 def _sockets(settings: AgentSettings) -> Iterator[Path]:

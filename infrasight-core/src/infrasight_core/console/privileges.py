@@ -8,10 +8,12 @@ import ctypes
 import grp
 import os
 import struct
-from collections.abc import Collection, Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
+from attrs import AttrsInstance, fields, has
 
 from infrasight_core.console.seccomp import deny_calls
 from infrasight_core.errors import KernelError
@@ -150,6 +152,21 @@ def for_reading(paths: Iterable[Path]) -> dict[str, str]:
     return {}
 
 
+def paths_of(settings: AttrsInstance) -> Iterator[Path]:
+    """Yields every path in settings, also in their tables."""
+    for attribute in fields(type(settings)):
+        value = getattr(settings, attribute.name)
+        if isinstance(value, Path):
+            yield value
+        elif has(type(value)):
+            yield from paths_of(value)
+
+
+def program_paths() -> Iterator[Path]:
+    """Yields the folders that this process imports modules from, now and later."""
+    yield from (Path(entry) for entry in (sys.prefix, *sys.path) if entry)
+
+
 def for_sockets(paths: Iterable[Path]) -> dict[str, str]:
     """Returns the capability to connect to Unix sockets, if one of them may need it."""
     for path in paths:
@@ -165,13 +182,13 @@ def for_writing(folder: Path) -> dict[str, str]:
     return {"DAC_OVERRIDE": f"writes to {folder}, which another user owns"}
 
 
-def join_group() -> None:
-    """Joins the group `infrasight`, where it exists and the process has the right to join it.
+def join_group(name: str = GROUP) -> None:
+    """Joins a group, where it exists and the process has the right to join it.
 
     A member needs no capability to connect to a server's socket, or to give it to the group.
     """
     try:
-        group = grp.getgrnam(GROUP).gr_gid
+        group = grp.getgrnam(name).gr_gid
     except KeyError:
         return
     if "SETGID" in permitted_capabilities() and group not in os.getgroups():

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Client(Protocol):
@@ -27,12 +28,14 @@ class Client(Protocol):
     def text(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
         """Runs a statement and returns its only value."""
 
-    def insert(self, table: str, columns: Sequence[str], rows: pa.Table, statement_id: str) -> None:
+    def insert(
+        self, table: str, columns: Sequence[str], rows: "pa.Table", statement_id: str
+    ) -> None:
         """Inserts rows as one block; the table's name is quoted."""
 
     def stream(
         self, sql: str, settings: Mapping[str, Any], statement_id: str
-    ) -> AbstractContextManager[Iterator[pa.RecordBatchReader]]:
+    ) -> "AbstractContextManager[Iterator[pa.RecordBatchReader]]":
         """Runs a statement; yields its answer as streams of record batches with one schema."""
 
     def is_statement(self, statement_id: str) -> tuple[str, dict[str, str]]:

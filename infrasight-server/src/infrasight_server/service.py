@@ -33,6 +33,7 @@ from infrasight_server.ingest.agent_session import AgentSession
 from infrasight_server.ingest.pipeline import IngestPipeline
 from infrasight_server.ingest.requests import InvalidRequest
 from infrasight_server.ingest.stream_limits import StreamLimits
+from infrasight_server.query.pieces import pieces
 from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.watchers import Watchers
 from infrasight_server.store.accounts import AccountTables
@@ -156,8 +157,11 @@ class EventService(EventServiceServicer):
             # The metadata tells the client that from now on it gets every stored event.
             await context.send_initial_metadata(())
             while (watched := await watcher.next()) is not None:
-                body = await asyncio.to_thread(ipc.to_bytes, *watched.rows.to_batches())
-                yield WatchResponse(probe=watched.probe, arrow=body, dropped=watched.dropped)
+                dropped = watched.dropped
+                for piece in pieces(watched.rows):
+                    body = await asyncio.to_thread(ipc.to_bytes, *piece.to_batches())
+                    yield WatchResponse(probe=watched.probe, arrow=body, dropped=dropped)
+                    dropped = 0
 
 
 async def _abort(context: Context, error: InfraSightError) -> None:

@@ -23,10 +23,10 @@ from infrasight_core.net import ipc
 from infrasight_server.metrics import QUERIES, QUERIES_RUNNING
 from infrasight_server.query.error_text import readable
 from infrasight_server.query.guard import Guard
+from infrasight_server.query.pieces import pieces
 from infrasight_server.query.query_slots import QuerySlots, SlotLimits
 from infrasight_server.store.clickhouse import Store
 
-_PIECE_BYTES = 8 << 20
 _CANCEL_SECONDS = 0.2
 _STOP_SECONDS = 5.0
 
@@ -150,9 +150,8 @@ class _Query:
         statement = self._guard.judge(self._sql)
         try:
             for batch in self._store.query(statement, query_id=self._id):
-                piece_rows = max(1, batch.num_rows * _PIECE_BYTES // max(batch.nbytes, 1))
-                for start in range(0, max(batch.num_rows, 1), piece_rows):
-                    yield ipc.to_bytes(batch.slice(start, piece_rows))
+                for piece in pieces(batch):
+                    yield ipc.to_bytes(piece)
         except ValueError as error:
             raise QueryError(
                 f"the answer cannot be sent as Arrow: {error}; rename its columns"

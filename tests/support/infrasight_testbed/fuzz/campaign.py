@@ -29,7 +29,7 @@ from infrasight_testbed.process_memory import peak, reset_peak
 from infrasight_testbed.system import Process, System
 
 NODE: Final = "node-fuzz"
-_STREAMS: Final = 24
+_STREAMS: Final = 96
 _QUERIES: Final = 4
 _CALLS: Final = 8
 _ANSWER_SECONDS: Final = 60.0
@@ -100,7 +100,7 @@ class Campaign:
         queries = (mutations - streams) // 2
         try:
             server = system.start_server(
-                *("--linger-seconds", "0.02", "--query-seconds", "5", "--log-level", "error")
+                *("--linger-seconds", "0.1", "--query-seconds", "5", "--log-level", "error")
             )
             with _control_process(folder) as (control, address):
                 pids = (server.pid, _child_of(server.pid), control.pid)

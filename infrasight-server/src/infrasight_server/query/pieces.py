@@ -1,4 +1,4 @@
-"""Splits rows into pieces of bounded size, so that a call which nobody reads holds little."""
+"""Splits rows into pieces of bounded size, so that a call without a reader holds little."""
 
 from collections.abc import Iterator
 from typing import TypeVar

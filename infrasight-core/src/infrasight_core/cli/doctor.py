@@ -20,7 +20,13 @@ from infrasight_core.console.entry import EXIT_STATUSES, FAILED
 from infrasight_core.console.streams import printable
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_core.containers.runtimes import check_sockets
-from infrasight_core.errors import InfraSightError, KernelError, PluginError
+from infrasight_core.errors import (
+    AccessError,
+    AuthenticationError,
+    InfraSightError,
+    KernelError,
+    PluginError,
+)
 from infrasight_core.kernel.attach_points import functions_of, missing_tracepoints, tracepoints_of
 from infrasight_core.kernel.compat import compat_numbers
 from infrasight_core.kernel.loader import running_kernel, unattachable_functions
@@ -205,6 +211,10 @@ def _check_server(connect: Callable[[], "ServerClient"], address: str) -> Check:
         with connect() as client:
             for _ in client.query("SELECT 1"):
                 pass
+    except AuthenticationError as error:
+        return Check("server", "fail", address, str(error))
+    except AccessError as error:  # the certificate of an agent is accepted, but may not query
+        return Check("server", "ok", f"{address} answers: {error}")
     except InfraSightError as error:
         return Check("server", "fail", address, str(error))
     return Check("server", "ok", f"{address} answers")

@@ -11,6 +11,8 @@ from infrasight.v1.stream_pb2 import QueryRequest, WatchRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 
 from infrasight_core.errors import (
+    AccessError,
+    ConfigError,
     InfraSightError,
     QueryError,
     SchemaError,
@@ -51,8 +53,7 @@ class ServerClient:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._server = f"the server at {peer.address}"
-        self._channel = sync_channel(peer)
-        self._stub = EventServiceStub(self._channel)
+        self._open()
 
     def __enter__(self) -> "ServerClient":
         return self
@@ -64,12 +65,17 @@ class ServerClient:
         """Ends every call and closes the channel."""
         self._channel.close()
 
+    def _open(self) -> None:
+        self._channel = sync_channel(self._peer)
+        self._stub = EventServiceStub(self._channel)
+
     def query(self, sql: str) -> Iterator[pa.Table]:
         """Yields the result of a read-only statement in pieces; without rows, one empty piece.
 
         Raises:
             QueryError: The server rejected the statement, or the store could not answer it.
             TransportError: The server cannot be reached, or its answer is not usable.
+            AccessError: This client has not the role of a reader.
             AuthenticationError: A user who is not trusted listens at the address.
         """
         self._verify()
@@ -105,25 +111,36 @@ class ServerClient:
         Raises:
             UnknownProbeError: The server does not have the probe.
             TransportError: The server cannot be reached.
+            AccessError: This client has not the role of a reader.
             AuthenticationError: A user who is not trusted listens at the address.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         has_answered = False
+        is_first = True
         while True:
             call: Any = None
             is_unavailable = True
+            was_accepted = False
             try:
+                if not is_first:
+                    self.close()
+                    self._open()  # reads the certificate again, which may have been renewed
+                is_first = False
                 call = self._start_watch(probes)
                 # `initial_metadata` waits until the server has accepted the call.
                 if call.initial_metadata() is not None and call.is_active():
                     backoff.reset()
                     has_answered = True
+                    was_accepted = True
                 for response in call:
                     yield response.probe, self._decode(response.arrow), response.dropped
                 error: InfraSightError = TransportError(f"{self._server} ended the stream")
             except grpc.RpcError as rpc_error:
                 error = self._translate(rpc_error, rejected=UnknownProbeError)
-                is_unavailable = rpc_error.code() in _UNAVAILABLE
+                has_expired = was_accepted and rpc_error.code() is grpc.StatusCode.UNAUTHENTICATED
+                is_unavailable = has_expired or rpc_error.code() in _UNAVAILABLE
+            except ConfigError as config_error:  # for instance TLS files that are being replaced
+                error = TransportError(str(config_error))
             except _UnreachableError as unreachable:
                 error = TransportError(str(unreachable))
             finally:
@@ -168,6 +185,8 @@ class ServerClient:
             return TransportError(
                 f"{self._server} is not an InfraSight server, or of another version: {details}"
             )
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return AccessError(f"{self._server} denies this: {details}")
         if code is grpc.StatusCode.UNAUTHENTICATED:
             return TransportError(f"{self._server} does not accept this client: {details}")
         if code is grpc.StatusCode.INTERNAL and "deserializing" in details:

@@ -156,6 +156,12 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
 @click.option(
     "--stop-seconds", metavar="SECONDS", help="How long to wait for the store at the end.  [10]"
 )
+@click.option(
+    "--keep-privileges",
+    is_flag=True,
+    default=None,
+    help="Drop no capabilities, and deny no system calls.",
+)
 @log_level_option
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def command(file: Path | None, **options: object) -> None:
@@ -170,15 +176,18 @@ def command(file: Path | None, **options: object) -> None:
     )
     logs.configure(server_settings.log_level)
     os.umask(UMASK)
-    if not server_settings.keep_privileges:
-        _restrict(server_settings, file)
+    restriction = None if server_settings.keep_privileges else _restrict(server_settings, file)
     # Imported here: they take seconds, and start threads with the privileges of that moment.
-    from infrasight_server.server import serve
+    from infrasight_server.server import Server, serve
 
-    asyncio.run(serve(server_settings))
+    def started(server: Server) -> None:
+        if restriction is not None:
+            restriction.log()
+
+    asyncio.run(serve(server_settings, started))
 
 
-def _restrict(settings: "ServerSettings", file: Path | None) -> None:
+def _restrict(settings: "ServerSettings", file: Path | None) -> privileges.Restriction:
     """Drops the privileges that the server does not need."""
     privileges.join_group(settings.socket_group)  # to give the socket to it
     paths = [*privileges.program_paths(), *privileges.paths_of(evolve(settings, data=Path("/")))]
@@ -187,4 +196,4 @@ def _restrict(settings: "ServerSettings", file: Path | None) -> None:
     keep = privileges.for_reading(paths)
     for address in (settings.listen, settings.status_listen):
         keep |= privileges.for_port(Address.parse(address).port)
-    privileges.restrict(keep, (*DANGEROUS_CALLS, *RECORDING_CALLS))
+    return privileges.restrict(keep, (*DANGEROUS_CALLS, *RECORDING_CALLS))

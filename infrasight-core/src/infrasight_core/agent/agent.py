@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -69,10 +70,13 @@ class Agent:
         self._stop = asyncio.Event()
         self._reload_requested = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Runs until SIGTERM or SIGINT.
 
         SIGHUP, a change of the settings file, or the operator makes it reload its settings.
+
+        Args:
+            started: Called when it has started.
 
         Raises:
             InfraSightError: The agent cannot start, or its recorder failed.
@@ -97,6 +101,7 @@ class Agent:
                 probes=self._recorder.probes(),
                 status=self._status.address,
             )
+            started()
             await self._reload_until_stopped(streams)
             await self._flush()
             for stream in streams:

@@ -106,11 +106,13 @@ def command(file: Path | None, **options: object) -> None:
     settings = source.read()
     os.umask(UMASK)
     logs.configure(settings.log_level)
+    restriction = None
     if not settings.keep_privileges:
         privileges.join_group()
         needed = needed_capabilities(settings, source.path())
-        privileges.restrict(needed, DANGEROUS_CALLS)
+        restriction = privileges.restrict(needed, DANGEROUS_CALLS)
     # Imported here: it imports NumPy and pyarrow, which start threads with the privileges of now.
     from infrasight_core.agent.agent import Agent
 
-    asyncio.run(Agent(settings, source).run())
+    agent = Agent(settings, source)
+    asyncio.run(agent.run(restriction.log if restriction else lambda: None))

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
-from attrs import AttrsInstance, fields, has
+from attrs import AttrsInstance, fields, frozen, has
 
 from infrasight_core.console.seccomp import deny_calls
 from infrasight_core.errors import KernelError
@@ -76,8 +76,36 @@ _HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this
 _SETS = struct.Struct("<6I")  # effective, permitted, inheritable: the low words, then the high ones
 
 
-def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> None:
-    """Drops every capability that is not needed, and denies system calls; logs those that remain.
+@frozen
+class Restriction:
+    """What a process has left of its privileges.
+
+    Attributes:
+        capabilities: The capabilities that remain, and why each is needed.
+        dropped: How many capabilities it has dropped.
+        denied_calls: How many system calls are denied.
+        problems: What could not be restricted.
+    """
+
+    capabilities: Mapping[str, str]
+    dropped: int
+    denied_calls: int
+    problems: tuple[str, ...] = ()
+
+    def log(self) -> None:
+        """Logs it; called once the start has succeeded, because one that fails is one line."""
+        for problem in self.problems:
+            log.warning("privileges are not fully restricted", reason=problem)
+        log.info(
+            "privileges restricted",
+            capabilities=dict(self.capabilities),
+            dropped_capabilities=self.dropped,
+            denied_system_calls=self.denied_calls,
+        )
+
+
+def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restriction:
+    """Drops every capability that is not needed, and denies system calls.
 
     Child processes are restricted, too, and no program that they execute can gain privileges.
 
@@ -85,24 +113,21 @@ def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> None:
         keep: The capabilities to keep if the process has them, and why each is needed.
         denied_calls: The names of the system calls to deny; see `seccomp`.
     """
+    problems = []
     _no_new_privileges()
     dropped = drop_capabilities(keep)
+    denied = len(denied_calls)
     try:
         deny_calls(denied_calls)
-        denied = len(denied_calls)
     except KernelError as error:
-        log.warning("system calls are not restricted", reason=str(error))
         denied = 0
+        problems.append(str(error))
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
-        log.warning("threads that were started earlier keep their capabilities", number=threads - 1)
+        problems.append(f"{threads - 1} threads were started earlier and keep their capabilities")
     permitted = permitted_capabilities()
-    log.info(
-        "privileges restricted",
-        capabilities={name: reason for name, reason in keep.items() if name in permitted},
-        dropped_capabilities=len(dropped),
-        denied_system_calls=denied,
-    )
+    remaining = {name: reason for name, reason in keep.items() if name in permitted}
+    return Restriction(remaining, len(dropped), denied, tuple(problems))
 
 
 def drop_capabilities(keep: Collection[str]) -> list[str]:

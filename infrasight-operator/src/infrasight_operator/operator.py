@@ -52,6 +52,11 @@ async def run_operator(settings: OperatorSettings) -> None:
     client = KubeClient(settings.namespace)
     reconciler = Reconciler(client, settings.advertised_address)
     credentials = None if settings.tls is None else ListenerCredentials(settings.tls)
+    if credentials is None:
+        log.warning(
+            "no TLS: everyone who reaches the address may act for every node",
+            address=settings.listen,
+        )
     service = ControlService(reconciler.agents, Authenticator(credentials).identify)
     server, port = build_server(service, settings.listen, credentials)
     guarding: asyncio.Task[None] | None = None

@@ -22,6 +22,12 @@
 - {name: INFRASIGHT_SERVER_STORE, value: {{ include "infrasight.storeUrl" . | quote }}}
 {{- if not (include "infrasight.embedded" .) }}
 - {name: INFRASIGHT_SERVER_STORE_PASSWORD_FILE, value: /etc/infrasight/store/password}
+{{- if include "infrasight.querySecret" . }}
+- {name: INFRASIGHT_SERVER_QUERY_USER, value: {{ include "infrasight.queryUser" . | quote }}}
+- {name: INFRASIGHT_SERVER_QUERY_PASSWORD_FILE, value: /etc/infrasight/query/password}
+{{- end }}
+{{- else }}
+- {name: INFRASIGHT_SERVER_REQUIRE_STORE_CONFINEMENT, value: {{ .Values.store.embedded.requireConfinement | quote }}}
 {{- end }}
 # Lets `kubectl exec deploy/… -- infrasight query "SELECT …"` connect to this server as a reader.
 - {name: INFRASIGHT_SERVER, value: "localhost:7443"}
@@ -59,4 +65,28 @@ embedded
 {{- else -}}
 {{- .Values.store.clickhouse.passwordSecret.key -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The Secret with the password of the user who runs queries, and its key; empty if there is no such user. */}}
+{{- define "infrasight.querySecret" -}}
+{{- if eq .Values.store.type "external" -}}
+{{- if .Values.store.external.queryUser -}}
+{{- required "store.external.queryPasswordSecret.name is required with store.external.queryUser: a Secret in this namespace" .Values.store.external.queryPasswordSecret.name -}}
+{{- end -}}
+{{- else if eq .Values.store.type "clickhouse" -}}
+{{- $store := .Values.store.clickhouse -}}
+{{- if $store.queryPasswordSecret.name -}}
+{{- $store.queryPasswordSecret.name -}}
+{{- else if not $store.passwordSecret.name -}}
+{{- include "infrasight.of" (list . "clickhouse") -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "infrasight.querySecretKey" -}}
+{{- (index .Values.store .Values.store.type).queryPasswordSecret.key -}}
+{{- end -}}
+
+{{- define "infrasight.queryUser" -}}
+{{- (index .Values.store .Values.store.type).queryUser -}}
 {{- end -}}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from infrasight_testbed.local_user import LocalUser
 from infrasight_testbed.run_script import PORTS, SECONDS, RunScript, free_ports
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "run.py"
@@ -60,6 +61,8 @@ def test_make_run_shows_events_that_a_query_returns(
         "return_code": 0,
         "user": "root",
     }
+    for folder in ("logs", "store"):
+        assert LocalUser().attempt("os.listdir(arguments)", str(run.data / folder)) == "EACCES"
     assert (run.server_user() == 0) == ("the server runs as root" in run.messages())
     assert len(run.left_over()) >= 4
     run.process.terminate()

@@ -104,6 +104,7 @@ def test_blocks_are_made_smaller_until_they_fit() -> None:
             "no_such_event",
         ),
         (evolve(PROGRAM, slots=1000), "power of two"),
+        (evolve(PROGRAM, slots=1 << 24), "slots = 16777216 is more than 1048576"),
         (evolve(PROGRAM, source=CALL_HEADER), "call.bpf.h does not include infrasight.bpf.h"),
     ],
 )

@@ -46,6 +46,7 @@ from infrasight_core.plugin.program import BpfProgram, Kernel
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 HEADERS_FOLDER = resources.files("infrasight_core") / "bpf"
+MOST_SLOTS = 1 << 20  # more take minutes to compile
 ABSENT = -1  # the offset of an optional field that the kernel does not have
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
 
@@ -305,6 +306,8 @@ def check_program(program: BpfProgram, filters: Filters) -> None:
     """Raises KernelError for mistakes that show before the program is compiled."""
     if program.slots < 64 or program.slots & (program.slots - 1):
         raise KernelError(f"slots = {program.slots} is not a power of two of at least 64")
+    if program.slots > MOST_SLOTS:
+        raise KernelError(f"slots = {program.slots} is more than {MOST_SLOTS}")
     source = program.source.read_text(encoding="utf-8")
     if f'#include "{HEADER}"' not in source:
         raise KernelError(f"{program.source.name} does not include {HEADER}")

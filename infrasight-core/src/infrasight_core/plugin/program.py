@@ -121,8 +121,8 @@ class BpfProgram:
         attach: The attach points of its functions.
         defines: Further macros for the C, for example from options.
         headers: The plugin's own `.bpf.h` resources that the source includes.
-        slots: The number of events that a CPU's block holds, a power of two. It is halved until the
-            blocks fit the memory budget.
+        slots: The number of events that a CPU's block holds, a power of two from 64 to 1,048,576.
+            It is halved until the blocks fit the memory budget.
         canary: Performs one harmless operation that the program records, with this text in a TEXT
             column. It is best one that fails, and must not start a process. The agent calls it
             regularly, in a separate thread, to see whether the event arrives; an OSError is

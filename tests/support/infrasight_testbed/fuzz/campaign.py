@@ -29,9 +29,10 @@ from infrasight_testbed.process_memory import peak, reset_peak
 from infrasight_testbed.system import Process, System
 
 NODE: Final = "node-fuzz"
-_STREAMS: Final = 96
+_STREAMS: Final = 48
 _QUERIES: Final = 4
 _CALLS: Final = 8
+_OPENING_ATTEMPTS: Final = 20
 _ANSWER_SECONDS: Final = 60.0
 _EOF: Final = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _SERVICE: Final = "/infrasight.v1.EventService"
@@ -137,9 +138,7 @@ class Campaign:
     async def _stream(self, channel: grpc.aio.Channel, count: int) -> None:
         """Sends mutated requests; a stream that ends is opened again."""
         while count:
-            call: Any = channel.stream_stream(f"{_SERVICE}/Stream", bytes, bytes)(None)
-            await call.write(self._hello)
-            await call.read()
+            call = await self._open(channel)
             while count:
                 count -= 1
                 request = self._next_request()
@@ -150,6 +149,18 @@ class Campaign:
             else:
                 await call.done_writing()
             call.cancel()
+
+    async def _open(self, channel: grpc.aio.Channel) -> Any:
+        """Opens a stream; the connection has no room for one before ended ones are cleared."""
+        for attempt in range(_OPENING_ATTEMPTS):
+            call: Any = channel.stream_stream(f"{_SERVICE}/Stream", bytes, bytes)(None)
+            try:
+                await call.write(self._hello)
+                await call.read()
+                return call
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await asyncio.sleep(0.1 * attempt)
+        raise AssertionError("no stream can be opened: the server has ended, or is stuck")
 
     async def _exchange(self, call: Any, request: bytes) -> bytes | None:
         """Returns the answer to a request; None if the stream ended."""
@@ -242,9 +253,7 @@ class Campaign:
 
     async def _send_good_batch(self, channel: grpc.aio.Channel) -> None:
         """Checks that an unchanged batch is still stored."""
-        call: Any = channel.stream_stream(f"{_SERVICE}/Stream", bytes, bytes)(None)
-        await call.write(self._hello)
-        await call.read()
+        call = await self._open(channel)
         request = StreamRequest(batch=self._batches[0]).SerializeToString()
         await call.write(request)
         answer = await call.read()

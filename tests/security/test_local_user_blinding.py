@@ -3,7 +3,7 @@
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from infrasight_core.agent.canary import Canary
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.reload import attach_all
 from infrasight_core.agent.settings import ProbeSettings
-from infrasight_core.kernel.filters import Filters
-from infrasight_core.kernel.loader import LoadSettings
-from infrasight_recording import Recording, plugins_with
+from infrasight_core.kernel.filters import EVERYTHING, Filters
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings
+from infrasight_recording import CONTAINERS, Recording, plugins_with
 from infrasight_testbed.bpf_maps import BpfMap, maps_of
 from infrasight_testbed.system import Process, System, running_system, until
 
@@ -76,7 +76,7 @@ def wait_for_report(agent: Process, text: str) -> None:
     until(lambda: "execve: " in agent.get("readyz") and text in agent.get("readyz"), text, 60)
     assert agent.metric('infrasight_filter_maps_restored_total{probe="execve"}') > 0
     until(lambda: "execve: " not in agent.get("readyz"), "the agent recovers", 60)
-    assert "probe records again" in agent.log()
+    assert "plugin records again" in agent.log()
 
 
 def assert_records(agent: Process, program: Path) -> None:
@@ -129,11 +129,13 @@ def test_filter_that_is_deleted_is_reported_and_written_again(agent: Process) ->
 
 
 @contextmanager
-def watched(probe: str, module: object, filters: Filters) -> Iterator[tuple[Recorder, Canary]]:
+def watched(
+    probe: str, module: object, filters: Filters, enrichers: Mapping[str, object]
+) -> Iterator[tuple[Recorder, Canary]]:
     """Records with one probe, as an agent does, and checks it every second."""
-    recorder = Recorder(
-        plugins_with(probe, module), LoadSettings(own_work=False, compat=False), "here", Recording()
-    )
+    plugins = plugins_with(probe, module, enrichers)
+    settings = LoadSettings(own_work=False, compat=False)
+    recorder = Recorder(plugins, settings, "here", Recording())
     assert attach_all(recorder, {probe: ProbeSettings(filters=filters)}) == {}
     recorder.start()
     canary = Canary(recorder, 1.0)
@@ -147,9 +149,8 @@ def watched(probe: str, module: object, filters: Filters) -> Iterator[tuple[Reco
         assert counts.read == counts.submitted == counts.seen - counts.filtered - counts.dropped
 
 
-def detach(recorder: Recorder, probe: str, event: str) -> None:
+def detach(loaded: LoadedProbe, event: str) -> None:
     """Ends an attachment behind the agent's back: its descriptor becomes another file."""
-    loaded = recorder.loaded(probe)
     attached = loaded.descriptors[-len(loaded.tracepoints) :]
     events = [each for each, _ in loaded.tracepoints]
     nothing = os.open("/dev/null", os.O_RDONLY)
@@ -160,17 +161,24 @@ def detach(recorder: Recorder, probe: str, event: str) -> None:
 def test_program_that_is_detached_is_reported_by_the_canary() -> None:
     """A root process detaches a program: the canary's silence and the tracepoint are reported."""
     filters = Filters(include_uid=(65534,), include_path=("/nowhere",), exclude_comm=("python3",))
-    with watched("open", open_probe, filters) as (recorder, canary):
+    with watched("open", open_probe, filters, {}) as (recorder, canary):
         until(lambda: len(recorder.loaded("open").blocks.canary_texts()) >= 2, "canaries arrive")
         assert canary.problems == {}
-        detach(recorder, "open", "syscalls:sys_exit_openat")
+        detach(recorder.loaded("open"), "syscalls:sys_exit_openat")
         until(lambda: "did not arrive" in canary.problems.get("open", ""), "silence is noticed")
         assert "no longer attached to syscalls:sys_exit_openat" in canary.problems["open"]
 
 
 def test_program_without_a_canary_is_reported_when_it_is_detached() -> None:
     """A root process detaches a program without a canary: the tracepoint is reported."""
-    with watched("sample", sample, Filters()) as (recorder, canary):
-        event = recorder.loaded("sample").tracepoints[0][0]
-        detach(recorder, "sample", event)
-        until(lambda: event in canary.problems.get("sample", ""), "the kernel tells")
+    with watched("sample", sample, EVERYTHING, {}) as (recorder, canary):
+        loaded = recorder.loaded("sample")
+        detach(loaded, "syscalls:sys_exit_openat")
+        until(lambda: "sys_exit_openat" in canary.problems.get("sample", ""), "the kernel tells")
+
+
+def test_tracker_of_containers_is_reported_when_it_is_detached() -> None:
+    """A root process detaches the tracker of containers: the tracepoint is reported."""
+    with watched("sample", sample, EVERYTHING, CONTAINERS) as (recorder, canary):
+        detach(recorder._trackers._trackers["containers"].loaded, "cgroup:cgroup_mkdir")
+        until(lambda: "cgroup_mkdir" in canary.problems.get("containers", ""), "the kernel tells")

@@ -31,8 +31,8 @@ MAPS_RESTORED = Counter(
 )
 PROGRAMS_DETACHED = Counter(
     "infrasight_programs_found_detached",
-    "Times that a program of a probe was found detached from its tracepoint.",
-    ["probe"],
+    "Times that a program of a probe or tracker was found detached from its tracepoint.",
+    ["plugin"],
 )
 _LONGEST_WAIT = 30.0  # seconds that an event may take on a busy machine
 _RETRY_SECONDS = 1.0  # an event may be dropped because a block is full
@@ -58,7 +58,7 @@ class Canary:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What the latest check found, by probe; empty if all is well."""
+        """What the latest check found, by probe or tracker; empty if all is well."""
         return self._problems
 
     def start(self) -> None:
@@ -83,33 +83,29 @@ class Canary:
 
     def _check(self) -> dict[str, str]:
         problems: dict[str, list[str]] = {}
+        for name, events in self._recorder.detached_programs().items():
+            PROGRAMS_DETACHED.labels(name).inc()
+            problems[name] = [f"no longer attached to {', '.join(events)}; restart the agent"]
         for probe in self._recorder.probes():
-            problems[probe] = self._compare(probe)
+            differences = self._restore_filters(probe)
+            if differences:
+                MAPS_RESTORED.labels(probe).inc()
+                problems.setdefault(probe, []).append(
+                    "another process rewrote the filters in the kernel, which are restored now: "
+                    + ", ".join(differences)
+                )
         for probe in self._silent_probes():
             problems.setdefault(probe, []).append(
                 "the canary event did not arrive: its programs are detached or its maps rewritten; "
                 "restart the agent"
             )
-        return {probe: "; ".join(texts) for probe, texts in problems.items() if texts}
+        return {name: "; ".join(texts) for name, texts in problems.items()}
 
-    def _compare(self, probe: str) -> list[str]:
-        """Compares a probe's programs and filters in the kernel with what was loaded."""
-        texts = []
-        detached = self._recorder.detached_programs(probe)
-        if detached:
-            PROGRAMS_DETACHED.labels(probe).inc()
-            texts.append(f"no longer attached to {', '.join(detached)}; restart the agent")
+    def _restore_filters(self, probe: str) -> list[str]:
         try:
-            differences = self._recorder.restore_filters(probe)
+            return self._recorder.restore_filters(probe)
         except KernelError as error:
-            differences = [str(error)]
-        if differences:
-            MAPS_RESTORED.labels(probe).inc()
-            texts.append(
-                "another process rewrote the filters in the kernel, which are restored now: "
-                + ", ".join(differences)
-            )
-        return texts
+            return [str(error)]
 
     def _silent_probes(self) -> Iterable[str]:
         """Causes an event of each probe; returns the probes whose event does not arrive."""
@@ -151,8 +147,8 @@ class Canary:
 
     def _update(self, problems: dict[str, str]) -> None:
         """Logs what has changed since the last check."""
-        for probe, problem in problems.items():
-            log.error("probe may not record", probe=probe, reason=problem)
-        for probe in self._problems.keys() - problems.keys():
-            log.info("probe records again", probe=probe)
+        for name, problem in problems.items():
+            log.error("plugin may not record", plugin=name, reason=problem)
+        for name in self._problems.keys() - problems.keys():
+            log.info("plugin records again", plugin=name)
         self._problems = problems

@@ -201,11 +201,18 @@ class Recorder:
             texts = recording.loaded.blocks.canary_texts() if recording is not None else []
         return any(token.encode() in text for text in texts)
 
-    def detached_programs(self, probe: str) -> list[str]:
-        """Returns the tracepoints from which the kernel has detached a program of a probe."""
-        with self._lock:  # so that the probe is not detached meanwhile
-            recording = self._recordings.get(probe)
-            return recording.loaded.detached() if recording is not None else []
+    def detached_programs(self) -> dict[str, list[str]]:
+        """Returns the tracepoints from which the kernel has detached a program.
+
+        Returns:
+            The tracepoints by probe or tracker, for those that have lost any.
+        """
+        detached = self._trackers.detached_programs()
+        with self._lock:  # so that no probe is detached meanwhile
+            for probe, recording in self._recordings.items():
+                if events := recording.loaded.detached():
+                    detached[probe] = events
+        return detached
 
     def restore_filters(self, probe: str) -> list[str]:
         """Restores a probe's filters in the kernel; returns how they differed. See FilterMaps."""

@@ -97,6 +97,12 @@ class Trackers:
                     self._drain(name, tracker)
         return fullest > _FILLS_FAST
 
+    def detached_programs(self) -> dict[str, list[str]]:
+        """Returns the tracepoints from which the kernel has detached a program, by tracker."""
+        with self._lock:
+            detached = {name: each.loaded.detached() for name, each in self._trackers.items()}
+        return {name: events for name, events in detached.items() if events}
+
     def close(self) -> None:
         """Ends all trackers."""
         with self._lock:

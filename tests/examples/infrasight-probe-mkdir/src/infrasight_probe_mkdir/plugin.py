@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl
@@ -29,4 +30,10 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
             Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdir", True, compat=39, compat_arm=39),
             Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdirat", compat=296, compat_arm=323),
         ),
+        canary=_make_nothing,
     )
+
+
+def _make_nothing(token: str) -> None:
+    """Cause an event for the agent to wait for. It fails: nothing can be below a device."""
+    Path(f"/dev/null/{token}").mkdir()

@@ -1,9 +1,10 @@
 """Opens gRPC channels to a server or operator, for the agent's streams and for clients."""
 
 import asyncio
-import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from queue import Empty, SimpleQueue
 
 import grpc
 import grpc.aio
@@ -100,18 +101,39 @@ def verify_channel(channel: grpc.Channel, peer: Peer) -> None:
     if Address.parse(peer.address).is_unix:
         return  # only trusted users can replace the socket
     # Another user may have taken the port just before the connection was made.
-    settled = threading.Event()
-
-    def on_change(state: grpc.ChannelConnectivity) -> None:
-        if state in _SETTLED:
-            settled.set()
-
-    channel.subscribe(on_change, try_to_connect=True)
-    is_settled = settled.wait(_CONNECT_SECONDS)
-    channel.unsubscribe(on_change)
+    is_settled = _await_settled(channel)
     if not is_settled:
         raise _no_answer(peer)
     verify_listener(peer)
+
+
+def _await_settled(channel: grpc.Channel) -> bool:
+    """Connects if necessary; returns whether the attempt ended in time.
+
+    gRPC's thread that watches the channel fails loudly if the channel is closed while a request to
+    connect is still open. It is therefore made only for an idle channel, and awaited.
+    """
+    states: SimpleQueue[grpc.ChannelConnectivity] = SimpleQueue()
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    is_requested = False
+    channel.subscribe(states.put)
+    try:
+        while True:
+            state = states.get(timeout=max(deadline - time.monotonic(), 0))
+            if state in _SETTLED:
+                return True
+            if state is grpc.ChannelConnectivity.IDLE and not is_requested:
+                channel.subscribe(_ignore, try_to_connect=True)
+                is_requested = True
+    except Empty:
+        return False
+    finally:
+        channel.unsubscribe(states.put)
+        channel.unsubscribe(_ignore)
+
+
+def _ignore(state: grpc.ChannelConnectivity) -> None:
+    """The callback of a request to connect, whose outcome another callback gets."""
 
 
 @asynccontextmanager

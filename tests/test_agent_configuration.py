@@ -313,7 +313,7 @@ def test_unwritable_state_folder_is_reported(
     report = operator.wait(
         lambda report: report.digest == "one" and bool(report.failures), "the problem is reported"
     )
-    assert "set `state` to a writable folder" in failures(report)["state"]
+    assert "choose a folder that this user may write to" in failures(report)["state"]
     assert list(report.running) == ["execve"]
     assert agent.stop() == 0
 

@@ -298,7 +298,7 @@ class Campaign:
 
 @contextmanager
 def _control_process(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    command = [sys.executable, Path(__file__).with_name("control_process.py")]
+    command = [sys.executable, str(Path(__file__).with_name("control_process.py"))]
     with (folder / "control.log").open("w") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

@@ -158,11 +158,16 @@ class UpsertWriter:
         A repeated insert is harmless, because the table keeps the newest row of each key.
         """
         loop = asyncio.get_running_loop()
+        schema = self._tables[table].schema
+        # Not part of the time for which the store is busy: it may import pandas, for a second.
+        columns = await loop.run_in_executor(
+            self._threads, pa.Table.from_pylist, list(rows), schema
+        )
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             began = time.monotonic()
             try:
-                await loop.run_in_executor(self._threads, self._insert_once, table, rows)
+                await loop.run_in_executor(self._threads, self._insert_once, table, columns)
                 return time.monotonic() - began
             except StoreUnavailableError as error:
                 pause = backoff.next_pause()
@@ -175,9 +180,8 @@ class UpsertWriter:
                 )
                 await asyncio.sleep(pause)
 
-    def _insert_once(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        columns = pa.Table.from_pylist(list(rows), self._tables[table].schema)
-        self._store.insert(table, columns, uuid.uuid4().hex)
+    def _insert_once(self, table: str, rows: pa.Table) -> None:
+        self._store.insert(table, rows, uuid.uuid4().hex)
         try:
             self._after_insert()
         except StoreUnavailableError:

@@ -46,8 +46,11 @@ def process_of(folder: Path) -> int:
     def has_process() -> bool:
         inode = (folder / "status").stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():
-            if line.split()[5].endswith(f":{inode}"):
-                found.append(int(line.split()[4]))
+            pid = line.split()[4]
+            # A process that was killed holds its lock a little longer.
+            is_alive = Path(f"/proc/{pid}/exe").exists()
+            if line.split()[5].endswith(f":{inode}") and is_alive:
+                found.append(int(pid))
         return bool(found)
 
     until(has_process, f"a process has {folder} open")

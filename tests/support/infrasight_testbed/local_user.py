@@ -111,19 +111,19 @@ class LocalUser:
 
     def __init__(self, uid: int = USER, groups: tuple[int, ...] = ()) -> None:
         self.uid = uid
-        self._groups = list(groups)
+        self._groups = ",".join(map(str, groups))
 
     def start(self, script: str, arguments: object = None) -> subprocess.Popen[str]:
         """Starts a Python script, which finds `connect`, `listen`, `report` and `arguments`."""
+        # Not by `user=`: subprocess would then fork while threads of gRPC run in this process.
+        groups = f"--groups={self._groups}" if self._groups else "--clear-groups"
+        become = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", groups]
         return subprocess.Popen(
-            [PYTHON, "-I", "-c", _CONNECT + script, json.dumps(arguments)],
+            [*become, PYTHON, "-I", "-c", _CONNECT + script, json.dumps(arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            user=self.uid,
-            group=self.uid,
-            extra_groups=self._groups,
         )
 
     def run(self, script: str, arguments: object = None) -> Any:

@@ -63,7 +63,7 @@ class SocketRelay:
         """Listens. Raises ConfigError."""
         listener = bind_socket(self._path, self._users.group)
         self._server = await asyncio.start_unix_server(
-            self._serve, sock=listener, limit=_PIECE_BYTES
+            self._accept, sock=listener, limit=_PIECE_BYTES
         )
 
     def close(self) -> None:
@@ -86,11 +86,13 @@ class SocketRelay:
             raise AuthenticationError(f"the connection {context.peer()} did not come by the socket")
         return identity
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # If asyncio made the task from a coroutine, it would log its cancellation as an error.
+        task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             peer = PeerCredentials.of(writer.get_extra_info("socket"))
             identity = self._admit(peer)

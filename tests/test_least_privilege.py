@@ -20,7 +20,10 @@ def rights(pid: int) -> set[tuple[str, ...]]:
     """The distinct values of `NAMES` among all threads of a process."""
     found = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        lines = (task / "status").read_text().splitlines()
+        try:
+            lines = (task / "status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+            continue
         status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         found.add(tuple(status[name] for name in NAMES))
     return found
@@ -65,6 +68,7 @@ def test_agent_drops_privileges_and_still_reloads(tmp_path: Path, server: Hostil
         execute("after-reload", 3)
         until(lambda: server.events("after-reload") == [0, 1, 2], "its events are sent")
         assert rights(agent.pid) == {restricted}
+        until(lambda: "privileges restricted" in agent.log(), "it says so")
         lines = [json.loads(line) for line in agent.log().splitlines() if line.startswith("{")]
         (logged,) = [line for line in lines if line["event"] == "privileges restricted"]
         assert logged["capabilities"] == needed
@@ -95,5 +99,5 @@ def test_server_drops_every_capability(tmp_path: Path) -> None:
         kept = mask(*needed)
         assert rights(server.pid) == {(mask(), kept, kept, kept, mask(), "1", "2")}
         assert system.query("SELECT 1 AS one") == [{"one": 1}]
-        assert '"event": "privileges restricted"' in server.log()
+        until(lambda: '"event": "privileges restricted"' in server.log(), "it says so")
         assert "not fully restricted" not in server.log()

@@ -82,6 +82,15 @@ def test_restarts_stay_within_max_unavailable() -> None:
     assert restarts(views, "20%") == ["a"]
 
 
+def test_pod_that_is_still_ending_counts_as_unavailable() -> None:
+    """A deleted pod's agent stays connected until it ends; no other pod is replaced meanwhile."""
+    views = [view(name) for name in "abc"]
+    assert restarts(views, 1, restarted_at={"a": NOW - 1}) == []
+    assert restarts(views, 2, restarted_at={"a": NOW - 1}) == ["b"]
+    replaced = view("a", packages=(("x", "2"),))
+    assert restarts([replaced, *views[1:]], 1, restarted_at={"a": NOW - 1}) == ["b"]
+
+
 def test_new_pod_stays_for_a_while() -> None:
     """Packages that change again and again do not restart the same node each time."""
     views = [view("a"), view("b")]

@@ -51,10 +51,12 @@ def nodes_to_restart(
     restarting = 0
     unavailable = 0
     for view in known:
+        was_restarted = now - restarted_at.get(view.name, -RECONNECT_SECONDS) < RECONNECT_SECONDS
         if not view.connected:
             unavailable += 1
-            if now - restarted_at.get(view.name, -RECONNECT_SECONDS) < RECONNECT_SECONDS:
-                restarting += 1
+            restarting += was_restarted
+        elif was_restarted and needs_new_pod(view):
+            unavailable += 1  # the deleted pod's agent is still about to end
     # The packages may be what keeps an agent from connecting, so its pod is replaced although the
     # agent counts as unavailable. A network failure can disconnect many agents: the limit holds.
     lost = []

@@ -68,7 +68,7 @@ def test_agent_drops_privileges_and_still_reloads(tmp_path: Path, server: Hostil
         execute("after-reload", 3)
         until(lambda: server.events("after-reload") == [0, 1, 2], "its events are sent")
         assert rights(agent.pid) == {restricted}
-        until(lambda: "privileges restricted" in agent.log(), "it says so")
+        until(lambda: "privileges restricted" in agent.log(), "it is logged")
         lines = [json.loads(line) for line in agent.log().splitlines() if line.startswith("{")]
         (logged,) = [line for line in lines if line["event"] == "privileges restricted"]
         assert logged["capabilities"] == needed
@@ -99,5 +99,5 @@ def test_server_drops_every_capability(tmp_path: Path) -> None:
         kept = mask(*needed)
         assert rights(server.pid) == {(mask(), kept, kept, kept, mask(), "1", "2")}
         assert system.query("SELECT 1 AS one") == [{"one": 1}]
-        until(lambda: '"event": "privileges restricted"' in server.log(), "it says so")
+        until(lambda: '"event": "privileges restricted"' in server.log(), "it is logged")
         assert "not fully restricted" not in server.log()

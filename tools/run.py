@@ -252,13 +252,12 @@ def run(settings: Settings, stopping: threading.Event) -> None:
     try:
         server = start(_server(settings, logs))
         agent_settings = settings.data / "agent.toml"
-        # Each event that the store writes opens files: the server's own events would fill the view.
-        agent_settings.write_text(
-            f"[filters.all]\nexclude_pid = [{server.process.pid}]\n", encoding="utf-8"
-        )
         wait_until_ready(server, settings.server_status, stopping)
         if stopping.is_set():
             return
+        # Each event that the store writes opens files: the server's own events would fill the view.
+        own = [server.process.pid, *_children(server.process.pid)]
+        agent_settings.write_text(f"[filters.all]\nexclude_pid = {own}\n", encoding="utf-8")
         agent = start(_agent(settings, agent_settings, logs))
         wait_until_ready(agent, settings.agent_status, stopping)
         if stopping.is_set():
@@ -344,6 +343,12 @@ def _give_to(owner: int, folder: Path) -> None:
         for name in (*folders, *files):
             os.chown(name, owner, owner, dir_fd=descriptor, follow_symlinks=False)
         os.chown(parent, owner, owner, follow_symlinks=False)
+
+
+def _children(pid: int) -> list[int]:
+    """Returns the processes that a process has started, such as the server's embedded store."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for text in lists for child in text.read_text().split()]
 
 
 def _server(settings: Settings, logs: Path) -> Part:

@@ -117,6 +117,9 @@ def main(arguments: list[str]) -> int:
     markers, rest = selection(arguments)
     workers = (os.cpu_count() or 1) + SPARE_WORKERS
     outcome = Outcome()
+    # Tests start commands while threads of a gRPC server run beside them: gRPC's handlers of fork()
+    # would write their complaints to the command's stderr.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     with cluster_tools_being_built():
         announce(f"stage 1 of 2: test files side by side, on {workers} workers")
         side_by_side = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]

@@ -19,7 +19,7 @@ from infrasight_server.store.embedded.process import MESSAGE_BYTES, Options
 
 log = structlog.get_logger(__name__)
 _START_SECONDS = 120.0
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 60.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _STABLE_SECONDS = 60.0

@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
 from infrasight_core.errors import StoreError, StoreUnavailableError
@@ -40,7 +41,9 @@ def test_newest_waiting_row_of_each_key_is_inserted(store: Store) -> None:
             assert all(insert.done() for insert in inserts)
 
     asyncio.run(upsert())
-    rows = list(store.query("SELECT container_id, name FROM containers ORDER BY 1"))[-1]
+    rows = pa.Table.from_batches(
+        store.query("SELECT container_id, name FROM containers ORDER BY 1")
+    )
     assert rows.to_pylist() == [
         {"container_id": b"a", "name": b"newer"},
         {"container_id": b"b", "name": b"newer"},
@@ -65,7 +68,7 @@ def test_row_put_after_an_insert_waits_for_the_next(store: Store) -> None:
             await running
 
     asyncio.run(upsert())
-    rows = list(store.query("SELECT name FROM containers FINAL"))[-1]
+    rows = pa.Table.from_batches(store.query("SELECT name FROM containers FINAL"))
     assert rows.to_pylist() == [{"name": b"second"}]
 
 
@@ -92,7 +95,9 @@ def test_row_that_the_store_cannot_hold_is_left_out_alone(
             await running
 
     asyncio.run(upsert())
-    rows = list(store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1"))[-1]
+    rows = pa.Table.from_batches(
+        store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1")
+    )
     assert rows.to_pylist() == [{"id": name} for name in (b"a", b"b", b"c", b"d", b"e")]
 
 
@@ -111,7 +116,9 @@ def test_row_that_the_store_rejects_is_left_out_alone(store: Store) -> None:
             assert stored.done()
 
     asyncio.run(upsert())
-    rows = list(store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1"))[-1]
+    rows = pa.Table.from_batches(
+        store.query("SELECT container_id AS id FROM containers FINAL ORDER BY 1")
+    )
     assert rows.to_pylist() == [{"id": b"a"}, {"id": b"c"}]
 
 

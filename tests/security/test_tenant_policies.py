@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from infrasight_core.settings.reserved_names import RESERVED_NAMES
 from infrasight_testbed.chart import ChartError, template
 from infrasight_testbed.control_plane import ControlPlane, ToolError
 from infrasight_testbed.fake_agent import FakeAgent
@@ -65,7 +66,7 @@ def create(
     installation.cluster.kubectl(*options, text=text)
 
 
-@pytest.mark.parametrize("name", ["all", "any", "configuration", "default", "none", "state"])
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
 def test_policy_for_a_reserved_word_is_not_accepted(
     control_plane: ControlPlane, namespace: str, name: str
 ) -> None:

@@ -4,10 +4,15 @@ from typing import Final
 
 EVERY_PROBE: Final = "all"
 """The key of the agent's filters that apply to every probe."""
-RESERVED_NAMES: Final = frozenset({EVERY_PROBE, "any", "configuration", "default", "none", "state"})
-"""The names that no plugin may have. `configuration` and `state` stand for the agent itself in its
-reports; `any`, `default` and `none` have no meaning yet. The definitions of the custom resources
-and the chart's schema list the same names."""
+RESERVED_NAMES: Final = frozenset(
+    {EVERY_PROBE, "any", "configuration", "default", "guard", "none", "state"}
+)
+"""The names that no plugin may have.
+
+`configuration`, `guard` and `state` stand for the agent itself in its reports; `any`, `default` and
+`none` have no meaning yet. The definitions of the custom resources and the chart's schema list the
+same names.
+"""
 
 
 def describe_reserved(name: str) -> str:

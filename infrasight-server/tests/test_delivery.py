@@ -329,3 +329,20 @@ def test_memory_budget_makes_a_second_batch_wait() -> None:
         await small
 
     asyncio.run(acquire_and_release())
+
+
+def test_memory_budget_serves_the_others_when_a_waiter_is_cancelled() -> None:
+    """A batch that is cancelled in the moment in which memory is freed delays no other."""
+
+    async def cancel_and_release() -> None:
+        budget = MemoryBudget(100)
+        await budget.acquire("a", 60)
+        cancelled = asyncio.create_task(budget.acquire("b", 60))
+        waiting = asyncio.create_task(budget.acquire("c", 60))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        budget.release("a", 60)
+        await asyncio.wait_for(waiting, 10)
+        assert cancelled.cancelled()
+
+    asyncio.run(cancel_and_release())

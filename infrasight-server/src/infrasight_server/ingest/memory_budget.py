@@ -72,6 +72,8 @@ class MemoryBudget:
         node that would exceed its share blocks no other.
         """
         for waiter in sorted(self._waiters, key=lambda waiter: self._held[waiter.node]):
+            if waiter.granted.done():  # cancelled; its task removes it
+                continue
             held = self._held[waiter.node]
             if held and held + waiter.size > self._limit * _SHARE:
                 continue

@@ -28,6 +28,8 @@ _ARROW: Final = Batch.ARROW_FIELD_NUMBER
 _MESSAGES: Final = Batch.MESSAGES_FIELD_NUMBER
 _CONTAINERS: Final = Batch.CONTAINERS_FIELD_NUMBER
 _MESSAGE: Final = Messages.MESSAGES_FIELD_NUMBER
+_LARGE: Final = frozenset({_ARROW, _MESSAGES, _CONTAINERS})
+"""The fields of a batch that hold its rows and its container updates."""
 _VARINT: Final = 0
 _FIXED64: Final = 1
 _BYTES: Final = 2
@@ -91,7 +93,7 @@ def parse_request(data: bytes) -> StreamRequest | InvalidRequest:
 
 def _check_batch(view: memoryview, message: _Field) -> InvalidRequest | None:
     fields = list(_scan(view, message.value, message.end, _MAX_FIELDS))
-    large = [field for field in fields if field.number in (_ARROW, _MESSAGES, _CONTAINERS)]
+    large = [field for field in fields if field.number in _LARGE]
     sizes: Counter[int] = Counter()
     counts: Counter[int] = Counter()
     for field in large:
@@ -103,7 +105,7 @@ def _check_batch(view: memoryview, message: _Field) -> InvalidRequest | None:
     violation = _find_violation(view, large, sizes, counts)
     if not violation:
         return None
-    head = b"".join(view[field.begin : field.end] for field in fields if field not in large)
+    head = b"".join(view[field.begin : field.end] for field in fields if field.number not in _LARGE)
     return InvalidRequest(violation, Batch.FromString(head))
 
 

@@ -13,6 +13,7 @@ from infrasight_core.net.rejection_reason import reason_name
 from infrasight_server import metrics
 from infrasight_server.limits import COUNTS, BatchLimits, find_decrease, window_of
 from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.names import literal
 from infrasight_server.store.upsert_writer import UpsertTable, UpsertWriter
 
 WINDOW_SECONDS = 60
@@ -60,7 +61,7 @@ def migrate_accounts(store: Store, ttl_days: int | None) -> None:
         store.set_ttl(table, ttl_days)
     for view in _VIEWS:
         sql = (_SQL / f"{view}.sql").read_text(encoding="utf-8")
-        sql = sql.replace("{database}", store.literal(store.database))
+        sql = sql.replace("{database}", literal(store.database))
         store.command(sql.replace("{name}", store.database))
 
 

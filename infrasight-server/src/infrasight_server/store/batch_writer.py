@@ -359,7 +359,7 @@ def _missing_rows(table: pa.Table, stored: pa.Table) -> pa.Table | None:
     """Returns the rows of a batch that are not stored; None if other rows are stored."""
     keys = POSITIONS.names
     sent = table.select(keys).cast(POSITIONS)
-    numbered = sent.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+    numbered = sent.append_column("row", pa.array(np.arange(table.num_rows)))
     missing = numbered.join(stored, keys, join_type="left anti")["row"]
     are_sent = not stored.join(sent, keys, join_type="left anti").num_rows
     # Events at the same position are stored together or not at all.

@@ -27,7 +27,7 @@ from infrasight_server.store.embedded.supervisor import Supervisor
 from infrasight_server.store.errors import one_line, query_errors, store_errors
 from infrasight_server.store.http_client import HttpClient
 from infrasight_server.store.memory import store_memory
-from infrasight_server.store.names import quoted
+from infrasight_server.store.names import literal, quoted
 from infrasight_server.store.query_limits import QueryLimits
 
 _ANSWER_SECONDS = 60.0
@@ -302,12 +302,17 @@ class Store:
     def stored_positions(self, table: str, node: str, batch: str) -> pa.Table:
         """Returns `time`, `cpu` and `sequence` of a batch's stored rows. Raises like `command`."""
         sql = (
-            f"SELECT toUnixTimestamp64Nano(time), cpu, sequence FROM {quoted(table)} "
-            "WHERE node = {node:String} AND batch_id = {batch:String}"
+            f"SELECT toUnixTimestamp64Nano(time) AS time, cpu, sequence FROM {quoted(table)} "
+            f"WHERE node = {literal(node)} AND batch_id = {literal(batch)}"
         )
-        rows = self._rows(sql, {"node": node, "batch": batch})
-        columns = zip(*rows, strict=True) if rows else ((), (), ())
-        return pa.table(list(columns), schema=POSITIONS)
+        with (
+            store_errors(),
+            self._own_connections.acquire() as client,
+            client.stream(sql, {}, uuid.uuid4().hex) as streams,
+        ):
+            pieces = [reader.read_all() for reader in streams]
+        positions = [piece.cast(POSITIONS) for piece in pieces]
+        return pa.concat_tables([POSITIONS.empty_table(), *positions])
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Runs a statement that returns no rows.
@@ -361,11 +366,6 @@ class Store:
             )
         elif "\nTTL " in self.create_statement(table):
             self.command(f"ALTER TABLE {quoted(table)} REMOVE TTL")
-
-    @staticmethod
-    def literal(text: str) -> str:
-        """Returns a text as an SQL string literal."""
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
     def functions(self) -> frozenset[str]:
         """Returns the names of all functions that an expression can have. Raises like `command`."""

@@ -12,6 +12,7 @@ from infrasight_core.plugin.ddl import TableColumn, declared_columns
 
 from infrasight_server import metrics
 from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.names import literal
 from infrasight_server.store.upsert_writer import UpsertTable, UpsertWriter
 
 log = structlog.get_logger(__name__)
@@ -84,9 +85,9 @@ def _replace_column(store: Store, table: str, column: TableColumn) -> None:
 def _sql(name: str, store: Store) -> str:
     sql = (_SQL / f"{name}.sql").read_text(encoding="utf-8")
     sql = sql.replace("{name}", store.database)
-    sql = sql.replace("{database}", store.literal(store.database))
-    sql = sql.replace("{user}", store.literal(store.user))
-    return sql.replace("{password}", store.literal(store.password))
+    sql = sql.replace("{database}", literal(store.database))
+    sql = sql.replace("{user}", literal(store.user))
+    return sql.replace("{password}", literal(store.password))
 
 
 class ContainerTable:

@@ -29,6 +29,7 @@ from attrs import field, frozen, mutable
 
 from infrasight_server.store.embedded import frames
 from infrasight_server.store.embedded.confinement import confine
+from infrasight_server.store.names import literal, quoted
 
 MESSAGE_BYTES = 1 << 16
 _STOP_SECONDS = 10
@@ -236,10 +237,10 @@ class _Process:
         engine = self._connect(self._path)
         try:
             if request.database:
-                engine.query(f"USE `{request.database}`")
+                engine.query(f"USE {quoted(request.database)}")
             if request.settings:
                 changes = ", ".join(
-                    f"{name} = {_literal(value)}" for name, value in request.settings.items()
+                    f"{name} = {literal(value)}" for name, value in request.settings.items()
                 )
                 engine.query(f"SET {changes}")
             yield engine
@@ -247,7 +248,7 @@ class _Process:
             engine.close()
 
     def _kill(self, statement_id: str) -> None:
-        start = _literal(marker(statement_id))
+        start = literal(marker(statement_id))
         engine = self._connect(self._path)
         try:
             engine.query(f"KILL QUERY WHERE startsWith(query, {start}) ASYNC")
@@ -265,11 +266,6 @@ class _Process:
             if connection.thread is not None:
                 connection.thread.join(_STOP_SECONDS / 2)
         self._engine.close()
-
-
-def _literal(value: Any) -> str:
-    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 def _view(result: Any) -> memoryview:

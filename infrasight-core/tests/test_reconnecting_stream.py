@@ -5,10 +5,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
-from infrasight_core.errors import ProtocolError
 from infrasight_core.net import reconnecting_stream
 from infrasight_core.net.peer import Peer
-from infrasight_core.net.reconnecting_stream import ReconnectingStream, run_together
+from infrasight_core.net.reconnecting_stream import ReconnectingStream
 
 
 class FailingStream(ReconnectingStream):
@@ -81,21 +80,3 @@ def test_stream_reopens_after_an_unexpected_error(
     stream = asyncio.run(run())
     assert stream.attempts == 3
     assert stream.reasons[1].replace("\\\\", "\\") == reason
-
-
-def test_coroutines_run_together_end_together() -> None:
-    """The first that fails ends the others, and its error is raised."""
-    cancelled = asyncio.Event()
-
-    async def fail() -> None:
-        raise ProtocolError("the server sent nonsense")
-
-    async def wait() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    with pytest.raises(ProtocolError, match="nonsense"):
-        asyncio.run(run_together(wait(), fail()))
-    assert cancelled.is_set()

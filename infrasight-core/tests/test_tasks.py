@@ -1,12 +1,14 @@
-"""Ending the operator's tasks."""
+"""Tasks that belong together: running and ending them."""
 
 import asyncio
 
-from infrasight_operator.operator import cancel_all
+import pytest
+from infrasight_core.errors import ProtocolError
+from infrasight_core.net.tasks import cancel_all, run_together
 
 
 def test_cancel_all_ends_a_task_that_loses_its_first_cancellation() -> None:
-    """A task that goes on after a cancellation is cancelled again, so that the operator ends."""
+    """A task that goes on after a cancellation is cancelled again, so that all end."""
 
     async def run() -> asyncio.Task[None]:
         async def lose_one_cancellation() -> None:
@@ -21,3 +23,21 @@ def test_cancel_all_ends_a_task_that_loses_its_first_cancellation() -> None:
         return task
 
     assert asyncio.run(run()).cancelled()
+
+
+def test_coroutines_run_together_end_together() -> None:
+    """The first that fails ends the others, and its error is raised."""
+    cancelled = asyncio.Event()
+
+    async def fail() -> None:
+        raise ProtocolError("the server sent nonsense")
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with pytest.raises(ProtocolError, match="nonsense"):
+        asyncio.run(run_together(wait(), fail()))
+    assert cancelled.is_set()

@@ -34,7 +34,7 @@ from infrasight_server.ingest.validation import (
     validate_events,
     validate_head,
 )
-from infrasight_server.supervisor import Supervisor
+from infrasight_server.task_supervisor import TaskSupervisor
 from infrasight_testbed.execve_batches import LIMITS, SCHEMA, TIME, WINDOW, batch, hello, table
 
 NAMES = pa.dictionary(pa.int32(), pa.binary())
@@ -356,7 +356,7 @@ def test_task_that_fails_is_restarted_and_reported() -> None:
             raise failure()
 
     async def run() -> None:
-        supervisor = Supervisor()
+        supervisor = TaskSupervisor()
         assert supervisor.failing() == ""
         await asyncio.wait_for(supervisor.start("limited", work), 10)
         assert "task 'limited' failed and was restarted: OverflowError" in supervisor.failing()

@@ -103,7 +103,7 @@ def test_saved_configuration_is_written_through_no_link(state: Path, folder: Pat
     """A user plants a link where root saves the configuration; the link's target is unchanged."""
     victim = folder / "victim"
     victim.write_text("precious")
-    link = str(state / "configuration.new")
+    link = str(state / "configuration.json.new")
     plant = "os.mkdir(arguments[0]); os.symlink(arguments[1], arguments[2])"
     assert OUTSIDER.attempt(plant, [str(state), str(victim), link]) == "done"
     with pytest.raises(ConfigError, match=f"state: {state} belongs to user {USER}"):

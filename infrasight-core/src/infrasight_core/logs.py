@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import structlog
 
 from infrasight_core.errors import ConfigError
+from infrasight_core.printable import escape_unprintable
 
 LEVELS = ("debug", "info", "warning", "error")
 _LONGEST_TEXT = 2000  # characters
@@ -83,12 +84,7 @@ def _clean(text: str) -> str:
     """Returns a text in printable characters, and cut where it is very long."""
     if len(text) > _LONGEST_TEXT:
         text = text[: _LONGEST_TEXT - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return escape_unprintable(text)
 
 
 def _write_traceback(stream: TextIO, exc_info: structlog.types.ExcInfo) -> None:

@@ -4,8 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import Awaitable
 
 import kopf
 import structlog
@@ -14,6 +13,7 @@ from infrasight_core.net.authentication import Authenticator
 from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.listener_credentials import ListenerCredentials
 from infrasight_core.net.status_server import StatusServer
+from infrasight_core.net.tasks import cancel_all
 
 from infrasight_operator import __version__
 from infrasight_operator.control.grpc_server import build_server
@@ -30,7 +30,6 @@ STARTUP_AUTH_SECONDS = 20.0
 # The API server accepts options of policies that are nested up to 10,000 levels deep. The operator
 # must parse them before it can reject them, and code that recurses takes a few calls a level.
 _RECURSION_LIMIT = 60_000
-CANCEL_SECONDS = 1.0  # after which a task that has not ended is cancelled again
 # These loggers write a line for each call or event.
 _VERBOSE_LOGGERS = ("httpx2", "kopf.objects", "kopf.activities")
 
@@ -107,21 +106,6 @@ async def _watch_and_reconcile(
             task.result()
     finally:
         await cancel_all(tasks)
-
-
-async def cancel_all(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancels tasks, again and again until all have ended; their exceptions are dropped.
-
-    A cancellation is lost if it arrives just when what the task awaits has ended: before Python
-    3.12, `asyncio.wait_for` then returns as if nothing had happened.
-    """
-    tasks = set(tasks)
-    pending = tasks
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_SECONDS)
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _list_cluster(reconciler: Reconciler) -> None:

@@ -37,7 +37,7 @@ from infrasight_server.store.connections import CONNECTIONS
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.migration import migrate
 from infrasight_server.store.upsert_writer import UpsertWriter
-from infrasight_server.supervisor import Supervisor
+from infrasight_server.task_supervisor import TaskSupervisor
 
 log = structlog.get_logger(__name__)
 Identification = Callable[[grpc.aio.ServicerContext[Any, Any]], Identity]
@@ -58,7 +58,7 @@ class Server:
         self._store = store
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
         self._watchers = Watchers(settings.watchers_per_peer)
-        self._supervisor = Supervisor()
+        self._supervisor = TaskSupervisor()
         self._rejected_probes: dict[str, str] = {}
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []

@@ -130,15 +130,13 @@ class ServerSettings:
                 f"listen: {self.listen} is a Unix socket, which does not use TLS; remove tls"
             )
         require_tls_or_loopback(self.listen, self.tls, self.plaintext)
-        if self.tokens is not None and (
-            address.is_unix or not address.is_loopback or self.tls or self.plaintext
-        ):
+        is_plain_port = address.is_loopback_port and self.tls is None and not self.plaintext
+        if self.tokens is not None and not is_plain_port:
             raise ConfigError(
                 "tokens: they are for host:port on loopback without TLS and without plaintext, "
                 f"not for {self.listen}; remove them, or listen there"
             )
-        is_open = address.is_loopback and not address.is_unix and self.tls is None
-        if is_open and self.tokens is None and not self.plaintext:
+        if self.tokens is None and is_plain_port:
             raise ConfigError(
                 f"listen: every user of this machine could write and read at {self.listen}: listen "
                 f"on a Unix socket (--listen {DEFAULT_SERVER}), or set tokens or the files of TLS, "

@@ -22,7 +22,7 @@ class _Failure:
     time: float
 
 
-class Supervisor:
+class TaskSupervisor:
     """Runs tasks that must not end before the server does."""
 
     def __init__(self) -> None:

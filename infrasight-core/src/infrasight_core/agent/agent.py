@@ -23,6 +23,7 @@ from infrasight_core.agent.settings import AgentSettings, SettingsSource
 from infrasight_core.errors import InfraSightError
 from infrasight_core.net.peer_text import clean_text
 from infrasight_core.net.status_server import StatusServer
+from infrasight_core.net.tasks import cancel_all
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.version import version
 
@@ -104,9 +105,7 @@ class Agent:
             started()
             await self._reload_until_stopped(streams)
             await self._flush()
-            for stream in streams:
-                stream.cancel()
-            await asyncio.gather(*streams, return_exceptions=True)
+            await cancel_all(streams)
         finally:
             self._status.stop()
         if self._recorder.failure:

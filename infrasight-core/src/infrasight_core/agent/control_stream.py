@@ -11,11 +11,8 @@ from infrasight.v1.control_pb2_grpc import ControlServiceStub
 from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.operator_client import LARGEST_CONFIGURATION
 from infrasight_core.net.peer import Peer
-from infrasight_core.net.reconnecting_stream import (
-    CONNECT_SECONDS,
-    ReconnectingStream,
-    run_together,
-)
+from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
+from infrasight_core.net.tasks import run_together
 
 log = structlog.get_logger(__name__)
 _REPORT_INTERVAL = 1.0  # seconds between two looks at whether the report has changed

@@ -17,12 +17,9 @@ from infrasight_core.agent.outbox import Outbox
 from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.peer_text import clean_text
-from infrasight_core.net.reconnecting_stream import (
-    CONNECT_SECONDS,
-    ReconnectingStream,
-    run_together,
-)
+from infrasight_core.net.reconnecting_stream import CONNECT_SECONDS, ReconnectingStream
 from infrasight_core.net.rejection_reason import reason_name
+from infrasight_core.net.tasks import run_together
 
 log = structlog.get_logger(__name__)
 CONNECTIONS = Counter(

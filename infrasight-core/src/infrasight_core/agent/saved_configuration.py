@@ -1,13 +1,12 @@
 """Saves the operator's last configuration, for a start while the operator is unavailable."""
 
-import os
 from pathlib import Path
 
 from google.protobuf import json_format
 from infrasight.v1.control_pb2 import Configuration
 
 from infrasight_core.errors import ConfigError
-from infrasight_core.settings.private_files import make_private_folder
+from infrasight_core.settings.private_files import make_private_folder, write_private_file
 
 
 class SavedConfiguration:
@@ -50,17 +49,10 @@ class SavedConfiguration:
         Raises:
             ConfigError: The file cannot be written.
         """
-        temporary = self._file.with_suffix(".new")
         make_private_folder(self._file.parent, "state")
         try:
-            temporary.unlink(missing_ok=True)
-            # Only the owner may read it, because options may hold a password.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(json_format.MessageToJson(configuration))
-                file.flush()
-                os.fsync(descriptor)
-            temporary.replace(self._file)
+            # Options may hold a password.
+            write_private_file(self._file, json_format.MessageToJson(configuration).encode())
         except OSError as error:
             raise ConfigError(
                 f"{self._file}: cannot save the configuration: {error.strerror}. A start while the "

@@ -6,9 +6,8 @@ import click
 
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.errors import ConfigError
-from infrasight_core.net.identity import Role
+from infrasight_core.net.identity import LISTENERS, Role
 
-_LISTENERS = (Role.SERVER, Role.OPERATOR)
 _EXAMPLES = f"""\b
 Examples:
   infrasight certs init ./certs
@@ -68,7 +67,7 @@ def issue(folder: Path, role: str, names: tuple[str, ...], days: int) -> None:
     from infrasight_core.net.certificate_authority import CertificateAuthority
 
     authority = CertificateAuthority(folder)
-    if role in _LISTENERS:
+    if role in LISTENERS:
         files = authority.issue(Role(role), "", names, days)
     elif len(names) > 1:
         raise ConfigError(f"a certificate of the role {role} has one name, not {len(names)}")
@@ -78,7 +77,7 @@ def issue(folder: Path, role: str, names: tuple[str, ...], days: int) -> None:
     print(f'certificate = "{files.certificate.resolve()}"')
     print(f'key = "{files.key.resolve()}"')
     print(f'ca = "{files.ca.resolve()}"')
-    if role in _LISTENERS:
+    if role in LISTENERS:
         print(f'crl = "{authority.crl.resolve()}"')
 
 

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Any
 
+from infrasight_core.printable import escape_unprintable
+
 
 def prepare() -> None:
     """Makes stdin, stdout and stderr usable, whatever state they were inherited in.
@@ -48,11 +50,7 @@ def printable(text: str) -> str:
     Control characters, invisible characters and those that the encoding of stdout lacks are
     escaped as Python writes them.
     """
-    if not text.isprintable():
-        text = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in text
-        )
+    text = escape_unprintable(text)
     if not text.isascii() and not stdout_is_utf8():
         encoding = sys.stdout.encoding
         text = text.encode(encoding, "backslashreplace").decode(encoding)

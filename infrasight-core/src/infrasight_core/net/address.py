@@ -51,6 +51,11 @@ class Address:
         except ValueError:  # a name may resolve to any machine
             return False
 
+    @property
+    def is_loopback_port(self) -> bool:
+        """Whether it is a port that every process of this machine reaches, and no other."""
+        return self.is_loopback and not self.is_unix
+
     def __str__(self) -> str:
         if self.is_unix:
             return f"{_UNIX}{self.host}"

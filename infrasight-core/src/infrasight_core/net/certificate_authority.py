@@ -2,7 +2,6 @@
 
 import datetime
 import ipaddress
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from infrasight_core.errors import AuthenticationError, ConfigError
 from infrasight_core.net.certificate_names import uri_name
-from infrasight_core.net.identity import Role
+from infrasight_core.net.identity import LISTENERS, Role
 from infrasight_core.net.tls import TlsFiles
+from infrasight_core.settings.private_files import write_private_file
 
 CA_DAYS = 3650
-_LISTENERS = (Role.SERVER, Role.OPERATOR)
 _CLOCK_SKEW = datetime.timedelta(minutes=5)
 
 
@@ -96,7 +95,7 @@ class CertificateAuthority:
         except (AuthenticationError, ValueError) as error:
             raise ConfigError(str(error)) from error
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
-        if role in _LISTENERS:
+        if role in LISTENERS:
             usage = ExtendedKeyUsageOID.SERVER_AUTH
         stem = f"{role}-{name}" if name else str(role)
         key = ec.generate_private_key(ec.SECP256R1())
@@ -222,13 +221,7 @@ def _to_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file with mode 0600 in one step: a process that reads it never sees half of it."""
-    new = path.with_name(f"{path.name}.new")
     try:
-        new.unlink(missing_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        new.rename(path)
+        write_private_file(path, content)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error

@@ -26,6 +26,10 @@ class Role(StrEnum):
     """Receive events from agents, and answer readers."""
 
 
+LISTENERS = (Role.SERVER, Role.OPERATOR)
+"""The roles of processes that others connect to."""
+
+
 @frozen
 class Identity:
     """A peer that has proved who it is.

@@ -23,8 +23,8 @@ _REMEDY = "set `server_user` if that user may run the server"
 def needs_verification(peer: Peer) -> bool:
     """Returns whether only the kernel can tell who listens: on this machine, without TLS."""
     address = Address.parse(peer.address)
-    is_plain_loopback = address.is_loopback and peer.tls is None and not peer.plaintext
-    return address.is_unix or is_plain_loopback
+    is_plain = peer.tls is None and not peer.plaintext
+    return address.is_unix or (address.is_loopback_port and is_plain)
 
 
 def verify_listener(peer: Peer) -> None:

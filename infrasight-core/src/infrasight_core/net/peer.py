@@ -42,8 +42,7 @@ class Peer:
         if self.token_file is None:
             return
         address = Address.parse(self.address)
-        is_plain_loopback = address.is_loopback and not address.is_unix and self.tls is None
-        if not is_plain_loopback or self.plaintext:
+        if not address.is_loopback_port or self.tls is not None or self.plaintext:
             raise ConfigError(
                 f"token_file: a token is for a loopback port without TLS, not for {address} or "
                 "together with TLS or plaintext; remove one of them"

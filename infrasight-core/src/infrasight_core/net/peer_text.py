@@ -1,5 +1,7 @@
 """Makes text from another process safe to log, to show and to send on."""
 
+from infrasight_core.printable import escape_unprintable
+
 LONGEST_TEXT = 500  # characters
 
 
@@ -13,12 +15,7 @@ def clean_text(text: str, longest: int = LONGEST_TEXT) -> str:
         text: The text.
         longest: The most characters of the result; a longer one ends with `…`.
     """
-    line = " ".join(text[: longest + 1].split())
-    if not line.isprintable():
-        line = "".join(
-            character if character.isprintable() else character.encode("unicode_escape").decode()
-            for character in line
-        )
+    line = escape_unprintable(" ".join(text[: longest + 1].split()))
     if len(text) <= longest and len(line) <= longest:
         return line
     return line[: longest - 1] + "…"

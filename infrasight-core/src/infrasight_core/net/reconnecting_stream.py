@@ -5,7 +5,6 @@ The other process is not trusted: whatever it sends, at worst the stream breaks 
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import grpc
@@ -146,26 +145,6 @@ class ReconnectingStream(ABC):
         self._ignored += 1
         if self._ignored > _MOST_IGNORED:
             raise ProtocolError(f"{error}, and {_MOST_IGNORED} more messages to ignore")
-
-
-async def run_together(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs coroutines until the first of them ends, and cancels the others.
-
-    None of them can end unnoticed while the others go on.
-
-    Raises:
-        Exception: Whatever the coroutine raised that ended first.
-    """
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in tasks:
-        if task in ended:
-            task.result()
 
 
 def _is_cancelled() -> bool:

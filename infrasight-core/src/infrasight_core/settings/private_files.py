@@ -55,6 +55,25 @@ def make_private_folder(folder: Path, setting: str) -> None:
         os.close(descriptor)
 
 
+def write_private_file(file: Path, content: bytes) -> None:
+    """Writes a file that only this user may access, in one step.
+
+    A process that reads it gets the old or the new content; so does one after a power failure. A
+    link in its place is replaced, not followed.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(descriptor)
+    new.replace(file)
+
+
 def read_private_file(file: Path, setting: str) -> str:
     """Reads a file that holds secrets.
 

@@ -17,6 +17,7 @@ import grpc.aio
 import structlog
 from infrasight_core.errors import AuthenticationError
 from infrasight_core.net.identity import Identity
+from infrasight_core.net.tasks import cancel_all, run_together
 from infrasight_core.net.unix_peer import PeerCredentials
 from infrasight_core.settings.private_files import make_private_folder
 
@@ -74,9 +75,7 @@ class SocketRelay:
 
     async def stop(self) -> None:
         """Ends what is still open, after gRPC has stopped."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         self._grpc_socket.unlink(missing_ok=True)
 
     def identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> Identity:
@@ -136,7 +135,7 @@ class SocketRelay:
         try:
             grpc_reader, grpc_writer = await self._connect(name)
             try:
-                await _until_one_ends(_pump(reader, grpc_writer), _pump(grpc_reader, writer))
+                await run_together(_pump(reader, grpc_writer), _pump(grpc_reader, writer))
             finally:
                 grpc_writer.close()
         finally:
@@ -164,14 +163,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while piece := await reader.read(_PIECE_BYTES):
         writer.write(piece)
         await writer.drain()
-
-
-async def _until_one_ends(*directions: Any) -> None:
-    """Runs both directions of a connection until one ends."""
-    tasks = [asyncio.ensure_future(direction) for direction in directions]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,5 @@
 """Bounds the number of open streams, in all and of each agent."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ from infrasight_core.errors import LimitError
 from infrasight_core.net.identity import Identity
 
 from infrasight_server.limits import MAX_STREAMS_PER_PEER
+from infrasight_server.open_calls import OpenCalls
 
 
 class StreamLimits:
@@ -19,7 +19,7 @@ class StreamLimits:
 
     def __init__(self, max_streams: int) -> None:
         self._max_streams = max_streams
-        self._open: Counter[str] = Counter()
+        self._open = OpenCalls()
 
     @contextmanager
     def admit(self, identity: Identity) -> Iterator[None]:
@@ -30,7 +30,7 @@ class StreamLimits:
         """
         name = identity.name
         # One identity can be that of many nodes' agents, which only the common bound limits.
-        if identity.node and self._open[name] >= MAX_STREAMS_PER_PEER:
+        if identity.node and self._open.of(name) >= MAX_STREAMS_PER_PEER:
             raise LimitError(
                 f"{name} has {MAX_STREAMS_PER_PEER} streams already; an agent needs one"
             )
@@ -38,10 +38,5 @@ class StreamLimits:
             raise LimitError(
                 f"{self._max_streams} streams are open; increase the server's max_streams"
             )
-        self._open[name] += 1
-        try:
+        with self._open.count(name):
             yield
-        finally:
-            self._open[name] -= 1
-            if not self._open[name]:
-                del self._open[name]

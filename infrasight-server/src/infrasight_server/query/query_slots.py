@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from attrs import field, frozen, validators
 from infrasight_core.errors import LimitError
 
+from infrasight_server.open_calls import OpenCalls
+
 
 @frozen
 class SlotLimits:
@@ -41,7 +43,7 @@ class QuerySlots:
         self._limits = limits
         self._running: Counter[str] = Counter()
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
-        self._calls: Counter[str] = Counter()
+        self._calls = OpenCalls()
 
     @contextmanager
     def open_call(self, peer: str) -> Iterator[None]:
@@ -50,18 +52,13 @@ class QuerySlots:
         Raises:
             LimitError: The peer has too many open calls.
         """
-        if self._calls[peer] >= self._limits.calls_per_peer:
+        if self._calls.of(peer) >= self._limits.calls_per_peer:
             raise LimitError(
-                f"{peer} has {self._calls[peer]} open queries already; "
+                f"{peer} has {self._calls.of(peer)} open queries already; "
                 "read or close one, or try again later"
             )
-        self._calls[peer] += 1
-        try:
+        with self._calls.count(peer):
             yield
-        finally:
-            self._calls[peer] -= 1
-            if not self._calls[peer]:
-                del self._calls[peer]
 
     async def acquire(self, peer: str) -> None:
         """Takes a slot; waits for it in the order of the calls.

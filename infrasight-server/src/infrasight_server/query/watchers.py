@@ -13,6 +13,7 @@ from attrs import frozen
 from infrasight_core.errors import LimitError
 
 from infrasight_server.metrics import WATCHERS
+from infrasight_server.open_calls import OpenCalls
 
 _QUEUED_BYTES = 16 << 20
 
@@ -99,7 +100,7 @@ class Watchers:
     def __init__(self, per_peer: int) -> None:
         self._per_peer = per_peer
         self._watchers: set[Watcher] = set()
-        self._calls: Counter[str] = Counter()
+        self._calls = OpenCalls()
         self._queued: Counter[str] = Counter()
 
     @contextmanager
@@ -109,23 +110,20 @@ class Watchers:
         Raises:
             LimitError: The peer has too many watchers.
         """
-        if self._calls[peer] >= self._per_peer:
+        if self._calls.of(peer) >= self._per_peer:
             raise LimitError(
                 f"{peer} has {self._per_peer} watchers already; end one, "
                 "or raise the server's watchers_per_peer"
             )
         watcher = Watcher(probes, peer, self._queued)
         self._watchers.add(watcher)
-        self._calls[peer] += 1
         try:
-            with WATCHERS.track_inprogress():
+            with self._calls.count(peer), WATCHERS.track_inprogress():
                 yield watcher
         finally:
             self._watchers.remove(watcher)
             watcher.clear()
-            self._calls[peer] -= 1
-            if not self._calls[peer]:
-                del self._calls[peer]
+            if not self._calls.of(peer):
                 del self._queued[peer]
 
     def publish(self, probe: str, rows: pa.Table) -> None:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 from infrasight.v1.stream_pb2 import Container
-from infrasight_core.containers import runtime_link
+from infrasight_core.containers import metadata_lookup, runtime_link
 from infrasight_core.containers.metadata_lookup import MAX_CONTAINERS, MetadataLookup
 from infrasight_core.containers.options import ContainerOptions
 from infrasight_testbed.container_service import short_folder
@@ -176,6 +177,23 @@ def test_lookup_waits_once_for_an_unknown_container(podman: Podman, store: Store
         assert waited_seconds() == before
         until(lambda: unknown_lookups(podman.socket) >= 3, "the lookup is retried")
         assert unknown_lookups(podman.socket) <= 5
+
+
+def test_lookup_is_retried_once_the_runtime_is_back(
+    podman: Podman, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry that finds the runtime down is not lost: it is made when the runtime answers."""
+    monkeypatch.setattr(metadata_lookup, "_RETRY_PAUSES", (2.0,) * 100)
+    monkeypatch.setattr(metadata_lookup, "_RECONNECT_PAUSE", 0.5)
+    with closing(start_lookup(store, podman.socket)) as lookup:
+        assert look_up(lookup, "d" * 64) == [None]
+        podman.service.stop(SIGKILL)
+        until(lambda: not is_connected(podman.socket), "podman is disconnected")
+        due, _ = lookup._retries[0]
+        until(lambda: time.monotonic() > due + 0.2, "the retry has found no runtime")
+        before = unknown_lookups(podman.socket)
+        podman.start()
+        until(lambda: unknown_lookups(podman.socket) > before, "the lookup is retried")
 
 
 def test_silent_runtime_delays_no_other(podman: Podman, store: Store) -> None:

@@ -1,6 +1,7 @@
 """A separate podman for a test: its API on a socket, and containers of a busybox image."""
 
 import os
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -79,7 +80,11 @@ class Podman:
     def start(self) -> None:
         """Starts the API service."""
         self.socket.unlink(missing_ok=True)
-        self.service.start(lambda: True)
+        self.service.start(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.socket)) == 0
 
     def run(self, *arguments: str, command: tuple[str, ...] = ("sleep", "1000")) -> str:
         """Runs a container in the background; returns its id."""

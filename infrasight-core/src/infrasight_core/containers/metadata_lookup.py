@@ -52,6 +52,7 @@ _SCAN_INTERVAL = 2.0  # seconds between two scans for new sockets
 # while, so that a container of no known runtime is not looked up for every event.
 _RETRY_PAUSES = (0.2, 1.0, 5.0, 30.0)
 _RETRY_INTERVAL = 600.0
+_RECONNECT_PAUSE = 5.0  # seconds until a lookup that no link took is tried again
 
 
 class MetadataLookup:
@@ -212,6 +213,16 @@ class MetadataLookup:
             if requested:
                 self._awaited[container_id] = requested
 
+    def _retry(self, container_id: str) -> None:
+        """Requests another lookup, or plans it again if no link takes it now."""
+        self._request(container_id)
+        entry = self._cache.get(container_id)
+        if container_id not in self._awaited and entry is not None and entry.container is None:
+            self._plan_retry(container_id, _RECONNECT_PAUSE)
+
+    def _plan_retry(self, container_id: str, pause: float) -> None:
+        heapq.heappush(self._retries, (time.monotonic() + pause, container_id))
+
     def _worth_waiting(self, container_ids: Sequence[str]) -> list[str]:
         """Returns the containers whose first lookup some link may soon answer."""
         return [container_id for container_id in container_ids if self._may_arrive(container_id)]
@@ -244,8 +255,7 @@ class MetadataLookup:
         entry = self._cache.get(container_id)
         if entry is not None and entry.container is None:
             if entry.failed_lookups < len(_RETRY_PAUSES):
-                retry_at = time.monotonic() + _RETRY_PAUSES[entry.failed_lookups]
-                heapq.heappush(self._retries, (retry_at, container_id))
+                self._plan_retry(container_id, _RETRY_PAUSES[entry.failed_lookups])
             entry.failed_lookups += 1
         self._changed.notify_all()
 
@@ -269,7 +279,7 @@ class MetadataLookup:
                     return
                 while self._retries and self._retries[0][0] <= time.monotonic():
                     _, container_id = heapq.heappop(self._retries)
-                    self._request(container_id)
+                    self._retry(container_id)
             if updates:
                 self._publish_updates(updates)
             if time.monotonic() >= next_scan:

@@ -119,6 +119,20 @@ def test_killed_process_starts_again_with_its_data(store: Store, folder: Path) -
     assert metrics.STORE_RESTARTS._value.get() == restarts + 1
 
 
+def test_store_has_time_to_close(folder: Path) -> None:
+    """Closed in the middle of the supervisor's wait, the process ends by itself, not by a kill."""
+    store = Store.embedded(folder, "test")
+    process = process_of(folder)
+    os.kill(process, signal.SIGSTOP)
+    closer = threading.Thread(target=store.close)
+    closer.start()
+    closer.join(1.5)
+    assert status_of(process)["State"].startswith("T"), "it was killed before its time was over"
+    os.kill(process, signal.SIGCONT)
+    closer.join(60)
+    assert not closer.is_alive()
+
+
 def test_process_killed_ten_times_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

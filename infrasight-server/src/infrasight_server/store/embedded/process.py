@@ -32,7 +32,10 @@ from infrasight_server.store.embedded.confinement import confine
 from infrasight_server.store.names import literal, quoted
 
 MESSAGE_BYTES = 1 << 16
-_STOP_SECONDS = 10
+STOP_SECONDS = 50
+"""After so long the process ends, though chDB has not closed."""
+_STATEMENT_SECONDS = 5.0
+"""So long it waits for each statement that it ends."""
 _NO_STREAM = "Streaming query is not supported"
 _TOTALS = re.compile(r"\bTOTALS\b", re.IGNORECASE)
 """chDB fails when it streams the answer of a statement with totals."""
@@ -264,7 +267,7 @@ class _Process:
                 self._kill(connection.running)
         for connection in self._connections.values():
             if connection.thread is not None:
-                connection.thread.join(_STOP_SECONDS / 2)
+                connection.thread.join(_STATEMENT_SECONDS)
         self._engine.close()
 
 
@@ -325,7 +328,7 @@ def main() -> None:
         if "error" in answer:
             os._exit(1)
         thread.submit(process.serve).result()
-        signal.alarm(_STOP_SECONDS)
+        signal.alarm(STOP_SECONDS)
         thread.submit(process.close).result()
     os._exit(0)  # chDB's threads have nothing left to do
 

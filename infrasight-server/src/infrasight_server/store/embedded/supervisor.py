@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from threading import Event, Lock, Thread
 
 import structlog
@@ -15,11 +16,12 @@ from infrasight_core.errors import StoreError, StoreUnavailableError
 from infrasight_core.net.backoff import Backoff
 
 from infrasight_server import metrics
-from infrasight_server.store.embedded.process import MESSAGE_BYTES, Options
+from infrasight_server.store.embedded.process import MESSAGE_BYTES, STOP_SECONDS, Options
 
 log = structlog.get_logger(__name__)
 _START_SECONDS = 120.0
-_STOP_SECONDS = 60.0
+_KILL_SECONDS = STOP_SECONDS + 10.0
+"""So long after the server closes it, the process is killed."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
 _STABLE_SECONDS = 60.0
@@ -124,18 +126,22 @@ class Supervisor:
         self._started.set()
         if self._closing.is_set():  # `close` may have come before there was a socket to close
             control.shutdown(socket.SHUT_RDWR)
-        while True:
-            try:
-                status = process.wait(_STOP_SECONDS if self._closing.is_set() else 1.0)
-                break
-            except subprocess.TimeoutExpired:
-                if self._closing.is_set():
-                    log.error("the embedded store does not end; it is killed")
-                    process.kill()
-        self._reason = _describe(status)
+        self._reason = _describe(self._wait(process))
         with self._lock:
             self._control = None
         control.close()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Waits until a process has ended, and kills it when its time to close is over."""
+        while not self._closing.is_set():
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(1.0)
+        try:
+            return process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("the embedded store does not end; it is killed")
+            process.kill()
+            return process.wait()
 
     def _launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Starts a process and waits until it is ready. Raises StoreError."""

@@ -124,11 +124,24 @@ print(attempt("syscall", {seccomp._NUMBERS["bpf"][0]}, 0, 0, 0))
     assert run(program).stdout.split() == ["EPERM", "EPERM"]
 
 
+def test_filter_can_deny_new_processes() -> None:
+    """Threads start; a fork, and a clone that is no thread, are denied."""
+    program = f"""
+from infrasight_core.console.seccomp import PROCESS_CALLS, deny_calls
+deny_calls(PROCESS_CALLS, deny_processes=True)
+thread = threading.Thread(target=print, args=["thread"])
+thread.start()
+thread.join()
+print(attempt("fork"))
+print(attempt("syscall", {seccomp._MACHINES[os.uname().machine][3]}, 17, 0, 0, 0, 0))
+"""
+    assert run(program).stdout.split() == ["thread", "EPERM", "EPERM"]
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_filter_programs_are_well_formed(machine: str) -> None:
     """The filter of each architecture has whole instructions and ends by allowing the call."""
-    names = (*seccomp.DANGEROUS_CALLS, *seccomp.RECORDING_CALLS)
-    program = seccomp.filter_program(names, machine)
+    program = seccomp.filter_program(seccomp._NUMBERS, machine, deny_processes=True)
     assert {len(instruction) for instruction in program} == {8}
     assert program[-1] == seccomp._instruction(seccomp._RETURN, seccomp._ALLOW)
 

@@ -114,7 +114,7 @@ def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restrict
         denied_calls: The names of the system calls to deny; see `seccomp`.
     """
     problems = []
-    _no_new_privileges()
+    forbid_new_privileges()
     dropped = drop_capabilities(keep)
     denied = len(denied_calls)
     try:
@@ -128,6 +128,11 @@ def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restrict
     permitted = permitted_capabilities()
     remaining = {name: reason for name, reason in keep.items() if name in permitted}
     return Restriction(remaining, len(dropped), denied, tuple(problems))
+
+
+def forbid_new_privileges() -> None:
+    """Lets no program that this thread executes gain privileges; seccomp filters require it."""
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def drop_capabilities(keep: Collection[str]) -> list[str]:
@@ -236,10 +241,6 @@ def _permits(path: Path, access: int) -> bool:
         if not status.st_mode & bit:
             return False
     return True
-
-
-def _no_new_privileges() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _last_capability() -> int:

@@ -146,7 +146,6 @@ def test_full_outbox_counts_what_it_drops(embedded: System) -> None:
     assert account["stored"] == account["seen"] - account["filtered"] - account["dropped"]
     metric = 'infrasight_server_events_dropped_total{probe="execve"'
     assert server.metric(metric) == account["dropped"]
-    assert len(numbers(embedded, "mark-full")) < executed
 
 
 def test_mutual_tls_admits_only_agents_of_the_same_ca(embedded: System, tmp_path: Path) -> None:

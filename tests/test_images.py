@@ -1,5 +1,6 @@
 """The images as they are shipped, run with exactly the privileges of a pod."""
 
+import errno
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from infrasight_testbed.images import (
 )
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
+from infrasight_testbed.seccomp_profile import PROFILES
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
 
 pytestmark = [
@@ -66,9 +68,19 @@ def folder(tmp_path: Path) -> Path:
     return volumes
 
 
+def seccomp_option(component: str) -> str:
+    """The option for the chart's seccomp profile of a component."""
+    return f"seccomp={PROFILES / component}.json"
+
+
 def agent_container(system: System, podman: Podman, folder: Path) -> PodContainer:
-    """The agent's container, which sends to this server."""
-    template = agent_template(image_name("agent"), system.address, podman.run_folder)
+    """The agent's container, which sends to this server; it has the chart's seccomp profile."""
+    security = {
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "infrasight/agent.json"}
+    }
+    template = agent_template(
+        image_name("agent"), system.address, podman.run_folder, security=security
+    )
     # The network is the host's, where other processes may use the default port.
     overrides = {"INFRASIGHT_AGENT_STATUS_LISTEN": f"127.0.0.1:{free_port()}"}
     return PodContainer.from_template(template, "agent", folder, FIELDS, overrides)
@@ -77,7 +89,7 @@ def agent_container(system: System, podman: Podman, folder: Path) -> PodContaine
 def test_agent_image_records_host_and_containers(
     system: System, podman: Podman, folder: Path
 ) -> None:
-    """With the privileges of the operator's pod, the agent records the host and its containers.
+    """With the operator's pod's privileges, and fewer calls, the agent records host and containers.
 
     Containers that started before the agent are included; events have the host's pids and ids. The
     agent does not record itself.
@@ -133,8 +145,10 @@ def test_agent_image_records_host_and_containers(
 def test_server_and_operator_images_run_unprivileged(podman: Podman, name: str) -> None:
     """Both images run as an unprivileged user on a read-only root, and have no build tools."""
     options = ["--rm", "--network=none", "--read-only", "--cap-drop=all"]
+    options.append("--security-opt=no-new-privileges")
     options.append(f"--cgroup-parent=/{podman.cgroup}")
-    assert "Usage:" in podman("run", *options, image_name(name), "--help")
+    profile = f"--security-opt={seccomp_option(name)}"
+    assert "Usage:" in podman("run", *options, profile, image_name(name), "--help")
     options.append("--entrypoint=sh")
     script = "id -u; for tool in cc gcc make pip uv; do command -v $tool; done; true"
     assert podman("run", *options, image_name(name), "-c", script) == "65532"
@@ -143,7 +157,11 @@ def test_server_and_operator_images_run_unprivileged(podman: Podman, name: str) 
 def test_server_image_stores_and_answers(
     system: System, podman: Podman, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server stores an agent's events, answers a query and exits with status 0 on SIGTERM."""
+    """The server stores an agent's events, answers a query and exits with status 0 on SIGTERM.
+
+    It has the chart's seccomp profile, under which a reader also runs in its container, while a
+    call that is not allowed fails there.
+    """
     address = f"127.0.0.1:{free_port()}"
     data = folder / "data"
     data.mkdir()
@@ -151,6 +169,7 @@ def test_server_image_stores_and_answers(
     options = ["--detach", "--network=host", f"--cgroup-parent=/{podman.cgroup}"]
     options += ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp"]
     options += ["--cap-drop=all", "--security-opt=no-new-privileges"]
+    options.append(f"--security-opt={seccomp_option('server')}")
     options.append(f"--volume={data}:/var/lib/infrasight")
     arguments = ["--listen", address, "--plaintext"]
     arguments += ["--status-listen", f"127.0.0.1:{free_port()}"]
@@ -163,6 +182,11 @@ def test_server_image_stores_and_answers(
     execute(marker, 5)
     assert agent.stop() == 0
     assert [row["argv"][2] for row in system.rows(marker)] == [str(number) for number in range(5)]
+    reader = ("infrasight", "query", "--plaintext", "--server", address, "SELECT 1 AS one")
+    assert podman("exec", server, *reader) == '{"one":1}'
+    script = "import ctypes; libc = ctypes.CDLL(None, use_errno=True)"
+    script += "; libc.unshare(0x10000000); print(ctypes.get_errno())"
+    assert podman("exec", server, "python3", "-c", script) == str(errno.ENOSYS)
     podman("stop", "--time", "60", server)
     assert podman("inspect", "--format", "{{.State.ExitCode}}", server) == "0", podman.log(server)
     podman("rm", server)

@@ -9,7 +9,12 @@ from infrasight_operator.model.installation import Installation
 
 
 def agent_template(
-    image: str, server: str, run: Path, operator: str = "", spec: Mapping[str, Any] | None = None
+    image: str,
+    server: str,
+    run: Path,
+    operator: str = "",
+    spec: Mapping[str, Any] | None = None,
+    security: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The DaemonSet's pod template.
 
@@ -19,8 +24,11 @@ def agent_template(
         run: The node's /run.
         operator: The operator's address.
         spec: Further fields of the installation's spec.
+        security: The agents' privileges; by default those of an installation without this field.
     """
     agent = {"image": image, "hostPaths": {"run": str(run)}, "options": {"containers": {"wait": 2}}}
+    if security is not None:
+        agent["security"] = security
     complete_spec = {
         "agent": agent,
         "server": {"address": server, "plaintext": True},

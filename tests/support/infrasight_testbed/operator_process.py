@@ -92,9 +92,15 @@ class OperatorInstallation:
         )
         self.cluster.apply(cluster_role, cluster_role_binding)
 
-    def start(self, *options: str, ready: bool = True) -> Process:
-        """Starts an operator and, by default, waits until it has listed all objects."""
-        return self._start(self.address, self._status, *options, ready=ready)
+    def start(self, *options: str, ready: bool = True, launcher: tuple[str, ...] = ()) -> Process:
+        """Starts an operator and, by default, waits until it has listed all objects.
+
+        Args:
+            options: Of the command.
+            ready: Whether to wait.
+            launcher: A command that executes the operator's.
+        """
+        return self._start(self.address, self._status, *options, ready=ready, launcher=launcher)
 
     def start_another(self) -> Process:
         """Starts a second operator that no agent connects to."""
@@ -102,8 +108,15 @@ class OperatorInstallation:
         status = f"127.0.0.1:{free_port()}"
         return self._start(listen, status, "--address", self.address)
 
-    def _start(self, listen: str, status: str, *options: str, ready: bool = True) -> Process:
-        command: list[str | Path] = [BIN / "infrasight-operator", "run"]
+    def _start(
+        self,
+        listen: str,
+        status: str,
+        *options: str,
+        ready: bool = True,
+        launcher: tuple[str, ...] = (),
+    ) -> Process:
+        command: list[str | Path] = [*launcher, BIN / "infrasight-operator", "run"]
         command += ["--namespace", self.namespace]
         command += ["--listen", listen, "--status-listen", status, *options]
         log = self._folder / f"operator-{len(self._processes)}.log"

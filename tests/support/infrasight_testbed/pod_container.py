@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
+from infrasight_testbed.seccomp_profile import PROFILES
 from infrasight_testbed.v1 import pods_pb2 as pods
 
 _SECCOMP = Path("/usr/share/containers/seccomp.json")
@@ -176,6 +177,8 @@ class PodContainer:
     def _podman_profile(self, folder: Path) -> str:
         if self.seccomp["type"] == "Unconfined":
             return "unconfined"
+        if self.seccomp["type"] == "Localhost":
+            return str(PROFILES / Path(self.seccomp["localhostProfile"]).name)
         assert self.seccomp["type"] == "RuntimeDefault", self.seccomp
         profile = json.loads(_SECCOMP.read_text())
         added = self.security.get("capabilities", {}).get("add", ())

@@ -131,9 +131,20 @@ class System:
         self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._started: list[Process] = []
 
-    def start_server(self, *options: str, environment: dict[str, str] | None = None) -> Process:
-        """Starts the server and waits until it is ready."""
-        command: list[str | Path] = [BIN / "infrasight-server"]
+    def start_server(
+        self,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
+    ) -> Process:
+        """Starts the server and waits until it is ready.
+
+        Args:
+            options: Of the command.
+            environment: Further variables.
+            launcher: A command that executes the server's.
+        """
+        command: list[str | Path] = [*launcher, BIN / "infrasight-server"]
         command += ["--listen", self.address, "--status-listen", self._server_status]
         command += ["--data", self._folder, "--store", self._store]
         command += ["--database", self._database, *options]
@@ -150,6 +161,7 @@ class System:
         ready: bool = True,
         every_probe: bool = False,
         environment: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
     ) -> Process:
         """Starts an agent.
 
@@ -159,8 +171,10 @@ class System:
             every_probe: Whether it runs every installed probe; else it runs execve, unless the
                 options name other probes or a file.
             environment: Further variables.
+            launcher: A command that executes the agent's.
         """
-        command: list[str | Path] = [BIN / "infrasight", "agent", "--server", self.address]
+        command: list[str | Path] = [*launcher, BIN / "infrasight", "agent"]
+        command += ["--server", self.address]
         command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
         if not every_probe and not {"--probe", "--config"} & set(options):
             command += ["--probe", "execve"]

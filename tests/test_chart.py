@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import fields
+from infrasight_core.net.tls import ListenerTls
+from infrasight_server.settings import ServerSettings
 from infrasight_testbed import chart_values as values
 from infrasight_testbed.chart import (
     CHART,
@@ -70,6 +73,16 @@ def test_rendered_objects_match_their_schemas(cluster_tools: Path, tmp_path: Pat
             "/store/external/url",
         ),
         ({"certificates": {"mode": "existing"}}, "/certificates/existing/agent"),
+        ({"certificates": {"crl": {"configMap": "a", "secret": "b"}}}, "/certificates/crl"),
+        (
+            values.merged(values.REVOCATION, values.PLAINTEXT),
+            "certificates.crl: certificates.mode is plaintext",
+        ),
+        ({"server": {"settings": {"querySlots": 0}}}, "/server/settings/querySlots"),
+        (
+            {"server": {"security": {"seccompProfile": {"type": "Localhost"}}}},
+            "/server/security/seccompProfile.*localhostProfile",
+        ),
         (
             {"probePolicies": {"mine": {"probes": [{"nam": "open"}]}}},
             "/probePolicies/mine/probes/0.*'nam' not allowed",
@@ -91,6 +104,14 @@ def test_invalid_values_are_rejected_by_name(
         render(cluster_tools, invalid)
 
 
+def expected_profile(name: str, owner: str) -> dict[str, str]:
+    """The seccomp profile that a set of values gives the pods of an object."""
+    component = values.ALL[name].get(owner.rpartition("-")[2], {})
+    default = {"type": "RuntimeDefault"}
+    profile: dict[str, str] = component.get("security", {}).get("seccompProfile", default)
+    return profile
+
+
 @for_all_values
 def test_containers_have_least_privileges(rendered: dict[str, list[Manifest]], name: str) -> None:
     """Every container meets `restricted` with a read-only root; only the operator has a token."""
@@ -108,7 +129,9 @@ def test_containers_have_least_privileges(rendered: dict[str, list[Manifest]], n
             assert rights["runAsNonRoot"], owner
             assert rights["allowPrivilegeEscalation"] is False, owner
             assert rights["capabilities"] == {"drop": ["ALL"]}, owner
-            assert rights["seccompProfile"]["type"] == "RuntimeDefault", owner
+            profile = pod["securityContext"]["seccompProfile"]
+            assert profile == expected_profile(name, owner), owner
+            assert rights["seccompProfile"] == profile, owner
             assert container["resources"]["limits"]["memory"], owner
     assert "privileged:" not in str(rendered[name]).replace("'", "")
 
@@ -187,6 +210,75 @@ def test_referenced_objects_and_ports_exist(rendered: dict[str, list[Manifest]],
                 labels for labels in pod_labels if service["selector"].items() <= labels.items()
             ]
             assert len(selected) == 1, manifest["metadata"]["name"]
+
+
+def test_every_server_setting_has_a_value(rendered: dict[str, list[Manifest]]) -> None:
+    """Together the values set every setting of the server that is of use in a pod."""
+    names = {f"TLS__{field.name.upper()}" for field in fields(ListenerTls)}
+    names |= {field.name.upper() for field in fields(ServerSettings) if field.name != "tls"}
+    without_value = {
+        *("SOCKET_GROUP", "AGENT_USERS", "TOKENS"),  # a pod listens on a port, with TLS
+        *("STORE_PASSWORD", "QUERY_PASSWORD"),  # they are in files
+        "KEEP_PRIVILEGES",  # for plugins that an own image has; server.env sets it
+    }
+    found: set[str] = set()
+    for manifests in rendered.values():
+        for owner, pod in pod_specs(manifests):
+            if owner.endswith("-server"):
+                found |= literal_environment(pod["containers"][0]).keys()
+    prefix = "INFRASIGHT_SERVER_"
+    assert {name.removeprefix(prefix) for name in found if name.startswith(prefix)} == (
+        names - without_value
+    )
+
+
+def test_limits_are_whole_numbers(rendered: dict[str, list[Manifest]]) -> None:
+    """The server's limits arrive as whole numbers, although Helm reads numbers as floats."""
+    deployment = find_manifest(rendered["limits"], "Deployment", "infrasight-server")
+    variables = literal_environment(deployment["spec"]["template"]["spec"]["containers"][0])
+    expected = {
+        "MAX_DECODED_BYTES": "67108864",
+        "MAX_PENDING_BYTES": "8589934592",
+        "MAX_AGE_DAYS": "7",
+        "MAX_STREAMS": "300",
+        "QUERY_SLOTS": "6",
+        "QUERY_SLOTS_PER_PEER": "3",
+        "WATCHERS_PER_PEER": "4",
+        "QUERY_MEMORY": "4294967296",
+    }
+    assert {name: variables[f"INFRASIGHT_SERVER_{name}"] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "source"),
+    [
+        ("revocation", "all.pem", {"configMap": {"name": "my-revocations"}}),
+        ("revocation_in_a_secret", "crl.pem", {"secret": {"secretName": "my-revocations"}}),
+    ],
+)
+def test_revocation_lists_are_files_that_follow_their_object(
+    rendered: dict[str, list[Manifest]], name: str, key: str, source: dict[str, dict[str, Any]]
+) -> None:
+    """Server and operator, and no other pod, read the list from a mounted folder.
+
+    A mount with a subPath would stay as it was at the pod's start.
+    """
+    ((kind, reference),) = source.items()
+    file = {"defaultMode": 0o440, "items": [{"key": key, "path": "crl.pem"}]}
+    volume = {"name": "crl", kind: {**reference, **file}}
+    mount = {"name": "crl", "mountPath": "/etc/infrasight/crl", "readOnly": True}
+    readers = set()
+    for owner, pod in pod_specs(rendered[name]):
+        component = owner.rpartition("-")[2]
+        if volume in pod["volumes"]:
+            readers.add(component)
+            (container,) = pod["containers"]
+            assert mount in container["volumeMounts"]
+            variable = f"INFRASIGHT_{component.upper()}_TLS__CRL"
+            assert literal_environment(container)[variable] == "/etc/infrasight/crl/crl.pem"
+        else:
+            assert "crl" not in str(pod)
+    assert readers == {"server", "operator"}
 
 
 def test_embedded_store_has_one_server(cluster_tools: Path) -> None:

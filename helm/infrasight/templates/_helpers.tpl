@@ -57,22 +57,28 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 {{- end -}}
 
-{{/* The security context of a pod that Pod Security "restricted" admits; the argument is the uid. */}}
+{{/* The security context of a pod that Pod Security "restricted" admits: (list 65532 .Values.server.security) */}}
 {{- define "infrasight.podSecurity" -}}
+{{- $uid := first . -}}
 runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
+runAsUser: {{ $uid }}
+runAsGroup: {{ $uid }}
+fsGroup: {{ $uid }}
 fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
+{{ include "infrasight.seccompProfile" (last .) }}
 {{- end -}}
 
+{{/* The security context of its containers; the argument is the component's `security`. */}}
 {{- define "infrasight.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
 capabilities: {drop: [ALL]}
-seccompProfile: {type: RuntimeDefault}
+{{ include "infrasight.seccompProfile" . }}
+{{- end -}}
+
+{{- define "infrasight.seccompProfile" -}}
+seccompProfile: {{ default (dict "type" "RuntimeDefault") .seccompProfile | toJson }}
 {{- end -}}
 
 {{/* The scheduling fields of a pod, from the component's values. */}}

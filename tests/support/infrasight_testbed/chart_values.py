@@ -53,6 +53,35 @@ POLICIES: dict[str, Any] = {
         },
     }
 }
+LIMITS: dict[str, Any] = {
+    "server": {
+        "settings": {
+            "maxDecodedBytes": 1 << 26,
+            "maxPendingBytes": 1 << 33,
+            "maxAgeDays": 7,
+            "maxStreams": 300,
+            "querySlots": 6,
+            "querySlotsPerPeer": 3,
+            "watchersPerPeer": 4,
+            "queryMemory": 1 << 32,
+        }
+    }
+}
+REVOCATION: dict[str, Any] = {
+    "certificates": {"crl": {"configMap": "my-revocations", "key": "all.pem"}}
+}
+REVOCATION_IN_A_SECRET: dict[str, Any] = {"certificates": {"crl": {"secret": "my-revocations"}}}
+LOCAL_PROFILES: dict[str, Any] = {
+    component: {
+        "security": {
+            "seccompProfile": {
+                "type": "Localhost",
+                "localhostProfile": f"infrasight/{component}.json",
+            }
+        }
+    }
+    for component in ("agent", "server", "operator")
+}
 _COMPONENT_SCHEDULING: dict[str, Any] = {
     "nodeSelector": {"disk": "fast"},
     "tolerations": [{"key": "infra", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
@@ -197,6 +226,9 @@ TOGETHER = {
     "embedded-outside": merged(EMBEDDED, EXTERNAL_ACCESS, CUSTOM_VOLUMES, MONITORING),
     "large": merged(
         EXTERNAL,
+        LIMITS,
+        REVOCATION,
+        LOCAL_PROFILES,
         AUTOSCALING,
         MONITORING,
         SCHEDULING,

@@ -74,6 +74,40 @@ reader/{{ $name }}
 {{- if include "infrasight.tls" (first .) }}
 - {name: {{ last . }}SHARED_AGENT_CERTIFICATE, value: {{ (first .).Values.certificates.sharedAgentCertificate | quote }}}
 {{- end }}
+{{- if include "infrasight.crl" (first .) }}
+- {name: {{ last . }}CRL, value: /etc/infrasight/crl/crl.pem}
+{{- end }}
+{{- end -}}
+
+{{/* Whether there are revocation lists. */}}
+{{- define "infrasight.crl" -}}
+{{- $crl := .Values.certificates.crl -}}
+{{- if or $crl.configMap $crl.secret -}}
+{{- if not (include "infrasight.tls" .) -}}
+{{- fail "certificates.crl: certificates.mode is plaintext, so there are no certificates to revoke; remove certificates.crl" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "infrasight.crlMount" -}}
+{{- if include "infrasight.crl" . }}
+- {name: crl, mountPath: /etc/infrasight/crl, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* A whole volume, without subPath: the kubelet replaces its file when the object changes. */}}
+{{- define "infrasight.crlVolume" -}}
+{{- if include "infrasight.crl" . }}
+{{- $crl := .Values.certificates.crl }}
+{{- $source := dict "defaultMode" 0440 "items" (list (dict "key" $crl.key "path" "crl.pem")) }}
+- name: crl
+  {{- if $crl.secret }}
+  secret: {{ toJson (merge (dict "secretName" $crl.secret) $source) }}
+  {{- else }}
+  configMap: {{ toJson (merge (dict "name" $crl.configMap) $source) }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* (list . "tls") */}}

@@ -8,13 +8,22 @@
 - {name: INFRASIGHT_SERVER_LINGER_SECONDS, value: {{ $settings.lingerSeconds | quote }}}
 - {name: INFRASIGHT_SERVER_MAX_INSERT_ROWS, value: {{ int64 $settings.maxInsertRows | quote }}}
 - {name: INFRASIGHT_SERVER_MAX_BATCH_BYTES, value: {{ int64 $settings.maxBatchBytes | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_DECODED_BYTES, value: {{ int64 $settings.maxDecodedBytes | quote }}}
 - {name: INFRASIGHT_SERVER_MAX_PENDING_BYTES, value: {{ int64 $settings.maxPendingBytes | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_AGE_DAYS, value: {{ int64 $settings.maxAgeDays | quote }}}
+- {name: INFRASIGHT_SERVER_MAX_STREAMS, value: {{ int64 $settings.maxStreams | quote }}}
 - {name: INFRASIGHT_SERVER_QUERY_SECONDS, value: {{ $settings.querySeconds | quote }}}
 - {name: INFRASIGHT_SERVER_QUERY_BYTES, value: {{ int64 $settings.queryBytes | quote }}}
+- {name: INFRASIGHT_SERVER_QUERY_SLOTS, value: {{ int64 $settings.querySlots | quote }}}
+- {name: INFRASIGHT_SERVER_QUERY_SLOTS_PER_PEER, value: {{ int64 $settings.querySlotsPerPeer | quote }}}
+- {name: INFRASIGHT_SERVER_WATCHERS_PER_PEER, value: {{ int64 $settings.watchersPerPeer | quote }}}
 - {name: INFRASIGHT_SERVER_STOP_SECONDS, value: {{ $settings.stopSeconds | quote }}}
 - {name: INFRASIGHT_SERVER_LOG_LEVEL, value: {{ $settings.logLevel }}}
 {{- with $settings.ttlDays }}
 - {name: INFRASIGHT_SERVER_TTL_DAYS, value: {{ int64 . | quote }}}
+{{- end }}
+{{- with $settings.queryMemory }}
+- {name: INFRASIGHT_SERVER_QUERY_MEMORY, value: {{ int64 . | quote }}}
 {{- end }}
 {{- with $settings.probes }}
 - {name: INFRASIGHT_SERVER_PROBES, value: {{ join "," . | quote }}}

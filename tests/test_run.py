@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from infrasight_testbed.local_user import LocalUser
 from infrasight_testbed.run_script import PORTS, SECONDS, RunScript, free_ports
+from infrasight_testbed.system import until
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "run.py"
 INFRASIGHT = Path(sys.executable).with_name("infrasight")
@@ -41,7 +43,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_make_run_shows_events_that_a_query_returns(
     start: Callable[..., RunScript], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An execution is a JSON line on stdout and a row in SQL; SIGTERM to make ends everything."""
+    """An execution is a JSON line on stdout and a row in SQL; SIGTERM to make ends everything.
+
+    What server and store do themselves is not recorded, although the store opens files for each
+    insert.
+    """
     monkeypatch.delenv("INFRASIGHT_AGENT_PROBES")  # as people run it
     run = start("make", "run")
     run.wait_for_event("seen")
@@ -53,14 +59,23 @@ def test_make_run_shows_events_that_a_query_returns(
         "SELECT argv, return_code, user FROM execve_events WHERE argv[2] = 'seen' "
         "ORDER BY time LIMIT 1"
     )
-    query = [str(INFRASIGHT), "query", f"--server={run.server}"]
-    query += [f"--server-user={run.server_user()}", sql]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True)
-    assert json.loads(answer.stdout) == {
-        "argv": ["/bin/true", "seen"],
-        "return_code": 0,
-        "user": "root",
-    }
+
+    def query(sql: str) -> dict[str, Any]:
+        command = [str(INFRASIGHT), "query", f"--server={run.server}"]
+        command += [f"--server-user={run.server_user()}", sql]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        row: dict[str, Any] = json.loads(answer.stdout)
+        return row
+
+    assert query(sql) == {"argv": ["/bin/true", "seen"], "return_code": 0, "user": "root"}
+    # Rows are stored now, so the store has opened files; this file is opened after those.
+    mark = str(run.data / "opened-later")
+    Path(mark).touch()
+    marked = f"SELECT count() > 0 AS is_stored FROM open_events WHERE path = '{mark}'"
+    until(lambda: bool(query(marked)["is_stored"]), "the later open is stored", SECONDS)
+    server, store = run.server_processes()
+    own = f"SELECT count() AS opens FROM open_events WHERE pid IN ({server}, {store})"
+    assert query(own) == {"opens": 0}
     for folder in ("logs", "store"):
         assert LocalUser().attempt("os.listdir(arguments)", str(run.data / folder)) == "EACCES"
     assert (run.server_user() == 0) == ("the server runs as root" in run.messages())

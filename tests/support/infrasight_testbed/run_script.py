@@ -107,6 +107,16 @@ class RunScript:
             if f"\0{name}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
         )
 
+    def server_processes(self) -> list[int]:
+        """The ids of the server's process and of those that it has started: its store."""
+        server = next(
+            pid
+            for pid in self.left_over()
+            if b"/infrasight-server\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
+        children = [path.read_text() for path in Path(f"/proc/{server}/task").glob("*/children")]
+        return [server, *map(int, " ".join(children).split())]
+
     def server_user(self) -> int:
         """The id of the user who runs the server."""
         return self._socket.stat().st_uid

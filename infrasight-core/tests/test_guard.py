@@ -140,7 +140,7 @@ def test_guard_counts_calls_that_it_cannot_forward(tmp_path: Path) -> None:
     loaded = load("sample", evolve(sample.load_bpf(kernel, {}), attach=COMPAT), kernel, settings)
     guard.put(loaded, COMPAT)
     layer = guard._layers[0]
-    guard._lib.bpf_map_delete_elem(layer.maps["compat_enter"], struct.pack("<I", 295))
+    layer.maps["compat_enter"].delete(struct.pack("<I", 295))
     make_calls(program, CALLS * 3)
     assert guard.untraced() == {"compat": 3, "x32": 0}
     guard.remove("sample")

@@ -134,11 +134,19 @@ def test_row_names_the_changed_file(
 
 
 def test_program_attaches_where_the_kernel_allows_it(has_function: bool) -> None:
-    """The program is attached exactly where that is possible; otherwise the reason is reported."""
+    """The program is attached exactly where that is possible; otherwise the reason is reported.
+
+    Where it is attached, the loaded probe tells when it no longer is.
+    """
     kernel = running_kernel()
     loaded = load(
         "chmod", infrasight_probe_chmod.plugin.load_bpf(kernel, {}), kernel, LoadSettings()
     )
+    assert loaded.detached() == []
+    if has_function:
+        with Path("/dev/null").open() as nothing:  # the descriptor's end ends the attachment
+            os.dup2(nothing.fileno(), loaded.descriptors[0])
+        assert loaded.detached() == ["security_path_chmod"]
     loaded.close()
     assert loaded.functions == (("path_chmod",) if has_function else ())
     assert bool(loaded.unattached) != has_function

@@ -15,7 +15,6 @@ import structlog
 from prometheus_client import Counter
 
 from infrasight_core.agent.recorder import Recorder
-from infrasight_core.errors import KernelError
 from infrasight_core.kernel.filters import CANARY_THREAD
 
 log = structlog.get_logger(__name__)
@@ -26,12 +25,14 @@ CANARY_EVENTS = Counter(
 )
 MAPS_RESTORED = Counter(
     "infrasight_filter_maps_restored",
-    "Times that the agent restored a probe's filters, which another process had rewritten.",
-    ["probe"],
+    "Times that the agent restored the filters of a probe or tracker, or the tables of the "
+    "`guard`, which another process had rewritten.",
+    ["plugin"],
 )
 PROGRAMS_DETACHED = Counter(
     "infrasight_programs_found_detached",
-    "Times that a program of a probe or tracker was found detached from its tracepoint.",
+    "Times that a program of a probe, a tracker or the `guard` was found detached from its "
+    "tracepoint or kernel function.",
     ["plugin"],
 )
 _LONGEST_WAIT = 30.0  # seconds that an event may take on a busy machine
@@ -58,7 +59,7 @@ class Canary:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What the latest check found, by probe or tracker; empty if all is well."""
+        """What the latest check found, by probe, tracker or `guard`; empty if all is well."""
         return self._problems
 
     def start(self) -> None:
@@ -86,26 +87,18 @@ class Canary:
         for name, events in self._recorder.detached_programs().items():
             PROGRAMS_DETACHED.labels(name).inc()
             problems[name] = [f"no longer attached to {', '.join(events)}; restart the agent"]
-        for probe in self._recorder.probes():
-            differences = self._restore_filters(probe)
-            if differences:
-                MAPS_RESTORED.labels(probe).inc()
-                problems.setdefault(probe, []).append(
-                    "another process rewrote the filters in the kernel, which are restored now: "
-                    + ", ".join(differences)
-                )
+        for name, differences in self._recorder.restore_maps().items():
+            MAPS_RESTORED.labels(name).inc()
+            problems.setdefault(name, []).append(
+                "another process rewrote maps in the kernel, which are restored now: "
+                + ", ".join(differences)
+            )
         for probe in self._silent_probes():
             problems.setdefault(probe, []).append(
                 "the canary event did not arrive: its programs are detached or its maps rewritten; "
                 "restart the agent"
             )
         return {name: "; ".join(texts) for name, texts in problems.items()}
-
-    def _restore_filters(self, probe: str) -> list[str]:
-        try:
-            return self._recorder.restore_filters(probe)
-        except KernelError as error:
-            return [str(error)]
 
     def _silent_probes(self) -> Iterable[str]:
         """Causes an event of each probe; returns the probes whose event does not arrive."""

@@ -31,6 +31,7 @@ from infrasight_core.plugin.clock import boot_time_ns
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
+from infrasight_core.settings.reserved_names import GUARD
 
 log = structlog.get_logger(__name__)
 
@@ -202,23 +203,29 @@ class Recorder:
         return any(token.encode() in text for text in texts)
 
     def detached_programs(self) -> dict[str, list[str]]:
-        """Returns the tracepoints from which the kernel has detached a program.
+        """Returns the tracepoints and kernel functions from which a program is detached.
 
         Returns:
-            The tracepoints by probe or tracker, for those that have lost any.
+            The attach points by probe, tracker or `guard`, for those that have lost any.
         """
-        detached = self._trackers.detached_programs()
+        detached = {**self._trackers.detached_programs(), GUARD: self._guard.detached()}
         with self._lock:  # so that no probe is detached meanwhile
             for probe, recording in self._recordings.items():
-                if events := recording.loaded.detached():
-                    detached[probe] = events
-        return detached
+                detached[probe] = recording.loaded.detached()
+        return {name: points for name, points in detached.items() if points}
 
-    def restore_filters(self, probe: str) -> list[str]:
-        """Restores a probe's filters in the kernel; returns how they differed. See FilterMaps."""
+    def restore_maps(self) -> dict[str, list[str]]:
+        """Restores the maps in the kernel that the agent has written: filters, the guard's tables.
+
+        Returns:
+            How they differed, by probe, tracker or `guard`, for those that did.
+        """
+        restored = {**self._trackers.restore_filters(), GUARD: self._guard.restore()}
         with self._lock:
-            recording = self._recordings.get(probe)
-            return recording.loaded.filter_maps.restore() if recording is not None else []
+            loaded = {name: recording.loaded for name, recording in self._recordings.items()}
+        for probe, each in loaded.items():
+            restored[probe] = each.filter_maps.restore()
+        return {name: differences for name, differences in restored.items() if differences}
 
     def start(self) -> None:
         """Starts the thread that reads the blocks."""

@@ -98,10 +98,16 @@ class Trackers:
         return fullest > _FILLS_FAST
 
     def detached_programs(self) -> dict[str, list[str]]:
-        """Returns the tracepoints from which the kernel has detached a program, by tracker."""
+        """Returns the attach points from which a program is detached, by tracker."""
         with self._lock:
             detached = {name: each.loaded.detached() for name, each in self._trackers.items()}
         return {name: events for name, events in detached.items() if events}
+
+    def restore_filters(self) -> dict[str, list[str]]:
+        """Restores the filters, which reject nothing; returns how they differed, by tracker."""
+        with self._lock:
+            loaded = {name: tracker.loaded for name, tracker in self._trackers.items()}
+        return {name: each.filter_maps.restore() for name, each in loaded.items()}
 
     def close(self) -> None:
         """Ends all trackers."""

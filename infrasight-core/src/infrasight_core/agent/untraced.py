@@ -12,6 +12,7 @@ from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.recording import ACCOUNT_INTERVAL
 from infrasight_core.agent.sink import Sink
 from infrasight_core.kernel.block import Counts
+from infrasight_core.settings.reserved_names import GUARD
 
 OPERATIONS_DROPPED = Counter(
     "infrasight_operations_dropped",
@@ -19,7 +20,6 @@ OPERATIONS_DROPPED = Counter(
     "compat, x32 or io_uring.",
     ["way"],
 )
-_ACCOUNT_NAME = "guard"
 
 
 class UntracedOperations:
@@ -56,6 +56,6 @@ class UntracedOperations:
             counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced=totals["compat"] + totals["x32"])
             account = self._account.report(counts, skipped=0, ended=ended)
             if account is not None:
-                self._sink.put_account(_ACCOUNT_NAME, account)
+                self._sink.put_account(GUARD, account)
             self._account.begin_window(window)
             self._account_sent = now

@@ -14,7 +14,8 @@ from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
 
-from infrasight_core.errors import ConfigError, KernelError
+from infrasight_core.errors import ConfigError
+from infrasight_core.kernel.written_map import WrittenMap
 
 # The most values and paths that a probe's filters may name. The maps hold two such banks.
 VALUES = 8192
@@ -29,7 +30,6 @@ _TEXT_KINDS = ("comm", "path")
 _HELP = "write pid=, uid= or cgroup=NUMBER, comm=NAME, path=/PREFIX"
 _PATH_BYTES = 255
 _STATE_KEY = bytes(4)
-_KEY_BYTES = {"filter_state": 4, "filter_values": 24, "filter_prefixes": 5 + _PATH_BYTES}
 _COMM_BYTES = 15
 _SYSCALL_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1
@@ -214,7 +214,7 @@ def canary_defines() -> dict[str, int]:
 
 
 class FilterMaps:
-    """The filters of a running probe in the kernel.
+    """The filters of a running probe or tracker in the kernel.
 
     Args:
         descriptors: The descriptors of `MAPS`, in that order; closed with this object.
@@ -223,11 +223,17 @@ class FilterMaps:
     """
 
     def __init__(self, descriptors: Sequence[int], agent_process: int, filters: Filters) -> None:
-        self._maps = dict(zip(MAPS, descriptors, strict=True))
         self._agent_process = agent_process
         self._bank = 0
         self._entries: list[list[Write]] = [list(filters.writes(0)), []]  # of each bank
-        self._lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
+        held: dict[str, dict[bytes, bytes]] = {name: {} for name in MAPS}
+        held["filter_state"][_STATE_KEY] = filters.state(0, agent_process)
+        for name, key, value in self._entries[0]:
+            held[name][key] = value
+        self._maps = {
+            name: WrittenMap(name, descriptor, held[name])
+            for name, descriptor in zip(MAPS, descriptors, strict=True)
+        }
         self._lock = threading.Lock()  # held while the maps are written or compared
         self.filters = filters
 
@@ -245,11 +251,12 @@ class FilterMaps:
             bank = 1 - self._bank
             self._wait_for_programs()
             for name, key, _ in self._entries[bank]:
-                self._delete(name, key)
+                self._maps[name].delete(key)
             self._entries[bank] = list(filters.writes(bank))
             for name, key, value in self._entries[bank]:
-                self._update(name, key, value)
-            self._update("filter_state", _STATE_KEY, filters.state(bank, self._agent_process))
+                self._maps[name].update(key, value)
+            state = filters.state(bank, self._agent_process)
+            self._maps["filter_state"].update(_STATE_KEY, state)
             self._bank = bank
             self.filters = filters
 
@@ -258,65 +265,15 @@ class FilterMaps:
 
         Returns:
             The differences, each as a short text; empty if there is none.
-
-        Raises:
-            KernelError: The maps differ, and the kernel does not permit to write them.
         """
         with self._lock:
-            if not self._maps:  # closed
-                return []
-            return [difference for name in MAPS for difference in self._restore_map(name)]
-
-    def _restore_map(self, name: str) -> list[str]:
-        wanted = self._wanted(name)
-        actual = self._read(name)
-        kept = wanted.keys() & actual.keys()
-        deleted = wanted.keys() - kept
-        added = actual.keys() - kept
-        changed = {key for key in kept if wanted[key] != actual[key]}
-        for key in added:
-            self._delete(name, key)
-        for key in (*deleted, *changed):
-            self._update(name, key, wanted[key])
-        counts = {"deleted": len(deleted), "added": len(added), "changed": len(changed)}
-        return [f"{name}: {count} {what}" for what, count in counts.items() if count]
-
-    def _wanted(self, name: str) -> dict[bytes, bytes]:
-        """Returns what a map must hold."""
-        if name == "filter_state":
-            return {_STATE_KEY: self.filters.state(self._bank, self._agent_process)}
-        entries = [*self._entries[0], *self._entries[1]]
-        return {key: value for written, key, value in entries if written == name}
-
-    def _read(self, name: str) -> dict[bytes, bytes]:
-        """Returns what a map holds."""
-        size = _KEY_BYTES[name]
-        held: dict[bytes, bytes] = {}
-        key = None
-        following = ctypes.create_string_buffer(size)
-        value = ctypes.create_string_buffer(8)
-        descriptor = self._maps[name]
-        for _ in range(2 * (VALUES + PREFIXES)):
-            if self._lib.bpf_map_get_next_key(descriptor, key, following):
-                break
-            key = following.raw
-            if not self._lib.bpf_map_lookup_elem(descriptor, key, value):
-                held[key] = value.raw
-        return held
+            return [text for each in self._maps.values() for text in each.restore()]
 
     def close(self) -> None:
         """Releases the maps."""
         with self._lock:
             while self._maps:
-                os.close(self._maps.popitem()[1])
-
-    def _delete(self, name: str, key: bytes) -> None:
-        self._lib.bpf_map_delete_elem(self._maps[name], key)
-
-    def _update(self, name: str, key: bytes, value: bytes) -> None:
-        if self._lib.bpf_map_update_elem(self._maps[name], key, value, ctypes.c_ulonglong(0)):
-            reason = os.strerror(ctypes.get_errno())
-            raise KernelError(f"filters: {name} cannot be written: {reason}")
+                self._maps.popitem()[1].close()
 
     def _wait_for_programs(self) -> None:
         """Waits until every program that runs now has ended: for a grace period of RCU."""

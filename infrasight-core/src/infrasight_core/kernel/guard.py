@@ -4,7 +4,6 @@ It is a separate program in the kernel, bpf/guard.bpf.c. The programs it forward
 same blocks as for 64-bit calls.
 """
 
-import ctypes
 import mmap
 import os
 import struct
@@ -14,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import structlog
 from attrs import define, field
 
-from infrasight_core.errors import KernelError
 from infrasight_core.kernel.bcc_client import run_bcc
 from infrasight_core.kernel.compat import MARKS, NO_NUMBER, SOCKETCALL, compat_defines, compat_slots
 from infrasight_core.kernel.loader import (
@@ -24,12 +22,19 @@ from infrasight_core.kernel.loader import (
     compiler_flags,
     core_source,
 )
+from infrasight_core.kernel.prog_info import Attachment, detached_events, program_id
+from infrasight_core.kernel.written_map import WrittenMap
 from infrasight_core.plugin.program import SOCKETCALL_LIMIT, SOCKETCALLS, Kernel, Tracepoint
 
 log = structlog.get_logger(__name__)
-_MAPS = ("compat_enter", "compat_exit", "wanted", "untraced")
+_COUNTERS = "untraced"
+_WRITTEN_MAPS = ("compat_enter", "compat_exit", "wanted")
+_MAPS = (*_WRITTEN_MAPS, _COUNTERS)
+_SLOTS = SOCKETCALLS + SOCKETCALL_LIMIT
 _WAYS = ("compat", "x32")  # enum untraced_way
 _POINTS = (("guard_enter", "raw_syscalls:sys_enter"), ("guard_exit", "raw_syscalls:sys_exit"))
+_IS_WANTED = b"\1"
+_IS_NOT_WANTED = b"\0"
 _Slot = tuple[str, int]  # the name of an array and an index in it
 
 
@@ -40,14 +45,14 @@ class _Layer:
     A slot holds one function, so that a second probe of the same calls needs a second layer.
 
     Attributes:
-        maps: The descriptors of its maps, by name.
-        descriptors: The descriptors of its programs and attachments.
+        maps: The maps that decide where a call goes, by name.
+        attachments: Its programs at their tracepoints.
         counters: The map `untraced`, mapped.
         owners: The probe that occupies each slot.
     """
 
-    maps: dict[str, int]
-    descriptors: list[int]
+    maps: dict[str, WrittenMap]
+    attachments: list[Attachment]
     counters: mmap.mmap
     owners: dict[_Slot, str] = field(factory=dict)
 
@@ -59,10 +64,12 @@ class _Layer:
     def close(self) -> None:
         """Detaches the program and releases its maps."""
         self.counters.close()
-        while self.descriptors:
-            os.close(self.descriptors.pop())
+        while self.attachments:
+            attachment = self.attachments.pop()
+            os.close(attachment.descriptor)
+            os.close(attachment.program)
         while self.maps:
-            os.close(self.maps.popitem()[1])
+            self.maps.popitem()[1].close()
 
 
 class Guard:
@@ -79,7 +86,6 @@ class Guard:
         self._layers: list[_Layer] = []
         self._counted_before = dict.fromkeys(_WAYS, 0)  # by layers that are closed
         self._lock = threading.Lock()
-        self._lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
     def put(self, loaded: LoadedProbe, points: Iterable[Tracepoint]) -> None:
         """Forwards the 32-bit calls that a probe's points want from now on.
@@ -99,11 +105,12 @@ class Guard:
             layer = self._free_layer(slots) or self._load()
             layer.owners |= dict.fromkeys(slots, loaded.name)
             for _, number in slots:
-                self._update(layer, "wanted", number, b"\1")
+                layer.maps["wanted"].update(_word(number), _IS_WANTED)
             # Exits first, so that every entry that is recorded finds its exit.
             for side, number in sorted(slots, reverse=True):
                 program = loaded.programs[slots[side, number]]
-                self._update(layer, side, number, struct.pack("<I", program))
+                reads_as = _word(program_id(program))
+                layer.maps[side].update(_word(number), _word(program), reads_as)
 
     def remove(self, probe: str) -> None:
         """Stops forwarding to a probe and releases its programs. Closes layers that are unused."""
@@ -111,8 +118,8 @@ class Guard:
             for layer in list(self._layers):
                 owned = sorted(slot for slot, owner in layer.owners.items() if owner == probe)
                 for side, number in owned:
-                    self._update(layer, "wanted", number, b"\0")
-                    self._lib.bpf_map_delete_elem(layer.maps[side], struct.pack("<I", number))
+                    layer.maps["wanted"].update(_word(number), _IS_NOT_WANTED)
+                    layer.maps[side].delete(_word(number))
                     del layer.owners[side, number]
                 if not layer.owners:
                     self._layers.remove(layer)
@@ -131,6 +138,24 @@ class Guard:
                     total[way] += count
             return total
 
+    def restore(self) -> list[str]:
+        """Compares the maps with what was written to them, and writes it again where they differ.
+
+        The maps that the guard itself writes, counters and calls in progress, are not compared.
+
+        Returns:
+            The differences, each as a short text; empty if there is none.
+        """
+        with self._lock:
+            maps = [each for layer in self._layers for each in layer.maps.values()]
+            return [difference for each in maps for difference in each.restore()]
+
+    def detached(self) -> list[str]:
+        """Returns the tracepoints from which the kernel has detached the guard."""
+        with self._lock:
+            attachments = [each for layer in self._layers for each in layer.attachments]
+            return detached_events(attachments)
+
     def _free_layer(self, slots: Iterable[_Slot]) -> _Layer | None:
         """Finds a layer in which all of these slots are free."""
         wanted = set(slots)
@@ -142,7 +167,7 @@ class Guard:
     def _load(self) -> _Layer:
         """Loads and attaches another layer."""
         defines = {
-            "SLOTS": SOCKETCALLS + SOCKETCALL_LIMIT,
+            "SLOTS": _SLOTS,
             "ENTRIES": self._settings.entries,
             "SOCKETCALL": SOCKETCALL.get(self._kernel.machine, NO_NUMBER),
             **compat_defines(self._kernel.machine),
@@ -155,17 +180,27 @@ class Guard:
             "maps": _MAPS,
         }
         answer = run_bcc(request, self._settings.python)
-        maps = dict(zip(_MAPS, answer.descriptors, strict=False))
-        counters = mmap.mmap(maps["untraced"], mmap.PAGESIZE, prot=mmap.PROT_READ)
-        layer = _Layer(maps, answer.descriptors[len(_MAPS) :], counters)
+        *written, counters_map = answer.descriptors[: len(_MAPS)]
+        programs = answer.descriptors[len(_MAPS) : len(_MAPS) + len(_POINTS)]
+        attached = answer.descriptors[len(_MAPS) + len(_POINTS) :]
+        attachments = [
+            Attachment(event, program, descriptor)
+            for (_, event), program, descriptor in zip(_POINTS, programs, attached, strict=True)
+        ]
+        nothing_wanted = {_word(number): _IS_NOT_WANTED for number in range(_SLOTS)}
+        maps = {
+            name: WrittenMap(name, descriptor, nothing_wanted if name == "wanted" else {})
+            for name, descriptor in zip(_WRITTEN_MAPS, written, strict=True)
+        }
+        counters = mmap.mmap(counters_map, mmap.PAGESIZE, prot=mmap.PROT_READ)
+        os.close(counters_map)
+        layer = _Layer(maps, attachments, counters)
         self._layers.append(layer)
         for warning in answer.warnings:
             log.warning("the compiler warns about the guard's C", warning=warning)
         log.info("guard attached: 32-bit calls are recorded", layer=len(self._layers))
         return layer
 
-    def _update(self, layer: _Layer, name: str, number: int, value: bytes) -> None:
-        key = struct.pack("<I", number)
-        if self._lib.bpf_map_update_elem(layer.maps[name], key, value, ctypes.c_ulonglong(0)):
-            reason = os.strerror(ctypes.get_errno())
-            raise KernelError(f"32-bit calls: {name} of {number} cannot be written: {reason}")
+
+def _word(number: int) -> bytes:
+    return struct.pack("<I", number)

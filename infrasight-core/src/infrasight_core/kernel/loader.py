@@ -40,7 +40,14 @@ from infrasight_core.kernel.filters import (
     canary_defines,
 )
 from infrasight_core.kernel.layout import layout_of
-from infrasight_core.kernel.prog_info import attached_programs, program_id, skipped_runs
+from infrasight_core.kernel.prog_info import (
+    Attachment,
+    Link,
+    detached_events,
+    is_attached,
+    link_of,
+    skipped_runs,
+)
 from infrasight_core.plugin.program import BpfProgram, Kernel
 
 log = structlog.get_logger(__name__)
@@ -86,6 +93,7 @@ class LoadedProbe:
         unattached: Those that are not, and why.
         warnings: The compiler's warnings about its C, each as `file:line: warning: …`.
         tracepoints: The tracepoint and the program of each of the last `descriptors`.
+        links: The kernel function and the attachment of each of the first `descriptors`.
         canary: Causes an event on purpose; see `BpfProgram`.
     """
 
@@ -98,6 +106,7 @@ class LoadedProbe:
     unattached: Mapping[str, str] = field(factory=dict)
     warnings: tuple[str, ...] = ()
     tracepoints: tuple[tuple[str, str], ...] = ()
+    links: tuple[tuple[str, Link], ...] = ()
     canary: Callable[[str], None] | None = None
 
     def skipped_runs(self) -> int:
@@ -105,23 +114,22 @@ class LoadedProbe:
         return skipped_runs(self.programs.values())
 
     def detached(self) -> list[str]:
-        """Returns the tracepoints from which the kernel has detached a program.
+        """Returns the tracepoints and kernel functions from which a program is detached.
 
-        Empty if this process may not ask the kernel, or if the probe itself was detached.
+        Tracepoints are not among them if this process may not ask the kernel. Empty if the probe
+        itself was detached.
         """
-        descriptors = list(self.descriptors)[-len(self.tracepoints) :]
-        detached = []
-        for (event, function), descriptor in zip(self.tracepoints, descriptors, strict=False):
-            try:
-                attached = attached_programs(descriptor)
-                is_attached = program_id(self.programs[function]) in attached
-            except PermissionError:
-                return []
-            except KernelError:
-                is_attached = False
-            if not is_attached:
-                detached.append(event)
-        return detached
+        descriptors = list(self.descriptors)
+        linked = zip(self.links, descriptors, strict=False)
+        functions = [
+            name for (name, link), descriptor in linked if not is_attached(link, descriptor)
+        ]
+        traced = zip(self.tracepoints, descriptors[-len(self.tracepoints) :], strict=False)
+        attachments = [
+            Attachment(event, self.programs[function], descriptor)
+            for (event, function), descriptor in traced
+        ]
+        return functions + detached_events(attachments)
 
     def detach(self) -> None:
         """Stops recording; the blocks can still be drained."""
@@ -171,6 +179,9 @@ def load(
     filter_descriptors = rest[: len(MAPS)]
     program_descriptors = rest[len(MAPS) : len(MAPS) + len(values["programs"])]
     attachments = rest[len(MAPS) + len(values["programs"]) :]
+    kernel_functions = {point.function: point.kernel_function for point in functions_of(program)}
+    linked = zip(values["functions"], attachments, strict=False)
+    links = tuple((kernel_functions[name], link_of(descriptor)) for name, descriptor in linked)
     filter_maps = FilterMaps(filter_descriptors, values["agent_process"], filters)
     try:
         layout = layout_of(values["layout"], values["slots"], values["value_size"])
@@ -187,6 +198,7 @@ def load(
         unattached=values["unattached"],
         warnings=answer.warnings,
         tracepoints=tuple((event, name) for name, event in request["attach"] if event),
+        links=links,
         canary=program.canary,
     )
     _log_shortcomings(loaded, program)

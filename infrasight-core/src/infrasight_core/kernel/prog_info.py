@@ -1,4 +1,4 @@
-"""Asks the kernel about loaded programs: bpf(2), and ioctl(2) of their attachments."""
+"""Asks the kernel about programs, maps and attachments: bpf(2), and ioctl(2) of perf events."""
 
 import ctypes
 import fcntl
@@ -6,19 +6,67 @@ import os
 import struct
 from collections.abc import Iterable
 
+from attrs import frozen
+
 from infrasight_core.errors import KernelError
 
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _OBJ_GET_INFO_BY_FD = 15
-# In struct bpf_prog_info of include/uapi/linux/bpf.h.
+# In struct bpf_prog_info, the largest of the three, of include/uapi/linux/bpf.h.
 _INFO_BYTES = 256
 _ID_OFFSET = 4
 _RECURSION_MISSES_OFFSET = 208
+_MAP_SIZES_OFFSET = 8  # in struct bpf_map_info
 # PERF_EVENT_IOC_QUERY_BPF of include/uapi/linux/perf_event.h, and the most programs that the kernel
 # lets attach to one tracepoint (BPF_TRACE_MAX_PROGS).
 _QUERY_BPF = 0xC008240A
 _MOST_PROGRAMS = 64
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@frozen
+class MapShape:
+    """The sizes of a map.
+
+    Attributes:
+        key_bytes: The size of a key.
+        value_bytes: The size of a value.
+        most_entries: How many entries the map has room for.
+    """
+
+    key_bytes: int
+    value_bytes: int
+    most_entries: int
+
+
+@frozen
+class Attachment:
+    """An attachment of a program to a tracepoint.
+
+    Attributes:
+        event: The tracepoint.
+        program: The descriptor of the program.
+        descriptor: The descriptor of the attachment, a perf event.
+    """
+
+    event: str
+    program: int
+    descriptor: int
+
+
+@frozen
+class Link:
+    """An attachment of a program to a kernel function, as the kernel numbers it.
+
+    Attributes:
+        kind: The kind of attachment.
+        number: Its number, which the kernel does not use again soon.
+        program: The number of the program.
+    """
+
+    kind: int
+    number: int
+    program: int
 
 
 def skipped_runs(programs: Iterable[int]) -> int:
@@ -50,6 +98,55 @@ def program_id(program: int) -> int:
     return number
 
 
+def map_shape(descriptor: int) -> MapShape:
+    """Returns the sizes of a map.
+
+    Raises:
+        KernelError: The descriptor is not a map's.
+    """
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    _read_info(descriptor, info)
+    return MapShape(*struct.unpack_from("<3I", info, _MAP_SIZES_OFFSET))
+
+
+def link_of(descriptor: int) -> Link:
+    """Returns what a descriptor attaches to a kernel function.
+
+    Raises:
+        KernelError: The descriptor is not that of an attachment.
+    """
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    _read_info(descriptor, info)
+    return Link(*struct.unpack_from("<3I", info))
+
+
+def is_attached(link: Link, descriptor: int) -> bool:
+    """Returns whether a descriptor is still that of an attachment."""
+    try:
+        return link_of(descriptor) == link
+    except KernelError:
+        return False
+
+
+def detached_events(attachments: Iterable[Attachment]) -> list[str]:
+    """Returns the tracepoints from which the kernel has detached a program.
+
+    Empty if this process may not ask the kernel.
+    """
+    detached = []
+    for attachment in attachments:
+        try:
+            attached = attached_programs(attachment.descriptor)
+            is_among_them = program_id(attachment.program) in attached
+        except PermissionError:
+            return []
+        except KernelError:
+            is_among_them = False
+        if not is_among_them:
+            detached.append(attachment.event)
+    return detached
+
+
 def attached_programs(attachment: int) -> list[int]:
     """Returns the kernel's numbers of the programs that are attached to a tracepoint.
 
@@ -71,10 +168,10 @@ def attached_programs(attachment: int) -> list[int]:
     return list(struct.unpack_from(f"<{min(count, _MOST_PROGRAMS)}I", query, 8))
 
 
-def _read_info(program: int, info: "ctypes.Array[ctypes.c_char]") -> None:
+def _read_info(descriptor: int, info: "ctypes.Array[ctypes.c_char]") -> None:
     ctypes.memset(info, 0, _INFO_BYTES)  # members that the kernel does not have stay 0
     attributes = ctypes.create_string_buffer(
-        struct.pack("<IIQ", program, _INFO_BYTES, ctypes.addressof(info)), 16
+        struct.pack("<IIQ", descriptor, _INFO_BYTES, ctypes.addressof(info)), 16
     )
     if _libc.syscall(_SYSCALL_BPF[os.uname().machine], _OBJ_GET_INFO_BY_FD, attributes, 16):
-        raise KernelError(f"program {program}: {os.strerror(ctypes.get_errno())}")
+        raise KernelError(f"descriptor {descriptor}: {os.strerror(ctypes.get_errno())}")

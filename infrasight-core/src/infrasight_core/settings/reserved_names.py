@@ -4,8 +4,10 @@ from typing import Final
 
 EVERY_PROBE: Final = "all"
 """The key of the agent's filters that apply to every probe."""
+GUARD: Final = "guard"
+"""The name of the guard in accounts and reports."""
 RESERVED_NAMES: Final = frozenset(
-    {EVERY_PROBE, "any", "configuration", "default", "guard", "none", "state"}
+    {EVERY_PROBE, GUARD, "any", "configuration", "default", "none", "state"}
 )
 """The names that no plugin may have.
 

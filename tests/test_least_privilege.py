@@ -8,30 +8,10 @@ import pytest
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.cli.agent_capabilities import needed_capabilities
 from infrasight_core.console import privileges
-from infrasight_core.console.privileges import CAPABILITIES
 from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.hostile_server import HostileServer
+from infrasight_testbed.process_rights import NAMES, restricted_to, rights
 from infrasight_testbed.system import BIN, Process, execute, running_system, until
-
-NAMES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
-
-
-def rights(pid: int) -> set[tuple[str, ...]]:
-    """The distinct values of `NAMES` among all threads of a process."""
-    found = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            lines = (task / "status").read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
-            continue
-        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        found.add(tuple(status[name] for name in NAMES))
-    return found
-
-
-def mask(*capabilities: str) -> str:
-    """A set of capabilities as /proc/PID/status shows it."""
-    return f"{sum(1 << CAPABILITIES.index(name) for name in capabilities):016x}"
 
 
 @pytest.fixture
@@ -60,14 +40,12 @@ def test_agent_drops_privileges_and_still_reloads(tmp_path: Path, server: Hostil
     agent, file = start_agent(tmp_path, server, 'probes = ["chmod"]')
     try:
         needed = needed_capabilities(AgentSettings(server=server.address), file)
-        kept = mask(*needed)
-        restricted = (mask(), kept, kept, kept, mask(), "1", "2")
-        assert rights(agent.pid) == {restricted}
+        assert rights(agent.pid) == {restricted_to(*needed)}
         file.write_text('probes = ["chmod", "execve"]')
         until(lambda: "execve" in agent.get("readyz"), "the added probe is attached")
         execute("after-reload", 3)
         until(lambda: server.events("after-reload") == [0, 1, 2], "its events are sent")
-        assert rights(agent.pid) == {restricted}
+        assert rights(agent.pid) == {restricted_to(*needed)}
         until(lambda: "privileges restricted" in agent.log(), "it is logged")
         lines = [json.loads(line) for line in agent.log().splitlines() if line.startswith("{")]
         (logged,) = [line for line in lines if line["event"] == "privileges restricted"]
@@ -96,8 +74,7 @@ def test_server_drops_every_capability(tmp_path: Path) -> None:
     with running_system(tmp_path) as system:
         server = system.start_server()
         needed = privileges.for_reading(privileges.program_paths())
-        kept = mask(*needed)
-        assert rights(server.pid) == {(mask(), kept, kept, kept, mask(), "1", "2")}
+        assert rights(server.pid) == {restricted_to(*needed)}
         assert system.query("SELECT 1 AS one") == [{"one": 1}]
         until(lambda: '"event": "privileges restricted"' in server.log(), "it is logged")
         assert "not fully restricted" not in server.log()

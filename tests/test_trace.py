@@ -8,16 +8,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from infrasight_core.cli.trace import needed_capabilities
+from infrasight_core.console.seccomp import DANGEROUS_CALLS
 from infrasight_testbed.cgroups import run_in_cgroups, temporary_cgroup
 from infrasight_testbed.command import restore_interrupt
+from infrasight_testbed.fake_docker import fake_docker
+from infrasight_testbed.process_rights import restricted_to, rights
+from infrasight_testbed.system import until
 
 INFRASIGHT = [str(Path(sys.executable).with_name("infrasight"))]
 
 
 @contextmanager
 def tracing(
-    output: Path, *arguments: str, within: Sequence[str] = ()
+    output: Path, *arguments: str, within: Sequence[str] = (), log: list[str] | None = None
 ) -> Iterator["subprocess.Popen[str]"]:
     """Runs `infrasight trace` with its output in a file; in the context, it records.
 
@@ -25,6 +31,7 @@ def tracing(
         output: The file.
         arguments: The arguments of `trace`.
         within: A command that runs the rest of its command line.
+        log: Receives what it logs before it records.
     """
     with output.open("w") as out:
         command = [*within, *INFRASIGHT, "trace", *arguments]
@@ -40,6 +47,8 @@ def tracing(
             for line in process.stderr:
                 if line.startswith("recording"):
                     break
+                if log is not None:
+                    log.append(line)
             yield process
         finally:
             if process.poll() is None:
@@ -77,6 +86,57 @@ def test_trace_names_the_container_of_a_program(tmp_path: Path) -> None:
     mine = [row for row in rows if row["argv"] == ["/bin/true", "mark-container"]]
     assert [row["container_id"] for row in sorted(mine, key=lambda r: r["time"])] == [container, ""]
     assert not any("container_id_missing" in row["quality"] for row in mine)
+
+
+def shown(output: Path) -> list[dict[str, Any]]:
+    """The events in a file that may still be written."""
+    complete_lines = output.read_text().rpartition("\n")[0].splitlines()
+    return [json.loads(line) for line in complete_lines]
+
+
+def test_trace_drops_privileges_and_still_names_users_and_containers(tmp_path: Path) -> None:
+    """No thread has a right to load programs; names of users and of containers still arrive.
+
+    The socket of the container runtime, which only root may use, is in a separate /run.
+    """
+    container = f"{os.getpid():064x}"
+    output = tmp_path / "out"
+    log: list[str] = []
+    with fake_docker({container: {}}) as socket:
+        socket.chmod(0o600)
+        isolate = f'mount --bind {socket.parent} /run && exec "$@"'
+        within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", isolate, "sh"]
+        with (
+            tracing(output, "execve", "--log-level=info", within=within, log=log) as process,
+            temporary_cgroup(0, f"/infrasight-rights-{os.getpid()}/docker/{container}") as folder,
+        ):
+            needed = needed_capabilities()
+            assert rights(process.pid) == {restricted_to(*needed)}
+
+            def is_named() -> bool:
+                run_in_cgroups([folder], "/bin/true", "mark-rights")
+                rows = [row for row in shown(output) if row["argv"][-1:] == ["mark-rights"]]
+                return any(row["container_image"] == "i" for row in rows)
+
+            until(is_named, "the runtime reports the container")
+            subprocess.run(["/bin/true", "mark-rights"], check=True, user=65534)
+            assert rights(process.pid) == {restricted_to(*needed)}
+    rows = [row for row in shown(output) if row["argv"] == ["/bin/true", "mark-rights"]]
+    assert {row["container_id"] for row in rows} == {container, ""}
+    assert {row["user"] for row in rows} == {"root", "nobody"}
+    (logged,) = [line for line in map(json.loads, log) if line["event"] == "privileges restricted"]
+    assert logged["level"] == "info"
+    assert logged["capabilities"] == needed
+    assert logged["dropped_capabilities"] > 0
+    assert logged["denied_system_calls"] == len(DANGEROUS_CALLS) + 1
+
+
+def test_trace_does_not_log_its_privileges_unless_asked(tmp_path: Path) -> None:
+    """Before it records, stderr is empty."""
+    log: list[str] = []
+    with tracing(tmp_path / "out", "execve", log=log):
+        pass
+    assert log == []
 
 
 def test_trace_knows_processes_that_proc_hides(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from infrasight_core.agent.sink import Delivery
 from infrasight_core.cli.live_view import Lines
-from infrasight_core.cli.trace import Display
+from infrasight_core.cli.trace_display import Display
 from infrasight_core.cli.where import Where
 from infrasight_core.plugin.schema import EventSchema
 

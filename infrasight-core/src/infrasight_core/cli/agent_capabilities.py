@@ -24,6 +24,21 @@ def needed_capabilities(
         file: Its settings file, if it has one.
         root: The root of the file system.
     """
+    needed = loading_capabilities(root)
+    needed |= privileges.for_reading(_read_paths(settings, file, root))
+    needed |= privileges.for_sockets(_sockets(settings))
+    if settings.operator:
+        needed |= privileges.for_writing(settings.state)
+    needed |= privileges.for_port(Address.parse(settings.status_listen).port)
+    return needed
+
+
+def loading_capabilities(root: Path = Path("/")) -> dict[str, str]:
+    """Returns the capabilities that loading and attaching probes needs, and why.
+
+    Args:
+        root: The root of the file system.
+    """
     needed = {
         "BPF": "loads probes, also at a reload",
         "PERFMON": "attaches probes, which read kernel memory",
@@ -33,11 +48,6 @@ def needed_capabilities(
         needed["SYS_ADMIN"] = (
             f"attaches probes while kernel.perf_event_paranoid is {paranoid}; 2 needs less"
         )
-    needed |= privileges.for_reading(_read_paths(settings, file, root))
-    needed |= privileges.for_sockets(_sockets(settings))
-    if settings.operator:
-        needed |= privileges.for_writing(settings.state)
-    needed |= privileges.for_port(Address.parse(settings.status_listen).port)
     return needed
 
 

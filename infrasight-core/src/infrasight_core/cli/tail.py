@@ -13,7 +13,8 @@ from infrasight_core.cli.format_option import format_option
 from infrasight_core.cli.live_view import EventView, event_view
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.cli.shutdown import stop_event
-from infrasight_core.cli.where import Where, where_option
+from infrasight_core.cli.where import Where
+from infrasight_core.cli.where_option import where_option
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.streams import utf8_argument
 from infrasight_core.errors import TransportError

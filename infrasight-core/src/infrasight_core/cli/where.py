@@ -3,10 +3,9 @@
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
-import click
 import pyarrow as pa
 import pyarrow.compute as pc
 from attrs import frozen
@@ -16,18 +15,6 @@ from infrasight_core.errors import ConfigError
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 _SYNTAX = "write uid=NUMBER, pid=NUMBER, or comm=NAME, where NAME may contain * ? [abc]"
 _COMM_BYTES = 15  # the kernel cuts longer names
-
-
-def where_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--where`, whose values the command receives as `conditions`."""
-    return click.option(
-        "--where",
-        "conditions",
-        multiple=True,
-        metavar="COLUMN=VALUE",
-        help="Show only events with this uid=, pid= or comm= (which may contain * ?). "
-        "Can be repeated: all conditions must match.",
-    )(command)
 
 
 @frozen

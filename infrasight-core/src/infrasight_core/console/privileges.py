@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
-from attrs import AttrsInstance, fields, frozen, has
+from attrs import AttrsInstance, evolve, fields, frozen, has
 
 from infrasight_core.console.seccomp import deny_calls
 from infrasight_core.errors import KernelError
@@ -92,6 +92,17 @@ class Restriction:
     denied_calls: int
     problems: tuple[str, ...] = ()
 
+    def deny_more(self, calls: Collection[str]) -> "Restriction":
+        """Denies further system calls to all threads, unless none could be denied before.
+
+        Raises:
+            KernelError: The kernel does not permit it.
+        """
+        if not self.denied_calls:
+            return self
+        deny_calls(calls)
+        return evolve(self, denied_calls=self.denied_calls + len(calls))
+
     def log(self) -> None:
         """Logs it; called once the start has succeeded, because one that fails is one line."""
         for problem in self.problems:
@@ -104,7 +115,9 @@ class Restriction:
         )
 
 
-def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restriction:
+def restrict(
+    keep: Mapping[str, str], denied_calls: Collection[str], ending_threads: int = 0
+) -> Restriction:
     """Drops every capability that is not needed, and denies system calls.
 
     Child processes are restricted, too, and no program that they execute can gain privileges.
@@ -112,6 +125,7 @@ def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restrict
     Args:
         keep: The capabilities to keep if the process has them, and why each is needed.
         denied_calls: The names of the system calls to deny; see `seccomp`.
+        ending_threads: How many other threads may keep their capabilities, because they end soon.
     """
     problems = []
     forbid_new_privileges()
@@ -122,9 +136,9 @@ def restrict(keep: Mapping[str, str], denied_calls: Collection[str]) -> Restrict
     except KernelError as error:
         denied = 0
         problems.append(str(error))
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads > 1:
-        problems.append(f"{threads - 1} threads were started earlier and keep their capabilities")
+    others = len(list(Path("/proc/self/task").iterdir())) - 1 - ending_threads
+    if others > 0:
+        problems.append(f"{others} threads were started earlier and keep their capabilities")
     permitted = permitted_capabilities()
     remaining = {name: reason for name, reason in keep.items() if name in permitted}
     return Restriction(remaining, len(dropped), denied, tuple(problems))
@@ -200,7 +214,7 @@ def program_paths() -> Iterator[Path]:
 def for_sockets(paths: Iterable[Path]) -> dict[str, str]:
     """Returns the capability to connect to Unix sockets, if one of them may need it."""
     for path in paths:
-        if not path.exists() or not _permits(path, _WRITE):
+        if not _permits(path, _WRITE) or not path.exists():
             return {"DAC_OVERRIDE": f"connects to {path}, which another user may own"}
     return {}
 
@@ -227,20 +241,23 @@ def join_group(name: str = GROUP) -> None:
 
 def _permits(path: Path, access: int) -> bool:
     """Returns whether the process may use an existing path without a capability."""
-    resolved = path.resolve()
-    if not resolved.exists():
-        return True
-    needed = [(folder, _SEARCH) for folder in resolved.parents] + [(resolved, access)]
-    groups = {os.getegid(), *os.getgroups()}
-    for part, bit in needed:
-        status = part.stat()
-        if status.st_uid == os.geteuid():
-            bit <<= 6
-        elif status.st_gid in groups:
-            bit <<= 3
-        if not status.st_mode & bit:
-            return False
-    return True
+    try:
+        resolved = path.resolve()
+        if not resolved.exists():
+            return True
+        needed = [(folder, _SEARCH) for folder in resolved.parents] + [(resolved, access)]
+        return all(_mode_permits(part.stat(), bit) for part, bit in needed)
+    except PermissionError:  # this user may not even see it
+        return False
+
+
+def _mode_permits(status: os.stat_result, bit: int) -> bool:
+    """Returns whether the mode of a file or folder permits one kind of access."""
+    if status.st_uid == os.geteuid():
+        bit <<= 6
+    elif status.st_gid in {os.getegid(), *os.getgroups()}:
+        bit <<= 3
+    return bool(status.st_mode & bit)
 
 
 def _last_capability() -> int:

@@ -19,6 +19,7 @@ from infrasight_recording import Recording, recording
 from infrasight_testbed.cgroups import cgroup_id_of
 
 NOBODY_ID = 65534
+MARK = f"/mark-{os.getpid()}-"  # other tests open files beside these
 OPEN = """import os, sys
 for path in sys.argv[1:]:
     try:
@@ -41,7 +42,7 @@ def marks(kept: Recording) -> list[str]:
     return [
         row["path"].decode()
         for row in sorted(rows, key=lambda row: row["time"])
-        if row["path"].startswith(b"/mark-")
+        if row["path"].startswith(MARK.encode())
     ]
 
 
@@ -61,21 +62,21 @@ def own_cgroup() -> int:
 @pytest.mark.parametrize(
     ("filters", "wanted"),
     [
-        (lambda: Filters(include_uid=(NOBODY_ID,)), ["/mark-nobody"]),
-        (lambda: Filters(exclude_uid=(NOBODY_ID,)), ["/mark-root"]),
-        (lambda: Filters(include_uid=(0, NOBODY_ID)), ["/mark-root", "/mark-nobody"]),
-        (lambda: Filters(include_uid=(0, NOBODY_ID), exclude_uid=(0,)), ["/mark-nobody"]),
-        (lambda: Filters(include_comm=("python3",)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(include_uid=(NOBODY_ID,)), [f"{MARK}nobody"]),
+        (lambda: Filters(exclude_uid=(NOBODY_ID,)), [f"{MARK}root"]),
+        (lambda: Filters(include_uid=(0, NOBODY_ID)), [f"{MARK}root", f"{MARK}nobody"]),
+        (lambda: Filters(include_uid=(0, NOBODY_ID), exclude_uid=(0,)), [f"{MARK}nobody"]),
+        (lambda: Filters(include_comm=("python3",)), [f"{MARK}root", f"{MARK}nobody"]),
         (lambda: Filters(include_comm=("python",)), []),
         (lambda: Filters(exclude_comm=("python3",)), []),
-        (lambda: Filters(include_cgroup=(own_cgroup(),)), ["/mark-root", "/mark-nobody"]),
+        (lambda: Filters(include_cgroup=(own_cgroup(),)), [f"{MARK}root", f"{MARK}nobody"]),
         (lambda: Filters(exclude_cgroup=(own_cgroup(),)), []),
-        (lambda: Filters(exclude_cgroup=(1 << 40,)), ["/mark-root", "/mark-nobody"]),
-        (lambda: Filters(include_path=("/mark-n",)), ["/mark-nobody"]),
-        (lambda: Filters(exclude_path=("/mark-n",)), ["/mark-root"]),
+        (lambda: Filters(exclude_cgroup=(1 << 40,)), [f"{MARK}root", f"{MARK}nobody"]),
+        (lambda: Filters(include_path=(f"{MARK}n",)), [f"{MARK}nobody"]),
+        (lambda: Filters(exclude_path=(f"{MARK}n",)), [f"{MARK}root"]),
         (
             lambda: Filters(include_comm=("python3",), include_uid=(0,), exclude_path=("/usr/",)),
-            ["/mark-root"],
+            [f"{MARK}root"],
         ),
     ],
 )
@@ -84,8 +85,8 @@ def test_filter_records_exactly_the_events_that_match(
 ) -> None:
     """Each kind of filter, including and excluding, alone and combined, on a known workload."""
     with recording("sample", sample, filters=filters()) as kept:
-        open_all("/mark-root")
-        open_all("/mark-nobody", user=NOBODY_ID)
+        open_all(f"{MARK}root")
+        open_all(f"{MARK}nobody", user=NOBODY_ID)
     assert marks(kept) == wanted
     assert_accounted(kept)
 
@@ -94,44 +95,44 @@ def test_filter_records_exactly_the_events_that_match(
 def test_filter_by_pid_selects_one_process(which: str) -> None:
     """include_pid and exclude_pid, with another process that does the same."""
     command = ["/usr/bin/python3", "-S", "-E", "-c", "input()\n" + OPEN]
-    this = subprocess.Popen([*command, "/mark-this"], stdin=subprocess.PIPE)
-    that = subprocess.Popen([*command, "/mark-that"], stdin=subprocess.PIPE)
+    this = subprocess.Popen([*command, f"{MARK}this"], stdin=subprocess.PIPE)
+    that = subprocess.Popen([*command, f"{MARK}that"], stdin=subprocess.PIPE)
     pids = (this.pid,)
     filters = Filters(include_pid=pids) if which == "include" else Filters(exclude_pid=pids)
     with recording("sample", sample, filters=filters) as kept:
         for process in (this, that):
             process.communicate(b"\n")
-    assert marks(kept) == ["/mark-this" if which == "include" else "/mark-that"]
+    assert marks(kept) == [f"{MARK}this" if which == "include" else f"{MARK}that"]
     assert (this.pid in kept.table["pid"].to_pylist()) == (which == "include")
     assert_accounted(kept)
 
 
 def test_nested_prefixes_apply_include_and_exclude() -> None:
     """Prefixes of each other, one of 255 bytes: an include never overrules an exclude."""
-    longest = "/mark-" + "x" * 249
+    longest = MARK.ljust(255, "x")
     paths = [
-        "/mark-a/1",
-        "/mark-a/b/2",
-        "/mark-a/b/c/3",
-        "/mark-ab",
-        "/mark-z",
+        f"{MARK}a/1",
+        f"{MARK}a/b/2",
+        f"{MARK}a/b/c/3",
+        f"{MARK}ab",
+        f"{MARK}z",
         longest,
         longest + "y",
         longest[:-1],
     ]
     filters = Filters(
-        include_path=("/mark-a/", "/mark-a/b/c/", longest), exclude_path=("/mark-a/b/", "/proc/")
+        include_path=(f"{MARK}a/", f"{MARK}a/b/c/", longest), exclude_path=(f"{MARK}a/b/", "/proc/")
     )
     with recording("sample", sample, filters=filters) as kept:
         open_all(*paths)
-    assert marks(kept) == ["/mark-a/1", longest, longest + "y"]
+    assert marks(kept) == [f"{MARK}a/1", longest, longest + "y"]
     assert_accounted(kept)
 
 
 def test_event_without_a_path_passes_a_filter_by_path() -> None:
     """A path that cannot be read might match an include, so the event is recorded and flagged."""
     code = "import ctypes\nctypes.CDLL(None).openat(-100, ctypes.c_void_p(8), 0)"
-    with recording("sample", sample, filters=Filters(include_path=("/mark-",))) as kept:
+    with recording("sample", sample, filters=Filters(include_path=(MARK,))) as kept:
         process = subprocess.Popen(["/usr/bin/python3", "-S", "-E", "-c", code])
         assert process.wait() == 0
     (row,) = kept.rows_of(process.pid)
@@ -193,7 +194,7 @@ def test_agent_does_not_record_itself(tmp_path: Path) -> None:
         assert process.stderr is not None
         while not (line := process.stderr.readline()).startswith("recording execve, sample"):
             assert line, "it ended before it recorded"
-        marked = open_all("/mark-other")
+        marked = open_all(f"{MARK}other")
         process.terminate()
         process.communicate(timeout=30)
     rows = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
@@ -203,7 +204,7 @@ def test_agent_does_not_record_itself(tmp_path: Path) -> None:
         agents |= children
     assert len(agents) >= 3  # its own and two loaders
     assert process.pid in parents
-    assert {row["pid"] for row in rows if row.get("path") == "/mark-other"} == {marked}
+    assert {row["pid"] for row in rows if row.get("path") == f"{MARK}other"} == {marked}
     assert not agents & {row["pid"] for row in rows}
 
 

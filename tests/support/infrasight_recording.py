@@ -78,7 +78,9 @@ class Recording(Sink):
 
     @property
     def table(self) -> pa.Table:
-        """All events since the last `clear`."""
+        """All events since the last `clear`; without columns if there was none."""
+        if not self.deliveries:
+            return pa.table({})
         return pa.Table.from_batches([delivery.batch for delivery in self.deliveries])
 
     def rows_of(self, pid: int) -> list[dict[str, Any]]:

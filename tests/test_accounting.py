@@ -156,6 +156,7 @@ def reconfigure(agent: Process, file: Path, settings: str) -> None:
     until(lambda: agent.log().count("settings changed") > before, "the settings have changed")
 
 
+@pytest.mark.slow(reason="starts an agent and probes again and again")
 def test_each_restart_of_a_probe_is_an_accounted_run(system: System, tmp_path: Path) -> None:
     """A probe switched off and on, in two agents, has four ended runs with difference 0."""
     file = tmp_path / "agent.toml"

@@ -23,6 +23,9 @@ BROKEN = {
     "decode": _WHOLE + _RAISES.format(hook="decode", arguments="columns"),
     "enrich": _WHOLE + _RAISES.format(hook="enrich", arguments="batch, context"),
 }
+NOT_LOADED = ("import", "api", "schema")
+LOADED = ("load_bpf", "decode", "enrich")
+slow = pytest.mark.slow(reason="the command test shows quickly that such a plugin is left out")
 
 
 def installed(folder: Path, name: str, source: str) -> dict[str, str]:
@@ -50,7 +53,7 @@ def listed_plugins(environment: dict[str, str]) -> dict[str, dict[str, str]]:
     return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("hook", ["import", "api", "schema"])
+@pytest.mark.parametrize("hook", NOT_LOADED)
 def test_probes_command_lists_a_failed_plugin_with_its_reason(tmp_path: Path, hook: str) -> None:
     """`infrasight probes` lists it as failed, with hook and reason, and execve as loaded."""
     plugins = listed_plugins(installed(tmp_path, hook, BROKEN[hook]))
@@ -60,7 +63,9 @@ def test_probes_command_lists_a_failed_plugin_with_its_reason(tmp_path: Path, ho
     assert reason in json.dumps(plugins["broken"])
 
 
-@pytest.mark.parametrize("hook", list(BROKEN))
+@pytest.mark.parametrize(
+    "hook", [*LOADED, *(pytest.param(hook, marks=slow) for hook in NOT_LOADED)]
+)
 def test_failing_plugin_does_not_affect_other_probes(tmp_path: Path, hook: str) -> None:
     """With a plugin that raises in this hook all execve events are stored."""
     environment = installed(tmp_path / "plugins", hook, BROKEN[hook])

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 from infrasight_core.errors import QueryError
@@ -577,9 +577,9 @@ CONSIDERED = frozenset(
     ids=lambda text: text[:20],
 )
 def test_long_statements_are_judged_in_linear_time(text: str) -> None:
-    """60,000 characters take a fraction of a second; in quadratic time it would be a minute."""
+    """60,000 characters take a fraction of a second; in quadratic time it would be 4 and more."""
     names = StoreNames(frozenset({"file"}), frozenset({"default"}))
-    start = perf_counter()
+    start = process_time()
     with suppress(QueryError):
         guard.check(text, DATABASE, names)
-    assert perf_counter() - start < 15
+    assert process_time() - start < 2

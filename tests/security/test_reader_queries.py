@@ -4,6 +4,7 @@ One server with mutual TLS answers through all tests. The attacker has a reader'
 has another reader, who must get answers all the time.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from infrasight_core.net.channel import sync_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.tls import TlsFiles
 from infrasight_testbed.certificates import CertificateAuthority
+from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import (
     BIN,
     Process,
@@ -31,6 +33,7 @@ ANSWER_SECONDS = 45  # a deadline, much longer than an answer takes
 LONG_QUERY = "SELECT sum(cityHash64(number)) FROM numbers(1000000000000)"
 LARGE_ANSWER = "SELECT number, toString(number) FROM numbers(20000000)"
 HELD_CALLS = 8
+MOST_CPU_SECONDS = 2  # of the server for a statement; a quadratic search takes 4 and more
 SECRET = "root:"
 
 
@@ -84,6 +87,14 @@ def server(system: System, authority: CertificateAuthority) -> Process:
     """The server's process."""
     files = authority.issue("server", uris=("server",))
     return system.start_server(*_options(files))
+
+
+@pytest.fixture(scope="module")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A ClickHouse server, whose data another server than that of the other tests stores."""
+    running = ClickHouseServer(tmp_path_factory.mktemp("clickhouse")).start()
+    yield running
+    running.kill()
 
 
 @pytest.fixture
@@ -141,6 +152,21 @@ def test_function_applied_to_columns_cannot_read_a_file(attacker: Reader) -> Non
 def test_function_passed_to_a_function_cannot_read_a_file(attacker: Reader, sql: str) -> None:
     """ClickHouse takes the name of a function as a lambda; each way to pass `file` is rejected."""
     assert "file is also the name of a function" in attacker.rejection(sql)
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT * APPLY(file) FROM (SELECT '{}' AS path)", "SELECT arrayMap(file, ['{}'])"]
+)
+def test_function_cannot_read_a_file_of_a_clickhouse_server(
+    clickhouse: ClickHouseServer, tmp_path: Path, sql: str
+) -> None:
+    """A ClickHouse server is not confined; a name of `file` without a call is rejected as well."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET)
+    with running_system(tmp_path, clickhouse.url) as system:
+        system.start_server()
+        with pytest.raises(AssertionError, match="file is also the name of a function"):
+            system.query(sql.format(secret))
 
 
 def test_states_of_the_server_cannot_be_read(attacker: Reader) -> None:
@@ -204,14 +230,18 @@ def test_queries_cannot_write(attacker: Reader, tmp_path: Path) -> None:
     assert attacker.rows("SELECT count() AS rows FROM execve_events") == [{"rows": 0}]
 
 
-def test_long_name_does_not_freeze_the_server(attacker: Reader, reader: Reader) -> None:
+def test_long_name_does_not_freeze_the_server(
+    attacker: Reader, reader: Reader, server: Process
+) -> None:
     """60,000 letters were searched in quadratic time; now others are answered meanwhile."""
+    before = _cpu_seconds(server)
     call = attacker.call("SELECT " + "a" * 60_000)
     assert reader.rows("SELECT 1 AS one") == [{"one": 1}]
     with pytest.raises(grpc.RpcError) as raised:
         list(call)
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(str(raised.value.details())) <= 1000
+    assert _cpu_seconds(server) - before < MOST_CPU_SECONDS
 
 
 def test_nested_between_does_not_exhaust_memory(attacker: Reader, server: Process) -> None:
@@ -310,3 +340,10 @@ def _peak_memory(process: Process) -> int:
     status = Path(f"/proc/{process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) << 10
+
+
+def _cpu_seconds(process: Process) -> float:
+    """The CPU time that a process has used so far, which no other process makes longer."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = fields[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

@@ -52,7 +52,7 @@ listener = listen(arguments)
 received = []
 def serve(connection):
     try:
-        connection.settimeout(60)
+        connection.settimeout(5)  # then it closes, so that a deceived client does not wait long
         # The settings with which a server of HTTP/2 begins, so that clients go on.
         connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         while piece := connection.recv(65536):

@@ -30,6 +30,7 @@ from infrasight_testbed.system import (
 )
 
 ANSWER_SECONDS = 45  # a deadline, much longer than an answer takes
+HELD_SECONDS = 300  # the attacker's deadline: its calls must not end before those of others fail
 LONG_QUERY = "SELECT sum(cityHash64(number)) FROM numbers(1000000000000)"
 LARGE_ANSWER = "SELECT number, toString(number) FROM numbers(20000000)"
 HELD_CALLS = 8
@@ -50,9 +51,9 @@ class Reader:
         self.files = files
         self.stub = EventServiceStub(sync_channel(Peer(address, files)))
 
-    def call(self, sql: str) -> Any:
+    def call(self, sql: str, seconds: float = ANSWER_SECONDS) -> Any:
         """Starts a query and reads nothing."""
-        return self.stub.Query(QueryRequest(sql=sql), timeout=ANSWER_SECONDS)
+        return self.stub.Query(QueryRequest(sql=sql), timeout=seconds)
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
         """The answer of a query."""
@@ -274,7 +275,7 @@ def test_unread_answers_do_not_delay_other_readers(
     attacker: Reader, reader: Reader, server: Process
 ) -> None:
     """One reader who reads nothing holds only its own slots; another is answered at once."""
-    calls = [attacker.call(LARGE_ANSWER) for _ in range(HELD_CALLS)]
+    calls = [attacker.call(LARGE_ANSWER, HELD_SECONDS) for _ in range(HELD_CALLS)]
     until(lambda: server.metric("infrasight_server_queries_running") >= 2, "slots are held")
     try:
         for _ in range(3):
@@ -288,7 +289,7 @@ def test_queries_of_a_reader_who_leaves_end(
     attacker: Reader, reader: Reader, server: Process
 ) -> None:
     """Queries that would run for hours end in the store when their client has gone."""
-    calls = [attacker.call(LONG_QUERY) for _ in range(HELD_CALLS)]
+    calls = [attacker.call(LONG_QUERY, HELD_SECONDS) for _ in range(HELD_CALLS)]
     until(lambda: server.metric("infrasight_server_queries_running") >= 2, "queries run")
     for call in calls:
         call.cancel()
@@ -298,7 +299,7 @@ def test_queries_of_a_reader_who_leaves_end(
 
 def test_waiting_queries_are_bounded(attacker: Reader, reader: Reader, server: Process) -> None:
     """Of a hundred queries of one reader most are rejected at once; another is answered."""
-    calls = [attacker.call(LONG_QUERY) for _ in range(100)]
+    calls = [attacker.call(LONG_QUERY, HELD_SECONDS) for _ in range(100)]
     until(
         lambda: server.metric('infrasight_server_queries_total{outcome="busy"}') >= 50,
         "queries are rejected",

@@ -128,9 +128,13 @@ def test_statement_with_all_rights_cannot_start_a_program(store: Store, tmp_path
     assert not (tmp_path / "store" / "executed").exists()
 
 
-def test_query_that_fails_late_does_not_poison_the_next_reader(store: Store) -> None:
-    """A reader fails in the middle of answers; the next reader gets an own, complete answer."""
-    failing = "SELECT throwIf(number = 900000) FROM numbers(1000000)"
+@pytest.mark.parametrize("name", ["late", "totals"], ids=["streamed", "whole"])
+def test_query_that_fails_late_does_not_poison_the_next_reader(store: Store, name: str) -> None:
+    """A reader fails in the middle of answers; the next reader gets an own, complete answer.
+
+    A statement with the word `totals` is not streamed; its answer stays in chDB's connection.
+    """
+    failing = f"SELECT number, throwIf(number = 900000) AS {name} FROM numbers(1000000)"
     wrong: list[object] = []
 
     def read() -> None:
@@ -148,6 +152,16 @@ def test_query_that_fails_late_does_not_poison_the_next_reader(store: Store) -> 
     assert not wrong
 
 
+def test_answer_that_is_not_read_does_not_poison_the_next_reader(store: Store) -> None:
+    """A reader leaves in the middle of answers; the next reader gets an own, complete answer."""
+    for number in range(5):
+        pieces = store.query("SELECT number FROM numbers(10000000)")
+        assert next(pieces).num_rows == 0
+        assert next(pieces).num_rows > 0
+        pieces.close()  # type: ignore[attr-defined]
+        assert answer(store, f"SELECT {number} AS n") == [{"n": number}]
+
+
 def test_readers_with_address_columns_do_not_block_each_other(store: Store) -> None:
     """Readers use every connection at the same time, and each needs one more for its columns."""
     barrier = threading.Barrier(8)
@@ -160,9 +174,7 @@ def test_readers_with_address_columns_do_not_block_each_other(store: Store) -> N
     readers = [threading.Thread(target=read, daemon=True) for _ in range(8)]
     for reader in readers:
         reader.start()
-    for reader in readers:
-        reader.join(SECONDS)
-    assert not any(reader.is_alive() for reader in readers)
+    until(lambda: not any(reader.is_alive() for reader in readers), "they are answered", SECONDS)
 
 
 def test_query_cannot_lift_its_limits(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Reloads under the real kernel: probes come, go and change while others record."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,12 +80,12 @@ def test_reload_accounts_for_every_event_of_another_probe_under_a_storm(tmp_path
     The probe that stays is not loaded again, and each event of the storm is one of its rows or
     counted as dropped.
     """
-    storm = tmp_path / "open_storm"
+    storm = tmp_path / f"storm-{os.getpid()}"
     count = 400_000
     recorded = Recording()
     source = Path(__file__).parents[2] / "tests/support/workloads/open_storm.c"
     subprocess.run(["cc", "-O2", "-static", "-o", storm, source], check=True)
-    storm_only = Filters(include_comm=("open_storm",))
+    storm_only = Filters(include_comm=(storm.name,))
     settings = evolve(SETTINGS, filters={"sample": storm_only})
     second_filter = {"sample": storm_only, "second": Filters(include_uid=(1,))}
     steps: list[dict[str, Any]] = [

@@ -94,7 +94,7 @@ def test_alerts_use_existing_metrics() -> None:
         required = {label for group in grouped for label in group.split(", ")}
         for metric in metrics:
             name = metric.removesuffix("_total")
-            (labels,) = re.findall(rf'\(\s*"{name}",\s*"[^"]*"(?:,\s*\[([^\]]*)\])?', code)
+            (labels,) = re.findall(rf'\(\s*"{name}",(?:\s*"[^"]*")+(?:,\s*\[([^\]]*)\])?', code)
             existing = set(re.findall(r'"(\w+)"', labels))
             assert required - {"namespace", "pod"} <= existing, rule["alert"]
 

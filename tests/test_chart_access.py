@@ -8,9 +8,9 @@ import pytest
 from infrasight_testbed.chart import find_manifest, literal_environment, render, write_secret_files
 from infrasight_testbed.chart_release import Release
 from infrasight_testbed.chart_values import NO_VOLUMES
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane, ToolError
 from infrasight_testbed.operator_process import documented_rules
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, Process, until
 
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from infrasight_testbed.chart import find_manifest, literal_environment, render, write_secret_files
 from infrasight_testbed.chart_values import EMBEDDED, LIMITS, REVOCATION, merged
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, Process, until
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import Process, System, execute, running_system, until
 from infrasight_testbed.wheels import build_wheels, create_environment, site_packages
 

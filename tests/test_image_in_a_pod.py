@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from infrasight_testbed.agent_pod import agent_template
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.containerd import IMAGE, Containerd, running_containerd
 from infrasight_testbed.images import build_images, image_name, podman
 from infrasight_testbed.pod_container import PodContainer
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import loopback_address, running_system, until
 
 pytestmark = [

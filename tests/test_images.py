@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from infrasight_testbed.agent_pod import agent_template
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.images import (
     PODMAN,
     ROOT,
@@ -25,6 +24,7 @@ from infrasight_testbed.images import (
 )
 from infrasight_testbed.pod_container import PodContainer
 from infrasight_testbed.podman import IMAGE, Podman, running_podman
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.seccomp_profile import PROFILES
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
 

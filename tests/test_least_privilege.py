@@ -8,8 +8,8 @@ import pytest
 from infrasight_core.agent.settings import AgentSettings
 from infrasight_core.cli.agent_capabilities import needed_capabilities
 from infrasight_core.console import privileges
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.hostile_server import HostileServer
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.process_rights import NAMES, restricted_to, rights
 from infrasight_testbed.system import BIN, Process, execute, running_system, until
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.comparisons import COMPARISONS
 from infrasight_testbed.oracle import Oracle, Row, Verdict, compare, oracle
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.strace import Call, Text, Traced, strace
 
 FAST = "--seccomp-bpf"  # stops only at these calls, but miscounts when threads execute programs

@@ -15,8 +15,9 @@ from infrasight_server.settings import ServerSettings
 from infrasight_server.store.clickhouse import BatchSummary, Store
 from infrasight_server.store.migration import migrate_table
 from infrasight_server.store.query_limits import QueryLimits
-from infrasight_testbed.clickhouse import ClickHouseServer, free_port
+from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
+from infrasight_testbed.ports import free_port
 
 MakeSettings = Callable[..., ServerSettings]
 ODD = [

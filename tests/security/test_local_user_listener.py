@@ -12,8 +12,8 @@ from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.listener import verify_listener
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.server_client import ServerClient
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.local_user import USER, LocalUser, open_folder
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import execute, loopback_address, running_system, until
 
 SQUATTER = LocalUser()

@@ -10,9 +10,9 @@ from infrasight.v1.stream_pb2 import QueryRequest, StreamRequest, WatchRequest
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.execve_batches import batch, hello, plugins, table
 from infrasight_testbed.local_user import LocalUser, open_folder
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.server_thread import running_server
 from infrasight_testbed.system import BIN, running_system
 

@@ -21,8 +21,8 @@ from infrasight.v1.stream_pb2 import (
     Welcome,
 )
 from infrasight_testbed.certificates import CertificateAuthority
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.hostile_server import WELCOME, Attack, HostileServer
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, Process, execute, until
 
 EVENTS = 5

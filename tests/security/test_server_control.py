@@ -15,8 +15,8 @@ import pytest
 from infrasight.v1.control_pb2 import Configuration, FollowResponse, Package
 from infrasight_core.packages import install
 from infrasight_core.packages.index import PackageIndex
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.hostile_server import Attack, HostileOperator, HostileServer
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, Process, execute, until
 
 HONEST = Configuration(digest="honest", settings='{"probes": ["execve"]}')

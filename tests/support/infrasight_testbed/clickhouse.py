@@ -1,8 +1,6 @@
 """A real ClickHouse server for tests, which can be killed and started again with its data."""
 
 import os
-import random
-import socket
 import subprocess
 import sys
 import time
@@ -11,25 +9,9 @@ import urllib.request
 from pathlib import Path
 
 from infrasight_testbed.clickhouse_install import clickhouse_library
+from infrasight_testbed.ports import free_port
 
 _START_SECONDS = 30.0
-_PORTS = (12_000, 32_000)
-
-
-def free_port() -> int:
-    """A free TCP port of the loopback.
-
-    It is below the range from which the kernel takes the ports of outgoing connections, so that no
-    connection of a test that runs at the same time takes it before it is used.
-    """
-    while True:
-        port = random.randrange(*_PORTS)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class ClickHouseServer:

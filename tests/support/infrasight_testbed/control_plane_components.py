@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infrasight_testbed import kubeconfig
 from infrasight_testbed.certificates import CertificateAuthority
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.ports import free_port
 
 _LOG_CHARACTERS = 1500
 

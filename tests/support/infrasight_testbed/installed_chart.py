@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from infrasight_testbed.chart import CHART
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
 from infrasight_testbed.kubelet import Kubelet
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, WAIT_SECONDS, until
 
 NAMESPACE = "infrasight"

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import until
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from infrasight_testbed.clickhouse import free_port
 from infrasight_testbed.control_plane import ControlPlane
+from infrasight_testbed.ports import free_port
 from infrasight_testbed.system import BIN, Process, until
 
 API_VERSION = "infrasight.io/v1alpha1"

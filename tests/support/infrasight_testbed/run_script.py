@@ -5,7 +5,6 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import uuid
 from pathlib import Path
 
 from infrasight_testbed.command import restore_interrupt
+from infrasight_testbed.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 PORTS = (
@@ -160,11 +160,7 @@ class RunScript:
 
 def free_ports() -> list[int]:
     """Two free ports."""
-    with socket.socket() as first, socket.socket() as second:
-        sockets = (first, second)
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    return [free_port(), free_port()]
 
 
 def _take_terminal() -> None:

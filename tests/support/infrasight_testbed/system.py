@@ -16,7 +16,7 @@ from typing import Any
 from click.testing import CliRunner
 from infrasight_core.cli import query
 
-from infrasight_testbed.clickhouse import free_port
+from infrasight_testbed.ports import free_port
 
 BIN = Path(sys.executable).parent
 WAIT_SECONDS = 120.0

@@ -1,4 +1,4 @@
-"""Free TCP ports of the loopback, for processes that must be told where to listen."""
+"""Free TCP ports of the loopback, for processes whose address is an option."""
 
 import functools
 import itertools

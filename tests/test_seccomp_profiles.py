@@ -18,6 +18,7 @@ from infrasight_testbed.package_index import PackageIndex
 from infrasight_testbed.seccomp_profile import call_number, launcher, read_profile
 from infrasight_testbed.system import BIN, Process, System, execute, running_system, until
 
+pytestmark = pytest.mark.slow(reason="starts every component for each profile")
 COMPONENTS = ("agent", "server", "operator")
 PROBES = ("accept", "chmod", "connect", "execve", "open")
 for_each_component = pytest.mark.parametrize("component", COMPONENTS)

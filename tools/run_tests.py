@@ -6,7 +6,8 @@
    because most tests wait most of the time.
 2. Alone: the tests marked `alone`, which load the whole machine or measure it, run one by one.
 
-Tests marked `slow` or `guest` run only with `--all`; an own `-m EXPRESSION` replaces that choice.
+Tests marked `slow` run only with `--all` or if their file or folder is named, those marked `guest`
+only with `--all`; an own `-m EXPRESSION` replaces that choice.
 The last line counts the tests of both stages. The status is pytest's.
 """
 
@@ -108,6 +109,8 @@ def selection(arguments: list[str]) -> tuple[str, list[str]]:
     if "-m" in arguments:
         place = arguments.index("-m")
         return arguments[place + 1], arguments[:place] + arguments[place + 2 :]
+    if any((ROOT / argument.partition("::")[0]).exists() for argument in arguments):
+        return "not guest", arguments
     return "not guest and not slow", arguments
 
 

@@ -14,7 +14,7 @@ import pytest
 from attrs import evolve
 from infrasight_core import hookimpl
 from infrasight_core.kernel.filters import Filters
-from infrasight_recording import recording
+from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import column, inet, inet6
 from infrasight_testbed.socket_rows import (
     INET,
@@ -27,6 +27,7 @@ from infrasight_testbed.socket_rows import (
     socket_kind,
 )
 from infrasight_testbed.syscalls import NUMBERS, call, in_child
+from infrasight_testbed.system import until
 
 Record = Callable[..., tuple[list[Row], list[Row], Any]]
 ERESTARTSYS = -512
@@ -42,6 +43,17 @@ SAME = (
     "cgroup_id",
     "connection_id",
 )
+
+
+def is_connecting(thread: int | None) -> bool:
+    """Whether a thread of this process waits in connect(2)."""
+    call_and_arguments = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
+    return call_and_arguments[0] == str(NUMBERS["connect"])
+
+
+def detach_state_changed(recorded: Recording) -> None:
+    """Detaches the program from sock:inet_sock_set_state, the last attachment but one."""
+    os.close(recorded.recorder._recordings["connect"].loaded.descriptors.pop(-2))
 
 
 @pytest.mark.parametrize(("family", "host"), [(INET, "127.0.0.1"), (INET6, "::1")])
@@ -185,9 +197,7 @@ def test_the_descriptor_is_replaced_while_it_connects(full: socket.socket, recor
         client = socket.socket()
 
         def replace() -> None:
-            while Path(f"/proc/self/task/{main}/syscall").read_text().split()[0] != str(
-                NUMBERS["connect"]
-            ):
+            while not is_connecting(main):
                 os.sched_yield()
             os.dup2(os.open("/dev/null", os.O_RDONLY), client.fileno())
             full.accept()
@@ -267,10 +277,7 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
     with recording("connect", infrasight_probe_net.connect) as recorded, socket.socket() as client:
         client.setblocking(False)
         result = call("connect", client.fileno(), inet(*full.getsockname()), 16)
-        descriptors = recorded.recorder._recordings["connect"].loaded.descriptors
-        os.close(
-            descriptors.pop(-2)
-        )  # the attachment to sock:inet_sock_set_state, the last but one
+        detach_state_changed(recorded)
         client.close()
     rows = [
         row
@@ -286,6 +293,26 @@ def test_an_end_that_was_not_seen(full: socket.socket) -> None:
         | {"return_code": 0, "duration_ns": 0},
     )
     assert rows[1]["quality"] == ["return_code_missing", "duration_ns_missing"]
+
+
+def test_a_failure_that_was_not_seen(full: socket.socket) -> None:
+    """Without the state change, the row of a call that timed out has the local port."""
+    address = inet(*full.getsockname())
+    with recording("connect", infrasight_probe_net.connect) as recorded, socket.socket() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+        thread = threading.Thread(target=lambda: call("connect", client.fileno(), address, 16))
+        thread.start()
+        until(lambda: is_connecting(thread.native_id), "the thread waits in connect(2)")
+        detach_state_changed(recorded)
+        thread.join()
+        port = client.getsockname()[1]
+    (row,) = [row for row in recorded.table.to_pylist() if row["tid"] == thread.native_id]
+    assert_fields(
+        row,
+        remote_end(*full.getsockname())
+        | {"error": "ETIMEDOUT", "quality": [], "local_address": column("127.0.0.1")},
+    )
+    assert row["local_port"] == port > 0
 
 
 def test_a_storm(listener: socket.socket) -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import infrasight_probe_net.connect
 import pytest
-from infrasight_recording import Recording
+from infrasight_recording import Recording, recording
 from infrasight_testbed.addresses import column, inet, inet6, unix
 from infrasight_testbed.socket_rows import (
     INET,
@@ -256,6 +257,23 @@ def test_a_connection_that_takes_its_time(
     )
     assert_fields(row, {"local_address": column("127.0.0.1"), "local_port": first.getsockname()[1]})
     assert row["duration_ns"] > WAIT_SECONDS * 10**9
+
+
+def test_a_failure_that_was_not_seen(
+    program: Path, full: socket.socket, clients: list[socket.socket]
+) -> None:
+    """Without the state change, the row of a request that timed out has the local port."""
+    client = socket.socket()
+    clients.append(client)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+    request = Connect(client.fileno(), inet(*full.getsockname()))
+    with recording("connect", infrasight_probe_net.connect) as recorded:
+        attachments = recorded.recorder._recordings["connect"].loaded.descriptors
+        state_changed = attachments.pop(-2)  # to sock:inet_sock_set_state
+        with once_waiting(program, lambda: os.close(state_changed)):
+            (row,), _ = made_by(recorded, "connect", program, [request], [client])
+    assert_fields(row, {"error": "ETIMEDOUT", "quality": []})
+    assert row["local_port"] == client.getsockname()[1] > 0
 
 
 def test_connects_that_say_less(

@@ -67,6 +67,13 @@ static inline void copy_tuple(struct tuple *tuple, struct set_state *change) {
   }
 }
 
+/* Sets the local port from the socket if it is unknown: the kernel chooses it after the state
+ * SYN_SENT, and a socket keeps it when its connection fails. */
+static inline void set_local_port(struct tuple *tuple, char *sk) {
+  if (tuple->local_port) return;
+  tuple->local_port = __builtin_bswap16(FIELD(u16, sk, inet_sock__inet_sport));
+}
+
 /* Fills the columns of the socket. */
 static inline void set_attempt(struct block *b, struct attempt *attempt) {
   SET_TUPLE(b, &attempt->tuple);
@@ -122,6 +129,7 @@ static inline void end_attempt(struct attempt *attempt, u64 sk, int error, u64 p
   header->duration_ns = is_timed ? bpf_ktime_get_boot_ns() - header->time : 0;
   header->return_code = -error;
   header->quality = problems;
+  set_local_port(&attempt->tuple, (char *)sk);
   attempt->has_ended = true;
   arrive(attempt, sk);
 }
@@ -141,6 +149,7 @@ static inline void begin_attempt(struct entry *entry, struct set_state *change) 
   attempt->family = change->family;
   attempt->fd = entry->fd;
   copy_tuple(&attempt->tuple, change);
+  attempt->tuple.local_port = 0;
   attempts.update(&sk, attempt); /* without room, the call's row is flagged outcome_missing */
 }
 
@@ -154,6 +163,7 @@ static inline void store_other_attempt(struct set_state *change) {
     fresh.time = bpf_ktime_get_boot_ns();
     fresh.id = new_id();
     copy_tuple(&fresh.tuple, change);
+    fresh.tuple.local_port = 0;
     other_attempts.update(&sk, &fresh);
   } else if (known && change->old == TCP_SYN_SENT &&
              known->tuple.remote_port == change->remote_port) {

@@ -99,7 +99,10 @@ static inline void set_ends(struct block *b, struct entry *entry, struct attempt
   SET_SOCKET(b, sk);
   read_tuple(&tuple, sk);
   SET_TUPLE(b, &tuple);
-  if (is_over) set_attempt(b, attempt);
+  if (is_over) {
+    set_local_port(&attempt->tuple, entry ? entry->sk : NULL);
+    set_attempt(b, attempt);
+  }
   if (!sk && !is_over) b->_quality |= FLAG(socket_missing);
   if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_client_path, sk);
   if (is_over || (sk && (is_waiting || has_peer(result)))) {
@@ -161,7 +164,10 @@ static inline void set_request_ends(struct block *b, char *sk, struct request *r
   struct tuple tuple = {};
   SET_SOCKET(b, sk);
   read_tuple(&tuple, sk);
-  if (is_over) tuple = begun->tuple;
+  if (is_over) {
+    tuple = begun->tuple;
+    set_local_port(&tuple, sk);
+  }
   SET_TUPLE(b, &tuple);
   if (!sk) b->_quality |= FLAG(socket_missing);
   if (GET(b, family) == AF_UNIX) SET_UNIX_PATH(b, unix_client_path, sk);

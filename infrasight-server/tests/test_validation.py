@@ -135,6 +135,14 @@ def test_index_outside_its_dictionary_is_rejected() -> None:
     assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
 
 
+def test_dictionary_with_equal_values_is_rejected() -> None:
+    """ClickHouse rejects an insert with such a dictionary, with it the batches of other agents."""
+    twice = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array([b"a", b"a"]))
+    rejection = validate(batch("b", with_nulls("comm", twice)))
+    assert RejectionReason.Name(rejection.reason) == "REJECTION_REASON_MALFORMED"
+    assert "column comm has a dictionary with equal values" in rejection.detail
+
+
 def test_protobuf_messages_become_the_same_columns() -> None:
     """Every field of a client's messages ends up in its column."""
     header = EventHeader(

@@ -228,6 +228,8 @@ def _column_violation(array: pa.Array, rows: int) -> str:
         most = max(rows, MAX_DICTIONARY_VALUES)
         if len(array.dictionary) > most:
             return f"{len(array.dictionary)} different values, more than {most}"
+        if len(array.dictionary.unique()) < len(array.dictionary):
+            return "a dictionary with equal values"  # ClickHouse rejects the whole insert
         return _length_violation(array.dictionary, MAX_DICTIONARY_VALUE_BYTES)
     if isinstance(array, pa.MapArray | pa.ListArray):
         parts = (array.keys, array.items) if isinstance(array, pa.MapArray) else (array.values,)

@@ -55,6 +55,7 @@ class Result:
         wrong_rows: Rows stored although no acknowledged batch accounts for them.
         missing_rows: Rows of acknowledged batches that are not stored.
         stored_rows: The rows stored.
+        store_errors: Why the store refused batches that had passed the server's checks.
         peak_bytes: The most resident memory of the server, its store, and the control service.
         seconds: How long it took.
     """
@@ -66,6 +67,7 @@ class Result:
     wrong_rows: int = 0
     missing_rows: int = 0
     stored_rows: int = 0
+    store_errors: list[str] = Factory(list)
     peak_bytes: tuple[int, int, int] = (0, 0, 0)
     seconds: float = 0.0
 
@@ -192,7 +194,10 @@ class Campaign:
         response = StreamResponse.FromString(answer)
         kind = str(response.WhichOneof("message"))
         if response.HasField("rejection"):
-            kind = f"rejected: {RejectionReason.Name(response.rejection.reason)[17:].lower()}"
+            reason = response.rejection.reason
+            kind = f"rejected: {RejectionReason.Name(reason)[17:].lower()}"
+            if reason == RejectionReason.REJECTION_REASON_STORE_ERROR:
+                self._result.store_errors.append(response.rejection.detail)
         self._result.outcomes[kind] += 1
         if response.HasField("acknowledgement"):
             batch = StreamRequest.FromString(request).batch

@@ -35,7 +35,7 @@ def print_result(result: Result) -> None:
     print(f"rows stored that should not be: {result.wrong_rows}")
     print(f"acknowledged rows that are not stored: {result.missing_rows}")
     for problem in result.store_errors:
-        print(f"refused by the store alone: {problem}")
+        print(f"rejected by the store alone: {problem}")
     print(f"peak memory: server {server} MiB, store {store} MiB, control service {control} MiB")
     for outcome, count in result.outcomes.most_common():
         print(f"  {count:9} {outcome}")

@@ -55,7 +55,7 @@ class Result:
         wrong_rows: Rows stored although no acknowledged batch accounts for them.
         missing_rows: Rows of acknowledged batches that are not stored.
         stored_rows: The rows stored.
-        store_errors: Why the store refused batches that had passed the server's checks.
+        store_errors: Why the store rejected batches that had passed the server's checks.
         peak_bytes: The most resident memory of the server, its store, and the control service.
         seconds: How long it took.
     """

@@ -13,7 +13,7 @@ from infrasight_core.errors import KernelError
 _SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 _OBJ_GET_INFO_BY_FD = 15
 # In struct bpf_prog_info, the largest of the three, of include/uapi/linux/bpf.h.
-_INFO_BYTES = 256
+INFO_BYTES = 256
 _ID_OFFSET = 4
 _RECURSION_MISSES_OFFSET = 208
 _MAP_SIZES_OFFSET = 8  # in struct bpf_map_info
@@ -78,7 +78,7 @@ def skipped_runs(programs: Iterable[int]) -> int:
     Raises:
         KernelError: A descriptor is not a program's.
     """
-    info = ctypes.create_string_buffer(_INFO_BYTES)
+    info = ctypes.create_string_buffer(INFO_BYTES)
     misses = 0
     for program in programs:
         _read_info(program, info)
@@ -92,7 +92,7 @@ def program_id(program: int) -> int:
     Raises:
         KernelError: The descriptor is not a program's.
     """
-    info = ctypes.create_string_buffer(_INFO_BYTES)
+    info = ctypes.create_string_buffer(INFO_BYTES)
     _read_info(program, info)
     number: int = struct.unpack_from("<I", info, _ID_OFFSET)[0]
     return number
@@ -104,7 +104,7 @@ def map_shape(descriptor: int) -> MapShape:
     Raises:
         KernelError: The descriptor is not a map's.
     """
-    info = ctypes.create_string_buffer(_INFO_BYTES)
+    info = ctypes.create_string_buffer(INFO_BYTES)
     _read_info(descriptor, info)
     return MapShape(*struct.unpack_from("<3I", info, _MAP_SIZES_OFFSET))
 
@@ -115,7 +115,7 @@ def link_of(descriptor: int) -> Link:
     Raises:
         KernelError: The descriptor is not that of an attachment.
     """
-    info = ctypes.create_string_buffer(_INFO_BYTES)
+    info = ctypes.create_string_buffer(INFO_BYTES)
     _read_info(descriptor, info)
     return Link(*struct.unpack_from("<3I", info))
 
@@ -168,10 +168,46 @@ def attached_programs(attachment: int) -> list[int]:
     return list(struct.unpack_from(f"<{min(count, _MOST_PROGRAMS)}I", query, 8))
 
 
-def _read_info(descriptor: int, info: "ctypes.Array[ctypes.c_char]") -> None:
-    ctypes.memset(info, 0, _INFO_BYTES)  # members that the kernel does not have stay 0
-    attributes = ctypes.create_string_buffer(
-        struct.pack("<IIQ", descriptor, _INFO_BYTES, ctypes.addressof(info)), 16
+def read_info(descriptor: int, info: "ctypes.Array[ctypes.c_char]") -> None:
+    """Lets the kernel fill in a structure about a program, map or link.
+
+    Args:
+        descriptor: The descriptor of the object.
+        info: The structure, of `INFO_BYTES`. Members that ask for more are set, others are 0.
+
+    Raises:
+        KernelError: The descriptor is not that of such an object.
+    """
+    attributes = bytearray(struct.pack("<IIQ", descriptor, INFO_BYTES, ctypes.addressof(info)))
+    try:
+        bpf(_OBJ_GET_INFO_BY_FD, attributes)
+    except OSError as error:
+        raise KernelError(f"descriptor {descriptor}: {error.strerror}") from error
+
+
+def bpf(command: int, attributes: bytearray) -> int:
+    """Calls bpf(2).
+
+    Args:
+        command: What to do, as numbered in include/uapi/linux/bpf.h.
+        attributes: The arguments, which the kernel may change.
+
+    Returns:
+        The call's result, for some commands a new descriptor.
+
+    Raises:
+        OSError: The call failed.
+    """
+    number = _SYSCALL_BPF[os.uname().machine]
+    size = len(attributes)
+    result: int = _libc.syscall(
+        number, command, (ctypes.c_char * size).from_buffer(attributes), size
     )
-    if _libc.syscall(_SYSCALL_BPF[os.uname().machine], _OBJ_GET_INFO_BY_FD, attributes, 16):
-        raise KernelError(f"descriptor {descriptor}: {os.strerror(ctypes.get_errno())}")
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def _read_info(descriptor: int, info: "ctypes.Array[ctypes.c_char]") -> None:
+    ctypes.memset(info, 0, INFO_BYTES)  # members that the kernel does not have stay 0
+    read_info(descriptor, info)

@@ -26,6 +26,7 @@ COMMANDS = [
     "infrasight tail",
     "infrasight query",
     "infrasight verify",
+    "infrasight loadtest",
     "infrasight top",
     "infrasight certs",
     "infrasight probes",
@@ -141,6 +142,7 @@ def test_wrong_usage_is_one_line_and_its_status_survives_any_stderr(command: str
     ("command", "status", "words"),
     [
         ("infrasight trace execve", 1, "root"),
+        ("infrasight loadtest", 1, "root"),
         ("infrasight top", 1, "root"),
         ("infrasight agent --status-listen 127.0.0.1:0", 1, "root"),
         ("infrasight packages --operator 127.0.0.1:1 --node n --target /packages", 1, "/packages"),

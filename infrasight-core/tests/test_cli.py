@@ -44,7 +44,7 @@ def test_help_lists_every_command_and_each_has_examples() -> None:
         assert (folder / f"{name}.py").exists()
         assert f"  {name} " in done.stdout
         assert text.endswith(".")
-    for name in ("query", "tail", "certs", "probes", "doctor", "top"):
+    for name in ("query", "tail", "certs", "probes", "doctor", "loadtest", "top"):
         assert "Examples:\n    infrasight" in run(name, "--help").stdout.replace("sudo ", "")
     assert run("--version").stdout.startswith("infrasight ")
 
@@ -56,7 +56,7 @@ def test_help_lists_every_command_and_each_has_examples() -> None:
         (
             ["zzz"],
             "no command 'zzz'; the commands are trace, agent, packages, tail, query, "
-            "verify, top, certs, probes, doctor",
+            "verify, loadtest, top, certs, probes, doctor",
         ),
         (["query"], "Missing argument 'SQL'"),
         (["query", " "], "no statement"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "tail": "Show events as a server stores them.",
     "query": "Run an SQL statement on a server.",
     "verify": "Prove that the store holds every event that the kernel saw.",
+    "loadtest": "Measure what recording costs on this machine: make events and account for each.",
     "top": "Show how often InfraSight's kernel programs run, and how long they take.",
     "certs": "Make a CA and certificates for trying out mutual TLS.",
     "probes": "List the installed plugins and their failures.",

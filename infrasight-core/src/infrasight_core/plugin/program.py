@@ -126,7 +126,8 @@ class BpfProgram:
         canary: Performs one harmless operation that the program records, with this text in a TEXT
             column. It is best one that fails, and must not start a process. The agent calls it
             regularly, in a separate thread, to see whether the event arrives; an OSError is
-            ignored. None for a program whose events cannot be caused in that way.
+            ignored. `infrasight loadtest` makes its load of it, and therefore counts on exactly one
+            event for each call. None for a program whose events cannot be caused in that way.
     """
 
     source: Path | Traversable

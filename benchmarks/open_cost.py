@@ -74,12 +74,12 @@ def empty(_: Path) -> Iterator[Watched]:
 
 @contextmanager
 def ours(_: Path) -> Iterator[Watched]:
-    """The probe and its reader, without the guard of 32-bit calls, which guard.py measures."""
+    """The probe and its reader."""
     recorded = Recording()
     watched = Watched()
     recorder = Recorder(
         plugins_with("open", infrasight_probe_open.plugin),
-        LoadSettings(compat=False),
+        LoadSettings(),
         "here",
         recorded,
     )

@@ -19,7 +19,7 @@ def main() -> None:
         ("reader.py", rounds),
         ("enriching.py", rounds),
         ("open_cost.py", rounds),
-        ("guard.py",),
+        ("call_cost.py", rounds),
         ("agent.py",),
         ("cluster_operator.py",),
     ):

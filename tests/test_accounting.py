@@ -42,7 +42,7 @@ def accounts(system: System) -> dict[str, dict[str, Any]]:
         f"SELECT probe, {sums}, sum(abs(difference)) AS wrong, uniq(run) AS runs, "
         "min(ended_run) AS ended FROM "
         "(SELECT *, max(ended) OVER (PARTITION BY probe, run) AS ended_run FROM accounting) AS a "
-        "WHERE probe != 'guard' GROUP BY probe"
+        "WHERE probe != 'dispatcher' GROUP BY probe"
     )
     return {row["probe"]: row for row in rows}
 

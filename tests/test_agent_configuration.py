@@ -80,7 +80,7 @@ def accounting_errors(system: System) -> dict[str, int]:
     rows = system.query(
         "SELECT probe, sum(abs(difference)) AS unaccounted, "
         "sum(block_full + heap_full + decode_failed + outbox_full + rejected) AS dropped "
-        "FROM accounting WHERE probe != 'guard' GROUP BY probe"
+        "FROM accounting WHERE probe != 'dispatcher' GROUP BY probe"
     )
     return {row["probe"]: int(row["unaccounted"]) + int(row["dropped"]) for row in rows}
 

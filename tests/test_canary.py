@@ -9,7 +9,7 @@ from infrasight_testbed.system import execute, running_system, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="recording needs root")
 PROBES = ("accept", "chmod", "connect", "execve", "open")
-UNACCOUNTED = "SELECT sum(abs(difference)) AS n FROM accounting WHERE probe != 'guard'"
+UNACCOUNTED = "SELECT sum(abs(difference)) AS n FROM accounting WHERE probe != 'dispatcher'"
 
 
 def test_canary_events_arrive_and_are_accounted_for(tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def test_table_has_rows_in_order() -> None:
 
 
 def test_way_goes_from_the_kernel_to_the_store_and_back() -> None:
-    """The way begins in the probe's C, passes the store and ends in the agent's outbox."""
+    """The way begins in the dispatcher's C, passes the store and ends in the agent's outbox."""
     files = [step.file for step in STEPS]
-    assert files[0].endswith("execve.bpf.c")
+    assert files[0].endswith("dispatcher.bpf.c")
     assert f"{FOLDERS[1]}/store/clickhouse.py" in files
     assert files[-1] == f"{FOLDERS[0]}/agent/outbox.py"
 
@@ -163,7 +163,7 @@ def test_way_goes_from_the_kernel_to_the_store_and_back() -> None:
 def test_only_entry_points_lack_a_link() -> None:
     """Steps without an earlier one are those that the kernel or a thread's loop starts."""
     unlinked = {step.function for step in STEPS if not step.links}
-    assert unlinked == {"enter_execve", "succeeded", "_look"}
+    assert unlinked == {"dispatch_enter", "succeeded", "_look"}
 
 
 @each_step

@@ -7,13 +7,13 @@ from pathlib import Path
 import infrasight_probe_sample.plugin as sample
 import pytest
 from attrs import evolve
-from infrasight_core import BpfProgram, ConfigError, KernelFunction, Tracepoint
+from infrasight_core import BpfProgram, ConfigError, KernelFunction, SystemCall, Tracepoint
 from infrasight_core.enrichers import containers
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel import loader
 from infrasight_core.kernel.bcc_client import explain
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.guard import Guard
+from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.loader import (
     LoadedProbe,
     LoadSettings,
@@ -33,7 +33,7 @@ request = json.load(sys.stdin)
 os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
 from bcc import BPF
 bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-DSLOTS=64"])
-print(json.dumps([bpf.dump_func(name.encode()).hex() for name, _ in request["attach"]]))
+print(json.dumps([bpf.dump_func(name.encode()).hex() for name in request["programs"]]))
 """
 _FULLY_ORDERED = {0x01, 0xF1}  # BPF_ADD | BPF_FETCH, BPF_CMPXCHG
 
@@ -72,7 +72,8 @@ def test_loader_names_the_package_that_has_bcc(tmp_path: Path) -> None:
 
 def test_head_and_entries_move_by_fully_ordered_atomics() -> None:
     """`commit` compiles to BPF_ADD | BPF_FETCH and `forget` to BPF_CMPXCHG, both fully ordered."""
-    request = loader._request(PROGRAM, running_kernel(), LoadSettings())
+    request = loader._request(PROGRAM, (), running_kernel(), LoadSettings())
+    request["programs"] = [f"{name}__run" for name in request["calls"]]
     run = subprocess.run(
         ["/usr/bin/python3", "-c", _DUMP],
         input=json.dumps(request),
@@ -98,9 +99,10 @@ def test_blocks_are_made_smaller_until_they_fit() -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        (evolve(PROGRAM, attach=(Tracepoint("no_such", "syscalls:sys_enter_openat"),)), "no_such"),
+        (evolve(PROGRAM, attach=(SystemCall("openat", exit="no_such"),)), "int no_such"),
+        (evolve(PROGRAM, attach=(Tracepoint("no_such", "sched:sched_switch"),)), "int no_such"),
         (
-            evolve(PROGRAM, attach=(Tracepoint("enter_openat", "syscalls:no_such_event"),)),
+            evolve(PROGRAM, attach=(Tracepoint("enter_openat", "sched:no_such_event"),)),
             "no_such_event",
         ),
         (evolve(PROGRAM, slots=1000), "power of two"),
@@ -164,12 +166,11 @@ def test_compiler_warnings_are_logged_with_file_and_line(
 
 
 def test_own_programs_compile_without_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    """The sample, the tracker of containers and the guard; ProbeContract looks at the probes."""
+    """The sample, the tracker of containers, the dispatcher; ProbeContract looks at the probes."""
     tracker = containers.load_bpf(running_kernel(), {})
     assert loaded_and_closed(PROGRAM).warnings == ()
     assert loaded_and_closed(tracker).warnings == ()
-    guard = Guard(running_kernel(), LoadSettings())
-    guard._load().close()
+    Dispatcher(running_kernel(), LoadSettings())._load().close()
     assert "the compiler warns" not in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import infrasight_probe_sample.plugin as sample
 import pyarrow as pa
 import pytest
 from attrs import evolve
-from infrasight_core import Tracepoint
+from infrasight_core import SystemCall
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.reload import Reloader
 from infrasight_core.agent.settings import AgentSettings
@@ -152,15 +152,15 @@ def test_probe_that_cannot_be_attached_fails_alone_and_is_tried_again(
     recorded = Recording()
     changed = evolve(SETTINGS, options={"second": {"slots": 512}})
 
-    def without_tracepoint(name: str, event: str) -> Tracepoint:
-        return Tracepoint(name, event.replace("exit_openat", "exit_nothing"))
+    def misspelt(name: str, enter: str, leave: str) -> SystemCall:
+        return SystemCall("opnat", enter, leave)
 
     with running(recorded) as (reloader, recorder):
         with monkeypatch.context() as broken:
-            broken.setattr("reload_second.Tracepoint", without_tracepoint)
+            broken.setattr("reload_second.SystemCall", misspelt)
             reloader.reload(changed)
         assert recorder.probes() == ["sample"]
-        assert "exit_nothing" in str(reloader.failures["second"])
+        assert "opnat" in str(reloader.failures["second"])
         reloader.reload(changed)
         assert recorder.probes() == ["sample", "second"]
         assert reloader.failures == {}

@@ -18,6 +18,7 @@ from infrasight_core.agent.reload import Reloader, attach_all
 from infrasight_core.agent.settings import AgentSettings, ProbeSettings
 from infrasight_core.agent.trackers import DROPPED, Trackers
 from infrasight_core.errors import ConfigError
+from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import LoadSettings, running_kernel
 from infrasight_core.plugin.manager import PluginManager
@@ -60,7 +61,8 @@ def attached_trackers(options: Mapping[str, Any]) -> Trackers:
     """Trackers with `executions` attached."""
     kernel = running_kernel()
     plugins = plugins_with("sample", sample, TRACKED)
-    trackers = Trackers(LoadSettings(), plugins.decode)
+    settings = LoadSettings()
+    trackers = Trackers(settings, Dispatcher(running_kernel(), settings), plugins.decode)
     program = plugins.load_bpf("executions", kernel, options)
     trackers.attach("executions", program, kernel, options)
     return trackers
@@ -171,7 +173,7 @@ def test_tracker_is_not_a_probe() -> None:
         assert recorded.recorder.probes() == list(recorded.recorder.counts()) == ["sample"]
     assert {delivery.probe for delivery in recorded.deliveries} == {"sample"}
     assert "sample" in names
-    assert names <= {"sample", "guard"}
+    assert names <= {"sample", "dispatcher"}
 
 
 SETTINGS = AgentSettings(probes=("sample",))

@@ -39,7 +39,7 @@ NOWHERE = {
     "local_port": 0,
     "remote_port": 0,
 }
-NONE = {"compat": 0, "x32": 0, "io_uring": 0}
+NONE = {"x32": 0, "io_uring": 0}
 ASKED = ["remote_address_user_memory"]
 
 

@@ -112,7 +112,7 @@ def made_by(
     least = len(requests) if least_rows is None else least_rows
     until(lambda: len(recorded.rows_of(made.pid)) >= least, f"{least} rows", 30)
     recorded.wait(probe)
-    assert recorded.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    assert recorded.recorder.untraced() == {"x32": 0, "io_uring": 0}
     rows = recorded.rows_of(made.pid)
     header = {
         "via": "io_uring",

@@ -100,7 +100,7 @@ def test_every_32_bit_open_call_is_recorded(recorded: Recording, folder: Path, b
         }
         assert {field: row[field] for field in wanted} == wanted, (name, arguments)
         assert row["duration_ns"] > 0
-    assert recorded.recorder.untraced() == {"compat": 0, "x32": 0, "io_uring": 0}
+    assert recorded.recorder.untraced() == {"x32": 0, "io_uring": 0}
 
 
 def test_via_of_an_ordinary_call_is_syscall(recorded: Recording, folder: Path) -> None:

@@ -35,7 +35,7 @@ USER = 4242  # whom nothing else on the machine is
 NAMELESS = {"user_missing", "group_name_missing"}  # of a user whom no database knows
 MINE = Filters(include_uid=(USER,))
 METRIC = "infrasight_operations_dropped_total"
-NONE = {"compat": 0, "x32": 0, "io_uring": 0}
+NONE = {"x32": 0, "io_uring": 0}
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def changed(without: str = "", **defines: int) -> ModuleType:
     @hookimpl
     def load_bpf(kernel: Any, options: Any) -> Any:
         program = infrasight_probe_open.plugin.load_bpf(kernel, options)
-        attach = tuple(point for point in program.attach if point.function != without)
+        attach = tuple(point for point in program.attach if without not in point.functions)
         return evolve(program, attach=attach, defines={**program.defines, **defines})
 
     module = ModuleType("changed")

@@ -16,12 +16,12 @@ from infrasight_core.agent.recorder import Recorder
 from infrasight_core.agent.reload import attach_all
 from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.loader import LoadedProbe, LoadSettings
+from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.kernel.prog_info import link_of
+from infrasight_core.kernel.system_calls import slots_of
 from infrasight_recording import CONTAINERS, Recording, plugins_with
 from infrasight_testbed.bpf_maps import BpfMap, maps_of
 from infrasight_testbed.bpf_programs import link_to_tracepoint, program_descriptor
-from infrasight_testbed.compat import only_x86
 from infrasight_testbed.system import Process, System, running_system, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="recording needs root")
@@ -30,7 +30,7 @@ EXCLUDE = struct.pack("<Q", 1)
 REWRITTEN = "rewrote maps in the kernel"
 INCLUDE_OF_EVERY_KIND = 0x2AA  # in the filters' state
 OWN_FILTERS = 0x3FF
-EXECVE = struct.pack("<I", 11)  # the number of the 32-bit call
+EXECVE = struct.pack("<I", slots_of("execve", os.uname().machine)[0])
 # Every program that this agent records is named so; it excludes another name.
 HIDDEN = "is-hidden"
 SETTINGS = 'probes = ["execve"]\n[filters.execve]\nexclude_comm = ["is-excluded"]\n'
@@ -70,8 +70,8 @@ def tracker_map(agent: Process, name: str) -> BpfMap:
     return next(each for each in maps_of(agent.pid, name) if not has_filters(agent, each))
 
 
-def guard_map(agent: Process, name: str) -> BpfMap:
-    """Returns the map of the agent's guard."""
+def dispatcher_map(agent: Process, name: str) -> BpfMap:
+    """Returns the map of the agent's dispatcher."""
     (only,) = maps_of(agent.pid, name)
     return only
 
@@ -161,49 +161,27 @@ def test_filter_of_a_tracker_is_reported_and_removed(agent: Process) -> None:
     assert state.read(STATE) == written
 
 
-@only_x86
-def test_program_that_is_deleted_from_the_guard_is_written_again(agent: Process) -> None:
-    """A root process deletes the way of 32-bit executions to their probe: it is restored.
-
-    It also clears the mark by which the guard would count them.
-    """
-    programs = guard_map(agent, "compat_enter")
-    wanted = guard_map(agent, "wanted")
+def test_program_that_is_deleted_from_the_dispatcher_is_written_again(agent: Process) -> None:
+    """A root process deletes the way of executions to their probe: it is restored."""
+    programs = dispatcher_map(agent, "first_enter")
     written = programs.read(EXECVE)
-    mark = wanted.read(EXECVE)
     assert written is not None
-    wanted.write(EXECVE, bytes(8))
     programs.delete(EXECVE)
-    wait_for_report(agent, REWRITTEN, "guard")
+    wait_for_report(agent, REWRITTEN, "dispatcher")
     assert programs.read(EXECVE) == written
-    assert wanted.read(EXECVE) == mark != bytes(8)
 
 
-@only_x86
-def test_program_that_is_replaced_in_the_guard_is_written_again(agent: Process) -> None:
-    """A root process has the guard run another program for 32-bit executions: it is restored."""
-    entries = guard_map(agent, "compat_enter")
-    exits = guard_map(agent, "compat_exit")
+def test_program_that_is_replaced_in_the_dispatcher_is_written_again(agent: Process) -> None:
+    """A root process has the dispatcher run another program for executions: it is restored."""
+    entries = dispatcher_map(agent, "first_enter")
+    exits = dispatcher_map(agent, "first_exit")
     written = entries.read(EXECVE)
     (other,) = struct.unpack_from("<I", exits.read(EXECVE) or b"")
     descriptor = program_descriptor(other)
     entries.write(EXECVE, struct.pack("<I", descriptor))
     os.close(descriptor)
-    wait_for_report(agent, REWRITTEN, "guard")
+    wait_for_report(agent, REWRITTEN, "dispatcher")
     assert entries.read(EXECVE) == written
-
-
-@only_x86
-def test_program_that_is_added_to_the_guard_is_deleted(agent: Process) -> None:
-    """A root process has the guard run a program for calls of no probe: it is deleted."""
-    entries = guard_map(agent, "compat_enter")
-    unused = struct.pack("<I", 20)  # getpid
-    (some,) = struct.unpack_from("<I", entries.read(EXECVE) or b"")
-    descriptor = program_descriptor(some)
-    entries.write(unused, struct.pack("<I", descriptor))
-    os.close(descriptor)
-    wait_for_report(agent, REWRITTEN, "guard")
-    assert entries.read(unused) is None
 
 
 @contextmanager
@@ -212,11 +190,10 @@ def watched(
     module: object,
     filters: Filters,
     enrichers: Mapping[str, object],
-    compat: bool = False,
 ) -> Iterator[tuple[Recorder, Canary]]:
     """Records with one probe, as an agent does, and checks it every second."""
     plugins = plugins_with(probe, module, enrichers)
-    settings = LoadSettings(own_work=False, compat=compat)
+    settings = LoadSettings(own_work=False)
     recorder = Recorder(plugins, settings, "here", Recording())
     assert attach_all(recorder, {probe: ProbeSettings(filters=filters)}) == {}
     recorder.start()
@@ -231,13 +208,6 @@ def watched(
         assert counts.read == counts.submitted == counts.seen - counts.filtered - counts.dropped
 
 
-def detach(loaded: LoadedProbe, event: str) -> None:
-    """Ends an attachment to a tracepoint behind the agent's back."""
-    attached = loaded.descriptors[-len(loaded.tracepoints) :]
-    events = [each for each, _ in loaded.tracepoints]
-    replace(attached[events.index(event)])
-
-
 def replace(descriptor: int) -> None:
     """Makes a descriptor that of another file, which ends the attachment that it held."""
     nothing = os.open("/dev/null", os.O_RDONLY)
@@ -245,40 +215,45 @@ def replace(descriptor: int) -> None:
     os.close(nothing)
 
 
-def test_program_that_is_detached_is_reported_by_the_canary() -> None:
-    """A root process detaches a program: the canary's silence and the tracepoint are reported."""
+@pytest.mark.parametrize("side", ["sys_enter", "sys_exit"])
+def test_dispatcher_that_is_detached_is_reported(side: str) -> None:
+    """A root process detaches the dispatcher: its raw tracepoint and the canary are reported."""
     filters = Filters(include_uid=(65534,), include_path=("/nowhere",), exclude_comm=("python3",))
     with watched("open", open_probe, filters, {}) as (recorder, canary):
         until(lambda: len(recorder.loaded("open").blocks.canary_texts()) >= 2, "canaries arrive")
         assert canary.problems == {}
-        detach(recorder.loaded("open"), "syscalls:sys_exit_openat")
-        until(lambda: "did not arrive" in canary.problems.get("open", ""), "silence is noticed")
-        assert "no longer attached to syscalls:sys_exit_openat" in canary.problems["open"]
+        dispatcher = recorder._dispatcher._loaded
+        assert dispatcher is not None
+        held = {event: descriptor for event, _, descriptor in dispatcher.attachments}
+        replace(held[side])
+        until(lambda: "dispatcher" in canary.problems, "the kernel tells")
+        assert canary.problems["dispatcher"].startswith(f"no longer attached to {side};")
+        if side == "sys_exit":
+            until(lambda: "did not arrive" in canary.problems.get("open", ""), "silence is noticed")
 
 
-def test_program_without_a_canary_is_reported_when_it_is_detached() -> None:
-    """A root process detaches a program without a canary: the tracepoint is reported."""
-    with watched("sample", sample, EVERYTHING, {}) as (recorder, canary):
-        loaded = recorder.loaded("sample")
-        detach(loaded, "syscalls:sys_exit_openat")
-        until(lambda: "sys_exit_openat" in canary.problems.get("sample", ""), "the kernel tells")
+def test_program_that_is_added_after_another_is_deleted() -> None:
+    """A root process has a program run after a probe's own: it is reported and deleted."""
+    slot = struct.pack("<I", slots_of("openat", os.uname().machine)[0])
+    with watched("sample", sample, EVERYTHING, {}) as (_, canary):
+        (entries,) = maps_of(os.getpid(), "first_enter")
+        (following,) = maps_of(os.getpid(), "next_enter")
+        (some,) = struct.unpack_from("<I", entries.read(slot) or b"")
+        descriptor = program_descriptor(some)
+        following.write(slot, struct.pack("<I", descriptor))
+        os.close(descriptor)
+        added = "next_enter: 1 added"
+        until(lambda: added in canary.problems.get("dispatcher", ""), "it is reported")
+        assert following.read(slot) is None
 
 
 def test_tracker_of_containers_is_reported_when_it_is_detached() -> None:
     """A root process detaches the tracker of containers: the tracepoint is reported."""
     with watched("sample", sample, EVERYTHING, CONTAINERS) as (recorder, canary):
-        detach(recorder._trackers._trackers["containers"].loaded, "cgroup:cgroup_mkdir")
+        loaded = recorder._trackers._trackers["containers"].loaded
+        events = [event for event, _ in loaded.tracepoints]
+        replace(loaded.descriptors[events.index("cgroup:cgroup_mkdir")])
         until(lambda: "cgroup_mkdir" in canary.problems.get("containers", ""), "the kernel tells")
-
-
-@only_x86
-def test_guard_is_reported_when_it_is_detached() -> None:
-    """A root process detaches the guard of 32-bit calls: its tracepoint is reported."""
-    with watched("open", open_probe, EVERYTHING, {}, compat=True) as (recorder, canary):
-        attachments = recorder._guard._layers[0].attachments
-        replace(attachments[0].descriptor)
-        until(lambda: attachments[0].event in canary.problems.get("guard", ""), "the kernel tells")
-        assert attachments[1].event not in canary.problems["guard"]
 
 
 def test_program_on_a_kernel_function_is_reported_when_it_is_detached() -> None:
@@ -289,7 +264,7 @@ def test_program_on_a_kernel_function_is_reported_when_it_is_detached() -> None:
     with watched("chmod", chmod_probe, EVERYTHING, {}) as (recorder, canary):
         loaded = recorder.loaded("chmod")
         if not loaded.links:
-            link = link_to_tracepoint(loaded.programs["enter_chmod"], "syscalls:sys_enter_reboot")
+            link = link_to_tracepoint(loaded.programs["enter_chmod"], "task_rename")
             loaded.descriptors.insert(0, link)
             loaded.links = (("security_path_chmod", link_of(link)),)
         assert loaded.detached() == []

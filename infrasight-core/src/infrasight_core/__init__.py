@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         BpfProgram,
         Kernel,
         KernelFunction,
+        SystemCall,
         Tracepoint,
-        socketcall,
         uring_points,
     )
     from infrasight_core.plugin.schema import EventSchema
@@ -45,6 +45,7 @@ __all__ = [
     "KernelFunction",
     "PluginError",
     "SchemaError",
+    "SystemCall",
     "Tracepoint",
     "boot_time_ns",
     "constant",
@@ -53,7 +54,6 @@ __all__ = [
     "map_distinct_lists",
     "numbers",
     "options_of",
-    "socketcall",
     "strings",
     "uring_points",
 ]
@@ -70,8 +70,8 @@ _HOMES = {
         "BpfProgram",
         "Kernel",
         "KernelFunction",
+        "SystemCall",
         "Tracepoint",
-        "socketcall",
         "uring_points",
     ),
     "plugin.schema": ("EventSchema",),

@@ -12,7 +12,7 @@ from infrasight_core import (
     EventSchema,
     Kernel,
     KernelFunction,
-    Tracepoint,
+    SystemCall,
     hookimpl,
     map_distinct,
 )
@@ -21,14 +21,7 @@ from infrasight_probe_chmod.v1.chmod_pb2 import ChmodEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_chmod")
-# By call: whether a kernel may lack it (arm64 has no chmod, fchmodat2 came with Linux 6.6), and its
-# numbers in the 32-bit ABIs of x86 and arm.
-_CALLS = {
-    "chmod": (True, 15, 15),
-    "fchmod": (False, 94, 94),
-    "fchmodat": (False, 306, 333),
-    "fchmodat2": (True, 452, 452),
-}
+_CALLS = ("chmod", "fchmod", "fchmodat", "fchmodat2")
 _FUNCTION = KernelFunction(
     "path_chmod",
     "security_path_chmod",
@@ -49,14 +42,10 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Records every call when it returns."""
-    entries = []
-    exits = []
-    for call, numbers in _CALLS.items():
-        entries.append(Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *numbers))
-        exits.append(Tracepoint("exit_chmod", f"syscalls:sys_exit_{call}", *numbers))
+    calls = [SystemCall(call, f"enter_{call}", "exit_chmod") for call in _CALLS]
     return BpfProgram(
         _FILES / "chmod.bpf.c",
-        attach=(_FUNCTION, *entries, *exits),
+        attach=(_FUNCTION, *calls),
         headers=(_FILES / "changed.bpf.h",),
         slots=8192,
         canary=_change_nothing,

@@ -6,7 +6,15 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
-from infrasight_core import BpfProgram, Columns, EventSchema, Kernel, Tracepoint, hookimpl
+from infrasight_core import (
+    BpfProgram,
+    Columns,
+    EventSchema,
+    Kernel,
+    SystemCall,
+    Tracepoint,
+    hookimpl,
+)
 
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
 
@@ -26,11 +34,9 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "execve.bpf.c",
         attach=(
-            Tracepoint("enter_execve", "syscalls:sys_enter_execve", compat=11, compat_arm=11),
-            Tracepoint("enter_execveat", "syscalls:sys_enter_execveat", compat=358, compat_arm=387),
+            SystemCall("execve", "enter_execve", "failed"),
+            SystemCall("execveat", "enter_execveat", "failed"),
             Tracepoint("succeeded", "sched:sched_process_exec"),
-            Tracepoint("failed", "syscalls:sys_exit_execve", compat=11, compat_arm=11),
-            Tracepoint("failed", "syscalls:sys_exit_execveat", compat=358, compat_arm=387),
         ),
         slots=4096,
         canary=_execute_nothing,

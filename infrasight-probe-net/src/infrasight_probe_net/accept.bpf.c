@@ -75,22 +75,9 @@ int enter_accept4(struct sys_enter *call) {
   return enter_with(call->args[0], call->args[3]);
 }
 
-int enter_socketcall_accept(struct sys_enter *call) {
-  u32 arguments[1] = {};
-  if (!socketcall_arguments(call, arguments, 1)) return 0;
-  return enter_with(arguments[0], 0);
-}
-
-int enter_socketcall_accept4(struct sys_enter *call) {
-  u32 arguments[4] = {};
-  if (!socketcall_arguments(call, arguments, 4)) return 0;
-  return enter_with(arguments[0], arguments[3]);
-}
-
 int exit_accept(struct sys_exit *call) {
   int result = call->ret;
   u32 thread = bpf_get_current_pid_tgid();
-  OPAQUE(result); /* read once: the verifier forbids access to the context by a computed pointer */
   struct block *b = begin();
   if (b) SET_EXE(b); /* see SET_PATH */
   struct entry *entry = entry_of(thread);

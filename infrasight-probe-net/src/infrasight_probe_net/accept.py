@@ -11,10 +11,9 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    Tracepoint,
+    SystemCall,
     hookimpl,
     map_distinct_lists,
-    socketcall,
     uring_points,
 )
 
@@ -38,29 +37,8 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "accept.bpf.c",
         attach=(
-            Tracepoint("enter_accept", "syscalls:sys_enter_accept", compat_arm=285),
-            Tracepoint("enter_accept4", "syscalls:sys_enter_accept4", compat=364, compat_arm=366),
-            Tracepoint(
-                "exit_accept", "syscalls:sys_exit_accept", compat=socketcall(5), compat_arm=285
-            ),
-            Tracepoint(
-                "exit_accept",
-                "syscalls:sys_exit_accept4",
-                compat=(364, socketcall(18)),
-                compat_arm=366,
-            ),
-            Tracepoint(
-                "enter_socketcall_accept",
-                "syscalls:sys_enter_socketcall",
-                optional=True,
-                compat=socketcall(5),
-            ),
-            Tracepoint(
-                "enter_socketcall_accept4",
-                "syscalls:sys_enter_socketcall",
-                optional=True,
-                compat=socketcall(18),
-            ),
+            SystemCall("accept", "enter_accept", "exit_accept"),
+            SystemCall("accept4", "enter_accept4", "exit_accept"),
             *uring_points("submitted", "completed", "overflowed"),
         ),
         canary=_accept_nothing,

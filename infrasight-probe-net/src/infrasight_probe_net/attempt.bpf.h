@@ -4,9 +4,9 @@
  * by the exit of its call. The later of the two deletes it, and writes the row of the outcome if
  * the call did not wait for it.
  *
- * The kernel runs no tracepoint program while another one runs on the same CPU, so that a change of
- * state in an interrupt at that moment is not seen. The next event of the socket, at the latest its
- * destruction, then ends the attempt.
+ * No program runs while another one of the probe runs on the same CPU (handler.bpf.h), so that a
+ * change of state in an interrupt at that moment is not seen. The next event of the socket, at the
+ * latest its destruction, then ends the attempt.
  */
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2

@@ -82,12 +82,6 @@ int enter_connect(struct sys_enter *call) {
   return enter_with(call->args[0], pointer(call->args[1]), call->args[2]);
 }
 
-int enter_socketcall(struct sys_enter *call) {
-  u32 arguments[3] = {};
-  if (!socketcall_arguments(call, arguments, 3)) return 0;
-  return enter_with(arguments[0], pointer(arguments[1]), arguments[2]);
-}
-
 /* Fills the columns of both ends: from the socket, or from the attempt once that is over, because a
  * call that fails releases the ports before its exit. If the call failed before the kernel stored
  * the address, only user memory has it. */
@@ -120,7 +114,6 @@ int exit_connect(struct sys_exit *call) {
   struct block *b = begin();
   if (b) SET_EXE(b); /* see SET_PATH */
   struct entry *entry = entry_of(thread);
-  OPAQUE(result); /* read once: the verifier forbids access to the context by a computed pointer */
   u64 sk = entry ? (u64)entry->sk : 0;
   struct attempt *own = attempts.lookup(&sk);
   if (own) {

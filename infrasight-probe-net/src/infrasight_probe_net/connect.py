@@ -15,11 +15,11 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
+    SystemCall,
     Tracepoint,
     boot_time_ns,
     hookimpl,
     map_distinct,
-    socketcall,
     uring_points,
 )
 
@@ -46,19 +46,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     return BpfProgram(
         _FILES / "connect.bpf.c",
         attach=(
-            Tracepoint("enter_connect", "syscalls:sys_enter_connect", compat=362, compat_arm=283),
-            Tracepoint(
-                "enter_socketcall",
-                "syscalls:sys_enter_socketcall",
-                optional=True,
-                compat=socketcall(3),
-            ),
-            Tracepoint(
-                "exit_connect",
-                "syscalls:sys_exit_connect",
-                compat=(362, socketcall(3)),
-                compat_arm=283,
-            ),
+            SystemCall("connect", "enter_connect", "exit_connect"),
             *uring_points("submitted", "completed", "overflowed"),
             Tracepoint("state_changed", "sock:inet_sock_set_state"),
             Tracepoint("destroyed", "tcp:tcp_destroy_sock"),

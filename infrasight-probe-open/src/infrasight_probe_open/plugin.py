@@ -12,7 +12,7 @@ from infrasight_core import (
     Columns,
     EventSchema,
     Kernel,
-    Tracepoint,
+    SystemCall,
     hookimpl,
     map_distinct_lists,
     uring_points,
@@ -23,14 +23,7 @@ from infrasight_probe_open.v1.open_pb2 import OpenEvent
 
 infrasight_api = 1
 _FILES = resources.files("infrasight_probe_open")
-# By call: whether a kernel may lack it (arm64 has neither open nor creat), and its numbers in the
-# 32-bit ABIs of x86 and arm.
-_CALLS = {
-    "open": (True, 5, 5),
-    "creat": (True, 8, 8),
-    "openat": (False, 295, 322),
-    "openat2": (False, 437, 437),
-}
+_CALLS = ("open", "creat", "openat", "openat2")
 
 
 @hookimpl
@@ -42,14 +35,10 @@ def schema() -> EventSchema:
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Records every call when it returns, and every request of io_uring when it completes."""
-    entries = []
-    exits = []
-    for call, numbers in _CALLS.items():
-        entries.append(Tracepoint(f"enter_{call}", f"syscalls:sys_enter_{call}", *numbers))
-        exits.append(Tracepoint("exit_open", f"syscalls:sys_exit_{call}", *numbers))
+    calls = [SystemCall(call, f"enter_{call}", "exit_open") for call in _CALLS]
     return BpfProgram(
         _FILES / "open.bpf.c",
-        attach=(*entries, *exits, *uring_points("submitted", "completed", "overflowed")),
+        attach=(*calls, *uring_points("submitted", "completed", "overflowed")),
         defines={"LARGE_FILE": LARGE_FILE},
         canary=_open_nothing,
     )

@@ -5,7 +5,7 @@ from importlib import resources
 from typing import Any
 
 from attrs import frozen
-from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl, options_of
+from infrasight_core import BpfProgram, EventSchema, Kernel, SystemCall, hookimpl, options_of
 
 from infrasight_probe_sample.v1.sample_pb2 import SampleEvent
 
@@ -38,9 +38,6 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
     """Records every call at its exit."""
     return BpfProgram(
         _FILES / "sample.bpf.c",
-        attach=(
-            Tracepoint("enter_openat", "syscalls:sys_enter_openat"),
-            Tracepoint("exit_openat", "syscalls:sys_exit_openat"),
-        ),
+        attach=(SystemCall("openat", "enter_openat", "exit_openat"),),
         slots=options_of("sample", options, Options).slots,
     )

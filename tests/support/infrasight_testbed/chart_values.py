@@ -116,7 +116,6 @@ SCHEDULING: dict[str, Any] = {
         "settings": {
             "blockMemory": "32Mi",
             "outboxMemory": 1048576,
-            "compat": False,
             "stopSeconds": 7,
             "logLevel": "debug",
         },

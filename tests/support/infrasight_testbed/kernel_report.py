@@ -17,8 +17,14 @@ from typing import Any
 
 from infrasight_core.agent.recorder import Recorder
 from infrasight_core.errors import PluginError
-from infrasight_core.kernel.attach_points import functions_of, has_tracepoint, tracepoints_of
+from infrasight_core.kernel.attach_points import (
+    calls_of,
+    functions_of,
+    has_tracepoint,
+    tracepoints_of,
+)
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, running_kernel
+from infrasight_core.kernel.system_calls import slots_of
 from infrasight_core.logs import configure
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import BpfProgram
@@ -87,6 +93,10 @@ def points(program: BpfProgram, loaded: LoadedProbe) -> Row:
         point.event: "in use" if has_tracepoint(point.event) else "not in this kernel"
         for point in tracepoints_of(program)
     }
+    machine = running_kernel().machine
+    for each in calls_of(program):
+        slots = slots_of(each.name, machine)
+        states[f"{each.name}(2)"] = "in use" if slots else "not on this machine"
     for function in functions_of(program):
         states[function.kernel_function] = loaded.unattached.get(function.function, "in use")
     verified = {}

@@ -9,7 +9,7 @@ _BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _PROG_GET_NEXT_ID = 11
 _PROG_GET_FD_BY_ID = 13
 _OBJ_GET_INFO_BY_FD = 15
-_TRACEPOINT = 5
+_TRACEPOINTS = (5, 17)  # BPF_PROG_TYPE_TRACEPOINT and BPF_PROG_TYPE_RAW_TRACEPOINT
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +37,6 @@ def tracepoint_programs() -> frozenset[int]:
         asked = struct.pack("=IIQ", fd, len(information), ctypes.addressof(information))
         if _bpf(_OBJ_GET_INFO_BY_FD, ctypes.create_string_buffer(asked, 16)) == 0:
             kind, _ = struct.unpack("=II", information.raw)
-            if kind == _TRACEPOINT:
+            if kind in _TRACEPOINTS:
                 found.add(number)
         os.close(fd)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A probe for tests: connect(2) through socketcall(2).
+ * A probe for tests: a call with a socket, a pointer and a size, such as connect(2).
  */
 #define COLUMNS(FIXED, CHARS, TEXT) TEXT(path, 4096, 64) FIXED(u32, flags)
 
@@ -11,17 +11,12 @@ struct entry {
 
 #include "infrasight.bpf.h"
 
-int enter_socketcall(struct sys_enter *call) {
-  u32 arguments[3] = {};
-  struct entry entry = {};
-  if (socketcall_arguments(call, arguments, 3)) {
-    entry.socket = arguments[0];
-    entry.size = arguments[2];
-  }
+int enter_socket_call(struct sys_enter *call) {
+  struct entry entry = {.socket = call->args[0], .size = call->args[2]};
   return enter(&entry);
 }
 
-int exit_socketcall(struct sys_exit *call) {
+int exit_socket_call(struct sys_exit *call) {
   u32 thread = bpf_get_current_pid_tgid();
   struct entry *entry = entry_of(thread);
   struct block *b = begin();

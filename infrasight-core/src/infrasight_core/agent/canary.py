@@ -26,12 +26,12 @@ CANARY_EVENTS = Counter(
 MAPS_RESTORED = Counter(
     "infrasight_filter_maps_restored",
     "Times that the agent restored the filters of a probe or tracker, or the tables of the "
-    "`guard`, which another process had rewritten.",
+    "`dispatcher`, which another process had rewritten.",
     ["plugin"],
 )
 PROGRAMS_DETACHED = Counter(
     "infrasight_programs_found_detached",
-    "Times that a program of a probe, a tracker or the `guard` was found detached from its "
+    "Times that a program of a probe, a tracker or the `dispatcher` was found detached from its "
     "tracepoint or kernel function.",
     ["plugin"],
 )
@@ -59,7 +59,7 @@ class Canary:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What the latest check found, by probe, tracker or `guard`; empty if all is well."""
+        """What the latest check found, by probe, tracker or `dispatcher`; empty if all is well."""
         return self._problems
 
     def start(self) -> None:

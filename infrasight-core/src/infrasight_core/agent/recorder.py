@@ -21,17 +21,17 @@ from infrasight_core.agent.sink import Sink
 from infrasight_core.agent.trackers import Trackers
 from infrasight_core.agent.untraced import UntracedOperations
 from infrasight_core.errors import KernelError, PluginError, SchemaError
-from infrasight_core.kernel.attach_points import tracepoints_of
+from infrasight_core.kernel.attach_points import calls_of
 from infrasight_core.kernel.block import Counts
+from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.filters import EVERYTHING, Filters
-from infrasight_core.kernel.guard import Guard
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load, running_kernel
 from infrasight_core.plugin.arrays import recycle_memory
 from infrasight_core.plugin.clock import boot_time_ns
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
-from infrasight_core.settings.reserved_names import GUARD
+from infrasight_core.settings.reserved_names import DISPATCHER
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +75,8 @@ class Recorder:
         self._node = node
         self._sink = sink
         self._boot_key = boot_key_of(boot_time_ns())
-        self._guard = Guard(self.kernel, settings)
-        self._trackers = Trackers(settings, self._decode_tracker)
+        self._dispatcher = Dispatcher(self.kernel, settings)
+        self._trackers = Trackers(settings, self._dispatcher, self._decode_tracker)
         self._untraced = UntracedOperations(sink)
         self._untraced_by_ended_probes = 0
         self._recordings: dict[str, Recording] = {}
@@ -110,9 +110,10 @@ class Recorder:
         schema = self._plugins.schemas()[probe]
         loaded = load(probe, program, self.kernel, self._settings, filters)
         try:
-            self._guard.put(loaded, tracepoints_of(program))
+            self._dispatcher.attach(loaded, calls_of(program))
         except KernelError as error:
-            log.error("32-bit calls are not recorded", probe=probe, reason=str(error))
+            loaded.close()
+            raise PluginError(probe, "load_bpf", str(error)) from error
         recording = Recording(loaded, schema, ProbeSettings(options, filters), self._sink)
         with self._lock:
             self._recordings[probe] = recording
@@ -123,7 +124,7 @@ class Recorder:
         """Ends a probe after delivering what it has recorded. Returns its last counters."""
         with self._lock:
             recording = self._recordings.pop(probe)  # only this thread uses it from here on
-        self._guard.remove(probe)
+        self._dispatcher.detach(recording.loaded)
         recording.detach()
         self._drain(recording)
         counts = recording.close()
@@ -172,14 +173,14 @@ class Recorder:
     def untraced(self) -> Mapping[str, int]:
         """Returns how many operations of a recorded kind no program traced, by the way they came.
 
-        `compat` are calls of the 32-bit ABI whose program could not run, `x32` all calls of the x32
-        ABI, `io_uring` submitted requests whose completion was not seen.
+        `x32` are all calls of the x32 ABI, `io_uring` submitted requests whose completion was not
+        seen.
         """
         with self._lock:
             requests = self._untraced_by_ended_probes
             for recording in self._recordings.values():
                 requests += recording.counts().untraced
-        return {**self._guard.untraced(), "io_uring": requests}
+        return {"x32": self._dispatcher.x32_calls(), "io_uring": requests}
 
     def can_cause_canary(self, probe: str) -> bool:
         """Returns whether a probe is attached and has a canary."""
@@ -203,24 +204,25 @@ class Recorder:
         return any(token.encode() in text for text in texts)
 
     def detached_programs(self) -> dict[str, list[str]]:
-        """Returns the tracepoints and kernel functions from which a program is detached.
+        """Returns the attach points from which a program is detached.
 
         Returns:
-            The attach points by probe, tracker or `guard`, for those that have lost any.
+            The attach points by probe, tracker or `dispatcher`, for those that have lost any.
         """
-        detached = {**self._trackers.detached_programs(), GUARD: self._guard.detached()}
+        detached = {**self._trackers.detached_programs(), DISPATCHER: self._dispatcher.detached()}
         with self._lock:  # so that no probe is detached meanwhile
             for probe, recording in self._recordings.items():
                 detached[probe] = recording.loaded.detached()
         return {name: points for name, points in detached.items() if points}
 
     def restore_maps(self) -> dict[str, list[str]]:
-        """Restores the maps in the kernel that the agent has written: filters, the guard's tables.
+        """Restores the maps in the kernel that the agent has written: filters and the
+        dispatcher's tables.
 
         Returns:
-            How they differed, by probe, tracker or `guard`, for those that did.
+            How they differed, by probe, tracker or `dispatcher`, for those that did.
         """
-        restored = {**self._trackers.restore_filters(), GUARD: self._guard.restore()}
+        restored = {**self._trackers.restore_filters(), DISPATCHER: self._dispatcher.restore()}
         with self._lock:
             loaded = {name: recording.loaded for name, recording in self._recordings.items()}
         for probe, each in loaded.items():
@@ -243,7 +245,7 @@ class Recorder:
             self._thread.join()
         counts = {probe: self.detach(probe) for probe in self.probes()}
         self._trackers.close()
-        self._untraced.count(self.untraced(), time.monotonic(), ended=True)
+        self._count_untraced(time.monotonic(), ended=True)
         return counts
 
     def _run(self) -> None:
@@ -271,10 +273,13 @@ class Recorder:
                     recording.send_account_if_due(now)
                 recording.count()
                 pause = min(pause, recording.seconds_until_due(elapsed))
-        self._untraced.count(self.untraced(), now)
+        self._count_untraced(now)
         if self._trackers.drain():
             return SHORTEST_PAUSE
         return max(pause, SHORTEST_PAUSE)
+
+    def _count_untraced(self, now: float, ended: bool = False) -> None:
+        self._untraced.count(self.untraced(), self._dispatcher.skipped_runs(), now, ended)
 
     def _drain(self, recording: Recording) -> None:
         """Drains a probe's blocks and delivers a conforming batch."""

@@ -84,8 +84,6 @@ class AgentSettings:
         block_memory: Bytes of kernel memory for the blocks of one probe, over all CPUs.
         outbox_memory: Bytes of batches that may wait for the server; further events are dropped.
         loader_python: The Python interpreter that has the module `bcc`.
-        compat: Whether to record 32-bit programs; this costs every system call of the machine
-            0.3 µs.
         canary_interval: Seconds between two checks that every probe still records: the agent causes
             an event of each and waits for it, and compares programs and filters in the kernel with
             what it loaded. 0 for no checks.
@@ -113,7 +111,6 @@ class AgentSettings:
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
     loader_python: Path = Path("/usr/bin/python3")
-    compat: bool = True
     canary_interval: float = field(default=60.0, validator=ge(0))
     stop_seconds: float = 5.0
     keep_privileges: bool = False
@@ -124,9 +121,7 @@ class AgentSettings:
         # Imported here: the command reads settings before NumPy and pyarrow may start threads.
         from infrasight_core.kernel.loader import LoadSettings
 
-        return LoadSettings(
-            self.loader_python, self.block_memory, own_work=False, compat=self.compat
-        )
+        return LoadSettings(self.loader_python, self.block_memory, own_work=False)
 
     def peer(self, address: str) -> Peer:
         """Returns how to reach the server or the operator at an address."""

@@ -12,7 +12,9 @@ import structlog
 from attrs import asdict, define, evolve, field
 from prometheus_client import Counter
 
-from infrasight_core.errors import PluginError
+from infrasight_core.errors import KernelError, PluginError
+from infrasight_core.kernel.attach_points import calls_of
+from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load
 from infrasight_core.plugin.columns import Columns
 from infrasight_core.plugin.program import BpfProgram, Kernel
@@ -40,15 +42,18 @@ class Trackers:
 
     Args:
         settings: How to load programs.
+        dispatcher: Attaches programs to system calls.
         decode: Calls a tracker's `decode` hook with drained columns. Raises PluginError.
     """
 
     def __init__(
         self,
         settings: LoadSettings,
+        dispatcher: Dispatcher,
         decode: Callable[[str, Columns], Mapping[str, pa.Array]],
     ) -> None:
         self._settings = evolve(settings, own_work=True)
+        self._dispatcher = dispatcher
         self._decode = decode
         self._trackers: dict[str, _Tracker] = {}
         # Held from draining until `decode` returns: a second thread then finds the plugin informed.
@@ -67,7 +72,13 @@ class Trackers:
         Raises:
             PluginError: The program cannot be loaded; one of the same name goes on.
         """
-        tracker = _Tracker(load(name, program, kernel, self._settings), options)
+        loaded = load(name, program, kernel, self._settings)
+        try:
+            self._dispatcher.attach(loaded, calls_of(program))
+        except KernelError as error:
+            loaded.close()
+            raise PluginError(name, "load_bpf", str(error)) from error
+        tracker = _Tracker(loaded, options)
         with self._lock:
             previous = self._trackers.get(name)
             self._trackers[name] = tracker
@@ -116,6 +127,7 @@ class Trackers:
                 self._end(*self._trackers.popitem())
 
     def _end(self, name: str, tracker: _Tracker) -> None:
+        self._dispatcher.detach(tracker.loaded)
         tracker.loaded.detach()
         self._drain(name, tracker)
         tracker.loaded.close()

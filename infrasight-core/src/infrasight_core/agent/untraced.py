@@ -12,18 +12,17 @@ from infrasight_core.agent.accounts import RunAccount, window_at
 from infrasight_core.agent.recording import ACCOUNT_INTERVAL
 from infrasight_core.agent.sink import Sink
 from infrasight_core.kernel.block import Counts
-from infrasight_core.settings.reserved_names import GUARD
+from infrasight_core.settings.reserved_names import DISPATCHER
 
 OPERATIONS_DROPPED = Counter(
     "infrasight_operations_dropped",
-    "Operations of a recorded kind that no program traced, by the way they came: "
-    "compat, x32 or io_uring.",
+    "Operations of a recorded kind that no program traced, by the way they came: x32 or io_uring.",
     ["way"],
 )
 
 
 class UntracedOperations:
-    """Counts untraced operations and sends the account of the guard's share of them.
+    """Counts untraced operations and sends the account of the dispatcher's share of them.
 
     The requests of io_uring are in the accounts of the probes that miss them.
 
@@ -38,11 +37,14 @@ class UntracedOperations:
         self._account_sent = 0.0
         self._counted: dict[str, int] = {}
 
-    def count(self, totals: Mapping[str, int], now: float, ended: bool = False) -> None:
+    def count(
+        self, totals: Mapping[str, int], skipped: int, now: float, ended: bool = False
+    ) -> None:
         """Adds what is new to the metric and sends the account when it is due.
 
         Args:
             totals: Untraced operations since the recorder began, by the way they came.
+            skipped: Runs of the dispatcher that the kernel skipped.
             now: The time of the monotonic clock, in seconds.
             ended: Whether the recorder ends.
         """
@@ -53,9 +55,9 @@ class UntracedOperations:
             self._counted[way] = total
         window = window_at(time.time())
         if window != self._account.window or now - self._account_sent >= ACCOUNT_INTERVAL or ended:
-            counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced=totals["compat"] + totals["x32"])
-            account = self._account.report(counts, skipped=0, ended=ended)
+            counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced=totals["x32"])
+            account = self._account.report(counts, skipped, ended)
             if account is not None:
-                self._sink.put_account(GUARD, account)
+                self._sink.put_account(DISPATCHER, account)
             self._account.begin_window(window)
             self._account_sent = now

@@ -15,11 +15,10 @@
  * last. The agent maps the blocks, copies the columns up to `_head` (kernel/block.py), and moves
  * `_tail`. Names that begin with an underscore or contain two in a row belong to this header.
  *
- * Only programs on perf-type tracepoints (`syscalls:`, `sched:`, `sock:` …) may write to a block:
- * they run with preemption disabled and never nest on a CPU, so that a block has one writer at a
- * time. A program on a kernel function (KernelFunction) is compiled `#ifdef HAVE_<its name>`; it
- * takes `u64 *arguments`, returns 0, and writes to a map of the probe's own, from which the program
- * at the call's exit fills the row.
+ * Functions for system calls and on tracepoints may write to a block: they have it to themselves
+ * while they run (handler.bpf.h). A program on a kernel function (KernelFunction) is compiled
+ * `#ifdef HAVE_<its name>`; it takes `u64 *arguments`, returns 0, and writes to a map of its probe,
+ * from which the function at the call's exit fills the row.
  *
  * The agent compiles with warnings enabled and logs each with its file and line.
  */
@@ -29,6 +28,7 @@
 #define EXE_CACHE_BYTES 256
 #define CURRENT_DIRECTORY (-100)
 
+#include "task.bpf.h"
 #include "call.bpf.h"
 
 /* The header: the columns that every event has. Each entry also gets the list's own further
@@ -112,7 +112,8 @@ struct block {
   u64 _head, _heap_head[15]; /* moved by the program */
   u64 _tail, _heap_tail[15]; /* moved by the agent; on separate cache lines */
   u64 _seen, _filtered, _block_full, _heap_full, _submitted; /* the agent reads these at once */
-  u64 _entries_full, _untraced, _counters[9];
+  u64 _entries_full, _untraced;
+  u64 _skipped, _held, _spare[7]; /* handler.bpf.h */
   u64 _quality, _length[15];
   u64 _filters, _prefix[33];                /* filter.bpf.h: state of the event */
   char _walk[WALK_BYTES];                   /* a `struct walk` */
@@ -155,7 +156,6 @@ static inline struct block *this_block(void) {
   return blocks.lookup(&cpu);
 }
 
-#include "task.bpf.h"
 #include "text.bpf.h"
 #include "filter.bpf.h"
 #include "entry.bpf.h"
@@ -254,6 +254,7 @@ int agent_process(void *context) {
 
 #include "path.bpf.h"
 #include "exe.bpf.h"
+#include "handler.bpf.h"
 
 /* Publishes the event, unless the filters reject it. An event of the canary is published, too, but
  * counts as filtered, because it never becomes a row. The atomic addition is fully ordered on every

@@ -20,10 +20,8 @@
  * run in the submitting thread, in a worker (`iou-wrk-…`) or in the ring's polling thread
  * (`iou-sqp-…`). All of them are threads of the process, with its files and its memory.
  *
- * These programs and those on system calls never nest on a CPU: only tasks pass these tracepoints,
- * no interrupt does, and a program on a perf-type tracepoint runs with preemption disabled. Should
- * one start while another runs, the kernel skips it (bpf_prog_active), so that a block has one
- * writer in any case.
+ * Only tasks pass these tracepoints, no interrupt does, so that their programs find the block free
+ * (handler.bpf.h).
  */
 #ifndef REQUESTS /* how many requests may be in progress */
 #define REQUESTS 4096

@@ -27,9 +27,14 @@ from infrasight_core.errors import (
     KernelError,
     PluginError,
 )
-from infrasight_core.kernel.attach_points import functions_of, missing_tracepoints, tracepoints_of
-from infrasight_core.kernel.compat import compat_numbers
+from infrasight_core.kernel.attach_points import (
+    calls_of,
+    functions_of,
+    missing_tracepoints,
+    tracepoints_of,
+)
 from infrasight_core.kernel.loader import running_kernel, unattachable_functions
+from infrasight_core.kernel.system_calls import TRACEPOINTS, has_compat_call
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.program import BpfProgram
 
@@ -156,6 +161,8 @@ def _required_tracepoints(root: Path, programs: dict[str, BpfProgram]) -> Check:
         for point in tracepoints_of(program)
         if not point.optional
     ]
+    if any(calls_of(program) for program in programs.values()):
+        events += TRACEPOINTS
     return doctor_checks.tracepoints(root, events)
 
 
@@ -175,7 +182,7 @@ def _probes_of_32_bit_calls(programs: dict[str, BpfProgram], machine: str) -> li
     return [
         name
         for name, program in programs.items()
-        if any(compat_numbers(point, machine) for point in tracepoints_of(program))
+        if any(has_compat_call(call.name, machine) for call in calls_of(program))
     ]
 
 

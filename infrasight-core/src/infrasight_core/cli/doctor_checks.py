@@ -254,7 +254,7 @@ def tracepoints(root: Path, events: Iterable[str]) -> Check:
     except PermissionError:
         return Check("tracepoints", "warn", f"cannot read {folder}", "run as root (sudo)")
     if absent:
-        remedy = "use a kernel with CONFIG_FTRACE_SYSCALLS=y, or disable the probes that need them"
+        remedy = "use a kernel that has them, or disable the probes that need them"
         return Check("tracepoints", "fail", f"not in this kernel: {', '.join(absent)}", remedy)
     return Check("tracepoints", "ok", f"all {len(distinct)} of the installed probes")
 
@@ -284,9 +284,6 @@ def optional_tracepoints(absent: Iterable[tuple[str, str]]) -> Check:
         return Check("optional tracepoints", "ok", "all of the installed probes")
     names = ", ".join(f"{event} ({probe})" for probe, event in distinct)
     found = f"not in this kernel: {names}"
-    # A kernel that has a system call has its tracepoint, too.
-    if all(event.startswith("syscalls:") for _, event in distinct):
-        return Check("optional tracepoints", "ok", f"{found}; it lacks these calls as well")
     remedy = "operations that pass these are not recorded; a newer kernel has them"
     return Check("optional tracepoints", "warn", found, remedy)
 
@@ -297,19 +294,11 @@ def compat(root: Path, machine: str, probes: Iterable[str]) -> Check:
     Args:
         root: The root of the file system.
         machine: `uname -m`.
-        probes: The probes that list the numbers of such calls.
+        probes: The probes that handle calls which 32-bit programs can make.
     """
     if machine == "x86_64" and not (root / "proc/sys/abi/vsyscall32").exists():
         return Check("32-bit calls", "ok", "this kernel has none (no CONFIG_IA32_EMULATION)")
-    if not any((root / place / "events/raw_syscalls/sys_enter").exists() for place in _TRACEFS):
-        return Check(
-            "32-bit calls",
-            "warn",
-            "not recorded: no raw_syscalls:sys_enter",
-            "a kernel with CONFIG_FTRACE_SYSCALLS=y is needed",
-        )
-    found = f"recorded by {_names(probes)}, unless the agent's setting `compat` is false"
-    return Check("32-bit calls", "ok", found)
+    return Check("32-bit calls", "ok", f"recorded by {_names(probes)}")
 
 
 def io_uring(root: Path, probes: Iterable[str]) -> Check:

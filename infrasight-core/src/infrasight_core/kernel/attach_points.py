@@ -6,12 +6,16 @@ from pathlib import Path
 import structlog
 
 from infrasight_core.errors import KernelError
-from infrasight_core.kernel.compat import compat_numbers
-from infrasight_core.plugin.program import BpfProgram, Kernel, KernelFunction, Tracepoint
+from infrasight_core.plugin.program import BpfProgram, KernelFunction, SystemCall, Tracepoint
 
 log = structlog.get_logger(__name__)
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _MEMBER = re.compile(r"field:.*?(\w+);\toffset:(\d+);")
+
+
+def calls_of(program: BpfProgram) -> list[SystemCall]:
+    """Returns the system calls among a program's attach points."""
+    return [point for point in program.attach if isinstance(point, SystemCall)]
 
 
 def tracepoints_of(program: BpfProgram) -> list[Tracepoint]:
@@ -64,8 +68,7 @@ def _tracepoint_folder(event: str) -> Path | None:
 def missing_tracepoints(program: BpfProgram) -> list[str]:
     """Returns the optional tracepoints that this kernel lacks and that nothing replaces.
 
-    A tracepoint is replaced if its function is attached to another one: the tracepoint was renamed,
-    or it is a call's exit and only the entry tells the calls apart.
+    A tracepoint is replaced if its function is attached to another one: the tracepoint was renamed.
     """
     points = tracepoints_of(program)
     attached = {point.function for point in points if has_tracepoint(point.event)}
@@ -76,24 +79,22 @@ def missing_tracepoints(program: BpfProgram) -> list[str]:
     ]
 
 
-def available_points(
-    probe: str, program: BpfProgram, kernel: Kernel
-) -> tuple[Tracepoint | KernelFunction, ...]:
-    """Returns the attach points that can be used on this kernel.
+def available_tracepoints(probe: str, program: BpfProgram) -> list[Tracepoint]:
+    """Returns the tracepoints of a program that can be used on this kernel.
 
-    Optional tracepoints that it lacks are left out, unless the guard forwards 32-bit calls to them.
+    Optional tracepoints that it lacks are logged and left out.
 
     Raises:
         KernelError: A tracepoint's members are not at the offsets that the C assumes.
     """
-    absent = []
+    available = []
     for point in tracepoints_of(program):
         _check_members(point)
-        is_forwarded = compat_numbers(point, kernel.machine)
-        if point.optional and not has_tracepoint(point.event) and not is_forwarded:
-            absent.append(point)
+        if point.optional and not has_tracepoint(point.event):
             log.info("this kernel has no such tracepoint", probe=probe, tracepoint=point.event)
-    return tuple(point for point in program.attach if point not in absent)
+        else:
+            available.append(point)
+    return available
 
 
 def _check_members(point: Tracepoint) -> None:

@@ -9,8 +9,8 @@ not stay in memory. `loader.py` is the other side, in the agent::
 The request is a JSON object on standard input. For a program with blocks:
 
     source, cflags   the C and the compiler's flags
-    attach           pairs of a function and its tracepoint `category:event`; a function with an
-                     empty event is loaded but not attached
+    attach           pairs of a function and its tracepoint `category:event`
+    calls            functions for system calls, which are loaded but not attached
     functions        triples: a function, the kernel function, and whether it is optional
     headers          the folder of the kernel's headers
     slots, cpus      the wanted slots of a block, and the number of blocks
@@ -22,13 +22,14 @@ The request is a JSON object on standard input. For a program with blocks:
 
 The answer is a JSON message on the Unix socket: `layout` (BCC's description of `struct block`),
 `slots`, `value_size`, `programs`, `agent_process`, `functions` (the programs that are attached to
-kernel functions) and `refused` (why the others are not). The descriptors of the blocks' map, the
-filters' maps, each program on a tracepoint and each attachment come with it, in that order. A
-failure is answered with `error`.
+kernel functions) and `unattached` (why the others are not). The descriptors of the blocks' map, the
+filters' maps, the maps of the next handlers, each program (on tracepoints, then for calls) and each
+attachment come with it, in that order. A failure is answered with `error`.
 
-With `maps`, a list of names, the request is for a program without blocks. The answer is `programs`,
-with the descriptors of these maps, of each program and of each attachment. With `try`, a list of
-kernel functions, the answer is `refused` alone.
+With `maps`, a list of names, the request is for a program without blocks: `attach` has pairs of a
+function and its raw tracepoint. The answer is empty, with the descriptors of these maps, of each
+program and of each attachment. With `try`, a list of kernel functions, the answer is `unattached`
+alone.
 
 The compiler writes its messages to standard error.
 """
@@ -47,6 +48,7 @@ FENTRY = b"kfunc__"  # the prefix by which bcc recognizes a program on a kernel 
 SYSCALL_BPF = {"x86_64": 321, "aarch64": 280}
 BPF_PROG_TEST_RUN = 10
 LEAST_SLOTS = 64
+NEXT_MAPS = ("next_enter", "next_exit")
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
         return
     try:
         if "maps" in request:
-            answer, descriptors = load_plain(BPF, lib, request)
+            answer, descriptors = load_plain(BPF, request)
         elif "try" in request:
             answer, descriptors = try_functions(BPF, lib, request)
         else:
@@ -157,26 +159,34 @@ def load(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], l
         "functions": wanted,
         "unattached": unattached,
     }
-    maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"])]
+    maps = [bpf[name].map_fd for name in ("blocks", *request["filter_maps"], *NEXT_MAPS)]
     return answer, [*maps, *(program.fd for program in programs.values()), *attached]
 
 
-def load_plain(BPF: Any, lib: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
+def load_plain(BPF: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:  # noqa: N803
     """Compiles, loads and attaches a program without blocks."""
     bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-Os"])
-    programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
-    attached = attach(bpf, request)
-    maps = [bpf[name].map_fd for name in request["maps"]]
-    descriptors = [*maps, *(program.fd for program in programs.values()), *attached]
-    return {"programs": list(programs)}, descriptors
+    descriptors = [bpf[name].map_fd for name in request["maps"]]
+    events = [(name.encode(), event.encode()) for name, event in request["attach"]]
+    for name, _ in events:
+        descriptors.append(bpf.load_func(name, BPF.RAW_TRACEPOINT).fd)
+    for name, event in events:
+        bpf.attach_raw_tracepoint(tp=event, fn_name=name)
+        descriptors.append(bpf.raw_tracepoint_fds[event])
+    return {}, descriptors
 
 
 def attach(bpf: Any, request: dict[str, Any]) -> list[int]:
     """Attaches each function to its tracepoint; returns the descriptors that keep it attached."""
-    events = [(name.encode(), event.encode()) for name, event in request["attach"] if event]
+    events = [(program_of(name), event.encode()) for name, event in request["attach"]]
     for name, event in events:
         bpf.attach_tracepoint(tp=event, fn_name=name)
     return [bpf.tracepoint_fds[event] for _, event in events]
+
+
+def program_of(function: str) -> bytes:
+    """The name of the program around a function: see handler.bpf.h."""
+    return f"{function}__run".encode()
 
 
 def attach_function(BPF: Any, lib: Any, bpf: Any, name: str, kernel_function: str) -> int:  # noqa: N803
@@ -233,7 +243,7 @@ def compile_blocks(
     request: dict[str, Any],
     flags: list[str],
 ) -> tuple[Any, int, dict[str, Any]]:
-    """Compiles the module and loads its programs on tracepoints, which the kernel verifies.
+    """Compiles the module and loads its programs, which the kernel verifies.
 
     The slots are halved until the blocks fit the memory. Returns the module, its slots and the
     programs.
@@ -250,7 +260,11 @@ def compile_blocks(
             break
         bpf.cleanup()
         slots //= 2
-    programs = {name: bpf.load_func(name.encode(), BPF.TRACEPOINT) for name, _ in request["attach"]}
+    programs = {
+        name: bpf.load_func(program_of(name), BPF.TRACEPOINT) for name, _ in request["attach"]
+    }
+    for name in request["calls"]:
+        programs[name] = bpf.load_func(program_of(name), BPF.RAW_TRACEPOINT)
     return bpf, slots, programs
 
 

@@ -250,6 +250,10 @@ class Blocks:
             untraced=untraced,
         )
 
+    def skipped_runs(self) -> int:
+        """Counts the runs of programs that found their CPU's block held by another program."""
+        return sum(int(block.scalars["skipped"][0]) for block in self._blocks)
+
     def drain(self) -> Columns:
         """Copies the waiting events out of all blocks and frees their slots.
 

@@ -16,8 +16,15 @@ from attrs import frozen
 
 from infrasight_core.errors import KernelError
 
-# Enabled for all programs. A BPF program must take its context whether it uses it or not.
-WARNING_FLAGS = ("-Wall", "-Wextra", "-Wno-unused-parameter")
+# Enabled for all programs. A BPF program must take its context whether it uses it or not, and the
+# declarations of `with_programs` have no parameters.
+WARNING_FLAGS = (
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unknown-warning-option",
+    "-Wno-deprecated-non-prototype",
+)
 
 _INCLUDE = re.compile(r'\s*#\s*include\s+"(\w+\.bpf\.h)"\s*')
 _LINE_MARKER = re.compile(r'# (\d+) "([^"]*)"')
@@ -78,6 +85,32 @@ def inline_headers(
             )
         lines.append(inline_headers(headers[name], headers, flag=" 1"))
         lines.append(f'# {number + 1} "{source.name}" 2')
+    return "\n".join(lines)
+
+
+def with_programs(text: str, functions: Mapping[str, str]) -> str:
+    """Makes programs of a C text's functions: adds the macros of handler.bpf.h.
+
+    Each function is declared static before its definition, so that it becomes a part of its
+    program, `<function>__run`, although the author does not write `static`.
+
+    Args:
+        text: The result of `inline_headers`.
+        functions: The macro for each function.
+
+    Raises:
+        KernelError: The text does not define a function.
+    """
+    for function in functions:
+        if not re.search(rf"^int {function}\(", text, re.MULTILINE):
+            raise KernelError(f"the C has no function `int {function}(…)`")
+    lines = ['# 1 "attached.bpf.h" 1']
+    for function in functions:
+        lines.append(f"static inline __attribute__((always_inline, unused)) int {function}();")
+    lines.append(text)
+    lines.append('# 1 "attached.bpf.h" 1')
+    for function, macro in functions.items():
+        lines.append(f"{macro}({function})")
     return "\n".join(lines)
 
 

@@ -3,18 +3,16 @@
 `FilterMaps` writes them to the maps that bpf/filter.bpf.h reads.
 """
 
-import ctypes
-import os
 import re
 import struct
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
 
 from infrasight_core.errors import ConfigError
+from infrasight_core.kernel.grace_period import wait_for_programs
 from infrasight_core.kernel.written_map import WrittenMap
 
 # The most values and paths that a probe's filters may name. The maps hold two such banks.
@@ -31,9 +29,6 @@ _HELP = "write pid=, uid= or cgroup=NUMBER, comm=NAME, path=/PREFIX"
 _PATH_BYTES = 255
 _STATE_KEY = bytes(4)
 _COMM_BYTES = 15
-_SYSCALL_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
-_MEMBARRIER_CMD_GLOBAL = 1
-_PROGRAM_SECONDS = 0.1  # longer than any program runs, which takes microseconds
 
 Write = tuple[str, bytes, bytes]  # a map's name, a key, its value
 
@@ -249,7 +244,7 @@ class FilterMaps:
         """
         with self._lock:
             bank = 1 - self._bank
-            self._wait_for_programs()
+            wait_for_programs()
             for name, key, _ in self._entries[bank]:
                 self._maps[name].delete(key)
             self._entries[bank] = list(filters.writes(bank))
@@ -274,13 +269,6 @@ class FilterMaps:
         with self._lock:
             while self._maps:
                 self._maps.popitem()[1].close()
-
-    def _wait_for_programs(self) -> None:
-        """Waits until every program that runs now has ended: for a grace period of RCU."""
-        number = _SYSCALL_MEMBARRIER.get(os.uname().machine)
-        has_waited = number and ctypes.CDLL(None).syscall(number, _MEMBARRIER_CMD_GLOBAL, 0, 0) == 0
-        if not has_waited:  # a kernel with nohz_full has no such barrier
-            time.sleep(_PROGRAM_SECONDS)
 
 
 def _bytes(text: str) -> bytes:

@@ -1,7 +1,8 @@
 """Loads a probe's program into the kernel: from its C to a LoadedProbe with mapped blocks.
 
 The C is prepared by `c_source.py` and compiled, loaded and attached by `bcc_process.py` in a child
-process. From then on the program writes blocks, which `block.py` drains.
+process. From then on its programs on tracepoints write blocks, which `block.py` drains. Those for
+system calls do so once the dispatcher jumps to them (`dispatcher.py`).
 """
 
 import os
@@ -10,25 +11,26 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import structlog
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from infrasight_core.errors import KernelError, PluginError
-from infrasight_core.kernel.attach_points import (
-    available_points,
-    functions_of,
-    has_tracepoint,
-    tracepoints_of,
-)
+from infrasight_core.kernel.attach_points import available_tracepoints, calls_of, functions_of
 from infrasight_core.kernel.bcc_client import run_bcc
+from infrasight_core.kernel.bcc_process import NEXT_MAPS
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
-from infrasight_core.kernel.c_source import WARNING_FLAGS, inline_headers, kernel_fields
+from infrasight_core.kernel.c_source import (
+    WARNING_FLAGS,
+    inline_headers,
+    kernel_fields,
+    with_programs,
+)
 from infrasight_core.kernel.cgroups import cgroup_defines
-from infrasight_core.kernel.compat import compat_defines
 from infrasight_core.kernel.filters import (
     EVERYTHING,
     MAPS,
@@ -48,7 +50,9 @@ from infrasight_core.kernel.prog_info import (
     link_of,
     skipped_runs,
 )
-from infrasight_core.plugin.program import BpfProgram, Kernel
+from infrasight_core.kernel.system_calls import compat_defines
+from infrasight_core.kernel.written_map import WrittenMap
+from infrasight_core.plugin.program import BpfProgram, Kernel, Tracepoint
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
@@ -67,15 +71,12 @@ class LoadSettings:
         memory: The bytes that the blocks of one probe may take, over all CPUs.
         entries: The calls of one probe that may be in progress at once.
         own_work: Whether to record the work of this process and of the loaders that it starts, too.
-        compat: Whether to record calls of the 32-bit ABI, which costs every system call of the
-            machine 0.3 µs.
     """
 
     python: Path = Path("/usr/bin/python3")
     memory: int = 64 << 20
     entries: int = 10240
     own_work: bool = True
-    compat: bool = True
 
 
 @define
@@ -87,8 +88,10 @@ class LoadedProbe:
         blocks: Its blocks, mapped.
         filter_maps: The maps that decide in the kernel which events are recorded.
         descriptors: The descriptors that keep its programs attached.
-        programs: The descriptor of each of its programs on a tracepoint. Programs on kernel
-            functions are not among them: where one of them does not run, the row is flagged.
+        programs: The descriptor of each of its programs, by function. Programs on kernel functions
+            are not among them: where one of them does not run, the row is flagged.
+        next_maps: Its arrays of the next handlers, `next_enter` and `next_exit`. The dispatcher
+            puts the program of another probe that handles the call there.
         functions: Its programs that are attached to kernel functions.
         unattached: Those that are not, and why.
         warnings: The compiler's warnings about its C, each as `file:line: warning: …`.
@@ -102,6 +105,7 @@ class LoadedProbe:
     filter_maps: FilterMaps
     descriptors: list[int]
     programs: dict[str, int]
+    next_maps: dict[str, WrittenMap]
     functions: tuple[str, ...] = ()
     unattached: Mapping[str, str] = field(factory=dict)
     warnings: tuple[str, ...] = ()
@@ -110,8 +114,11 @@ class LoadedProbe:
     canary: Callable[[str], None] | None = None
 
     def skipped_runs(self) -> int:
-        """Counts the runs of its programs that the kernel skipped, and that recorded nothing."""
-        return skipped_runs(self.programs.values())
+        """Counts the runs of its programs that were skipped, and that recorded nothing.
+
+        The kernel skipped them, or the program itself, because another one was running on that CPU.
+        """
+        return skipped_runs(self.programs.values()) + self.blocks.skipped_runs()
 
     def detached(self) -> list[str]:
         """Returns the tracepoints and kernel functions from which a program is detached.
@@ -141,6 +148,8 @@ class LoadedProbe:
         self.detach()
         while self.programs:
             os.close(self.programs.popitem()[1])
+        while self.next_maps:
+            self.next_maps.popitem()[1].close()
         self.filter_maps.close()
         self.blocks.close()
 
@@ -159,26 +168,28 @@ def load(
     settings: LoadSettings,
     filters: Filters = EVERYTHING,
 ) -> LoadedProbe:
-    """Compiles, loads and attaches a program, which takes about a second.
+    """Compiles and loads a program and attaches it to its tracepoints; takes about a second.
 
-    The filters are active from the first event. Warnings of the compiler are logged, each with its
-    file and line.
+    `Dispatcher.attach` attaches it to its system calls. The filters are active from the first
+    event. Warnings of the compiler are logged, each with its file and line.
 
     Raises:
         PluginError: Of the hook `load_bpf`, with the first errors of the compiler, the verifier or
             the kernel.
     """
     try:
-        points = available_points(probe, program, kernel)
-        request = _request(evolve(program, attach=points), kernel, settings, filters)
+        points = available_tracepoints(probe, program)
+        request = _request(program, points, kernel, settings, filters)
         answer = run_bcc(request, settings.python)
     except KernelError as error:
         raise PluginError(probe, "load_bpf", str(error)) from error
     values = answer.values
-    blocks_map, *rest = answer.descriptors
-    filter_descriptors = rest[: len(MAPS)]
-    program_descriptors = rest[len(MAPS) : len(MAPS) + len(values["programs"])]
-    attachments = rest[len(MAPS) + len(values["programs"]) :]
+    descriptors = iter(answer.descriptors)
+    blocks_map = next(descriptors)
+    filter_descriptors = list(islice(descriptors, len(MAPS)))
+    next_maps = {name: WrittenMap(name, next(descriptors), {}) for name in NEXT_MAPS}
+    programs = {name: next(descriptors) for name in values["programs"]}
+    attachments = list(descriptors)
     kernel_functions = {point.function: point.kernel_function for point in functions_of(program)}
     linked = zip(values["functions"], attachments, strict=False)
     links = tuple((kernel_functions[name], link_of(descriptor)) for name, descriptor in linked)
@@ -193,11 +204,12 @@ def load(
         blocks=blocks,
         filter_maps=filter_maps,
         descriptors=attachments,
-        programs=dict(zip(values["programs"], program_descriptors, strict=True)),
+        programs=programs,
+        next_maps=next_maps,
         functions=tuple(values["functions"]),
         unattached=values["unattached"],
         warnings=answer.warnings,
-        tracepoints=tuple((event, name) for name, event in request["attach"] if event),
+        tracepoints=tuple((point.event, point.function) for point in points),
         links=links,
         canary=program.canary,
     )
@@ -239,11 +251,23 @@ def unattachable_functions(names: Iterable[str], python: Path) -> dict[str, str]
 
 
 def _request(
-    program: BpfProgram, kernel: Kernel, settings: LoadSettings, filters: Filters = EVERYTHING
+    program: BpfProgram,
+    points: Iterable[Tracepoint],
+    kernel: Kernel,
+    settings: LoadSettings,
+    filters: Filters = EVERYTHING,
 ) -> dict[str, Any]:
     """Makes the request for bcc_process.py, which documents it."""
     check_program(program, filters)
-    source = inline_headers(program.source, _headers(program.headers))
+    attach = [[point.function, point.event] for point in points]
+    enter = dict.fromkeys(call.enter for call in calls_of(program) if call.enter)
+    exit_ = dict.fromkeys(call.exit for call in calls_of(program) if call.exit)
+    source = with_programs(
+        inline_headers(program.source, _headers(program.headers)),
+        {name: "TRACEPOINT_PROGRAM" for name, _ in attach}
+        | dict.fromkeys(enter, "ENTER_PROGRAM")
+        | dict.fromkeys(exit_, "EXIT_PROGRAM"),
+    )
     defines: dict[str, int] = {
         "CPUS": kernel.cpus,
         "ENTRIES": settings.entries,
@@ -256,10 +280,6 @@ def _request(
         **_offset_defines(source),
         **program.defines,
     }
-    attach = []
-    for point in tracepoints_of(program):
-        is_absent = point.optional and not has_tracepoint(point.event)
-        attach.append([point.function, "" if is_absent else point.event])
     functions = [
         [point.function, point.kernel_function, point.optional] for point in functions_of(program)
     ]
@@ -267,6 +287,7 @@ def _request(
         "source": source,
         "cflags": compiler_flags(defines),
         "attach": attach,
+        "calls": [*enter, *exit_],
         "functions": functions,
         "headers": str(HEADERS_FOLDER),
         "slots": program.slots,
@@ -284,9 +305,18 @@ def compiler_flags(defines: Mapping[str, int]) -> list[str]:
     return [*(f"-D{name}={value}" for name, value in defines.items()), *WARNING_FLAGS]
 
 
-def core_source(name: str) -> str:
-    """Returns a C file of the core's own with its headers inlined."""
-    return inline_headers(HEADERS_FOLDER / name, _headers(()))
+def core_program(name: str, defines: Mapping[str, int]) -> dict[str, Any]:
+    """Returns the part of a request for a C file of the core's own, a program without blocks.
+
+    Raises:
+        KernelError: The kernel lacks a field that is not optional.
+    """
+    source = inline_headers(HEADERS_FOLDER / name, _headers(()))
+    return {
+        "source": source,
+        "cflags": compiler_flags({**defines, **_offset_defines(source)}),
+        "headers": str(HEADERS_FOLDER),
+    }
 
 
 def _headers(own: Iterable[Path | Traversable]) -> dict[str, Path | Traversable]:

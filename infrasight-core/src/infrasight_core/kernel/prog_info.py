@@ -56,7 +56,7 @@ class Attachment:
 
 @frozen
 class Link:
-    """An attachment of a program to a kernel function, as the kernel numbers it.
+    """An attachment of a program to a kernel function or a raw tracepoint.
 
     Attributes:
         kind: The kind of attachment.
@@ -110,7 +110,7 @@ def map_shape(descriptor: int) -> MapShape:
 
 
 def link_of(descriptor: int) -> Link:
-    """Returns what a descriptor attaches to a kernel function.
+    """Returns what a descriptor attaches to a kernel function or a raw tracepoint.
 
     Raises:
         KernelError: The descriptor is not that of an attachment.

@@ -62,7 +62,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         def load_bpf(kernel, options):
             return BpfProgram(
                 resources.files(__package__) / "execve.bpf.c",
-                attach=(Tracepoint("enter_execve", "syscalls:sys_enter_execve"),),
+                attach=(SystemCall("execve", exit="exit_execve"),),
             )
     """
     raise AssertionError("a specification is never called")

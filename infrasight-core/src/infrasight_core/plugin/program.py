@@ -3,40 +3,39 @@
 `load_bpf` returns a BpfProgram, which `kernel/loader.py` loads.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from attrs import field, frozen
-
-# The guard (guard.bpf.c) has a slot for each call's number, and after these a slot for each call
-# that can be made through socketcall(2).
-SOCKETCALLS = 512
-SOCKETCALL_LIMIT = 32
+from attrs import Attribute, field, frozen
 
 
-def socketcall(number: int) -> int:
-    """Returns the value of `Tracepoint.compat` for a call made through socketcall(2).
+def _not_of_system_calls(point: "Tracepoint", attribute: "Attribute[str]", event: str) -> None:
+    if event.startswith(("syscalls:", "raw_syscalls:")):
+        raise ValueError(f"{event}: attach {point.function} to a call with SystemCall")
 
-    The function reads the arguments with `socketcall_arguments` (call.bpf.h).
 
-    Args:
-        number: The call's number in socketcall(2): 3 is connect, 5 accept, 18 accept4.
+@frozen
+class SystemCall:
+    """A system call and the BPF functions that handle its entry and its exit.
 
-    Raises:
-        ValueError: There is no such call.
+    They run for calls of 64-bit and of 32-bit programs, including those made through socketcall(2).
+    A machine that does not have the call is no error: other calls of the probe are recorded.
+
+    Attributes:
+        name: The call's name, as in `openat` for openat(2).
+        enter: The function for its entry, `int <enter>(struct sys_enter *call)`; may be empty.
+        exit: The function for its exit, `int <exit>(struct sys_exit *call)`; may be empty.
     """
-    if not 0 < number < SOCKETCALL_LIMIT:
-        raise ValueError(f"socketcall({number}): there is no such call")
-    return SOCKETCALLS + number
 
+    name: str
+    enter: str = ""
+    exit: str = ""
 
-def _call_numbers(given: int | Iterable[int]) -> tuple[int, ...]:
-    numbers = (given,) if isinstance(given, int) else tuple(given)
-    for number in numbers:
-        if not 0 <= number < SOCKETCALLS + SOCKETCALL_LIMIT:
-            raise ValueError(f"{number} is not the number of a call")
-    return numbers
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions' names in the C source."""
+        return tuple(function for function in (self.enter, self.exit) if function)
 
 
 @frozen
@@ -45,23 +44,23 @@ class Tracepoint:
 
     Attributes:
         function: The function's name in the C source.
-        event: `category:name` as in tracefs, e.g. `syscalls:sys_exit_execve`.
+        event: `category:name` as in tracefs, e.g. `sched:sched_process_exec`. For system calls, use
+            SystemCall.
         optional: Whether the probe can do without it. A kernel that lacks the tracepoint is logged.
-        compat: For `syscalls:` only: the call's numbers in the 32-bit ABI of x86 (i386). Such calls
-            pass no tracepoint in `syscalls:`; the guard calls the function for them, with the same
-            context.
-        compat_arm: The call's numbers in the 32-bit ABI of arm64 (EABI).
         members: The offsets that the C assumes for members of the context. Kernels may change the
-            contexts of tracepoints other than system calls; a member at another offset in the
-            tracepoint's format is an error.
+            contexts of tracepoints; a member at another offset in the tracepoint's format is an
+            error.
     """
 
     function: str
-    event: str
+    event: str = field(validator=_not_of_system_calls)
     optional: bool = False
-    compat: tuple[int, ...] = field(default=(), converter=_call_numbers)
-    compat_arm: tuple[int, ...] = field(default=(), converter=_call_numbers)
     members: Mapping[str, int] = field(factory=dict, hash=False)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The function's name in the C source."""
+        return (self.function,)
 
 
 def uring_points(submitted: str, completed: str, overflowed: str) -> tuple[Tracepoint, ...]:
@@ -108,6 +107,11 @@ class KernelFunction:
     optional: bool = False
     lack: str = ""
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The function's name in the C source."""
+        return (self.function,)
+
 
 @frozen
 class BpfProgram:
@@ -131,7 +135,7 @@ class BpfProgram:
     """
 
     source: Path | Traversable
-    attach: tuple[Tracepoint | KernelFunction, ...]
+    attach: tuple[SystemCall | Tracepoint | KernelFunction, ...]
     defines: Mapping[str, int] = field(factory=dict)
     headers: tuple[Path | Traversable, ...] = ()
     slots: int = 16384

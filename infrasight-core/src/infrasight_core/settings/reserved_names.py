@@ -4,16 +4,16 @@ from typing import Final
 
 EVERY_PROBE: Final = "all"
 """The key of the agent's filters that apply to every probe."""
-GUARD: Final = "guard"
-"""The name of the guard in accounts and reports."""
+DISPATCHER: Final = "dispatcher"
+"""The name of the dispatcher in accounts and reports."""
 RESERVED_NAMES: Final = frozenset(
-    {EVERY_PROBE, GUARD, "any", "configuration", "default", "none", "state"}
+    {EVERY_PROBE, DISPATCHER, "any", "configuration", "default", "none", "state"}
 )
 """The names that no plugin may have.
 
-`configuration`, `guard` and `state` stand for the agent itself in its reports; `any`, `default` and
-`none` have no meaning yet. The definitions of the custom resources and the chart's schema list the
-same names.
+`configuration`, `dispatcher` and `state` stand for the agent itself in its reports; `any`,
+`default` and `none` have no meaning yet. The definitions of the custom resources and the chart's
+schema list the same names.
 """
 
 

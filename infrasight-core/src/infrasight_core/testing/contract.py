@@ -137,7 +137,7 @@ class ProbeContract:
         """The C source, or a header of the probe, defines every function that is attached."""
         files = (program.source, *program.headers)
         source = "".join(file.read_text(encoding="utf-8") for file in files)
-        attached = [point.function for point in program.attach]
+        attached = [name for point in program.attach for name in point.functions]
         assert [name for name in attached if f"int {name}(" not in source] == []
 
     def test_loaded_block_has_the_columns_of_the_message(

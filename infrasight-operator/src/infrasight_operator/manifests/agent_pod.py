@@ -51,7 +51,6 @@ def _agent_container(
         "PACKAGES": "/packages",
         "BLOCK_MEMORY": str(parse_bytes(agent.settings.block_memory)),
         "OUTBOX_MEMORY": str(parse_bytes(agent.settings.outbox_memory)),
-        "COMPAT": str(agent.settings.compat).lower(),
         "STOP_SECONDS": str(agent.settings.stop_seconds),
         "LOG_LEVEL": agent.settings.log_level,
         **_enricher_settings(agent),

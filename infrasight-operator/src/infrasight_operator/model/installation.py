@@ -17,14 +17,12 @@ class AgentRunSettings:
     Attributes:
         block_memory: Kernel memory for the blocks of one probe: bytes, or text such as 64Mi.
         outbox_memory: Memory for events that wait for the server.
-        compat: Whether agents also record the system calls of 32-bit programs.
         stop_seconds: How long a stopping agent waits for the server's acknowledgements.
         log_level: The agents' log level.
     """
 
     block_memory: int | str = "64Mi"
     outbox_memory: int | str = "128Mi"
-    compat: bool = True
     stop_seconds: int = 5
     log_level: str = "info"
 

@@ -39,7 +39,7 @@ from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.outcome import StoreOutcome
 
 log = structlog.get_logger(__name__)
-_OTHER_ACCOUNTS = ("guard",)  # of what an agent does for all probes together
+_OTHER_ACCOUNTS = ("dispatcher",)  # of what an agent does for all probes together
 
 
 class IngestPipeline:

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from infrasight_core import BpfProgram, EventSchema, Kernel, Tracepoint, hookimpl
+from infrasight_core import BpfProgram, EventSchema, Kernel, SystemCall, hookimpl
 
 from infrasight_probe_mkdir.v1.mkdir_pb2 import MkdirEvent
 
@@ -21,14 +21,12 @@ def schema() -> EventSchema:
 
 @hookimpl
 def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
-    """Attach to the entry and the exit of both calls. arm64 has no mkdir, only mkdirat."""
+    """Handle the entry and the exit of both calls. arm64 has no mkdir, only mkdirat."""
     return BpfProgram(
         _FILES / "mkdir.bpf.c",
         attach=(
-            Tracepoint("enter_mkdir", "syscalls:sys_enter_mkdir", True, compat=39, compat_arm=39),
-            Tracepoint("enter_mkdirat", "syscalls:sys_enter_mkdirat", compat=296, compat_arm=323),
-            Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdir", True, compat=39, compat_arm=39),
-            Tracepoint("exit_mkdir", "syscalls:sys_exit_mkdirat", compat=296, compat_arm=323),
+            SystemCall("mkdir", enter="enter_mkdir", exit="exit_mkdir"),
+            SystemCall("mkdirat", enter="enter_mkdirat", exit="exit_mkdir"),
         ),
         canary=_make_nothing,
     )

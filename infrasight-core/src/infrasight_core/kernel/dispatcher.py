@@ -1,0 +1,267 @@
+"""The dispatcher: brings system calls to the probes that handle them.
+
+It is a separate program in the kernel, bpf/dispatcher.bpf.c, on the raw tracepoints sys_enter and
+sys_exit. For each call it jumps to the program of the first handler; that one jumps to the program
+of the next, which is in the first one's own array, and so on. A probe is put at the beginning of
+these chains and taken out of them by single writes to arrays, so that no other handler misses a
+call.
+"""
+
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterable
+
+import structlog
+from attrs import define, frozen
+
+from infrasight_core.errors import KernelError
+from infrasight_core.kernel.bcc_client import run_bcc
+from infrasight_core.kernel.grace_period import wait_for_programs
+from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, core_program
+from infrasight_core.kernel.prog_info import Link, is_attached, link_of, program_id, skipped_runs
+from infrasight_core.kernel.system_calls import compat_defines, slots_of
+from infrasight_core.kernel.written_map import WrittenMap
+from infrasight_core.plugin.program import Kernel, SystemCall
+
+log = structlog.get_logger(__name__)
+MOST_HANDLERS = 33  # MAX_TAIL_CALL_CNT: the kernel ends a longer chain
+_FIRST_MAPS = ("first_enter", "first_exit")
+_MAPS = (*_FIRST_MAPS, "x32_calls")
+_POINTS = (("dispatch_enter", "sys_enter"), ("dispatch_exit", "sys_exit"))
+# Exits are attached first and detached last, so that every entry that is stored finds its exit.
+_SIDES = ("exit", "enter")
+
+
+@frozen
+class _Place:
+    """One side of one way to make a call: `enter` or `exit`, and the slot."""
+
+    side: str
+    slot: int
+
+
+@frozen(eq=False)
+class _Handler:
+    """A probe's program in one chain.
+
+    Attributes:
+        owner: The probe.
+        call: The call's name.
+        program: The program's descriptor.
+        following: The array that holds the next handler's program.
+    """
+
+    owner: LoadedProbe
+    call: str
+    program: int
+    following: WrittenMap
+
+
+@define
+class _Kernel:
+    """The dispatcher in the kernel.
+
+    Attributes:
+        first_maps: The arrays that hold the first handler's program, by name.
+        programs: The descriptors of its programs.
+        attachments: The raw tracepoint, the attachment and its descriptor of each program.
+        x32_calls: The map of that name, mapped.
+    """
+
+    first_maps: dict[str, WrittenMap]
+    programs: list[int]
+    attachments: list[tuple[str, Link, int]]
+    x32_calls: mmap.mmap
+
+    def close(self) -> None:
+        """Detaches the programs and releases the maps."""
+        self.x32_calls.close()
+        for _, _, descriptor in self.attachments:
+            os.close(descriptor)
+        for program in self.programs:
+            os.close(program)
+        for array in self.first_maps.values():
+            array.close()
+
+
+class Dispatcher:
+    """Attaches probes to system calls. It is loaded with the first probe that handles any.
+
+    Args:
+        kernel: The kernel.
+        settings: How programs are loaded.
+    """
+
+    def __init__(self, kernel: Kernel, settings: LoadSettings) -> None:
+        self._kernel = kernel
+        self._settings = settings
+        self._loaded: _Kernel | None = None
+        self._chains: dict[_Place, list[_Handler]] = {}
+        self._x32_before = 0  # counted by programs that are closed
+        self._skipped_before = 0
+        self._changes = threading.Lock()  # held while a probe is attached or detached
+        self._lock = threading.Lock()  # of the state, which others read; held briefly
+
+    def attach(self, loaded: LoadedProbe, calls: Iterable[SystemCall]) -> None:
+        """Runs a probe's functions for its calls from now on.
+
+        Raises:
+            KernelError: The dispatcher cannot be loaded or the probe not be attached. It handles
+                none of its calls then; its other programs run.
+        """
+        handlers = self._handlers(loaded, calls)
+        if not handlers:
+            return
+        with self._changes:
+            kernel = self._loaded or self._load()
+            try:
+                with self._lock:
+                    self._loaded = kernel
+                    for side in _SIDES:
+                        for place, handler in handlers.items():
+                            if place.side == side:
+                                self._put(kernel, place, handler)
+            except KernelError:
+                self._remove(kernel, loaded)
+                raise
+
+    def detach(self, loaded: LoadedProbe) -> None:
+        """Runs none of a probe's functions from now on; returns when the last one has ended."""
+        with self._changes:
+            if self._loaded is not None and self._handles_calls(loaded):
+                self._remove(self._loaded, loaded)
+
+    def restore(self) -> list[str]:
+        """Compares the arrays with what was written, and writes it again where they differ.
+
+        Returns:
+            The differences, each as a short text; empty if there is none.
+        """
+        with self._lock:
+            arrays = list(self._loaded.first_maps.values()) if self._loaded else []
+            for chain in self._chains.values():
+                arrays += [handler.following for handler in chain]
+            distinct = {id(array): array for array in arrays}.values()
+            return [difference for array in distinct for difference in array.restore()]
+
+    def detached(self) -> list[str]:
+        """Returns the raw tracepoints from which the dispatcher is detached."""
+        with self._lock:
+            attachments = self._loaded.attachments if self._loaded else []
+            return [event for event, link, held in attachments if not is_attached(link, held)]
+
+    def x32_calls(self) -> int:
+        """Returns how many calls of the x32 ABI have been made; no probe handles them."""
+        with self._lock:
+            if self._loaded is None:
+                return self._x32_before
+            return self._x32_before + _count_x32(self._loaded)
+
+    def skipped_runs(self) -> int:
+        """Counts the calls that reached no probe because the kernel skipped the dispatcher."""
+        with self._lock:
+            if self._loaded is None:
+                return self._skipped_before
+            return self._skipped_before + skipped_runs(self._loaded.programs)
+
+    def _handlers(self, loaded: LoadedProbe, calls: Iterable[SystemCall]) -> dict[_Place, _Handler]:
+        """Returns a probe's handlers by their place. Raises KernelError."""
+        handlers: dict[_Place, _Handler] = {}
+        for call in calls:
+            slots = slots_of(call.name, self._kernel.machine)
+            if not slots:
+                log.info("this machine has no such call", probe=loaded.name, call=call.name)
+            for side, function in (("enter", call.enter), ("exit", call.exit)):
+                for slot in slots if function else ():
+                    place = _Place(side, slot)
+                    if place in handlers:
+                        raise KernelError(f"{call.name} is declared twice")
+                    handlers[place] = _Handler(
+                        loaded,
+                        call.name,
+                        loaded.programs[function],
+                        loaded.next_maps[f"next_{side}"],
+                    )
+        return handlers
+
+    def _put(self, kernel: _Kernel, place: _Place, handler: _Handler) -> None:
+        """Puts a handler at the beginning of a chain."""
+        chain = self._chains.setdefault(place, [])
+        if len(chain) == MOST_HANDLERS:
+            raise KernelError(f"{handler.call}: {MOST_HANDLERS} probes handle this call already")
+        if chain:
+            _update(handler.following, place.slot, chain[0].program)
+        _update(kernel.first_maps[f"first_{place.side}"], place.slot, handler.program)
+        chain.insert(0, handler)
+
+    def _remove(self, kernel: _Kernel, loaded: LoadedProbe) -> None:
+        """Takes a probe out of every chain, and unloads the dispatcher after the last one."""
+        with self._lock:
+            for side in reversed(_SIDES):
+                for place, chain in self._chains.items():
+                    if place.side == side:
+                        _take_out(kernel.first_maps[f"first_{side}"], place.slot, chain, loaded)
+            self._chains = {place: chain for place, chain in self._chains.items() if chain}
+        # A handler that still runs jumps to the next one through the probe's arrays.
+        wait_for_programs()
+        if self._chains:
+            return
+        with self._lock:
+            self._x32_before += _count_x32(kernel)
+            self._skipped_before += skipped_runs(kernel.programs)
+            self._loaded = None
+        kernel.close()
+
+    def _handles_calls(self, loaded: LoadedProbe) -> bool:
+        chains = self._chains.values()
+        return any(handler.owner is loaded for chain in chains for handler in chain)
+
+    def _load(self) -> _Kernel:
+        """Loads and attaches the dispatcher. Raises KernelError."""
+        request = core_program("dispatcher.bpf.c", compat_defines(self._kernel.machine))
+        request |= {"attach": _POINTS, "maps": _MAPS}
+        answer = run_bcc(request, self._settings.python)
+        for warning in answer.warnings:
+            log.warning("the compiler warns about the dispatcher's C", warning=warning)
+        descriptors = iter(answer.descriptors)
+        first_maps = {name: WrittenMap(name, next(descriptors), {}) for name in _FIRST_MAPS}
+        counter = next(descriptors)
+        x32_calls = mmap.mmap(counter, mmap.PAGESIZE, prot=mmap.PROT_READ)
+        os.close(counter)
+        programs = [next(descriptors) for _ in _POINTS]
+        attachments = [
+            (event, link_of(descriptor), descriptor)
+            for (_, event), descriptor in zip(_POINTS, descriptors, strict=True)
+        ]
+        log.info("system calls are dispatched")
+        return _Kernel(first_maps, programs, attachments, x32_calls)
+
+
+def _take_out(array: WrittenMap, slot: int, chain: list[_Handler], loaded: LoadedProbe) -> None:
+    """Lets the handler before a probe's jump to the one after it."""
+    for index, handler in enumerate(chain):
+        if handler.owner is loaded:
+            following = chain[index + 1 : index + 2]
+            if following:
+                _update(array, slot, following[0].program)
+            else:
+                array.delete(_word(slot))
+            chain.remove(handler)
+            return
+        array = handler.following
+
+
+def _update(array: WrittenMap, slot: int, program: int) -> None:
+    """Puts a program into a slot. Raises KernelError."""
+    array.update(_word(slot), _word(program), reads_as=_word(program_id(program)))
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("<I", number)
+
+
+def _count_x32(kernel: _Kernel) -> int:
+    count: int = struct.unpack_from("<Q", kernel.x32_calls)[0]
+    return count

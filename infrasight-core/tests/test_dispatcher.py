@@ -162,7 +162,7 @@ def test_dispatcher_runs_only_while_a_probe_handles_calls() -> None:
 
 
 def test_probe_that_is_one_too_many_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel ends a chain of 34 programs: the last probe fails, and the others record on."""
+    """The kernel ends a chain that is too long: the last probe fails, and the others record on."""
     monkeypatch.setattr(dispatching, "MOST_HANDLERS", 1)
     recording = Recording()
     with recorder({"one": plugin(), "two": plugin()}, recording) as running:

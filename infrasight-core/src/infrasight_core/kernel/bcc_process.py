@@ -27,9 +27,9 @@ filters' maps, the maps of the next handlers, each program (on tracepoints, then
 attachment come with it, in that order. A failure is answered with `error`.
 
 With `maps`, a list of names, the request is for a program without blocks: `attach` has pairs of a
-function and its raw tracepoint. The answer is empty, with the descriptors of these maps, of each
-program and of each attachment. With `try`, a list of kernel functions, the answer is `unattached`
-alone.
+function and its raw tracepoint, empty for one that is loaded but not attached. The answer is empty,
+with the descriptors of these maps, of each program and of each attachment. With `try`, a list of
+kernel functions, the answer is `unattached` alone.
 
 The compiler writes its messages to standard error.
 """
@@ -171,8 +171,9 @@ def load_plain(BPF: Any, request: dict[str, Any]) -> tuple[dict[str, Any], list[
     for name, _ in events:
         descriptors.append(bpf.load_func(name, BPF.RAW_TRACEPOINT).fd)
     for name, event in events:
-        bpf.attach_raw_tracepoint(tp=event, fn_name=name)
-        descriptors.append(bpf.raw_tracepoint_fds[event])
+        if event:
+            bpf.attach_raw_tracepoint(tp=event, fn_name=name)
+            descriptors.append(bpf.raw_tracepoint_fds[event])
     return {}, descriptors
 
 

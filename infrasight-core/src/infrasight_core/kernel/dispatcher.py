@@ -21,15 +21,16 @@ from infrasight_core.kernel.bcc_client import run_bcc
 from infrasight_core.kernel.grace_period import wait_for_programs
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, core_program
 from infrasight_core.kernel.prog_info import Link, is_attached, link_of, program_id, skipped_runs
-from infrasight_core.kernel.system_calls import compat_defines, slots_of
+from infrasight_core.kernel.system_calls import compat_defines, number_of, slots_of
 from infrasight_core.kernel.written_map import WrittenMap
 from infrasight_core.plugin.program import Kernel, SystemCall
 
 log = structlog.get_logger(__name__)
-MOST_HANDLERS = 33  # MAX_TAIL_CALL_CNT: the kernel ends a longer chain
-_FIRST_MAPS = ("first_enter", "first_exit")
-_MAPS = (*_FIRST_MAPS, "x32_calls")
+MOST_HANDLERS = 32  # MAX_TAIL_CALL_CNT is 33: the kernel ends a longer chain
+_ARRAYS = ("handled_enter", "handled_exit", "first_enter", "first_exit")
+_MAPS = (*_ARRAYS, "x32_calls")
 _POINTS = (("dispatch_enter", "sys_enter"), ("dispatch_exit", "sys_exit"))
+_ROUTES = {"enter": "route_enter", "exit": "route_exit"}
 # Exits are attached first and detached last, so that every entry that is stored finds its exit.
 _SIDES = ("exit", "enter")
 
@@ -64,14 +65,17 @@ class _Kernel:
     """The dispatcher in the kernel.
 
     Attributes:
-        first_maps: The arrays that hold the first handler's program, by name.
-        programs: The descriptors of its programs.
+        arrays: Its arrays of programs by name: `first_…` holds the first handler's by slot,
+            `handled_…` the dispatcher's own by a number that has handlers.
+        programs: The descriptors of its attached programs.
+        routes: The descriptors of those that find a handler, by side.
         attachments: The raw tracepoint, the attachment and its descriptor of each program.
         x32_calls: The map of that name, mapped.
     """
 
-    first_maps: dict[str, WrittenMap]
+    arrays: dict[str, WrittenMap]
     programs: list[int]
+    routes: dict[str, int]
     attachments: list[tuple[str, Link, int]]
     x32_calls: mmap.mmap
 
@@ -80,9 +84,9 @@ class _Kernel:
         self.x32_calls.close()
         for _, _, descriptor in self.attachments:
             os.close(descriptor)
-        for program in self.programs:
+        for program in (*self.programs, *self.routes.values()):
             os.close(program)
-        for array in self.first_maps.values():
+        for array in self.arrays.values():
             array.close()
 
 
@@ -140,7 +144,7 @@ class Dispatcher:
             The differences, each as a short text; empty if there is none.
         """
         with self._lock:
-            arrays = list(self._loaded.first_maps.values()) if self._loaded else []
+            arrays = list(self._loaded.arrays.values()) if self._loaded else []
             for chain in self._chains.values():
                 arrays += [handler.following for handler in chain]
             distinct = {id(array): array for array in arrays}.values()
@@ -193,7 +197,9 @@ class Dispatcher:
             raise KernelError(f"{handler.call}: {MOST_HANDLERS} probes handle this call already")
         if chain:
             _update(handler.following, place.slot, chain[0].program)
-        _update(kernel.first_maps[f"first_{place.side}"], place.slot, handler.program)
+        _update(kernel.arrays[f"first_{place.side}"], place.slot, handler.program)
+        handled = kernel.arrays[f"handled_{place.side}"]
+        _update(handled, number_of(place.slot, self._kernel.machine), kernel.routes[place.side])
         chain.insert(0, handler)
 
     def _remove(self, kernel: _Kernel, loaded: LoadedProbe) -> None:
@@ -202,8 +208,8 @@ class Dispatcher:
             for side in reversed(_SIDES):
                 for place, chain in self._chains.items():
                     if place.side == side:
-                        _take_out(kernel.first_maps[f"first_{side}"], place.slot, chain, loaded)
-            self._chains = {place: chain for place, chain in self._chains.items() if chain}
+                        _take_out(kernel.arrays[f"first_{side}"], place.slot, chain, loaded)
+            self._forget_unhandled(kernel)
         # A handler that still runs jumps to the next one through the probe's arrays.
         wait_for_programs()
         if self._chains:
@@ -214,6 +220,14 @@ class Dispatcher:
             self._loaded = None
         kernel.close()
 
+    def _forget_unhandled(self, kernel: _Kernel) -> None:
+        """Removes empty chains, and the numbers that have no handler any more."""
+        before = {(each.side, number_of(each.slot, self._kernel.machine)) for each in self._chains}
+        self._chains = {place: chain for place, chain in self._chains.items() if chain}
+        after = {(each.side, number_of(each.slot, self._kernel.machine)) for each in self._chains}
+        for side, number in before - after:
+            kernel.arrays[f"handled_{side}"].delete(_word(number))
+
     def _handles_calls(self, loaded: LoadedProbe) -> bool:
         chains = self._chains.values()
         return any(handler.owner is loaded for chain in chains for handler in chain)
@@ -221,22 +235,24 @@ class Dispatcher:
     def _load(self) -> _Kernel:
         """Loads and attaches the dispatcher. Raises KernelError."""
         request = core_program("dispatcher.bpf.c", compat_defines(self._kernel.machine))
-        request |= {"attach": _POINTS, "maps": _MAPS}
+        unattached = [(function, "") for function in _ROUTES.values()]
+        request |= {"attach": [*_POINTS, *unattached], "maps": _MAPS}
         answer = run_bcc(request, self._settings.python)
         for warning in answer.warnings:
             log.warning("the compiler warns about the dispatcher's C", warning=warning)
         descriptors = iter(answer.descriptors)
-        first_maps = {name: WrittenMap(name, next(descriptors), {}) for name in _FIRST_MAPS}
+        arrays = {name: WrittenMap(name, next(descriptors), {}) for name in _ARRAYS}
         counter = next(descriptors)
         x32_calls = mmap.mmap(counter, mmap.PAGESIZE, prot=mmap.PROT_READ)
         os.close(counter)
         programs = [next(descriptors) for _ in _POINTS]
+        routes = {side: next(descriptors) for side in _ROUTES}
         attachments = [
             (event, link_of(descriptor), descriptor)
             for (_, event), descriptor in zip(_POINTS, descriptors, strict=True)
         ]
         log.info("system calls are dispatched")
-        return _Kernel(first_maps, programs, attachments, x32_calls)
+        return _Kernel(arrays, programs, routes, attachments, x32_calls)
 
 
 def _take_out(array: WrittenMap, slot: int, chain: list[_Handler], loaded: LoadedProbe) -> None:

@@ -94,6 +94,13 @@ def slots_of(name: str, machine: str) -> list[int]:
     return slots
 
 
+def number_of(slot: int, machine: str) -> int:
+    """Returns the number that the calls of a slot have, in whatever ABI."""
+    if slot >= 2 * _CALLS:
+        return _numbers("socketcall")[_COMPAT_ABI[machine]]
+    return slot % _CALLS
+
+
 def has_compat_call(name: str, machine: str) -> bool:
     """Whether 32-bit programs on this machine can make a call."""
     try:

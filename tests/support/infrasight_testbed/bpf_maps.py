@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import weakref
 from pathlib import Path
 
 _INFO_BYTES = 88
@@ -11,7 +12,7 @@ _lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 
 class BpfMap:
-    """A map, by its id.
+    """A map, by its id. Its descriptor is closed when the object is no longer used.
 
     Args:
         number: The id.
@@ -20,6 +21,7 @@ class BpfMap:
     def __init__(self, number: int) -> None:
         self._descriptor = int(_lib.bpf_map_get_fd_by_id(ctypes.c_uint32(number)))
         assert self._descriptor >= 0, os.strerror(ctypes.get_errno())
+        weakref.finalize(self, os.close, self._descriptor)
         info = ctypes.create_string_buffer(_INFO_BYTES)
         size = ctypes.c_uint32(_INFO_BYTES)
         assert not _lib.bpf_obj_get_info_by_fd(self._descriptor, info, ctypes.byref(size))
@@ -40,10 +42,6 @@ class BpfMap:
             return None
         return value.raw
 
-    def close(self) -> None:
-        """Closes the descriptor."""
-        os.close(self._descriptor)
-
 
 def maps_of(process: int, name: str) -> list[BpfMap]:
     """Returns the maps of this name that a process holds descriptors of."""
@@ -54,11 +52,4 @@ def maps_of(process: int, name: str) -> list[BpfMap]:
         except OSError:  # the descriptor was closed
             continue
         numbers |= {int(number) for number in re.findall(r"^map_id:\s*(\d+)$", text, re.M)}
-    maps = []
-    for number in sorted(numbers):
-        each = BpfMap(number)
-        if each.name == name:
-            maps.append(each)
-        else:
-            each.close()
-    return maps
+    return [each for each in map(BpfMap, sorted(numbers)) if each.name == name]

@@ -94,36 +94,42 @@ int succeeded(struct sched_process_exec *exec) {
 }
 
 /* Fills argv and argv_length with the arguments of a failed call, from the caller's memory: one
- * after the other, each with its NUL. The kernel takes NULL for an empty list. */
+ * after the other, each with its NUL. The kernel takes NULL for an empty list.
+ *
+ * The verifier goes through all rounds for each state that leads into the loop, and from each branch
+ * of a round through the next round once more. Numbers that differ between states therefore lie in
+ * the block, and a round has no branch but out of the loop. */
 static inline void set_user_argv(struct block *b, struct entry *entry) {
-  const char *pointers = entry ? entry->argv : NULL;
-  bool is_compat = entry && entry->is_compat;
+  u64 width = number_of(b, entry && entry->is_compat ? 4 : 8) & 15;
+  u64 pointers = entry ? (u64)entry->argv : 0;
+  u64 *total = &walk_of(b)->at;
+  u64 problem = TEXT_CUT(argv);
   SET(b, argv_length, 0);
   if (!entry) b->_quality |= TEXT_MISSING(argv);
   if (!pointers) return;
-  b->_quality |= TEXT_USER_MEMORY(argv);
+  *total = 0;
   for (int i = 0; i < FAILED_ARGUMENTS; i++) {
-    const char *argument = NULL;
-    long length = is_compat ? bpf_probe_read_user(&argument, 4, pointers + 4 * i)
-                            : bpf_probe_read_user(&argument, 8, pointers + 8 * i);
-    if (!length && !argument) return;
-    if (!length) {
-      *TEXT_AT(b, argv) = 0;
-      length = bpf_probe_read_user_str(TEXT_AT(b, argv), argv_max, argument);
-      if (!length) length = 1; /* kernels before 6.13 return 0 for an empty string */
-    }
-    if (length < 0) {
-      b->_quality |= TEXT_MISSING(argv);
-      return;
-    }
-    u64 total = GET(b, argv_length) + length;
-    SET(b, argv_length, total);
-    if (total < argv_max)
-      TEXT_LENGTH(b, argv) = total;
-    else
-      b->_quality |= TEXT_CUT(argv);
+    u64 argument[2] = {};
+    char *at = TEXT_AT(b, argv);
+    problem = TEXT_MISSING(argv);
+    if (bpf_probe_read_user(argument, width, (char *)pointers)) break;
+    problem = 0;
+    if (!argument[0]) break;
+    problem = TEXT_MISSING(argv);
+    *at = 0;
+    long length = bpf_probe_read_user_str(at, argv_max, (char *)argument[0]);
+    if (length < 0) break;
+    length += (u64)(length - 1) >> 63; /* kernels before 6.13 return 0 for an empty string */
+    *total += length;
+    u64 fits = (*total - argv_max) >> 63;
+    OPAQUE(fits);
+    TEXT_LENGTH(b, argv) += fits * (*total - TEXT_LENGTH(b, argv));
+    pointers += width;
+    problem = TEXT_CUT(argv);
   }
-  b->_quality |= TEXT_CUT(argv);
+  if (*total >= argv_max) problem |= TEXT_CUT(argv);
+  b->_quality |= problem | TEXT_USER_MEMORY(argv);
+  SET(b, argv_length, *total);
 }
 
 int failed(struct sys_exit *call) {

@@ -100,9 +100,11 @@ int exit_accept(struct sys_exit *call) {
 /* Writes the row. A new descriptor of the ring's own (a direct one) is not one of the process's:
  * `fd` is then -1, and the connection's socket cannot be found by it. `req` is NULL if it is not
  * known which of several requests completed. */
-static inline void record_request(char *req, struct request *request, int result, u64 problems) {
+static inline void record_request(char *req, int result, u64 problems) {
   struct block *b = begin();
   if (!b) return;
+  WALK_EXE(b); /* see SET_PATH */
+  struct request *request = request_of(req);
   bool is_direct = req && FIELD(u32, uring_command(req), io_accept__file_slot);
   char *listening = sock_of(uring_file(req));
   char *accepted = NULL;
@@ -112,7 +114,6 @@ static inline void record_request(char *req, struct request *request, int result
   bool has_fd = result >= 0 && !problems && (accepted || (req && !is_direct));
   uring_common(b, request, result);
   b->_quality |= problems;
-  WALK_EXE(b);
   SET(b, flags, request ? request->flags : 0);
   SET(b, listen_fd, request ? request->listen_fd : -1);
   SET(b, fd, has_fd ? result : -1);
@@ -121,7 +122,8 @@ static inline void record_request(char *req, struct request *request, int result
 }
 
 /* Discards a request that has ended, or starts the time of its next completion. */
-static inline void finish_completion(char *req, struct request *request, bool has_more) {
+static inline void finish_completion(char *req, bool has_more) {
+  struct request *request = request_of(req);
   if (!has_more)
     forget_request(req);
   else if (request)
@@ -148,7 +150,7 @@ int submitted(struct uring_submit *call) {
                             .flags = FIELD(u32, uring_command(req), io_accept__flags)};
   store_request(call, &request);
   if (uring_is_silent(req)) {
-    record_request(req, request_of(req), 0, FLAG(return_code_missing));
+    record_request(req, 0, FLAG(return_code_missing));
     forget_request(req);
   }
   return 0;
@@ -159,17 +161,15 @@ int completed(struct uring_complete *call) {
   char *req = is_further ? find_multishot(call) : call->req;
   if (req == NOT_STORED) return 0;
   if (!is_further && uring_opcode(req) != URING_ACCEPT) return 0;
-  struct request *request = request_of(req);
-  record_request(req, request, call->res, 0);
-  finish_completion(req, request, is_further);
+  record_request(req, call->res, 0);
+  finish_completion(req, is_further);
   return 0;
 }
 
 int overflowed(struct uring_overflow *call) {
   char *req = find_overflowed(call);
   if (req == NOT_STORED) return 0;
-  struct request *request = request_of(req);
-  record_request(req, request, call->res, 0);
-  finish_completion(req, request, call->flags & MORE);
+  record_request(req, call->res, 0);
+  finish_completion(req, call->flags & MORE);
   return 0;
 }

@@ -174,17 +174,18 @@ static inline void set_request_ends(struct block *b, char *sk, struct request *r
   }
 }
 
-static inline void record_request(char *sk, struct request *request, int result, u64 problems) {
+static inline void record_request(char *sk, char *req, int result, u64 problems) {
+  struct block *b = begin();
+  if (!b) return;
+  WALK_EXE(b); /* see SET_PATH */
   u64 key = (u64)sk;
+  struct request *request = request_of(req);
   struct other_attempt *begun = other_attempts.lookup(&key);
   bool is_earlier = begun && (!request || begun->time < request->time);
   if (is_earlier) begun = NULL;
-  struct block *b = begin();
-  if (!b) return;
   uring_common(b, request, result);
   b->_quality |= problems;
   if (result == -EINPROGRESS) b->_quality |= FLAG(outcome_missing);
-  WALK_EXE(b);
   SET(b, fd, request ? request->fd : -1);
   SET(b, connection_id, begun ? begun->id : 0);
   SET(b, stage, CALL);
@@ -209,7 +210,7 @@ int submitted(struct uring_submit *call) {
   store_request(call, request);
   if (uring_is_silent(req)) {
     char *sk = sock_of(file_of(request->fd));
-    record_request(sk, request_of(req), 0, FLAG(return_code_missing));
+    record_request(sk, req, 0, FLAG(return_code_missing));
     forget_request(req);
   }
   return 0;
@@ -218,7 +219,7 @@ int submitted(struct uring_submit *call) {
 int completed(struct uring_complete *call) {
   char *req = call->req;
   if (!req || uring_opcode(req) != URING_CONNECT) return 0;
-  record_request(sock_of(uring_file(req)), request_of(req), call->res, 0);
+  record_request(sock_of(uring_file(req)), req, call->res, 0);
   forget_request(req);
   return 0;
 }
@@ -226,7 +227,7 @@ int completed(struct uring_complete *call) {
 int overflowed(struct uring_overflow *call) {
   char *req = find_overflowed(call);
   if (req == NOT_STORED) return 0;
-  record_request(sock_of(uring_file(req)), request_of(req), call->res, 0);
+  record_request(sock_of(uring_file(req)), req, call->res, 0);
   forget_request(req);
   return 0;
 }

@@ -80,9 +80,13 @@ fuzz: ## Send mutated messages to a server and a control service; ARGS="--mutati
 	@$(PYTHON) tools/setup.py test
 	@PYTHONPATH=tests/support $(BIN)/python -m infrasight_testbed.fuzz $(ARGS)
 
-bench: ## Run the benchmarks, which compare with other tracers (as root)
+bench: ## Run the benchmarks, which compare with other tracers (as root, on a test machine)
 	@$(PYTHON) tools/setup.py bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-%: ## Run one of the benchmarks, as make bench-cost; ARGS=1 for one round
+	@$(PYTHON) tools/setup.py bench
+	@PYTHONPATH=tests/support $(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean: ## Delete the virtual environment, caches and built files; the data directory stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist

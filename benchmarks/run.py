@@ -18,8 +18,7 @@ def main() -> None:
     for script, *arguments in (
         ("reader.py", rounds),
         ("enriching.py", rounds),
-        ("open_cost.py", rounds),
-        ("call_cost.py", rounds),
+        ("cost.py", rounds),
         ("agent.py",),
         ("cluster_operator.py",),
     ):

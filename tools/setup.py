@@ -46,7 +46,17 @@ TEST = {
     "dnsmasq-base": "dnsmasq",
     **RUNTIMES,
 }
-PACKAGES = {"lint": {}, "run": RUN, "test": TEST, "bench": {**TEST, "bpftrace": "bpftrace"}}
+BENCH = {
+    **TEST,
+    "bpftrace": "bpftrace",
+    "auditd": "auditctl",
+    "redis-server": "redis-server",
+    "redis-tools": "redis-benchmark",
+    "nginx-light": "nginx",
+    "apache2-utils": "ab",
+    "postgresql": "pgbench",
+}
+PACKAGES = {"lint": {}, "run": RUN, "test": TEST, "bench": BENCH}
 FILE_SYSTEMS = {"/sys/kernel/tracing": "tracefs", "/sys/fs/bpf": "bpf"}
 # Seconds before each retry: a package registry can fail for minutes.
 RETRY_SECONDS = (2, 5, 15, 30, 60)

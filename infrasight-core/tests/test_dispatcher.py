@@ -109,7 +109,7 @@ def test_probe_misses_no_call_while_others_come_and_go() -> None:
     made: list[str] = []
 
     def work() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.001):  # the thread that attaches needs the interpreter, too
             name = str(len(made))
             open_files([name])
             made.append(name)

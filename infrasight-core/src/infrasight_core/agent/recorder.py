@@ -34,6 +34,7 @@ from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.settings.reserved_names import DISPATCHER
 
 log = structlog.get_logger(__name__)
+_UNTRACED_INTERVAL = 1.0  # seconds between two counts of operations that no program traces
 
 
 @frozen
@@ -79,6 +80,7 @@ class Recorder:
         self._trackers = Trackers(settings, self._dispatcher, self._decode_tracker)
         self._untraced = UntracedOperations(sink)
         self._untraced_by_ended_probes = 0
+        self._untraced_counted = 0.0
         self._recordings: dict[str, Recording] = {}
         self._lock = threading.Lock()  # of the recordings, held while they are drained
         self._stop = threading.Event()
@@ -273,7 +275,9 @@ class Recorder:
                     recording.send_account_if_due(now)
                 recording.count()
                 pause = min(pause, recording.seconds_until_due(elapsed))
-        self._count_untraced(now)
+        if now - self._untraced_counted >= _UNTRACED_INTERVAL:
+            self._count_untraced(now)
+            self._untraced_counted = now
         if self._trackers.drain():
             return SHORTEST_PAUSE
         return max(pause, SHORTEST_PAUSE)

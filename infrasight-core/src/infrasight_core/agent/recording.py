@@ -70,6 +70,7 @@ class Recording:
         self._fill_level = 0.0
         self._growth = 0.0  # of the fill level between the last two looks
         self._counted = {"filtered": 0, "block_full": 0, "heap_full": 0}
+        self._seen = 0  # events whose outcomes are all counted
 
     @property
     def probe(self) -> str:
@@ -159,9 +160,13 @@ class Recording:
             self._send_account()
             self._account_sent = now
 
-    def count(self) -> Counts:
+    def count(self) -> None:
         """Adds what the blocks have counted since the last call to the metrics."""
+        if self.loaded.blocks.seen() == self._seen:
+            return
         counts = self.counts()
+        if not counts.in_progress:
+            self._seen = counts.seen
         for reason, counted in self._counted.items():
             total: int = getattr(counts, reason)
             if total == counted:
@@ -171,7 +176,6 @@ class Recording:
                 EVENTS_FILTERED.labels(self.probe).inc(total - counted)
             else:
                 self._sink.count_dropped(self.probe, reason, total - counted)
-        return counts
 
     def detach(self) -> None:
         """Detaches the probe's programs and waits some microseconds for their last run."""
@@ -182,7 +186,8 @@ class Recording:
 
     def close(self) -> Counts:
         """Sends the last account, unloads the probe and returns its last counters."""
-        counts = self.count()
+        self.count()
+        counts = self.counts()
         self._send_account(ended=True)
         self.loaded.close()
         return counts

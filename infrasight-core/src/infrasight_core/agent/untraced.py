@@ -1,6 +1,6 @@
 """Counts operations that no program traces, beside the probes' own accounts.
 
-The recorder calls it after each look at the blocks.
+The recorder calls it once a second.
 """
 
 import time

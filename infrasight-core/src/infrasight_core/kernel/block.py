@@ -234,6 +234,10 @@ class Blocks:
         """Returns the share of occupied slots in the fullest block; 0 if no event waits."""
         return max(int(b.head[0] - b.tail[0]) for b in self._blocks) / self.layout.slots
 
+    def seen(self) -> int:
+        """Returns how many events reached a program, which says whether `counts` has changed."""
+        return sum(int(block.scalars["seen"][0]) for block in self._blocks)
+
     def counts(self) -> Counts:
         """Reads the counters of all CPUs, those of a CPU between two events if possible."""
         seen, filtered, block_full, heap_full, submitted, entries_full, untraced = np.sum(

@@ -12,6 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from infrasight_core.errors import PluginError
+from infrasight_core.kernel.attach_points import function_names
 from infrasight_core.kernel.loader import running_kernel
 from infrasight_core.kernel.program_list import (
     MapInfo,
@@ -190,5 +191,5 @@ def _functions_of_plugins() -> dict[str, tuple[str, ...]]:
             program = plugins.load_bpf(name, running_kernel(), {})
         except PluginError:  # `infrasight probes` reports it
             continue
-        functions[name] = tuple(point.function for point in program.attach)
+        functions[name] = function_names(program)
     return functions

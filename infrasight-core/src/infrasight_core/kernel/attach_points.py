@@ -28,6 +28,15 @@ def functions_of(program: BpfProgram) -> list[KernelFunction]:
     return [point for point in program.attach if isinstance(point, KernelFunction)]
 
 
+def function_names(program: BpfProgram) -> tuple[str, ...]:
+    """Returns the names of the functions that a program attaches."""
+    names = [point.function for point in tracepoints_of(program)]
+    names += [point.function for point in functions_of(program)]
+    for call in calls_of(program):
+        names += filter(None, (call.enter, call.exit))
+    return tuple(names)
+
+
 def tracefs_is_mounted() -> bool:
     """Whether tracefs is mounted. A directory that this user may not read counts as mounted."""
     for folder in TRACEFS:

@@ -1,7 +1,5 @@
 """The loader: loaded programs have the layout of the header, and every error names its cause."""
 
-import json
-import subprocess
 from pathlib import Path
 
 import infrasight_probe_sample.plugin as sample
@@ -9,9 +7,10 @@ import pytest
 from attrs import evolve
 from infrasight_core import BpfProgram, ConfigError, KernelFunction, SystemCall, Tracepoint
 from infrasight_core.enrichers import containers
-from infrasight_core.errors import KernelError, PluginError
+from infrasight_core.errors import PluginError
 from infrasight_core.kernel import loader
-from infrasight_core.kernel.bcc_client import explain
+from infrasight_core.kernel.attach_points import calls_of
+from infrasight_core.kernel.bcc_client import compile_with_bcc, explain
 from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.loader import (
@@ -26,15 +25,6 @@ PROGRAM: BpfProgram = sample.load_bpf(running_kernel(), {})
 CALL_HEADER = loader.HEADERS_FOLDER / "call.bpf.h"
 COMMON = "common(b, entry, call->ret);"  # a line of the sample's C
 
-# Compiles a request and prints every function's bytecode, 8 bytes an instruction, in hexadecimal.
-_DUMP = """
-import json, os, sys
-request = json.load(sys.stdin)
-os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
-from bcc import BPF
-bpf = BPF(text=request["source"].encode(), cflags=[*request["cflags"], "-DSLOTS=64"])
-print(json.dumps([bpf.dump_func(name.encode()).hex() for name in request["programs"]]))
-"""
 _FULLY_ORDERED = {0x01, 0xF1}  # BPF_ADD | BPF_FETCH, BPF_CMPXCHG
 
 
@@ -57,8 +47,8 @@ def loaded_and_closed(program: BpfProgram) -> LoadedProbe:
 @pytest.mark.parametrize("python", ["/etc/passwd", "/nowhere/python3", "/etc"])
 def test_loader_reports_a_python_that_cannot_run(python: str) -> None:
     """A Python that is missing or not executable: an error that names it and the setting."""
-    with pytest.raises(KernelError, match=f"{python}.*loader_python"):
-        unattachable_functions(["security_path_chmod"], Path(python))
+    with pytest.raises(PluginError, match=f"{python}.*loader_python"):
+        load("sample", PROGRAM, running_kernel(), LoadSettings(python=Path(python)))
 
 
 def test_loader_names_the_package_that_has_bcc(tmp_path: Path) -> None:
@@ -73,15 +63,9 @@ def test_loader_names_the_package_that_has_bcc(tmp_path: Path) -> None:
 def test_head_and_entries_move_by_fully_ordered_atomics() -> None:
     """`commit` compiles to BPF_ADD | BPF_FETCH and `forget` to BPF_CMPXCHG, both fully ordered."""
     request = loader._request(PROGRAM, (), running_kernel(), LoadSettings())
-    request["programs"] = [f"{name}__run" for name in request["calls"]]
-    run = subprocess.run(
-        ["/usr/bin/python3", "-c", _DUMP],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    codes = [bytes.fromhex(code) for code in json.loads(run.stdout.splitlines()[-1])]
+    compiled = compile_with_bcc(request, LoadSettings().python)
+    names = {loader.program_of(name) for call in calls_of(PROGRAM) for name in call.functions}
+    codes = [bytes.fromhex(each.code) for each in compiled.functions if each.name in names]
     instructions = [code[i : i + 8] for code in codes for i in range(0, len(code), 8)]
     atomics = [i for i in instructions if i[0] == 0xDB]  # BPF_STX | BPF_ATOMIC | BPF_DW
     assert {int.from_bytes(atomic[4:], "little") for atomic in atomics} == _FULLY_ORDERED
@@ -121,6 +105,14 @@ def test_compiler_error_names_the_file_and_line(tmp_path: Path) -> None:
     """A mistake in the C is reported at its line in the probe's own file."""
     program, line = changed(tmp_path, COMMON, "common(b, nothing, call->ret);")
     message = rf"changed\.bpf\.c:{line}:.*undeclared identifier 'nothing'"
+    with pytest.raises(PluginError, match=message):
+        load("sample", program, running_kernel(), LoadSettings())
+
+
+def test_verifier_error_has_the_end_of_its_log(tmp_path: Path) -> None:
+    """C that compiles, but reads before its block: program and the verifier's reason are named."""
+    program, _ = changed(tmp_path, COMMON, f"{COMMON} SET(b, flags, ((volatile u32 *)b)[-2]);")
+    message = "Failed to load BPF program exit_openat__run: Permission denied; .*outside of the"
     with pytest.raises(PluginError, match=message):
         load("sample", program, running_kernel(), LoadSettings())
 
@@ -212,7 +204,7 @@ def test_unattachable_functions_are_those_that_a_probe_cannot_use(tmp_path: Path
     function = "\nint at_open(u64 *arguments) {\n  return 0;\n}\n"
     program, _ = changed(tmp_path, include, include + function)
     loaded = loaded_and_closed(evolve(program, attach=(point, *PROGRAM.attach)))
-    reasons = unattachable_functions(["security_file_open"], LoadSettings().python)
+    reasons = unattachable_functions(["security_file_open"])
     assert (loaded.functions == ("at_open",)) == (not reasons)
     assert ("at_open" in loaded.unattached) == bool(reasons)
 

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from infrasight_core.kernel.loader import LoadSettings, unattachable_functions
+from infrasight_core.kernel.loader import unattachable_functions
 
 NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 
@@ -11,7 +11,7 @@ NOT_HAD = ["path_user_memory", "resolved_path_user_memory", "old_mode_missing"]
 @cache
 def has_function() -> bool:
     """Whether a program can attach to the function that shows the file of a call by path."""
-    return not unattachable_functions(["security_path_chmod"], LoadSettings().python)
+    return not unattachable_functions(["security_path_chmod"])
 
 
 def changed(old_mode: int, resolved: bytes, joined: bytes | None = None) -> dict[str, Any]:

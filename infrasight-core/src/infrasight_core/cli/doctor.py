@@ -81,7 +81,7 @@ def command(
 
     With --server, check as well whether that server answers.
     """
-    checks = [*_check_machine(loader_python), *_check_plugins(loader_python)]
+    checks = [*_check_machine(loader_python), *_check_plugins()]
     if server is not None:
         checks.append(_check_server(connect, server))
     if (output_format or default_format()) == "json":
@@ -123,7 +123,7 @@ def _guarded(name: str, check: Callable[[Path], Check], root: Path) -> Check:
         return doctor_checks.unreadable(name, error)
 
 
-def _check_plugins(loader_python: Path) -> Iterator[Check]:
+def _check_plugins() -> Iterator[Check]:
     manager = PluginManager.discover()
     kernel = running_kernel()
     failures = list(manager.failures.values())
@@ -151,7 +151,7 @@ def _check_plugins(loader_python: Path) -> Iterator[Check]:
         _ROOT,
     )
     yield doctor_checks.io_uring(_ROOT, _probes_of_io_uring(programs))
-    yield from _check_kernel_functions(programs, loader_python)
+    yield from _check_kernel_functions(programs)
 
 
 def _required_tracepoints(root: Path, programs: dict[str, BpfProgram]) -> Check:
@@ -194,9 +194,7 @@ def _probes_of_io_uring(programs: dict[str, BpfProgram]) -> list[str]:
     ]
 
 
-def _check_kernel_functions(
-    programs: dict[str, BpfProgram], loader_python: Path
-) -> Iterator[Check]:
+def _check_kernel_functions(programs: dict[str, BpfProgram]) -> Iterator[Check]:
     """Attaches to each kernel function that a probe uses, one check for each."""
     consequences: dict[str, list[str]] = {}
     for name, program in programs.items():
@@ -206,7 +204,7 @@ def _check_kernel_functions(
     refused: dict[str, str] = {}
     if consequences:
         try:
-            refused = unattachable_functions(consequences, loader_python)
+            refused = unattachable_functions(consequences)
         except KernelError as error:
             refused = dict.fromkeys(consequences, f"not tried: {error}")
     for function, texts in sorted(consequences.items()):

@@ -57,6 +57,21 @@ def has_tracepoint(event: str) -> bool:
     return _tracepoint_folder(event) is not None
 
 
+def id_of(event: str) -> int:
+    """Returns the kernel's number for the tracepoint `category:name`.
+
+    Raises:
+        KernelError: There is none, or this user may not read tracefs.
+    """
+    folder = _tracepoint_folder(event)
+    if folder is None:
+        raise KernelError(f"this kernel has no tracepoint {event}")
+    try:
+        return int((folder / "id").read_text())
+    except OSError as error:
+        raise KernelError(f"cannot read {folder / 'id'}: {error.strerror}") from error
+
+
 def _tracepoint_folder(event: str) -> Path | None:
     """Returns the folder of a tracepoint in tracefs, None if there is none. Raises KernelError."""
     denied = None

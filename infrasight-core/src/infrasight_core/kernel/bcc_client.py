@@ -1,96 +1,72 @@
-"""Runs bcc_process.py for one request and reads its answer."""
+"""Runs bcc_process.py, which compiles a program, and reads its answer."""
 
-import array
 import json
-import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve
 
 from infrasight_core.errors import KernelError
 from infrasight_core.kernel import bcc_process
 from infrasight_core.kernel.attach_points import tracefs_is_mounted
 from infrasight_core.kernel.c_source import compiler_warnings
+from infrasight_core.kernel.compiled_program import CompiledProgram
 
-# The verifier of an emulated machine takes minutes where a real machine's takes a second.
-TIMEOUT_SECONDS = 600
-_MOST_DESCRIPTORS = 253  # of one message: SCM_MAX_FD
-
-
-@frozen
-class BccAnswer:
-    """What bcc_process.py answered.
-
-    Attributes:
-        values: The JSON object; bcc_process.py documents it.
-        descriptors: The descriptors that came with it; the receiver closes them.
-        warnings: The compiler's warnings, each as `file:line: warning: …`.
-    """
-
-    values: dict[str, Any]
-    descriptors: list[int]
-    warnings: tuple[str, ...]
+TIMEOUT_SECONDS = 600  # an emulated machine takes minutes where a real one takes a second
 
 
-def run_bcc(request: dict[str, Any], python: Path) -> BccAnswer:
-    """Has a Python that has bcc do a request, which bcc_process.py documents.
+def compile_with_bcc(request: dict[str, Any], python: Path) -> CompiledProgram:
+    """Has a Python that has bcc compile a program.
+
+    Args:
+        request: The request, which bcc_process.py documents.
+        python: The Python.
 
     Raises:
-        KernelError: The process cannot be run, or failed; with the first errors of the compiler,
-            the verifier or the kernel.
+        KernelError: The process cannot be run, or failed; with the first errors of the compiler or
+            the kernel.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        command = [str(python), "-E", "-s", bcc_process.__file__, str(theirs.fileno())]
-        try:
-            process = _run(command, json.dumps(request).encode(), theirs.fileno())
-        except FileNotFoundError as error:
-            raise KernelError(
-                f"there is no {python}: set `loader_python` to a Python that has bcc"
-            ) from error
-        except OSError as error:
-            raise KernelError(
-                f"cannot run {python}: {error.strerror}; "
-                "set `loader_python` to a Python that has bcc"
-            ) from error
-        except subprocess.TimeoutExpired as error:
-            raise KernelError(f"the loader took more than {TIMEOUT_SECONDS} s") from error
-        theirs.close()
-        message, ancillary, *_ = ours.recvmsg(
-            bcc_process.MESSAGE_BYTES,
-            socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize),
-        )
-    descriptors = array.array("i")
-    for _, _, data in ancillary:
-        descriptors.frombytes(data)
-    output = process.stdout.decode(errors="replace")
+    command = [str(python), "-E", "-s", bcc_process.__file__]
+    try:
+        process = _run(command, json.dumps(request).encode())
+    except FileNotFoundError as error:
+        raise KernelError(
+            f"there is no {python}: set `loader_python` to a Python that has bcc"
+        ) from error
+    except OSError as error:
+        raise KernelError(
+            f"cannot run {python}: {error.strerror}; set `loader_python` to a Python that has bcc"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(f"the compiler took more than {TIMEOUT_SECONDS} s") from error
+    output = process.stderr.decode(errors="replace")
     summary = _error_summary(output)
-    if not message:
-        raise KernelError(f"the loader ended with status {process.returncode}: {summary}")
-    values: dict[str, Any] = json.loads(message)
-    if "error" in values:
-        reason = str(values["error"])
-        raise KernelError(explain(f"{reason}; {summary}" if summary else reason))
-    return BccAnswer(values, list(descriptors), compiler_warnings(output))
+    if not process.stdout:
+        raise KernelError(f"the compiler ended with status {process.returncode}: {summary}")
+    try:
+        values = json.loads(process.stdout)
+        if "error" in values:
+            reason = str(values["error"])
+            raise KernelError(explain(f"{reason}; {summary}" if summary else reason))
+        return evolve(CompiledProgram.from_json(values), warnings=compiler_warnings(output))
+    except ValueError as error:
+        raise KernelError(f"{python} answered with something else: {error}; {summary}") from error
 
 
-def _run(command: list[str], request: bytes, channel: int) -> "subprocess.CompletedProcess[bytes]":
+def _run(command: list[str], request: bytes) -> "subprocess.CompletedProcess[bytes]":
     """Runs the command in a new thread, by which programs recognize its process as the agent's.
 
     The first thread of this process would not do, because orphans become its children, too; see
     bpf/filter.bpf.h.
     """
-    with ThreadPoolExecutor(1, "loader") as thread:
+    with ThreadPoolExecutor(1, "compiler") as thread:
         return thread.submit(
             subprocess.run,
             command,
             input=request,
-            pass_fds=[channel],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             timeout=TIMEOUT_SECONDS,
             check=False,
         ).result()

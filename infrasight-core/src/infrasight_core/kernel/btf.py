@@ -13,6 +13,7 @@ from infrasight_core.errors import KernelError
 _STRUCT = 4
 _UNION = 5
 _ENUM = 6
+_FUNCTION = 12
 _MODIFIERS = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, restrict, type tag
 
 
@@ -67,6 +68,16 @@ def kernel_enum(name: str) -> dict[str, int]:
         return dict(btf.enumerators(name))
 
 
+def function_number(name: str) -> int:
+    """Returns the number of a kernel function in the kernel's BTF; 0 if it is not there.
+
+    Raises:
+        KernelError: There is no BTF or no libbpf.
+    """
+    with _Btf() as btf:
+        return btf.function(name)
+
+
 class _Btf:
     """The kernel's BTF, loaded while the context is open."""
 
@@ -111,6 +122,11 @@ class _Btf:
             bits += member_bits
             owner = f"member {part!r}"
         return bits // 8
+
+    def function(self, name: str) -> int:
+        """Returns the number of a function; 0 if there is none."""
+        found: int = self._lib.btf__find_by_name_kind(self._btf, name.encode(), _FUNCTION)
+        return max(found, 0)
 
     def enumerators(self, name: str) -> Iterator[tuple[str, int]]:
         """Yields the names and values of an enum."""

@@ -12,15 +12,17 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 
 import structlog
 from attrs import define, frozen
 
 from infrasight_core.errors import KernelError
-from infrasight_core.kernel.bcc_client import run_bcc
+from infrasight_core.kernel.compiler import compile_program
 from infrasight_core.kernel.grace_period import wait_for_programs
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, core_program
 from infrasight_core.kernel.prog_info import Link, is_attached, link_of, program_id, skipped_runs
+from infrasight_core.kernel.programs import KernelObjects, ProgramType
 from infrasight_core.kernel.system_calls import compat_defines, number_of, slots_of
 from infrasight_core.kernel.written_map import WrittenMap
 from infrasight_core.plugin.program import Kernel, SystemCall
@@ -28,7 +30,6 @@ from infrasight_core.plugin.program import Kernel, SystemCall
 log = structlog.get_logger(__name__)
 MOST_HANDLERS = 32  # MAX_TAIL_CALL_CNT is 33: the kernel ends a longer chain
 _ARRAYS = ("handled_enter", "handled_exit", "first_enter", "first_exit")
-_MAPS = (*_ARRAYS, "x32_calls")
 _POINTS = (("dispatch_enter", "sys_enter"), ("dispatch_exit", "sys_exit"))
 _ROUTES = {"enter": "route_enter", "exit": "route_exit"}
 # Exits are attached first and detached last, so that every entry that is stored finds its exit.
@@ -235,18 +236,20 @@ class Dispatcher:
     def _load(self) -> _Kernel:
         """Loads and attaches the dispatcher. Raises KernelError."""
         request = core_program("dispatcher.bpf.c", compat_defines(self._kernel.machine))
-        unattached = [(function, "") for function in _ROUTES.values()]
-        request |= {"attach": [*_POINTS, *unattached], "maps": _MAPS}
-        answer = run_bcc(request, self._settings.python)
-        for warning in answer.warnings:
+        compiled = compile_program(request, self._settings.python, self._settings.cache)
+        for warning in compiled.warnings:
             log.warning("the compiler warns about the dispatcher's C", warning=warning)
-        descriptors = iter(answer.descriptors)
-        arrays = {name: WrittenMap(name, next(descriptors), {}) for name in _ARRAYS}
-        counter = next(descriptors)
-        x32_calls = mmap.mmap(counter, mmap.PAGESIZE, prot=mmap.PROT_READ)
-        os.close(counter)
-        programs = [next(descriptors) for _ in _POINTS]
-        routes = {side: next(descriptors) for side in _ROUTES}
+        with closing(KernelObjects.create(compiled)) as objects:
+            for function in (*dict(_POINTS), *_ROUTES.values()):
+                objects.load(function, ProgramType.RAW_TRACEPOINT, compiled, function)
+            for function, event in _POINTS:
+                objects.attach_raw(function, event)
+            x32_calls = mmap.mmap(objects.maps["x32_calls"], mmap.PAGESIZE, prot=mmap.PROT_READ)
+            arrays = {name: WrittenMap(name, objects.take_map(name)) for name in _ARRAYS}
+            loaded = objects.take_programs()
+            descriptors = objects.take_attachments()
+        programs = [loaded[function] for function, _ in _POINTS]
+        routes = {side: loaded[function] for side, function in _ROUTES.items()}
         attachments = [
             (event, link_of(descriptor), descriptor)
             for (_, event), descriptor in zip(_POINTS, descriptors, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import Attribute, evolve, field, fields, frozen
 
-from infrasight_core.errors import ConfigError
+from infrasight_core.errors import ConfigError, KernelError
 from infrasight_core.kernel.grace_period import wait_for_programs
 from infrasight_core.kernel.written_map import WrittenMap
 
@@ -209,28 +209,34 @@ def canary_defines() -> dict[str, int]:
 
 
 class FilterMaps:
-    """The filters of a running probe or tracker in the kernel.
+    """The filters of a probe or tracker in the kernel, active from the beginning.
 
     Args:
-        descriptors: The descriptors of `MAPS`, in that order; closed with this object.
+        descriptors: The descriptors of `MAPS`, in that order, all empty; closed with this object.
         agent_process: The agent's process, as the kernel numbers it, or NOBODY.
-        filters: The filters that the loader has written to bank 0 and activated.
+        filters: The filters.
+
+    Raises:
+        KernelError: The maps cannot be written; they are closed.
     """
 
     def __init__(self, descriptors: Sequence[int], agent_process: int, filters: Filters) -> None:
         self._agent_process = agent_process
         self._bank = 0
         self._entries: list[list[Write]] = [list(filters.writes(0)), []]  # of each bank
-        held: dict[str, dict[bytes, bytes]] = {name: {} for name in MAPS}
-        held["filter_state"][_STATE_KEY] = filters.state(0, agent_process)
-        for name, key, value in self._entries[0]:
-            held[name][key] = value
         self._maps = {
-            name: WrittenMap(name, descriptor, held[name])
+            name: WrittenMap(name, descriptor)
             for name, descriptor in zip(MAPS, descriptors, strict=True)
         }
         self._lock = threading.Lock()  # held while the maps are written or compared
         self.filters = filters
+        try:
+            for name, key, value in self._entries[0]:
+                self._maps[name].update(key, value)
+            self._maps["filter_state"].update(_STATE_KEY, filters.state(0, agent_process))
+        except KernelError:
+            self.close()
+            raise
 
     def apply(self, filters: Filters) -> None:
         """Changes the filters while programs run; either the old or the new decide an event.

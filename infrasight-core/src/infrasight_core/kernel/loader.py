@@ -1,17 +1,18 @@
 """Loads a probe's program into the kernel: from its C to a LoadedProbe with mapped blocks.
 
-The C is prepared by `c_source.py` and compiled, loaded and attached by `bcc_process.py` in a child
-process. From then on its programs on tracepoints write blocks, which `block.py` drains. Those for
-system calls do so once the dispatcher jumps to them (`dispatcher.py`).
+The C is prepared by `c_source.py`. A child process compiles it (`compiler.py`), or it was compiled
+before and is in the cache. Its maps and programs are created and attached here. From then on its
+programs on tracepoints write blocks, which `block.py` drains. Those for system calls do so once the
+dispatcher jumps to them (`dispatcher.py`).
 """
 
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from attrs import define, field, frozen
 
 from infrasight_core.errors import KernelError, PluginError
 from infrasight_core.kernel.attach_points import available_tracepoints, calls_of, functions_of
-from infrasight_core.kernel.bcc_client import run_bcc
-from infrasight_core.kernel.bcc_process import NEXT_MAPS
+from infrasight_core.kernel.bcc_client import explain
 from infrasight_core.kernel.block import Blocks
 from infrasight_core.kernel.btf import kernel_offsets
 from infrasight_core.kernel.c_source import (
@@ -31,6 +31,8 @@ from infrasight_core.kernel.c_source import (
     with_programs,
 )
 from infrasight_core.kernel.cgroups import cgroup_defines
+from infrasight_core.kernel.compiled_program import CompiledProgram
+from infrasight_core.kernel.compiler import compile_program
 from infrasight_core.kernel.filters import (
     EVERYTHING,
     MAPS,
@@ -50,13 +52,17 @@ from infrasight_core.kernel.prog_info import (
     link_of,
     skipped_runs,
 )
+from infrasight_core.kernel.program_cache import ProgramCache
+from infrasight_core.kernel.programs import KernelObjects, ProgramType, find_obstacle, own_process
 from infrasight_core.kernel.system_calls import compat_defines
 from infrasight_core.kernel.written_map import WrittenMap
-from infrasight_core.plugin.program import BpfProgram, Kernel, Tracepoint
+from infrasight_core.plugin.program import BpfProgram, Kernel, KernelFunction, Tracepoint
 
 log = structlog.get_logger(__name__)
 HEADER = "infrasight.bpf.h"
 HEADERS_FOLDER = resources.files("infrasight_core") / "bpf"
+NEXT_MAPS = ("next_enter", "next_exit")
+OPTIMIZATIONS = ("-Os", "-O2")
 MOST_SLOTS = 1 << 20  # more take minutes to compile
 ABSENT = -1  # the offset of an optional field that the kernel does not have
 _FILTER_PATH = re.compile(r"^#define FILTER_PATH\b", re.MULTILINE)
@@ -70,13 +76,16 @@ class LoadSettings:
         python: A Python that has bcc.
         memory: The bytes that the blocks of one probe may take, over all CPUs.
         entries: The calls of one probe that may be in progress at once.
-        own_work: Whether to record the work of this process and of the loaders that it starts, too.
+        own_work: Whether to record the work of this process and of the compilers that it starts,
+            too.
+        cache: Where compiled programs are stored; None to compile at every load.
     """
 
     python: Path = Path("/usr/bin/python3")
     memory: int = 64 << 20
     entries: int = 10240
     own_work: bool = True
+    cache: ProgramCache | None = None
 
 
 @define
@@ -168,10 +177,11 @@ def load(
     settings: LoadSettings,
     filters: Filters = EVERYTHING,
 ) -> LoadedProbe:
-    """Compiles and loads a program and attaches it to its tracepoints; takes about a second.
+    """Compiles and loads a program and attaches it to its tracepoints.
 
-    `Dispatcher.attach` attaches it to its system calls. The filters are active from the first
-    event. Warnings of the compiler are logged, each with its file and line.
+    Compiling takes about a second, unless the program is in the cache. `Dispatcher.attach` attaches
+    the probe to its system calls. The filters are active from the first event. Warnings of the
+    compiler are logged, each with its file and line.
 
     Raises:
         PluginError: Of the hook `load_bpf`, with the first errors of the compiler, the verifier or
@@ -180,41 +190,149 @@ def load(
     try:
         points = available_tracepoints(probe, program)
         request = _request(program, points, kernel, settings, filters)
-        answer = run_bcc(request, settings.python)
+        verified = _verify(program, points, request, settings)
+        with closing(verified.objects):
+            loaded = _attach(probe, program, points, verified, kernel, settings, filters)
     except KernelError as error:
-        raise PluginError(probe, "load_bpf", str(error)) from error
-    values = answer.values
-    descriptors = iter(answer.descriptors)
-    blocks_map = next(descriptors)
-    filter_descriptors = list(islice(descriptors, len(MAPS)))
-    next_maps = {name: WrittenMap(name, next(descriptors), {}) for name in NEXT_MAPS}
-    programs = {name: next(descriptors) for name in values["programs"]}
-    attachments = list(descriptors)
+        raise PluginError(probe, "load_bpf", explain(str(error))) from error
+    _log_shortcomings(loaded, program)
+    return loaded
+
+
+@frozen
+class _Verified:
+    """A program that the kernel has accepted.
+
+    Attributes:
+        compiled: What the compiler made.
+        objects: Its maps and programs, and the attachments of `functions`.
+        functions: The functions that are attached to kernel functions.
+        unattached: Those that are not, and why.
+    """
+
+    compiled: CompiledProgram
+    objects: KernelObjects
+    functions: tuple[str, ...]
+    unattached: dict[str, str]
+
+
+def _verify(
+    program: BpfProgram,
+    points: Sequence[Tracepoint],
+    request: Mapping[str, Any],
+    settings: LoadSettings,
+) -> _Verified:
+    """Compiles a program and has the kernel verify it.
+
+    If the verifier rejects the code of one optimization level, the other is tried. If it rejects
+    both, the optional programs on kernel functions are left out. Kernels before 6.2 reject a loop
+    whose last instruction falls through into its first ("back-edge"); whether LLVM emits such a
+    loop depends on its version and on the optimization.
+
+    Raises:
+        KernelError: It cannot be compiled, or the kernel rejects it.
+    """
+    unattached: dict[str, str] = {}
+    for point in functions_of(program):
+        reason = find_obstacle(point.kernel_function, attach=False)
+        if reason and not point.optional:
+            raise KernelError(
+                f"{point.function}: cannot attach to kernel function {point.kernel_function}: "
+                f"{reason}"
+            )
+        if reason:
+            unattached[point.function] = reason
+    possible = [each for each in functions_of(program) if each.function not in unattached]
+    required = [each for each in possible if not each.optional]
+    for wanted in (possible, required):
+        for optimization in OPTIMIZATIONS:
+            names = tuple(point.function for point in wanted)
+            flags = [optimization, *(f"-DHAVE_{name}" for name in names)]
+            attempt = {**request, "cflags": [*request["cflags"], *flags]}
+            try:
+                compiled = compile_program(attempt, settings.python, settings.cache)
+                objects = _load_objects(compiled, program, points, wanted)
+                return _Verified(compiled, objects, names, unattached)
+            except KernelError as error:
+                failure = error
+        if wanted == required:
+            break
+        unattached |= {each.function: str(failure) for each in wanted if each.optional}
+    raise failure
+
+
+def _load_objects(
+    compiled: CompiledProgram,
+    program: BpfProgram,
+    points: Iterable[Tracepoint],
+    functions: Iterable[KernelFunction],
+) -> KernelObjects:
+    """Creates the maps, loads the programs, and attaches those on kernel functions.
+
+    Raises:
+        KernelError: The kernel rejects one.
+    """
+    with ExitStack() as undone:
+        objects = KernelObjects.create(compiled)
+        undone.callback(objects.close)
+        for point in points:
+            name = program_of(point.function)
+            objects.load(point.function, ProgramType.TRACEPOINT, compiled, name)
+        for call in calls_of(program):
+            for function in call.functions:
+                name = program_of(function)
+                objects.load(function, ProgramType.RAW_TRACEPOINT, compiled, name)
+        for each in functions:
+            objects.attach_to_function(compiled, each.function, each.kernel_function)
+        undone.pop_all()
+        return objects
+
+
+def _attach(
+    probe: str,
+    program: BpfProgram,
+    points: Sequence[Tracepoint],
+    verified: _Verified,
+    kernel: Kernel,
+    settings: LoadSettings,
+    filters: Filters,
+) -> LoadedProbe:
+    """Activates the filters, maps the blocks and attaches the programs to their tracepoints.
+
+    Raises:
+        KernelError: The kernel does not permit it.
+    """
+    objects = verified.objects
+    compiled = verified.compiled
+    agent_process = NOBODY if settings.own_work else own_process()
     kernel_functions = {point.function: point.kernel_function for point in functions_of(program)}
-    linked = zip(values["functions"], attachments, strict=False)
-    links = tuple((kernel_functions[name], link_of(descriptor)) for name, descriptor in linked)
-    filter_maps = FilterMaps(filter_descriptors, values["agent_process"], filters)
-    try:
-        layout = layout_of(values["layout"], values["slots"], values["value_size"])
-        blocks = Blocks(blocks_map, layout, kernel.cpus)
-    finally:
-        os.close(blocks_map)
-    loaded = LoadedProbe(
+    links = tuple(
+        (kernel_functions[name], link_of(descriptor))
+        for name, descriptor in zip(verified.functions, objects.attachments, strict=True)
+    )
+    layout = layout_of(compiled.layout, compiled.slots, compiled.value_bytes("blocks"))
+    with ExitStack() as undone:
+        filter_maps = FilterMaps([objects.take_map(name) for name in MAPS], agent_process, filters)
+        undone.callback(filter_maps.close)
+        blocks = Blocks(objects.maps["blocks"], layout, kernel.cpus)
+        undone.callback(blocks.close)
+        for point in points:
+            objects.attach(point.function, point.event)
+        undone.pop_all()
+    return LoadedProbe(
         name=probe,
         blocks=blocks,
         filter_maps=filter_maps,
-        descriptors=attachments,
-        programs=programs,
-        next_maps=next_maps,
-        functions=tuple(values["functions"]),
-        unattached=values["unattached"],
-        warnings=answer.warnings,
+        descriptors=objects.take_attachments(),
+        programs=objects.take_programs(),
+        next_maps={name: WrittenMap(name, objects.take_map(name)) for name in NEXT_MAPS},
+        functions=verified.functions,
+        unattached=verified.unattached,
+        warnings=compiled.warnings,
         tracepoints=tuple((point.event, point.function) for point in points),
         links=links,
         canary=program.canary,
     )
-    _log_shortcomings(loaded, program)
-    return loaded
 
 
 def _log_shortcomings(loaded: LoadedProbe, program: BpfProgram) -> None:
@@ -239,15 +357,14 @@ def _log_shortcomings(loaded: LoadedProbe, program: BpfProgram) -> None:
             )
 
 
-def unattachable_functions(names: Iterable[str], python: Path) -> dict[str, str]:
+def unattachable_functions(names: Iterable[str]) -> dict[str, str]:
     """Tries to attach an empty program; returns the functions that do not allow it, and why.
 
     Raises:
-        KernelError: The loader cannot be run.
+        KernelError: There is no BTF or no libbpf.
     """
-    request = {"try": list(names), "headers": str(HEADERS_FOLDER)}
-    reasons: dict[str, str] = run_bcc(request, python).values["unattached"]
-    return reasons
+    reasons = {name: find_obstacle(name, attach=True) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _request(
@@ -259,12 +376,11 @@ def _request(
 ) -> dict[str, Any]:
     """Makes the request for bcc_process.py, which documents it."""
     check_program(program, filters)
-    attach = [[point.function, point.event] for point in points]
     enter = dict.fromkeys(call.enter for call in calls_of(program) if call.enter)
     exit_ = dict.fromkeys(call.exit for call in calls_of(program) if call.exit)
     source = with_programs(
         inline_headers(program.source, _headers(program.headers)),
-        {name: "TRACEPOINT_PROGRAM" for name, _ in attach}
+        {point.function: "TRACEPOINT_PROGRAM" for point in points}
         | dict.fromkeys(enter, "ENTER_PROGRAM")
         | dict.fromkeys(exit_, "EXIT_PROGRAM"),
     )
@@ -280,24 +396,19 @@ def _request(
         **_offset_defines(source),
         **program.defines,
     }
-    functions = [
-        [point.function, point.kernel_function, point.optional] for point in functions_of(program)
-    ]
     return {
         "source": source,
         "cflags": compiler_flags(defines),
-        "attach": attach,
-        "calls": [*enter, *exit_],
-        "functions": functions,
         "headers": str(HEADERS_FOLDER),
         "slots": program.slots,
         "cpus": kernel.cpus,
         "memory": settings.memory,
-        "filter_maps": MAPS,
-        "filters": [[name, key.hex(), value.hex()] for name, key, value in filters.writes(0)],
-        "filter_state": filters.state(0, NOBODY).hex(),
-        "own_work": settings.own_work,
     }
+
+
+def program_of(function: str) -> str:
+    """The name of the program around a function: see handler.bpf.h."""
+    return f"{function}__run"
 
 
 def compiler_flags(defines: Mapping[str, int]) -> list[str]:
@@ -306,7 +417,7 @@ def compiler_flags(defines: Mapping[str, int]) -> list[str]:
 
 
 def core_program(name: str, defines: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the part of a request for a C file of the core's own, a program without blocks.
+    """Returns the request for a C file of the core's own, a program without blocks.
 
     Raises:
         KernelError: The kernel lacks a field that is not optional.
@@ -314,7 +425,7 @@ def core_program(name: str, defines: Mapping[str, int]) -> dict[str, Any]:
     source = inline_headers(HEADERS_FOLDER / name, _headers(()))
     return {
         "source": source,
-        "cflags": compiler_flags({**defines, **_offset_defines(source)}),
+        "cflags": [*compiler_flags({**defines, **_offset_defines(source)}), OPTIMIZATIONS[0]],
         "headers": str(HEADERS_FOLDER),
     }
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-from collections.abc import Mapping
 
 from attrs import frozen
 
@@ -30,18 +29,17 @@ class WrittenMap:
 
     Args:
         name: Its name, for messages.
-        descriptor: Its descriptor, which is closed with this object.
-        entries: What it holds already.
+        descriptor: The descriptor of an empty map, which is closed with this object.
 
     Raises:
         KernelError: The descriptor is not a map's.
     """
 
-    def __init__(self, name: str, descriptor: int, entries: Mapping[bytes, bytes]) -> None:
+    def __init__(self, name: str, descriptor: int) -> None:
         self._name = name
         self._descriptor = descriptor
         self._shape = map_shape(descriptor)
-        self._wanted = {key: _Entry(value, value) for key, value in entries.items()}
+        self._wanted: dict[bytes, _Entry] = {}
         self._lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
     def update(self, key: bytes, value: bytes, reads_as: bytes | None = None) -> None:

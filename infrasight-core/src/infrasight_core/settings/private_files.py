@@ -26,6 +26,15 @@ def make_private_folder(folder: Path, setting: str) -> None:
         ConfigError: The folder cannot be created, is a link, belongs to another user, or is one
             like /tmp for all users.
     """
+    os.close(open_private_folder(folder, setting))
+
+
+def open_private_folder(folder: Path, setting: str) -> int:
+    """Does the same, and returns a descriptor of the folder, which the caller closes.
+
+    Raises:
+        ConfigError: As `make_private_folder`.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=_PRIVATE_FOLDER, exist_ok=True)
@@ -51,8 +60,10 @@ def make_private_folder(folder: Path, setting: str) -> None:
                 folder=str(folder),
                 mode=f"{stat.S_IMODE(status.st_mode):04o}",
             )
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_private_file(file: Path, content: bytes) -> None:

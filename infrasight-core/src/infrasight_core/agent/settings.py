@@ -25,6 +25,7 @@ from infrasight_core.settings.reserved_names import (
 if TYPE_CHECKING:
     from infrasight_core.kernel.loader import LoadSettings
 
+DEFAULT_PROGRAM_CACHE = "/var/cache/infrasight"
 ENV_PREFIX = "INFRASIGHT_AGENT_"
 
 
@@ -84,6 +85,8 @@ class AgentSettings:
         block_memory: Bytes of kernel memory for the blocks of one probe, over all CPUs.
         outbox_memory: Bytes of batches that may wait for the server; further events are dropped.
         loader_python: The Python interpreter that has the module `bcc`.
+        program_cache: The folder that stores compiled probes, so that the next start needs no
+            compiler. No other user may enter it. Empty to compile at every start.
         canary_interval: Seconds between two checks that every probe still records: the agent causes
             an event of each and waits for it, and compares programs and filters in the kernel with
             what it loaded. 0 for no checks.
@@ -111,6 +114,7 @@ class AgentSettings:
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
     loader_python: Path = Path("/usr/bin/python3")
+    program_cache: str = DEFAULT_PROGRAM_CACHE
     canary_interval: float = field(default=60.0, validator=ge(0))
     stop_seconds: float = 5.0
     keep_privileges: bool = False
@@ -120,8 +124,14 @@ class AgentSettings:
         """Returns how to load programs."""
         # Imported here: the command reads settings before NumPy and pyarrow may start threads.
         from infrasight_core.kernel.loader import LoadSettings
+        from infrasight_core.kernel.program_cache import ProgramCache
 
-        return LoadSettings(self.loader_python, self.block_memory, own_work=False)
+        return LoadSettings(
+            python=self.loader_python,
+            memory=self.block_memory,
+            own_work=False,
+            cache=ProgramCache(Path(self.program_cache)) if self.program_cache else None,
+        )
 
     def peer(self, address: str) -> Peer:
         """Returns how to reach the server or the operator at an address."""

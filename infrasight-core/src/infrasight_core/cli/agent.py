@@ -76,6 +76,11 @@ Options take precedence over variables, and variables over the file.
     metavar="FOLDER",
     help="Where the operator's configuration is saved.  [/var/lib/infrasight-agent]",
 )
+@click.option(
+    "--program-cache",
+    metavar="FOLDER",
+    help="Where compiled probes are stored; empty for nowhere.  [/var/cache/infrasight]",
+)
 @click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")
 @tls_options("the server and the operator")
 @local_server_options()

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from infrasight_core import logs
+from infrasight_core.agent.settings import DEFAULT_PROGRAM_CACHE
 from infrasight_core.cli.agent_capabilities import loading_capabilities
 from infrasight_core.cli.format_option import format_option
 from infrasight_core.cli.where_option import where_option
@@ -67,6 +68,15 @@ _LOADING_CALLS = ("perf_event_open",)  # bpf(2) also reads the counters of loade
     help="The Python that has bcc.",
 )
 @click.option(
+    "--program-cache",
+    default=DEFAULT_PROGRAM_CACHE,
+    show_default=True,
+    envvar="INFRASIGHT_PROGRAM_CACHE",
+    show_envvar=True,
+    metavar="FOLDER",
+    help="Where compiled probes are stored; empty for nowhere.",
+)
+@click.option(
     "--log-level",
     default="warning",
     show_default=True,
@@ -81,6 +91,7 @@ def command(
     output_format: str | None,
     memory: int,
     loader_python: str,
+    program_cache: str,
     log_level: str,
 ) -> None:
     """Show this machine's events as they happen; needs root, but no server.
@@ -107,8 +118,14 @@ def command(
         # now.
         from infrasight_core.cli.trace_session import TraceSession
         from infrasight_core.kernel.loader import LoadSettings
+        from infrasight_core.kernel.program_cache import ProgramCache
 
-        settings = LoadSettings(python, memory << 20, own_work=False)
+        settings = LoadSettings(
+            python=python,
+            memory=memory << 20,
+            own_work=False,
+            cache=ProgramCache(Path(program_cache)) if program_cache else None,
+        )
         session = TraceSession(probes, filters, conditions, settings)
         attaching.submit(session.attach).result()
     restriction.deny_more(_LOADING_CALLS).log()

@@ -48,6 +48,7 @@ def _agent_container(
         "SERVER": installation.spec.server.address,
         "STATUS_LISTEN": f"0.0.0.0:{STATUS_PORT}",
         "STATE": "/var/lib/infrasight",
+        "PROGRAM_CACHE": "/var/lib/infrasight/programs",
         "PACKAGES": "/packages",
         "BLOCK_MEMORY": str(parse_bytes(agent.settings.block_memory)),
         "OUTBOX_MEMORY": str(parse_bytes(agent.settings.outbox_memory)),

@@ -89,9 +89,9 @@ class Agent:
         self._outbox.bind(loop)
         self._status.start()
         try:
+            self._recorder.start()  # a probe that is attached is read while others are loaded
             if not self._operator:
-                await asyncio.to_thread(self._reloader.start)
-            self._recorder.start()
+                await self._attach_probes()
             self._canary.start()
             streams = [asyncio.create_task(self._uplink.run())]
             if self._operator:
@@ -110,6 +110,14 @@ class Agent:
             self._status.stop()
         if self._recorder.failure:
             raise InfraSightError(f"the recorder failed: {self._recorder.failure!r}; see the log")
+
+    async def _attach_probes(self) -> None:
+        """Attaches the probes of the settings; without any, the recorder ends."""
+        try:
+            await asyncio.to_thread(self._reloader.start)
+        except InfraSightError:
+            await asyncio.to_thread(self._recorder.stop)
+            raise
 
     async def _reload_until_stopped(self, streams: "list[asyncio.Task[None]]") -> None:
         """Reloads on request, until the agent is stopped or the recorder or a stream fails."""

@@ -19,6 +19,7 @@ def main() -> None:
         ("reader.py", rounds),
         ("enriching.py", rounds),
         ("cost.py", rounds),
+        ("start.py", rounds),
         ("agent.py",),
         ("cluster_operator.py",),
     ):

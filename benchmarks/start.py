@@ -1,0 +1,78 @@
+"""From the command to recording with all five probes: an agent's first and second start.
+
+usage: start.py [ROUNDS]      (as root; 5 rounds by default)
+
+Each round starts an agent with an empty folder of compiled programs, and then again with what the
+first start stored there. The figures are medians: seconds until the first probe records and until
+all do, and the CPU time of the agent and its compilers until it has stopped again.
+"""
+
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from infrasight_testbed.ports import free_port
+from infrasight_testbed.system import BIN
+from rich.console import Console
+from rich.table import Table
+
+PROBES = ("open", "execve", "chmod", "connect", "accept")
+STARTS = ("first", "second")
+FIGURES = ("first probe", "all probes", "CPU")
+
+
+def cpu_of_children() -> float:
+    """The CPU seconds of the processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def start(cache: Path) -> dict[str, float]:
+    """Starts and stops an agent; returns its figures in seconds."""
+    command: list[str | Path] = [BIN / "infrasight", "agent", "--program-cache", cache]
+    command += ["--server", "unix:/nowhere", "--status-listen", f"127.0.0.1:{free_port()}"]
+    for probe in PROBES:
+        command += ["--probe", probe]
+    figures: dict[str, float] = {}
+    cpu = cpu_of_children()
+    began = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        for line in agent.stderr:
+            event = json.loads(line)["event"] if line.startswith("{") else ""
+            if event == "probe attached":
+                figures.setdefault("first probe", time.monotonic() - began)
+            if event == "recording":
+                figures["all probes"] = time.monotonic() - began
+                break
+        os.kill(agent.pid, signal.SIGTERM)
+        agent.stderr.read()
+    figures["CPU"] = cpu_of_children() - cpu
+    return figures
+
+
+def main() -> None:
+    """Prints the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    measured: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for which in STARTS:
+                for name, seconds in start(Path(folder) / "cache").items():
+                    measured.setdefault((which, name), []).append(seconds)
+    table = Table("start", *FIGURES, title="an agent's start, seconds")
+    for which in STARTS:
+        medians = [statistics.median(measured[which, name]) for name in FIGURES]
+        table.add_row(which, *(f"{median:.2f}" for median in medians))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,12 +41,18 @@ def batches(schemas: Mapping[str, EventSchema]) -> Iterator[Batch]:
     window = now // (60 * 10**9)
     for probe, schema in schemas.items():
         for rows in (*_ROWS, _COMPRESSED_ROWS):
-            yield _batch(probe, schema, rows, window, arrow=_arrow(schema, rows, now))
+            yield event_batch(probe, schema, rows, now)
         bodies = [_message(schema, number, now) for number in range(5)]
         yield _batch(probe, schema, len(bodies), window, messages=Messages(messages=bodies))
         account = _account(window, 3)
         yield Batch(batch_id=f"5f-{window}-account-3", probe=probe, account=account)
     yield Batch(batch_id=f"containers-{window}-1", containers=list(_containers(now)))
+
+
+def event_batch(probe: str, schema: EventSchema, rows: int, now: int) -> Batch:
+    """Returns a batch of events with an account, as Arrow; the latest event is of `now`, in ns."""
+    window = now // (60 * 10**9)
+    return _batch(probe, schema, rows, window, arrow=_arrow(schema, rows, now))
 
 
 def reports() -> Iterator[control_pb2.Report]:

@@ -21,6 +21,7 @@ def main() -> None:
         ("cost.py", rounds),
         ("start.py", rounds),
         ("agent.py",),
+        ("server.py", rounds),
         ("cluster_operator.py",),
     ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc.aio
 from attrs import asdict, frozen
 from infrasight.v1.stream_pb2 import Account, Batch, Hello, StreamRequest, StreamResponse
+from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_testbed.fuzz import recorded
 from infrasight_testbed.system import Process, loopback_address, running_system
@@ -25,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 PROBE = "execve"
-STREAM = "/infrasight.v1.EventService/Stream"
 RATE = 40_000.0
+_Call = grpc.aio.StreamStreamCall[StreamRequest, StreamResponse]
 
 
 @frozen
@@ -53,7 +54,7 @@ class Result:
 
 
 class Agent:
-    """A simulated agent, whose requests are encoded before it starts.
+    """A simulated agent, whose requests are ready before it starts.
 
     Args:
         number: Tells the agents apart.
@@ -63,18 +64,18 @@ class Agent:
 
     def __init__(self, number: int, size: Size, template: Batch) -> None:
         hello = Hello(node=f"node-{number}", boot_id="8f3c", agent_version="1.0")
-        self._hello = StreamRequest(hello=hello).SerializeToString()
+        self._hello = StreamRequest(hello=hello)
         run, window, _ = template.batch_id.split("-", 2)
-        self._requests: dict[str, bytes] = {}
+        self._requests: dict[str, StreamRequest] = {}
         for position in range(1, size.batches + 1):
             batch = Batch()
             batch.CopyFrom(template)
             batch.batch_id = f"{run}{number:04x}-{window}-{number}-{position}"
             rows = position * size.rows
-            counts = {"number": position, "seen": rows, "submitted": rows, "read": rows}
-            account = Account(run=f"{run}{number:04x}", window=int(window), **counts)
+            account = Account(run=f"{run}{number:04x}", window=int(window), number=position)
+            account.seen = account.submitted = account.read = rows
             batch.account.CopyFrom(account)
-            self._requests[batch.batch_id] = StreamRequest(batch=batch).SerializeToString()
+            self._requests[batch.batch_id] = StreamRequest(batch=batch)
         self._sent: dict[str, float] = {}
         self.seconds: list[float] = []
         self.last = 0.0
@@ -83,15 +84,15 @@ class Agent:
         """Opens the stream and waits for the welcome."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", 1 << 26)]
         self._channel = grpc.aio.insecure_channel(address, options)
-        self._call = self._channel.stream_stream(STREAM)()
+        self._call: _Call = EventServiceStub(self._channel).Stream()
         await self._call.write(self._hello)
-        assert StreamResponse.FromString(await self._call.read()).HasField("welcome")
+        assert (await self._read()).HasField("welcome")
 
     async def exchange(self, delay: float, interval: float) -> None:
         """Sends a batch each interval, the first after a delay, and waits for all answers."""
         await asyncio.gather(self._send(time.monotonic() + delay, interval), self._receive())
         await self._call.done_writing()
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def _send(self, due: float, interval: float) -> None:
         for batch_id, request in self._requests.items():
@@ -102,10 +103,15 @@ class Agent:
 
     async def _receive(self) -> None:
         for _ in self._requests:
-            answer = StreamResponse.FromString(await self._call.read())
+            answer = await self._read()
             assert answer.HasField("acknowledgement"), answer
             self.last = time.monotonic()
             self.seconds.append(self.last - self._sent[answer.acknowledgement.batch_id])
+
+    async def _read(self) -> StreamResponse:
+        answer = await self._call.read()
+        assert isinstance(answer, StreamResponse), "the server has ended the stream"
+        return answer
 
 
 def cpu_seconds(pid: int) -> float:

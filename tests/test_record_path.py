@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Batch
@@ -21,8 +20,12 @@ from infrasight_core.agent.sink import Delivery
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import GoldenBlocks
-from infrasight_server.ingest.enrichment import enrich
-from infrasight_server.ingest.validation import validate_events
+from infrasight_server.ingest.batch_preparer import (
+    BatchPreparer,
+    Prepared,
+    PreparedRows,
+    ReceivedBatch,
+)
 from infrasight_testbed.execve_batches import LIMITS
 
 ROOT = Path(__file__).parents[1]
@@ -235,10 +238,17 @@ def test_no_other_file_runs() -> None:
         return await outbox.next_batch()
 
     def accept(sent: Batch) -> None:
-        table = validate_events(sent, schema, LIMITS)
-        assert isinstance(table, pa.Table)
-        context = EnrichContext("server", "execve", "node", "id", 1)
-        assert enrich(table, schema.stored, context, plugins).num_rows == columns.rows
+        asyncio.run(prepare(sent))
+
+    async def prepare(sent: Batch) -> None:
+        outcomes: list[Prepared] = []
+        preparer = BatchPreparer(plugins, LIMITS, lambda _, prepared: outcomes.append(prepared))
+        outcome = asyncio.get_running_loop().create_future()
+        preparer.submit(ReceivedBatch("node", sent, 1, outcome))
+        await preparer.close()
+        (rows,) = outcomes
+        assert isinstance(rows, PreparedRows)
+        assert rows.rows.num_rows == columns.rows
 
     accept(deliver())  # the first time, enrichers read their options and start threads
     files: set[str] = set()

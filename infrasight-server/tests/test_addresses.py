@@ -12,11 +12,9 @@ from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_net.v1.connect_pb2 import ConnectEvent
-from infrasight_server.ingest.enrichment import enrich
-from infrasight_server.ingest.validation import validate_events
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate_table
-from infrasight_testbed.execve_batches import LIMITS, TIME
+from infrasight_testbed.execve_batches import TIME, enriched, validated
 
 PLUGINS = PluginManager.discover(["connect"])
 SCHEMA = PLUGINS.schemas()["connect"]
@@ -56,11 +54,10 @@ def answer(store: Store, sql: str) -> list[dict[str, object]]:
 def test_addresses_are_shown_as_text(store: Store) -> None:
     """IPv4, IPv6, extreme values and a missing address (`::`) pass through the store to JSON."""
     migrate_table(store, define_table("connect", SCHEMA), None)
-    sent = validate_events(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA, LIMITS)
-    assert isinstance(sent, pa.Table)
-    rows = enrich(
-        sent, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
-    )
+    sent = validated(batch_of([b"", *map(packed, ADDRESSES[1:])]), SCHEMA)
+    assert isinstance(sent, pa.RecordBatch)
+    context = EnrichContext("server", "connect", "here", "b", TIME)
+    rows = enriched(sent, context, PLUGINS, SCHEMA.stored)
     store.insert("connect_events", rows, "insert")
     shown = answer(store, "SELECT remote_address, local_address FROM connect_events")
     assert sorted(str(row["remote_address"]) for row in shown) == sorted(ADDRESSES)
@@ -74,30 +71,21 @@ def test_addresses_are_shown_as_text(store: Store) -> None:
 
 def test_address_of_another_length_is_rejected() -> None:
     """The batch is malformed, and the detail names the column."""
-    rejection = validate_events(batch_of([b"\x0a\0\0\1"]), SCHEMA, LIMITS)
-    assert not isinstance(rejection, pa.Table)
+    rejection = validated(batch_of([b"\x0a\0\0\1"]), SCHEMA)
+    assert not isinstance(rejection, pa.RecordBatch)
     assert "remote_address" in rejection.detail
 
 
 def test_address_column_without_a_source_is_zeros() -> None:
     """An address column that no plugin fills holds `::` in every row."""
     table = SCHEMA.agent.empty_table().drop_columns(["remote_address"])
-    rows = enrich(
-        table, SCHEMA.stored, EnrichContext("server", "connect", "here", "b", TIME), PLUGINS
-    )
+    context = EnrichContext("server", "connect", "here", "b", TIME)
+    rows = enriched(table, context, PLUGINS, SCHEMA.stored)
     assert rows.schema.equals(SCHEMA.stored)
     three = pa.table({"local_port": pa.array([1, 2, 3], pa.uint32())})
-    rows = enrich(
-        three,
-        pa.schema(
-            [
-                SCHEMA.stored.field(n)
-                for n in ("remote_address", "node", "batch_id", "received_time")
-            ]
-        ),
-        EnrichContext("server", "connect", "here", "b", TIME),
-        PluginManager(),
-    )
+    columns = ("remote_address", "node", "batch_id", "received_time")
+    stored = pa.schema([SCHEMA.stored.field(name) for name in columns])
+    rows = enriched(three, context, PluginManager(), stored)
     assert rows["remote_address"].to_pylist() == [bytes(16)] * 3
 
 

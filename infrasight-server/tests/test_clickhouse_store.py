@@ -10,13 +10,12 @@ import pytest
 from infrasight_core.errors import ConfigError, QueryError, StoreError, StoreUnavailableError
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
-from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store.clickhouse import BatchSummary, Store
 from infrasight_server.store.migration import migrate_table
 from infrasight_server.store.query_limits import QueryLimits
 from infrasight_testbed.clickhouse import ClickHouseServer
-from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
+from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, enriched, plugins, table
 from infrasight_testbed.ports import free_port
 
 MakeSettings = Callable[..., ServerSettings]
@@ -31,9 +30,8 @@ ODD = [
 
 def stored(rows: pa.Table, batch_id: str = "batch") -> pa.Table:
     """Returns agent columns with the server's, as the server inserts them."""
-    return enrich(
-        rows, SCHEMA.stored, EnrichContext("server", "execve", NODE, batch_id, TIME + 5), plugins()
-    )
+    context = EnrichContext("server", "execve", NODE, batch_id, TIME + 5)
+    return enriched(rows, context, plugins())
 
 
 def answer(store: Store, sql: str) -> pa.Table:

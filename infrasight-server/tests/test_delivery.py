@@ -13,7 +13,6 @@ from infrasight.v1.stream_pb2 import Account
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.ddl import define_table
 from infrasight_server import metrics
-from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
@@ -27,6 +26,7 @@ from infrasight_testbed.execve_batches import (
     TIME,
     WINDOW,
     batch,
+    enriched,
     hello,
     plugins,
     table,
@@ -54,10 +54,10 @@ def stored_sequences(settings: ServerSettings) -> list[int]:
     return list(sequences)
 
 
-def enriched(rows: pa.Table, node: str = NODE, batch_id: str = "b") -> pa.Table:
+def complete(rows: pa.Table, node: str = NODE, batch_id: str = "b") -> pa.Table:
     """Returns agent columns with the server's, as the server inserts them."""
     context = EnrichContext("server", "execve", node, batch_id, TIME)
-    return enrich(rows, SCHEMA.stored, context, plugins())
+    return enriched(rows, context, plugins())
 
 
 def count(metric: Any) -> float:
@@ -120,8 +120,8 @@ def test_partly_stored_batch_is_completed(make_settings: MakeSettings) -> None:
     settings = make_settings()
     store = settings.open_store()
     migrate_table(store, define_table("execve", SCHEMA), None)
-    store.insert("execve_events", enriched(table(4), NODE, "a"), "1")
-    store.insert("execve_events", enriched(table(2, first=100), "node-2", "a"), "2")
+    store.insert("execve_events", complete(table(4), NODE, "a"), "1")
+    store.insert("execve_events", complete(table(2, first=100), "node-2", "a"), "2")
     store.close()
     with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", table(10), retry=True))
@@ -138,7 +138,7 @@ def test_batch_stored_in_some_partitions_is_completed(make_settings: MakeSetting
     first_day = rows.take([number for number in range(12) if number % 3 == 1])
     store = settings.open_store()
     migrate_table(store, define_table("execve", SCHEMA), None)
-    store.insert("execve_events", enriched(first_day, NODE, "a"), "1")
+    store.insert("execve_events", complete(first_day, NODE, "a"), "1")
     store.close()
     with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", rows, retry=True))
@@ -248,7 +248,7 @@ def test_memory_is_bounded_while_the_store_is_unavailable(
     """Pending batches fill the budget, never exceed it, and are stored when ClickHouse is back."""
     rows = 5000
     batches = 40
-    size = enriched(table(rows)).nbytes
+    size = complete(table(rows)).nbytes
     settings = settings_for(mortal_clickhouse, max_pending_bytes=6 * size, linger_seconds=0)
     retries = metrics.INSERT_RETRIES.labels("execve")
     with running_server(settings, plugins()) as server, connected(server) as agent:

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pytest
 from infrasight_core import map_distinct_lists
 from infrasight_core.plugin.context import EnrichContext
-from infrasight_server.ingest.enrichment import enrich
 from infrasight_server.metrics import COLUMNS_REJECTED
-from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, plugins, table
+from infrasight_testbed.execve_batches import NODE, SCHEMA, TIME, enriched, plugins, table
 
 CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
 
@@ -17,12 +16,12 @@ CONTEXT = EnrichContext("server", "execve", NODE, "batch-1", TIME)
 @pytest.mark.parametrize("rows", [0, 1, 1000])
 def test_server_fills_its_columns(rows: int) -> None:
     """Every row has node, batch id and received time, in the schema's order and types."""
-    enriched = enrich(table(rows), SCHEMA.stored, CONTEXT, plugins())
-    assert enriched.schema.equals(SCHEMA.stored)
-    assert enriched.num_rows == rows
-    assert set(enriched["node"].to_pylist()) == ({NODE} if rows else set())
-    assert set(enriched["batch_id"].to_pylist()) == ({"batch-1"} if rows else set())
-    assert set(enriched["received_time"].cast(pa.int64()).to_pylist()) == (
+    complete = enriched(table(rows), CONTEXT, plugins())
+    assert complete.schema.equals(SCHEMA.stored)
+    assert complete.num_rows == rows
+    assert set(complete["node"].to_pylist()) == ({NODE} if rows else set())
+    assert set(complete["batch_id"].to_pylist()) == ({"batch-1"} if rows else set())
+    assert set(complete["received_time"].cast(pa.int64()).to_pylist()) == (
         {TIME} if rows else set()
     )
 
@@ -39,11 +38,11 @@ def test_enricher_sees_the_servers_columns_and_replaces_others() -> None:
             "unheard_of": pa.array([1, 2, 3]),
         }
 
-    enriched = enrich(table(3), SCHEMA.stored, CONTEXT, plugins(enrich=hook))
-    assert enriched.schema.equals(SCHEMA.stored)
-    assert enriched["user"].to_pylist() == [b"root", b"", b"root"]
-    assert enriched["uid"].to_pylist() == [1, 0, 3]
-    assert [row[-2:] for row in enriched["quality"].to_pylist()][1] == [
+    complete = enriched(table(3), CONTEXT, plugins(enrich=hook))
+    assert complete.schema.equals(SCHEMA.stored)
+    assert complete["user"].to_pylist() == [b"root", b"", b"root"]
+    assert complete["uid"].to_pylist() == [1, 0, 3]
+    assert [row[-2:] for row in complete["quality"].to_pylist()][1] == [
         "user_missing",
         "uid_missing",
     ]
@@ -59,26 +58,22 @@ def test_null_of_an_enricher_is_flagged_once() -> None:
     )
     rows = table(4, quality=quality)
     hook = plugins(enrich=lambda batch, context: {"user": pa.array([None, "root", None, None])})
-    enriched = enrich(rows, SCHEMA.stored, CONTEXT, hook)["quality"]
-    assert enriched.to_pylist() == [
+    complete = enriched(rows, CONTEXT, hook)["quality"]
+    assert complete.to_pylist() == [
         ["argv_cut", "user_missing"],
         [],
         ["user_missing"],
         ["argv_cut", "user_missing"],
     ]
-    assert enrich(rows.slice(1), SCHEMA.stored, CONTEXT, plugins()).num_rows == 3
+    assert enriched(rows.slice(1), CONTEXT, plugins()).num_rows == 3
 
 
 def test_column_of_another_type_is_dropped_and_counted() -> None:
     """Text in place of a number costs that column only; the batch keeps the agent's values."""
     before = COLUMNS_REJECTED.labels("execve", "pid")._value.get()
-    enriched = enrich(
-        table(2),
-        SCHEMA.stored,
-        CONTEXT,
-        plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])}),
-    )
-    assert enriched["pid"].to_pylist() == [0, 1]
+    hook = plugins(enrich=lambda batch, context: {"pid": pa.array(["a", "b"])})
+    complete = enriched(table(2), CONTEXT, hook)
+    assert complete["pid"].to_pylist() == [0, 1]
     assert COLUMNS_REJECTED.labels("execve", "pid")._value.get() == before + 1
 
 
@@ -88,7 +83,7 @@ def test_enricher_that_raises_affects_nothing_else() -> None:
     def hook(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Array]:
         raise RuntimeError("no database")
 
-    assert enrich(table(2), SCHEMA.stored, CONTEXT, plugins(enrich=hook)).num_rows == 2
+    assert enriched(table(2), CONTEXT, plugins(enrich=hook)).num_rows == 2
 
 
 def test_column_without_a_source_is_empty() -> None:
@@ -105,5 +100,6 @@ def test_column_without_a_source_is_empty() -> None:
         pa.field(f"extra_{n}", type_)
         for n, type_ in enumerate([*types, pa.dictionary(pa.int32(), pa.binary())])
     ]
-    enriched = enrich(table(2), pa.schema([*SCHEMA.stored, *extra]), CONTEXT, plugins())
-    assert [enriched[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]
+    stored = pa.schema([*SCHEMA.stored, *extra])
+    complete = enriched(table(2), CONTEXT, plugins(), stored)
+    assert [complete[f.name].to_pylist()[0] for f in extra] == [0, False, 0.0, "", [], [], b""]

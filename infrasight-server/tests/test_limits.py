@@ -31,11 +31,19 @@ from infrasight_server.ingest.stream_limits import StreamLimits
 from infrasight_server.ingest.validation import (
     measure_rows,
     validate_containers,
-    validate_events,
     validate_head,
 )
 from infrasight_server.task_supervisor import TaskSupervisor
-from infrasight_testbed.execve_batches import LIMITS, SCHEMA, TIME, WINDOW, batch, hello, table
+from infrasight_testbed.execve_batches import (
+    LIMITS,
+    SCHEMA,
+    TIME,
+    WINDOW,
+    batch,
+    hello,
+    table,
+    validated,
+)
 
 NAMES = pa.dictionary(pa.int32(), pa.binary())
 COUNTED = metrics.TASK_FAILURES.labels("limited")
@@ -65,7 +73,7 @@ def days(number: int) -> pa.Array:
 
 def reason_of(sent: Batch) -> str:
     """Returns why a batch is rejected; "" if it is accepted."""
-    outcome: Rejection | pa.Table | int | None
+    outcome: Rejection | pa.RecordBatch | int | None
     if sent.containers:
         outcome = validate_containers(sent, LIMITS)
     else:
@@ -73,7 +81,7 @@ def reason_of(sent: Batch) -> str:
         if outcome is None and sent.WhichOneof("body"):
             outcome = measure_rows(sent, LIMITS)
             if not isinstance(outcome, Rejection):
-                outcome = validate_events(sent, SCHEMA, LIMITS)
+                outcome = validated(sent)
     if not isinstance(outcome, Rejection):
         return ""
     assert len(outcome.detail) <= limits.MAX_DETAIL_LENGTH

@@ -1,6 +1,7 @@
 """Starts and stops the server: builds its parts, connects them and runs their tasks."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,7 @@ class Server:
             await asyncio.to_thread(migrate_accounts, self._store, settings.ttl_days)
         containers = ContainerTable(self._store, self._threads, settings.linger_seconds)
         account_writer = UpsertWriter(self._store, self._threads, settings.linger_seconds, TABLES)
-        pipeline = IngestPipeline(
+        self._pipeline = IngestPipeline(
             self._plugins,
             self._writers,
             self._rejected_probes,
@@ -104,7 +105,7 @@ class Server:
             SlotLimits(settings.query_slots, settings.query_slots_per_peer),
         )
         self._service = EventService(
-            pipeline,
+            self._pipeline,
             accounts,
             self._queries,
             self._watchers,
@@ -160,6 +161,7 @@ class Server:
         self._service.stop()
         if self._guard_task is not None:
             self._guard_task.cancel()
+        await self._pipeline.finish()
         for batch_writer in self._writers.values():
             batch_writer.close()
         unfinished = await _wait_for(self._batch_tasks, seconds)
@@ -281,6 +283,9 @@ async def serve(
     except BaseException:
         store.close()
         raise
+    # What exists now stays: the garbage collector need not visit it again and again.
+    gc.collect()
+    gc.freeze()
     started(server)
     await stop_requested.wait()
     log.info("stopping")

@@ -159,7 +159,7 @@ class EventService(EventServiceServicer):
             while (watched := await watcher.next()) is not None:
                 dropped = watched.dropped
                 for piece in pieces(watched.rows):
-                    body = await asyncio.to_thread(ipc.to_bytes, *piece.to_batches())
+                    body = await asyncio.to_thread(ipc.to_bytes, piece)
                     yield WatchResponse(probe=watched.probe, arrow=body, dropped=dropped)
                     dropped = 0
 

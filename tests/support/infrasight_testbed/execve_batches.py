@@ -9,11 +9,21 @@ from typing import Any
 import infrasight_probe_execve
 import numpy as np
 import pyarrow as pa
-from infrasight.v1.stream_pb2 import Batch, Hello, ProbeSchema
+from infrasight.v1.stream_pb2 import (
+    REJECTION_REASON_MALFORMED,
+    Batch,
+    Hello,
+    ProbeSchema,
+    Rejection,
+)
 from infrasight_core import API_VERSION, EventSchema, constant, hookimpl
+from infrasight_core.errors import SchemaError
 from infrasight_core.net import ipc
+from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.ingest.enrichment import Origin, enrich
+from infrasight_server.ingest.validation import decode_events, merge_events, reject
 from infrasight_server.limits import BatchLimits
 
 SCHEMA = EventSchema(ExecveEvent, resources.files(infrasight_probe_execve) / "execve_events.sql")
@@ -91,6 +101,33 @@ def batch(batch_id: str, content: pa.Table, *, probe: str = "execve", **fields: 
         "rows": content.num_rows,
     }
     return Batch(**(sent | body | fields))
+
+
+def validated(
+    sent: Batch, schema: EventSchema = SCHEMA, limits: BatchLimits = LIMITS
+) -> pa.RecordBatch | Rejection:
+    """The rows of a batch, or why it is rejected, after the checks of a server's preparer."""
+    rows = decode_events(sent, schema)
+    if isinstance(rows, Rejection):
+        return rows
+    try:
+        return merge_events([rows], schema, limits)
+    except SchemaError as error:
+        return reject(sent, REJECTION_REASON_MALFORMED, str(error))
+
+
+def enriched(
+    rows: pa.Table | pa.RecordBatch,
+    context: EnrichContext,
+    manager: PluginManager,
+    stored: pa.Schema = SCHEMA.stored,
+) -> pa.Table:
+    """The rows of one batch with all stored columns, as the server inserts them."""
+    (one,) = pa.Table.from_batches(
+        rows.combine_chunks().to_batches() if isinstance(rows, pa.Table) else [rows], rows.schema
+    ).to_batches() or [pa.RecordBatch.from_pylist([], rows.schema)]
+    complete = enrich(one, stored, [Origin(context, one.num_rows)], manager)
+    return pa.Table.from_batches([complete])
 
 
 def hello(*probes: str, node: str = NODE, fingerprint: str = SCHEMA.fingerprint) -> Hello:

@@ -99,8 +99,8 @@ def enrich(batch: pa.RecordBatch, context: EnrichContext) -> Mapping[str, pa.Arr
     """Returns columns that are known only outside the kernel.
 
     Called for each batch of every probe, on the agent and again on the server. The core's plugins
-    are called first, then the others by name. Values without a column go into ``tags`` (``TAGS``),
-    which the core merges.
+    are called first, on the agent only, then the others by name. Values without a column go into
+    ``tags`` (``TAGS``), which the core merges.
 
     :param batch: the columns that are filled so far.
     :param context: the side, the probe, the node and the plugin's own options.

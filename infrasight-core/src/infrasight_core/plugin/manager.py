@@ -6,7 +6,7 @@ batch; the server calls `enrich` again before it stores the batch.
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 import pyarrow as pa
@@ -228,6 +228,17 @@ class PluginManager:
         decoded = self._call(name, "decode", columns=columns)
         return _checked_arrays(name, "decode", decoded, columns.rows)
 
+    def enrichers(self, side: Literal["agent", "server"]) -> list[str]:
+        """Returns the names of the plugins whose `enrich` is called on a side, in that order.
+
+        The core's own ones add what only the agent's machine knows, and are not called on the
+        server.
+        """
+        enrichers = [name for name, plugin in self.plugins.items() if "enrich" in plugin.hooks]
+        if side == "server":
+            return list(filter(self._is_third_party, enrichers))
+        return sorted(enrichers, key=self._is_third_party)  # stable: otherwise by name
+
     def enrich(self, batch: pa.RecordBatch, context: EnrichContext) -> dict[str, pa.Array]:
         """Returns the columns of every enricher; `tags` are merged.
 
@@ -241,8 +252,7 @@ class PluginManager:
         enriched: dict[str, pa.Array] = {}
         # `merge_tags` needs the arrays as given: its result does not say who knew which entries.
         tags = [batch.column("tags")] if "tags" in batch.schema.names else []
-        enrichers = [name for name, plugin in self.plugins.items() if "enrich" in plugin.hooks]
-        for name in sorted(enrichers, key=self._is_third_party):  # stable: otherwise by name
+        for name in self.enrichers(context.side):
             own_context = evolve(context, options=self.options.get(name, {}))
             try:
                 added = self._enrich_with(name, _with_columns(batch, enriched), own_context)

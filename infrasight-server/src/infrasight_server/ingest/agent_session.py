@@ -166,27 +166,24 @@ class AgentSession:
 
     async def _accept(self, batch: Batch) -> None:
         decrease = self._accounts.find_decrease(self._node, batch)
-        accepted: asyncio.Future[StoreOutcome] | Rejection
+        accepted: asyncio.Future[StoreOutcome | Rejection] | Rejection
         if decrease:
             batch.ClearField("account")
             accepted = reject(batch, REJECTION_REASON_MALFORMED, decrease)
             count_rejection("unknown", batch, accepted.reason)
         else:
             accepted = await self._pipeline.accept(self._node, batch)
-        # The answer may take long; only the batch's numbers are needed for it.
-        batch.ClearField("body")
-        batch.ClearField("containers")
-        self._answer_later(batch, accepted)
+        self._answer_later(_without_body(batch), accepted)
 
     def _answer_later(
-        self, batch: Batch, accepted: asyncio.Future[StoreOutcome] | Rejection
+        self, batch: Batch, accepted: asyncio.Future[StoreOutcome | Rejection] | Rejection
     ) -> None:
         task = asyncio.create_task(self._answer(batch, accepted))
         self._unanswered.add(task)
         task.add_done_callback(self._on_answered)
 
     async def _answer(
-        self, batch: Batch, accepted: asyncio.Future[StoreOutcome] | Rejection
+        self, batch: Batch, accepted: asyncio.Future[StoreOutcome | Rejection] | Rejection
     ) -> None:
         """Waits until the batch and its account are stored, then acknowledges or rejects it."""
         if isinstance(accepted, Rejection):
@@ -203,16 +200,18 @@ class AgentSession:
             self._responses.put_nowait(StreamResponse(rejection=rejection))
 
     async def _wait_stored(
-        self, batch: Batch, stored: asyncio.Future[StoreOutcome]
+        self, batch: Batch, stored: asyncio.Future[StoreOutcome | Rejection]
     ) -> Rejection | None:
-        """Waits until the store has the batch; returns a rejection if the store rejects it."""
+        """Waits until the store has the batch; returns a rejection if it will not have it."""
         try:
-            outcome = await asyncio.shield(stored)  # another stream may wait for the same insert
+            outcome = await stored
         except BatchConflictError as error:
             return self._store_rejection(batch, REJECTION_REASON_CONFLICT, str(error))
         except StoreError as error:
             problem = f"the store rejects it: {error}"
             return self._store_rejection(batch, REJECTION_REASON_STORE_ERROR, problem)
+        if isinstance(outcome, Rejection):
+            return outcome
         if batch.rows and outcome is StoreOutcome.INSERTED:
             metrics.BATCHES_STORED.labels(batch.probe).inc()
         elif batch.rows and outcome is StoreOutcome.ALREADY_STORED:
@@ -246,6 +245,14 @@ class AgentSession:
     def _end_if_complete(self) -> None:
         if self._reader is not None and self._reader.done() and not self._unanswered:
             self._responses.put_nowait(None)
+
+
+def _without_body(batch: Batch) -> Batch:
+    """Returns what the answer to a batch needs; the rest is released before, in a batch's time."""
+    head = Batch(batch_id=batch.batch_id, probe=batch.probe, rows=batch.rows)
+    if batch.HasField("account"):
+        head.account.CopyFrom(batch.account)
+    return head
 
 
 def _can_be_recorded(batch: Batch) -> bool:

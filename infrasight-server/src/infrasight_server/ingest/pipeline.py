@@ -1,13 +1,10 @@
 """Accepts or rejects a batch: validates it, enriches it, and queues it for its table."""
 
 import asyncio
-import time
 from collections.abc import Mapping
+from functools import partial
 
-import pyarrow as pa
-import structlog
 from infrasight.v1.stream_pb2 import (
-    REJECTION_REASON_MALFORMED,
     REJECTION_REASON_UNKNOWN_PROBE,
     Batch,
     Hello,
@@ -17,20 +14,17 @@ from infrasight.v1.stream_pb2 import (
     Welcome,
 )
 from infrasight_core.net.rejection_reason import reason_name
-from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.plugin.schema import EventSchema
 
 from infrasight_server import __version__, metrics
-from infrasight_server.ingest.enrichment import enrich
+from infrasight_server.ingest.batch_preparer import BatchPreparer, Prepared, ReceivedBatch
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.validation import (
-    days_of,
     measure_rows,
     reject,
     schema_mismatch,
     validate_containers,
-    validate_events,
     validate_head,
 )
 from infrasight_server.limits import MAX_ROWS, BatchLimits
@@ -38,7 +32,8 @@ from infrasight_server.store.batch_writer import BatchWriter, PendingBatch
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.outcome import StoreOutcome
 
-log = structlog.get_logger(__name__)
+_MEASURED_AT_ONCE_BYTES = 64 << 10
+"""A batch up to this size is measured in the event loop: a thread takes longer to start."""
 _OTHER_ACCOUNTS = ("dispatcher",)  # of what an agent does for all probes together
 
 
@@ -63,7 +58,6 @@ class IngestPipeline:
         budget: MemoryBudget,
         limits: BatchLimits,
     ) -> None:
-        self._plugins = plugins
         self._writers = writers
         self._rejected_probes = rejected_probes
         self._containers = containers
@@ -71,6 +65,7 @@ class IngestPipeline:
         self._limits = limits
         self._account_probes = frozenset({*writers, *_OTHER_ACCOUNTS})
         self._schemas: Mapping[str, EventSchema] = plugins.schemas()
+        self._preparer = BatchPreparer(plugins, limits, self._store)
 
     def welcome(self, hello: Hello) -> Welcome:
         """Returns which of an agent's probes the server accepts, and why not the others."""
@@ -87,15 +82,17 @@ class IngestPipeline:
             max_batch_bytes=self._limits.max_batch_bytes,
         )
 
-    async def accept(self, node: str, batch: Batch) -> asyncio.Future[StoreOutcome] | Rejection:
-        """Validates a batch, enriches it and queues it for its table.
+    async def accept(
+        self, node: str, batch: Batch
+    ) -> asyncio.Future[StoreOutcome | Rejection] | Rejection:
+        """Validates what stands beside a batch's rows, and queues the rest of the work.
 
         While pending batches use up the memory budget, it waits, and so does the calling stream.
         An account that must not be stored is removed from the batch.
 
         Returns:
-            A future that is done when the store has the batch and fails with a StoreError if the
-            store rejects it; shield it. Or the reason why the server rejects the batch.
+            A future that is done when the store has the batch or the server rejects it, and fails
+            with a StoreError if the store rejects it. Or the reason why the server rejects it.
         """
         label = self._label(batch)
         rejection = validate_head(batch, self._account_probes, self._limits)
@@ -117,40 +114,53 @@ class IngestPipeline:
 
     async def _accept_events(
         self, node: str, batch: Batch
-    ) -> asyncio.Future[StoreOutcome] | Rejection:
+    ) -> asyncio.Future[StoreOutcome | Rejection] | Rejection:
         if batch.probe not in self._writers:
             batch.ClearField("account")
             return self._unknown_probe(batch)
-        needed = await asyncio.to_thread(measure_rows, batch, self._limits)
+        needed = await self._measure(batch)
         if isinstance(needed, Rejection):
             return needed
         await self._budget.acquire(node, needed)
-        reserved = needed
-        is_queued = False
-        try:
-            table = await asyncio.to_thread(self._validate_and_enrich, node, batch)
-            if isinstance(table, Rejection):
-                return table
-            writer = self._writers[batch.probe]
-            pending = writer.pending(node, batch.batch_id)
-            if pending is not None:
-                return pending
-            reserved = table.nbytes
-            self._budget.resize(node, needed, reserved)
-            stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
-            stored.add_done_callback(lambda _: self._budget.release(node, reserved))
-            is_queued = True
+        outcome: asyncio.Future[StoreOutcome | Rejection]
+        outcome = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(lambda _: self._budget.release(node, needed))
+        self._preparer.submit(ReceivedBatch(node, batch, needed, outcome))
+        return outcome
+
+    def _store(self, received: ReceivedBatch, prepared: Prepared) -> None:
+        """Queues a batch for its table, or completes its outcome if it is rejected."""
+        node = received.node
+        batch = received.batch
+        if isinstance(prepared, Rejection):
+            count_rejection(batch.probe, batch, prepared.reason)
+            received.outcome.set_result(prepared)
+            return
+        if isinstance(prepared, MemoryError):
+            received.outcome.set_exception(prepared)
+            return
+        writer = self._writers[batch.probe]
+        stored = writer.pending(node, batch.batch_id)
+        if stored is None:
+            stored = asyncio.get_running_loop().create_future()
+            rows, days = prepared.rows, prepared.days
             writer.submit(
-                PendingBatch(node, batch.batch_id, table, days_of(table), batch.retry, stored)
+                PendingBatch(node, batch.batch_id, rows, received.size, days, batch.retry, stored)
             )
-            return stored
-        finally:
-            if not is_queued:
-                self._budget.release(node, reserved)
+        stored.add_done_callback(partial(_pass_on, received.outcome))
+
+    async def _measure(self, batch: Batch) -> int | Rejection:
+        if batch.ByteSize() <= _MEASURED_AT_ONCE_BYTES:
+            return measure_rows(batch, self._limits)
+        return await asyncio.to_thread(measure_rows, batch, self._limits)
+
+    async def finish(self) -> None:
+        """Waits until all accepted batches are queued for their tables, or rejected."""
+        await self._preparer.close()
 
     async def _accept_containers(
         self, node: str, batch: Batch
-    ) -> asyncio.Future[StoreOutcome] | Rejection:
+    ) -> asyncio.Future[StoreOutcome | Rejection] | Rejection:
         rejection = await asyncio.to_thread(validate_containers, batch, self._limits)
         if rejection is not None:
             count_rejection("containers", batch, rejection.reason)
@@ -160,20 +170,6 @@ class IngestPipeline:
         inserted = self._containers.upsert(node, batch)
         inserted.add_done_callback(lambda _: self._budget.release(node, size))
         return asyncio.ensure_future(_without_rows(inserted))
-
-    def _validate_and_enrich(self, node: str, batch: Batch) -> pa.Table | Rejection:
-        schema = self._schemas[batch.probe]
-        context = EnrichContext("server", batch.probe, node, batch.batch_id, time.time_ns())
-        try:
-            table = validate_events(batch, schema, self._limits)
-            if isinstance(table, Rejection):
-                return table
-            return enrich(table, schema.stored, context, self._plugins)
-        except MemoryError:
-            raise
-        except Exception as error:  # it must cost no other batch, and not come again
-            log.exception("cannot validate a batch", node=node, probe=batch.probe)
-            return reject(batch, REJECTION_REASON_MALFORMED, f"the server failed: {error!r}")
 
     def _label(self, batch: Batch) -> str:
         """Returns the value of the metrics' label `probe`, of which there are few."""
@@ -203,12 +199,22 @@ def count_rejection(probe: str, batch: Batch, reason: RejectionReason) -> None:
     metrics.ROWS_REJECTED.labels(probe, reason_name(reason)).inc(batch.rows)
 
 
-def _nothing_to_store() -> asyncio.Future[StoreOutcome]:
-    stored: asyncio.Future[StoreOutcome] = asyncio.get_running_loop().create_future()
+def _pass_on(
+    outcome: asyncio.Future[StoreOutcome | Rejection], stored: asyncio.Future[StoreOutcome]
+) -> None:
+    error = stored.exception()
+    if error is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(stored.result())
+
+
+def _nothing_to_store() -> asyncio.Future[StoreOutcome | Rejection]:
+    stored: asyncio.Future[StoreOutcome | Rejection] = asyncio.get_running_loop().create_future()
     stored.set_result(StoreOutcome.NO_ROWS)
     return stored
 
 
-async def _without_rows(inserted: asyncio.Future[None]) -> StoreOutcome:
+async def _without_rows(inserted: asyncio.Future[None]) -> StoreOutcome | Rejection:
     await asyncio.shield(inserted)
     return StoreOutcome.NO_ROWS

@@ -1,7 +1,7 @@
 """Checks that a batch from the wire is what it declares to be. Nothing here accesses the store."""
 
-from collections.abc import Collection, Iterable
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from infrasight.v1.stream_pb2 import (
 from infrasight_core.containers.bounds import find_violation
 from infrasight_core.errors import SchemaError
 from infrasight_core.net import ipc
+from infrasight_core.plugin.arrays import view
 from infrasight_core.plugin.schema import EventSchema
 
 from infrasight_server.ingest.arrow_size import measure
@@ -92,6 +93,10 @@ def measure_rows(batch: Batch, limits: BatchLimits) -> int | Rejection:
             size = measure(batch.arrow, limits.max_decoded_bytes)
         except SchemaError as error:
             return reject(batch, REJECTION_REASON_MALFORMED, str(error))
+        most = max(size.rows, MAX_DICTIONARY_VALUES)
+        if size.dictionary_values > most:
+            problem = f"a dictionary has {size.dictionary_values} values, more than {most}"
+            return reject(batch, REJECTION_REASON_MALFORMED, problem)
         rows = size.rows
         needed = size.bytes + rows * _SERVER_ROW_BYTES
     if rows != batch.rows:
@@ -103,13 +108,12 @@ def measure_rows(batch: Batch, limits: BatchLimits) -> int | Rejection:
     return needed
 
 
-def validate_events(batch: Batch, schema: EventSchema, limits: BatchLimits) -> pa.Table | Rejection:
+def decode_events(batch: Batch, schema: EventSchema) -> pa.Table | Rejection:
     """Returns a batch's events as the agent columns of its probe, or why it is rejected.
 
     Args:
         batch: A batch of a known probe; `validate_head` and `measure_rows` accept it.
         schema: That probe's schema.
-        limits: The bounds.
     """
     mismatch = schema_mismatch(schema, batch.message_type, batch.fingerprint)
     if mismatch:
@@ -124,10 +128,42 @@ def validate_events(batch: Batch, schema: EventSchema, limits: BatchLimits) -> p
             REJECTION_REASON_MALFORMED,
             f"it declares {batch.rows} rows and contains {table.num_rows}",
         )
-    violation = _rows_violation(table, limits)
-    if violation:
-        return reject(batch, REJECTION_REASON_MALFORMED, violation)
     return table
+
+
+def merge_events(
+    tables: Sequence[pa.Table], schema: EventSchema, limits: BatchLimits
+) -> pa.RecordBatch:
+    """Returns the events of several batches in one piece.
+
+    The cost of a check is paid for each column, not for each column of each batch. Which batch
+    fails is not known: merge fewer of them to find it.
+
+    Args:
+        tables: What `decode_events` returns for each batch.
+        schema: The schema of the batches' probe.
+        limits: The bounds.
+
+    Raises:
+        SchemaError: The events of a batch are malformed, or exceed a bound.
+    """
+    # After an empty one, dictionaries are always unified, so that none has a value twice. An insert
+    # with such a dictionary would be rejected by ClickHouse.
+    empty = [pa.nulls(0, field.type) for field in schema.agent]
+    first = pa.Table.from_arrays(empty, schema=schema.agent)
+    chunked = pa.concat_tables([first, *tables])
+    try:
+        columns = [column.combine_chunks() for column in chunked.columns]
+    except pa.ArrowException as error:  # Arrow cannot unify dictionaries with nulls
+        for name, column in zip(chunked.column_names, chunked.columns, strict=True):
+            if any(_has_nulls(chunk) for chunk in column.chunks):
+                raise SchemaError(f"column {name} has nulls") from error
+        raise SchemaError(f"its columns cannot be merged: {error}") from error
+    rows = pa.RecordBatch.from_arrays(columns, schema=schema.agent)
+    violation = _rows_violation(rows, limits)
+    if violation:
+        raise SchemaError(violation)
+    return rows
 
 
 def validate_containers(batch: Batch, limits: BatchLimits) -> Rejection | None:
@@ -146,9 +182,12 @@ def reject(batch: Batch, reason: RejectionReason, problem: str) -> Rejection:
     return Rejection(batch_id=batch.batch_id, reason=reason, detail=detail[:MAX_DETAIL_LENGTH])
 
 
-def days_of(table: pa.Table) -> frozenset[int]:
-    """Returns the days since the epoch that the events of a table lie in."""
-    return frozenset(np.unique(_nanoseconds(table) // _DAY_NS).tolist())
+def days_of(rows: pa.RecordBatch) -> frozenset[int]:
+    """Returns the days since the epoch that the events lie in."""
+    days = view(rows["time"].cast(pa.int64())) // _DAY_NS
+    if not len(days) or days.min() == days.max():
+        return frozenset(days[:1].tolist())
+    return frozenset(np.unique(days).tolist())
 
 
 def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) -> str:
@@ -166,15 +205,11 @@ def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) ->
 def _table(batch: Batch, schema: EventSchema) -> pa.Table:
     match batch.WhichOneof("body"):
         case "arrow":
-            table = ipc.from_bytes(batch.arrow, schema.agent)
+            return ipc.from_bytes(batch.arrow, schema.agent)
         case "messages":
             return table_from_messages(batch.messages.messages, schema)
         case _:
             raise SchemaError("it has no body")
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if any(_has_nulls(chunk) for chunk in column.chunks):
-            raise SchemaError(f"column {name} has nulls")
-    return table
 
 
 def _has_nulls(array: pa.Array) -> bool:
@@ -203,23 +238,25 @@ def _head_violation(batch: Batch, limits: BatchLimits) -> str:
     return ""
 
 
-def _rows_violation(table: pa.Table, limits: BatchLimits) -> str:
+def _rows_violation(rows: pa.RecordBatch, limits: BatchLimits) -> str:
     """Returns which bound the rows exceed; "" for none."""
-    if not table.num_rows:
+    if not rows.num_rows:
         return ""
-    times = _nanoseconds(table)
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        if _has_nulls(column):
+            return f"column {name} has nulls"
+    times = view(rows["time"].cast(pa.int64()))
     first = int(times.min())
     last = int(times.max())
     violation = find_time_violation(first, last, limits.accepted_seconds())
     if violation:
         return violation
-    if last // _DAY_NS - first // _DAY_NS >= MAX_DAYS and len(days_of(table)) > MAX_DAYS:
+    if last // _DAY_NS - first // _DAY_NS >= MAX_DAYS and len(days_of(rows)) > MAX_DAYS:
         return f"its events lie in more than {MAX_DAYS} days; send fewer days at once"
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        for chunk in column.chunks:
-            violation = _column_violation(chunk, table.num_rows)
-            if violation:
-                return f"column {name} has {violation}"
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        violation = _column_violation(column, rows.num_rows)
+        if violation:
+            return f"column {name} has {violation}"
     return ""
 
 
@@ -228,8 +265,6 @@ def _column_violation(array: pa.Array, rows: int) -> str:
         most = max(rows, MAX_DICTIONARY_VALUES)
         if len(array.dictionary) > most:
             return f"{len(array.dictionary)} different values, more than {most}"
-        if len(array.dictionary.unique()) < len(array.dictionary):
-            return "a dictionary with equal values"  # ClickHouse rejects the whole insert
         return _length_violation(array.dictionary, MAX_DICTIONARY_VALUE_BYTES)
     if isinstance(array, pa.MapArray | pa.ListArray):
         parts = (array.keys, array.items) if isinstance(array, pa.MapArray) else (array.values,)
@@ -246,11 +281,6 @@ def _length_violation(array: pa.Array, most: int) -> str:
         return ""
     longest = pc.max(pc.binary_length(array)).as_py()
     return f"a value of {longest} bytes, more than {most}" if longest > most else ""
-
-
-def _nanoseconds(table: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
-    times: np.ndarray[Any, np.dtype[np.int64]] = table["time"].cast(pa.int64()).to_numpy()
-    return times
 
 
 def _first_violation(containers: Iterable[Container], accepted_seconds: range) -> str:

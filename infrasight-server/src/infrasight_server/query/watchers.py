@@ -29,7 +29,7 @@ class WatchedRows:
     """
 
     probe: str
-    rows: pa.Table
+    rows: pa.RecordBatch
     dropped: int
 
 
@@ -46,12 +46,12 @@ class Watcher:
         self._probes = frozenset(probes)
         self._peer = peer
         self._peers_bytes = queued
-        self._queue: deque[tuple[str, pa.Table]] = deque()
+        self._queue: deque[tuple[str, pa.RecordBatch]] = deque()
         self._dropped = 0
         self._changed = asyncio.Event()
         self._ended = False
 
-    def offer(self, probe: str, rows: pa.Table) -> None:
+    def offer(self, probe: str, rows: pa.RecordBatch) -> None:
         """Queues rows of a watched probe, or counts them as dropped if the queue is full."""
         if not rows.num_rows or (self._probes and probe not in self._probes):
             return
@@ -84,7 +84,7 @@ class Watcher:
         self._dropped = 0
         return watched
 
-    def _pop(self) -> tuple[str, pa.Table]:
+    def _pop(self) -> tuple[str, pa.RecordBatch]:
         probe, rows = self._queue.popleft()
         self._peers_bytes[self._peer] -= rows.nbytes
         return probe, rows
@@ -126,7 +126,7 @@ class Watchers:
             if not self._calls.of(peer):
                 del self._queued[peer]
 
-    def publish(self, probe: str, rows: pa.Table) -> None:
+    def publish(self, probe: str, rows: pa.RecordBatch) -> None:
         """Offers stored rows to every watcher."""
         for watcher in self._watchers:
             watcher.offer(probe, rows)

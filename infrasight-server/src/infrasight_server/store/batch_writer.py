@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from infrasight_core.errors import BatchConflictError, StoreError, StoreUnavailableError
 from infrasight_core.net.backoff import Backoff
+from infrasight_core.plugin.arrays import numbers
 
 from infrasight_server import metrics
 from infrasight_server.store.clickhouse import POSITIONS, BatchSummary, Store
@@ -40,7 +41,8 @@ class PendingBatch:
     Attributes:
         node: The node that sent it.
         batch_id: Its id, unique on that node.
-        table: Its rows with all stored columns.
+        rows: Its rows with all stored columns.
+        size: The bytes of its rows in memory.
         days: The days since the epoch that its events lie in, each a partition of the table.
         retry: Whether the agent has sent it before, so that the store may have it already.
         stored: Done when the store has the batch; fails with a StoreError if the store rejects it.
@@ -48,7 +50,8 @@ class PendingBatch:
 
     node: str
     batch_id: str
-    table: pa.Table
+    rows: pa.RecordBatch
+    size: int
     days: frozenset[int]
     retry: bool
     stored: asyncio.Future[StoreOutcome]
@@ -79,7 +82,7 @@ class BatchWriter:
         threads: Executor,
         linger_seconds: float,
         max_rows: int,
-        on_stored: Callable[[str, pa.Table], None],
+        on_stored: Callable[[str, pa.RecordBatch], None],
     ) -> None:
         self.probe = probe
         self._table = f"{probe}_events"
@@ -106,8 +109,11 @@ class BatchWriter:
 
     def submit(self, batch: PendingBatch) -> None:
         """Queues a batch; its future reports the outcome."""
+        if self._was_rejected(batch.node):
+            # It may wait long for its separate insert, and must not hold the memory of others.
+            batch = evolve(batch, rows=batch.rows.take(numbers(np.arange(batch.rows.num_rows))))
         self._queues.setdefault(batch.node, deque()).append(batch)
-        self._queued_rows += batch.table.num_rows
+        self._queued_rows += batch.rows.num_rows
         self._pending[batch.key] = batch.stored
         batch.stored.add_done_callback(lambda _: self._pending.pop(batch.key))
         self._changed.set()
@@ -151,13 +157,13 @@ class BatchWriter:
             is_alone = self._was_rejected(node)
             if group and (is_alone or len(days | batch.days) > _MAX_DAYS_AT_ONCE):
                 continue  # its turn comes with the next insert
-            if group and size + batch.table.nbytes > _INSERT_BYTES:
+            if group and size + batch.size > _INSERT_BYTES:
                 break
             self._pop(node)
             group.append(batch)
             days |= batch.days
-            rows += batch.table.num_rows
-            size += batch.table.nbytes
+            rows += batch.rows.num_rows
+            size += batch.size
             if is_alone:
                 break
             if node in self._queues:
@@ -237,8 +243,8 @@ class BatchWriter:
             elif batch.retry and batch.key in found.complete:
                 batch.stored.set_result(StoreOutcome.ALREADY_STORED)
             else:
-                metrics.ROWS_STORED.labels(self.probe).inc(batch.table.num_rows)
-                self._on_stored(self.probe, batch.table)
+                metrics.ROWS_STORED.labels(self.probe).inc(batch.rows.num_rows)
+                self._on_stored(self.probe, batch.rows)
                 batch.stored.set_result(StoreOutcome.INSERTED)
 
     async def _reject(self, group: Sequence[PendingBatch], error: StoreError) -> None:
@@ -291,14 +297,15 @@ class BatchWriter:
         if previous_attempt and self._store.is_running(previous_attempt):
             raise StoreUnavailableError("it is still running the previous attempt")
         found = self._find_stored([batch for batch in group if in_doubt or batch.retry])
-        tables = []
-        for batch in group:
-            table = found.missing.get(batch.key, batch.table)
-            if table.num_rows and batch.key not in found.complete | found.conflicts:
-                tables.append(table)
-        if tables:
+        stored = found.complete | found.conflicts
+        parts = [
+            found.missing.get(batch.key, batch.rows) for batch in group if batch.key not in stored
+        ]
+        if any(part.num_rows for part in parts):
+            # In one piece: the store's cost for each piece of few rows exceeds that of its rows.
+            rows = pa.Table.from_batches(parts).combine_chunks()
             with metrics.INSERT_SECONDS.labels(self.probe).time():
-                self._store.insert(self._table, pa.concat_tables(tables), attempt)
+                self._store.insert(self._table, rows, attempt)
         return found
 
     def _find_stored(self, batches: Sequence[PendingBatch]) -> "_Found":
@@ -317,14 +324,14 @@ class BatchWriter:
             stored = summaries.get(batch.key)
             if stored is None:
                 continue
-            sent = _summary(batch.table)
+            sent = _summary(batch.rows)
             if stored == sent:
                 found.complete.add(batch.key)
                 continue
             missing = None
             if stored.rows < sent.rows:
                 positions = self._store.stored_positions(self._table, batch.node, batch.batch_id)
-                missing = _missing_rows(batch.table, positions)
+                missing = _missing_rows(batch.rows, positions)
             if missing is None:
                 found.conflicts.add(batch.key)
             else:
@@ -343,26 +350,26 @@ class _Found:
     """
 
     complete: set[tuple[str, str]] = field(factory=set)
-    missing: dict[tuple[str, str], pa.Table] = field(factory=dict)
+    missing: dict[tuple[str, str], pa.RecordBatch] = field(factory=dict)
     conflicts: set[tuple[str, str]] = field(factory=set)
 
 
-def _summary(table: pa.Table) -> BatchSummary:
-    if not table.num_rows:
+def _summary(rows: pa.RecordBatch) -> BatchSummary:
+    if not rows.num_rows:
         return BatchSummary(0, 0, 0, 0)
-    times = pc.min_max(table["time"].cast(pa.int64())).as_py()
-    sequences = table["sequence"].to_numpy().astype(np.uint64).sum(dtype=np.uint64)
-    return BatchSummary(table.num_rows, times["min"], times["max"], int(sequences))
+    times = pc.min_max(rows["time"].cast(pa.int64())).as_py()
+    sequences = rows["sequence"].to_numpy().astype(np.uint64).sum(dtype=np.uint64)
+    return BatchSummary(rows.num_rows, times["min"], times["max"], int(sequences))
 
 
-def _missing_rows(table: pa.Table, stored: pa.Table) -> pa.Table | None:
+def _missing_rows(rows: pa.RecordBatch, stored: pa.Table) -> pa.RecordBatch | None:
     """Returns the rows of a batch that are not stored; None if other rows are stored."""
     keys = POSITIONS.names
-    sent = table.select(keys).cast(POSITIONS)
-    numbered = sent.append_column("row", pa.array(np.arange(table.num_rows)))
+    sent = pa.Table.from_batches([rows]).select(keys).cast(POSITIONS)
+    numbered = sent.append_column("row", pa.array(np.arange(rows.num_rows)))
     missing = numbered.join(stored, keys, join_type="left anti")["row"]
     are_sent = not stored.join(sent, keys, join_type="left anti").num_rows
     # Events at the same position are stored together or not at all.
-    if not are_sent or len(missing) + stored.num_rows != table.num_rows:
+    if not are_sent or len(missing) + stored.num_rows != rows.num_rows:
         return None
-    return table.take(missing.sort())
+    return rows.take(missing.sort().combine_chunks())

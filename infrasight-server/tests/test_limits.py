@@ -3,7 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -197,6 +197,17 @@ def test_claimed_size_of_a_buffer_is_bounded(size: int) -> None:
     stream[magic - 8 : magic] = struct.pack("<q", size)
     with pytest.raises(SchemaError):
         measure(bytes(stream), 1 << 30)
+
+
+def test_damaged_streams_are_measured_or_rejected() -> None:
+    """Whatever byte of a stream is another one, it has a size or is no IPC stream."""
+    stream = ipc.to_bytes(*table(1).to_batches())
+    for position in range(len(stream)):
+        for value in (0, 0xFF, stream[position] ^ 0x10):
+            damaged = bytearray(stream)
+            damaged[position] = value
+            with suppress(SchemaError):
+                measure(bytes(damaged), 1 << 30)
 
 
 def test_streams_of_many_messages_are_rejected() -> None:

@@ -103,7 +103,7 @@ def measure(stream: bytes, max_bytes: int) -> ArrowSize:
                     f"its rows exceed {max_bytes} bytes after decompression; "
                     "send fewer rows at once"
                 )
-    except (ValueError, struct.error) as error:
+    except (IndexError, ValueError, struct.error) as error:
         raise SchemaError(f"not an Arrow IPC stream: {error}") from error
     return ArrowSize(rows, values, size)
 
@@ -182,7 +182,7 @@ _parse_cached = lru_cache(_CACHED_MESSAGES)(_parse)
 def _fields(metadata: bytes, table: int) -> list[int]:
     """Returns where the first fields of a flatbuffer's table lie; 0 for those that it lacks.
 
-    Reading outside the metadata raises struct.error or ValueError.
+    Reading outside the metadata raises IndexError, struct.error or ValueError.
     """
     layout = table - int(_INT32.unpack_from(metadata, table)[0])
     if layout < 0:

@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 _LINGER_SECONDS = 0.1
 """The shortest time between two merges of a probe; the insert that follows waits longer."""
 _MERGED_BYTES = 1 << 20
+_MERGED_BATCHES = 64
 
 
 @frozen
@@ -196,7 +197,7 @@ def _next_group(waiting: OrderedDict[str, deque[ReceivedBatch]]) -> list[Receive
     """Removes the batches to merge next from the queues, one of each node in turn."""
     group: list[ReceivedBatch] = []
     size = 0
-    while waiting:
+    while waiting and len(group) < _MERGED_BATCHES:
         node, queue = next(iter(waiting.items()))
         if group and size + queue[0].size > _MERGED_BYTES:
             break

@@ -26,6 +26,7 @@ from infrasight_core.plugin.manager import PluginManager
 from infrasight_testbed.fuzz import recorded
 from infrasight_testbed.fuzz.mutations import Mutator
 from infrasight_testbed.process_memory import peak, reset_peak
+from infrasight_testbed.process_tree import child_of
 from infrasight_testbed.system import Process, System
 
 NODE: Final = "node-fuzz"
@@ -106,7 +107,7 @@ class Campaign:
                 *("--linger-seconds", "0.1", "--query-seconds", "5", "--log-level", "error")
             )
             with _control_process(folder) as (control, address):
-                pids = (server.pid, _child_of(server.pid), control.pid)
+                pids = (server.pid, child_of(server.pid), control.pid)
                 for pid in pids:
                     reset_peak(pid)
                 asyncio.run(self._send_all(system.address, streams, queries))
@@ -316,13 +317,6 @@ def _control_process(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", st
         process.stdin.close()
         process.stdout.close()
         process.wait(30)
-
-
-def _child_of(pid: int) -> int:
-    """Returns the process of the embedded store."""
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    (child,) = (int(child) for text in lists for child in text.read_text().split())
-    return child
 
 
 async def _once(request: bytes) -> AsyncIterator[bytes]:

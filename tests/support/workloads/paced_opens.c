@@ -1,0 +1,33 @@
+/* paced_opens RATE SECONDS: opens paths that contain the process id and a running number, RATE times
+ * a second, in a group every millisecond; all calls fail with ENOENT. Prints how many it made. */
+#include <err.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define GROUPS_PER_SECOND 1000
+
+int main(int argc, char **argv) {
+  if (argc < 3) errx(2, "usage: paced_opens RATE SECONDS");
+  double per_group = atof(argv[1]) / GROUPS_PER_SECOND;
+  long groups = atol(argv[2]) * GROUPS_PER_SECOND;
+  long made = 0;
+  char path[64];
+  struct timespec next;
+  clock_gettime(CLOCK_MONOTONIC, &next);
+  for (long group = 1; group <= groups; group++) {
+    for (; made < (long)(per_group * group); made++) {
+      snprintf(path, sizeof(path), "/paced/%d-%ld", getpid(), made);
+      open(path, O_RDONLY);
+    }
+    next.tv_nsec += 1000000000 / GROUPS_PER_SECOND;
+    if (next.tv_nsec >= 1000000000) {
+      next.tv_nsec -= 1000000000;
+      next.tv_sec++;
+    }
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+  }
+  printf("%ld\n", made);
+}

@@ -19,6 +19,7 @@ from infrasight_core.errors import KernelError
 from infrasight_core.kernel import dispatcher as dispatching
 from infrasight_core.kernel.attach_points import calls_of
 from infrasight_core.kernel.dispatcher import Dispatcher
+from infrasight_core.kernel.filters import Filters
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load, running_kernel
 from infrasight_core.kernel.system_calls import has_compat_call, slots_of
 from infrasight_core.plugin.manager import PluginManager
@@ -27,6 +28,8 @@ from infrasight_testbed.compat import Call, build, make_calls, only_x86
 
 KERNEL = running_kernel()
 PROGRAM = sample.load_bpf(KERNEL, {"slots": 1024})
+OWN = Filters(include_pid=(os.getpid(),))
+"""Without other processes, whose calls could fill the blocks."""
 WORKLOADS = Path(__file__).parents[2] / "tests/support/workloads"
 
 
@@ -68,14 +71,14 @@ def open_files(names: list[str]) -> None:
 
 
 def opened(recording: Recording) -> dict[str, list[str]]:
-    """The names of the files that this process failed to open, by probe, in order."""
-    names: dict[str, list[str]] = {}
+    """The names of the files that this process failed to open, by probe, by time."""
+    found: dict[str, list[tuple[Any, str]]] = {}
     for delivery in recording.deliveries:
         for row in delivery.batch.to_pylist():
             folder, _, name = row["path"].decode(errors="replace").rpartition("/")
             if row["pid"] == os.getpid() and folder == "/nowhere":
-                names.setdefault(delivery.probe, []).append(name)
-    return names
+                found.setdefault(delivery.probe, []).append((row["time"], name))
+    return {probe: [name for _, name in sorted(rows)] for probe, rows in found.items()}
 
 
 def test_probes_of_the_same_call_come_and_go_without_each_other() -> None:
@@ -84,14 +87,14 @@ def test_probes_of_the_same_call_come_and_go_without_each_other() -> None:
     probes = {name: plugin() for name in ("one", "two", "three")}
     with recorder(probes, recording) as running:
         for probe in probes:
-            running.attach(probe, {})
+            running.attach(probe, {}, OWN)
         open_files(["all"])
         running.detach("two")
         open_files(["without-two"])
-        running.attach("two", {})
+        running.attach("two", {}, OWN)
         running.detach("one")
         open_files(["without-one"])
-        running.attach("one", {})
+        running.attach("one", {}, OWN)
         running.detach("one")
         open_files(["again-without-one"])
     rest = ["without-one", "again-without-one"]
@@ -115,11 +118,11 @@ def test_probe_misses_no_call_while_others_come_and_go() -> None:
             made.append(name)
 
     with recorder({"one": plugin(), "two": plugin()}, recording) as running:
-        running.attach("one", {})
+        running.attach("one", {}, OWN)
         worker = threading.Thread(target=work)
         worker.start()
         for _ in range(3):
-            running.attach("two", {})
+            running.attach("two", {}, OWN)
             running.detach("two")
         ended.set()
         worker.join()

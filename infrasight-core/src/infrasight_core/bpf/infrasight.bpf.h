@@ -245,13 +245,6 @@ static inline void common(struct block *b, struct entry *entry, int result) {
   fill_header(b, entry ? entry->time : 0, result, in_compat_call() ? VIA_COMPAT : VIA_SYSCALL);
 }
 
-/* Returns the process that runs the program's loader: the agent, as the kernel numbers it,
- * regardless of pid namespaces. The loader runs this program once; it is not attached. */
-int agent_process(void *context) {
-  void *parent = FIELD(void *, bpf_get_current_task(), task_struct__real_parent);
-  return FIELD(u32, parent, task_struct__tgid);
-}
-
 #include "path.bpf.h"
 #include "exe.bpf.h"
 #include "handler.bpf.h"

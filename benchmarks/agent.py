@@ -10,19 +10,21 @@ import numpy as np
 from infrasight_core.agent.sink import Delivery
 from infrasight_core.plugin.arrays import view
 from infrasight_recording import Recording, recording
+from infrasight_testbed.process_tree import child_of
 from infrasight_testbed.system import Process, execute, running_system
 from rich.console import Console
 from rich.table import Table
 
 WORKLOADS = Path(__file__).parent.parent / "tests/support/workloads"
-REST_SECONDS = 10.0
+SETTLE_SECONDS = 5.0
+REST_SECONDS = 30.0
 STORM_CALLS = 6000
 QUIET_CALLS = 60
 
 
-def cpu_seconds(process: Process) -> float:
+def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far, proc_pid_stat(5)."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
@@ -59,30 +61,31 @@ def quiet_delays() -> list[float]:
 
 def main() -> None:
     """Prints the table."""
-    table = Table("figure", "value", title="the agent, with the probe execve")
+    table = Table("figure", "value", title="the agent, with all probes")
     with tempfile.TemporaryDirectory() as folder, running_system(Path(folder)) as system:
         storm = Path(folder) / "exec_storm"
         subprocess.run(["cc", "-O2", "-w", "-o", storm, WORKLOADS / "exec_storm.c"], check=True)
-        system.start_server()
-        agent = system.start_agent()
-        time.sleep(2)
-        before = cpu_seconds(agent)
+        server = system.start_server()
+        agent = system.start_agent(every_probe=True)
+        time.sleep(SETTLE_SECONDS)
+        pids = {"agent": agent.pid, "server": server.pid, "store": child_of(server.pid)}
+        at_rest = {name: cpu_seconds(pid) for name, pid in pids.items()}
         time.sleep(REST_SECONDS)
-        table.add_row(
-            "CPU at rest", f"{(cpu_seconds(agent) - before) / REST_SECONDS:.2%} of one CPU"
-        )
+        for name, pid in pids.items():
+            share = (cpu_seconds(pid) - at_rest[name]) / REST_SECONDS
+            table.add_row(f"CPU at rest, {name}", f"{share:.2%} of one CPU")
         table.add_row("memory at rest", f"{rss_mb(agent):.0f} MB")
-        before = cpu_seconds(agent)
+        before = cpu_seconds(agent.pid)
         began = time.monotonic()
         subprocess.run([storm, str(STORM_CALLS)], check=True)
         took = time.monotonic() - began
         time.sleep(2)
-        events = agent.metric("infrasight_events_read_total")
+        events = agent.metric('infrasight_events_read_total{probe="execve"')
         table.add_row("storm", f"{STORM_CALLS / took:,.0f} executions/s, {events:,.0f} events read")
         table.add_row("dropped", f"{agent.metric('infrasight_events_dropped_total'):,.0f}")
         table.add_row(
             "CPU per event, the whole agent",
-            f"{(cpu_seconds(agent) - before) / events * 1e6:.0f} µs",
+            f"{(cpu_seconds(agent.pid) - before) / events * 1e6:.0f} µs",
         )
         table.add_row("memory after it", f"{rss_mb(agent):.0f} MB")
         maps = Path(f"/proc/{agent.pid}/maps").read_text()

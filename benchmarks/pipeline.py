@@ -36,7 +36,7 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 @frozen
 class Outcome:
-    """What became of the opens at one rate.
+    """The outcome of the opens at one rate.
 
     Attributes:
         rate: The rate asked for, per second.

@@ -134,6 +134,7 @@ def test_makefile_has_the_documented_targets() -> None:
     """Every `make` target that a document names exists."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    targets |= {f"bench-{script.stem}" for script in (ROOT / "benchmarks").glob("*.py")}
     named = {
         target
         for page in PAGES

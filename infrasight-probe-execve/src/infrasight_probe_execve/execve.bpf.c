@@ -96,9 +96,9 @@ int succeeded(struct sched_process_exec *exec) {
 /* Fills argv and argv_length with the arguments of a failed call, from the caller's memory: one
  * after the other, each with its NUL. The kernel takes NULL for an empty list.
  *
- * The verifier goes through all rounds for each state that leads into the loop, and from each branch
- * of a round through the next round once more. Numbers that differ between states therefore lie in
- * the block, and a round has no branch but out of the loop. */
+ * The verifier goes through all rounds for each state that leads into the loop, and from each
+ * branch of a round through the next round once more. Numbers that differ between states therefore
+ * lie in the block, and a round has no branch but out of the loop. */
 static inline void set_user_argv(struct block *b, struct entry *entry) {
   u64 width = number_of(b, entry && entry->is_compat ? 4 : 8) & 15;
   u64 pointers = entry ? (u64)entry->argv : 0;

@@ -1,5 +1,6 @@
-/* paced_opens RATE SECONDS: opens paths that contain the process id and a running number, RATE times
- * a second, in a group every millisecond; all calls fail with ENOENT. Prints how many it made. */
+/* paced_opens RATE SECONDS: opens paths that contain the process id and a running number, RATE
+ * times a second, in a group every millisecond; all calls fail with ENOENT. Prints how many it
+ * made. */
 #include <err.h>
 #include <fcntl.h>
 #include <stdio.h>

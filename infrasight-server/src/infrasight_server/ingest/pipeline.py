@@ -143,10 +143,16 @@ class IngestPipeline:
         stored = writer.pending(node, batch.batch_id)
         if stored is None:
             stored = asyncio.get_running_loop().create_future()
-            rows, days = prepared.rows, prepared.days
-            writer.submit(
-                PendingBatch(node, batch.batch_id, rows, received.size, days, batch.retry, stored)
+            pending = PendingBatch(
+                node=node,
+                batch_id=batch.batch_id,
+                rows=prepared.rows,
+                size=received.size,
+                days=prepared.days,
+                retry=batch.retry,
+                stored=stored,
             )
+            writer.submit(pending)
         stored.add_done_callback(partial(_pass_on, received.outcome))
 
     async def _measure(self, batch: Batch) -> int | Rejection:

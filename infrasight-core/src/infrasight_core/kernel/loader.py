@@ -53,7 +53,13 @@ from infrasight_core.kernel.prog_info import (
     skipped_runs,
 )
 from infrasight_core.kernel.program_cache import ProgramCache
-from infrasight_core.kernel.programs import KernelObjects, ProgramType, find_obstacle, own_process
+from infrasight_core.kernel.programs import (
+    KernelObjects,
+    ProgramType,
+    check_rights,
+    find_obstacle,
+    own_process,
+)
 from infrasight_core.kernel.system_calls import compat_defines
 from infrasight_core.kernel.written_map import WrittenMap
 from infrasight_core.plugin.program import BpfProgram, Kernel, KernelFunction, Tracepoint
@@ -189,6 +195,7 @@ def load(
     """
     try:
         points = available_tracepoints(probe, program)
+        check_rights()
         request = _request(program, points, kernel, settings, filters)
         verified = _verify(program, points, request, settings)
         with closing(verified.objects):

@@ -247,6 +247,18 @@ def attach_to_function(program: int, name: str) -> int:
         raise KernelError(f"Failed to attach BPF program {name}: {_reason(error)}") from error
 
 
+def check_rights() -> None:
+    """Loads a program that does nothing, which is quicker than to compile one first.
+
+    Raises:
+        KernelError: The kernel does not let this process load programs.
+    """
+    try:
+        os.close(_load(ProgramType.RAW_TRACEPOINT, "rights", _EMPTY, b"GPL"))
+    except OSError as error:
+        raise KernelError(f"Failed to load BPF program rights: {error.strerror}") from error
+
+
 def find_obstacle(kernel_function: str, attach: bool) -> str:
     """Returns why no program can attach to a kernel function; empty if one can.
 

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="containers and recording need root"),
     pytest.mark.timeout(900),  # includes building the image
 ]
+START_SECONDS = 400.0  # the agent compiles every probe, beside other tests
 NODE = "node-1"
 FIELDS = {"spec.nodeName": NODE, "metadata.name": "infrasight-agent-x"}
 
@@ -56,7 +57,11 @@ def test_agent_in_a_pod_records_node_and_pods(containerd: Containerd, tmp_path: 
         agent_pod = containerd.run_pod("infrasight-agent-x")
         agent = containerd.run_config(agent_pod, "agent", config, image_name("agent"))
         log = containerd.socket.parents[1] / "logs/agent.log"
-        until(lambda: "stream open" in log.read_text(), f"the agent records and streams: {log}")
+        until(
+            lambda: "stream open" in log.read_text(),
+            f"the agent records and streams: {log}",
+            START_SECONDS,
+        )
         busy = containerd.run(pod, "busy", "true", f"mark-{marker}", image=IMAGE)
         host = subprocess.Popen(["/bin/true", f"mark-{marker}"])
         host.wait()

@@ -10,6 +10,7 @@ import numpy as np
 from infrasight_core.agent.sink import Delivery
 from infrasight_core.plugin.arrays import view
 from infrasight_recording import Recording, recording
+from infrasight_testbed.process_cpu import cpu_seconds
 from infrasight_testbed.process_tree import child_of
 from infrasight_testbed.system import Process, execute, running_system
 from rich.console import Console
@@ -20,12 +21,6 @@ SETTLE_SECONDS = 5.0
 REST_SECONDS = 30.0
 STORM_CALLS = 6000
 QUIET_CALLS = 60
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def rss_mb(process: Process) -> float:

@@ -14,6 +14,7 @@ from infrasight_testbed.cluster_build import ClusterBuild
 from infrasight_testbed.control_plane import running_control_plane
 from infrasight_testbed.fake_agent import FakeAgent
 from infrasight_testbed.operator_process import OperatorInstallation
+from infrasight_testbed.process_cpu import cpu_seconds
 from infrasight_testbed.system import Process
 from rich.console import Console
 from rich.table import Table
@@ -29,12 +30,6 @@ def rss_mb(process: Process) -> float:
         int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
         / 1024
     )
-
-
-def cpu_seconds(process: Process) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def seconds_until(done: Callable[[], bool]) -> float:
@@ -64,7 +59,7 @@ def measure(installation: OperatorInstallation, nodes: list[str], table: Table) 
         )
         time.sleep(3)
         calls = operator.metric(CALLS)
-        cpu = cpu_seconds(operator)
+        cpu = cpu_seconds(operator.pid)
         spread = [
             operator.metric(f"infrasight_operator_policy_spread_seconds_{part}")
             for part in ("sum", "count")
@@ -90,15 +85,17 @@ def measure(installation: OperatorInstallation, nodes: list[str], table: Table) 
         table.add_row(
             "calls of the API, the change and all reports", f"{operator.metric(CALLS) - calls:.0f}"
         )
-        table.add_row("CPU of the operator for all of it", f"{cpu_seconds(operator) - cpu:.1f} s")
+        table.add_row(
+            "CPU of the operator for all of it", f"{cpu_seconds(operator.pid) - cpu:.1f} s"
+        )
         table.add_row("memory after it", f"{rss_mb(operator):.0f} MB")
         calls = operator.metric(CALLS)
-        cpu = cpu_seconds(operator)
+        cpu = cpu_seconds(operator.pid)
         time.sleep(10)
         table.add_row(
             "at rest",
             f"{operator.metric(CALLS) - calls:.0f} calls, "
-            f"{(cpu_seconds(operator) - cpu) / 10:.1%} of one CPU",
+            f"{(cpu_seconds(operator.pid) - cpu) / 10:.1%} of one CPU",
         )
     finally:
         for agent in agents:

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from infrasight_testbed import tracing
+from infrasight_testbed import compared_tracers
 from infrasight_testbed.traced_work import Work, loops, programs
 from infrasight_testbed.tracers import tracepoint_programs
 from rich.console import Console
@@ -29,12 +29,12 @@ from rich.table import Table
 Times = dict[str, dict[str, list[float]]]
 """The CPU times by work and way, in nanoseconds."""
 LOOP_RUNS: Final = 3
-WAYS: Final[dict[str, Callable[[], AbstractContextManager[tracing.Dropped]]]] = {
-    "untraced": tracing.untraced,
-    "floor": tracing.floor,
-    "infrasight": tracing.infrasight,
-    "bpftrace": tracing.bpftrace,
-    "auditd": tracing.auditd,
+WAYS: Final[dict[str, Callable[[], AbstractContextManager[compared_tracers.Dropped]]]] = {
+    "untraced": compared_tracers.untraced,
+    "floor": compared_tracers.floor,
+    "infrasight": compared_tracers.infrasight,
+    "bpftrace": compared_tracers.bpftrace,
+    "auditd": compared_tracers.auditd,
 }
 
 

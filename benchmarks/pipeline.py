@@ -8,7 +8,6 @@ rows stored and the events dropped, and no row is stored twice. The last line is
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from attrs import asdict, frozen
 from infrasight_testbed.certificates import CertificateAuthority, tls_options
+from infrasight_testbed.process_cpu import cpu_seconds
 from infrasight_testbed.process_memory import MIB, peak, reset_peak
 from infrasight_testbed.process_tree import child_of
 from infrasight_testbed.system import Process, System, loopback_address, running_system
@@ -31,7 +31,6 @@ RATES: Final = (50_000, 100_000, 200_000, 300_000, 350_000, 400_000)
 PROCESSES: Final = 2
 STORE_SECONDS: Final = 120.0
 STILL_SECONDS: Final = 0.5  # without a new row, once others were dropped
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 @frozen
@@ -104,8 +103,8 @@ class Pipeline:
         stored = time.monotonic() - began - took
         found = self._count(pids)
         cpu = {
-            name: (ticks - cpu_before[name]) / _TICKS * 1e6 / max(found["n"], 1)
-            for name, ticks in self._cpu().items()
+            name: (seconds_now - cpu_before[name]) * 1e6 / max(found["n"], 1)
+            for name, seconds_now in self._cpu().items()
         }
         return Outcome(
             rate=rate,
@@ -143,14 +142,9 @@ class Pipeline:
     def _dropped(self) -> int:
         return int(self._agent.metric('infrasight_events_dropped_total{probe="open"'))
 
-    def _cpu(self) -> dict[str, int]:
-        """The ticks of user and system time of each process so far, proc_pid_stat(5)."""
-        return {name: _ticks(pid) for name, pid in self._processes.items()}
-
-
-def _ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return int(fields[11]) + int(fields[12])
+    def _cpu(self) -> dict[str, float]:
+        """The CPU seconds of each process so far."""
+        return {name: cpu_seconds(pid) for name, pid in self._processes.items()}
 
 
 @contextmanager

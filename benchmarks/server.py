@@ -21,7 +21,9 @@ from infrasight.v1.stream_pb2 import Account, Batch, Hello, StreamRequest, Strea
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_testbed.fuzz import recorded
-from infrasight_testbed.system import Process, loopback_address, running_system
+from infrasight_testbed.process_cpu import cpu_seconds
+from infrasight_testbed.process_tree import child_of
+from infrasight_testbed.system import loopback_address, running_system
 from rich.console import Console
 from rich.table import Table
 
@@ -114,19 +116,6 @@ class Agent:
         return answer
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
-def store_pid(server: Process) -> int:
-    """The process of the server's embedded store."""
-    children = Path(f"/proc/{server.pid}/task").glob("*/children")
-    (pid,) = {int(pid) for file in children for pid in file.read_text().split()}
-    return pid
-
-
 async def run_agents(address: str, size: Size, rate: float) -> list[Agent]:
     """Lets all agents send at a common rate; returns them when every batch is acknowledged."""
     schema = PluginManager.discover(enable=[PROBE]).schemas()[PROBE]
@@ -147,7 +136,7 @@ def measured(size: Size, rate: float) -> Result:
     with tempfile.TemporaryDirectory() as folder, running_system(Path(folder)) as system:
         system.address = loopback_address()
         server = system.start_server("--probe", PROBE)
-        pids = (server.pid, store_pid(server))
+        pids = (server.pid, child_of(server.pid))
         asyncio.run(run_agents(system.address, Size(2, 2, size.rows), rate))  # imports, caches
         before = [cpu_seconds(pid) for pid in pids]
         began = time.monotonic()

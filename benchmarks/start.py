@@ -9,7 +9,6 @@ all do, and the CPU time of the agent and its compilers until it has stopped aga
 
 import json
 import os
-import resource
 import signal
 import statistics
 import subprocess
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 from infrasight_testbed.ports import free_port
+from infrasight_testbed.process_cpu import cpu_seconds_of_children
 from infrasight_testbed.system import BIN
 from rich.console import Console
 from rich.table import Table
@@ -28,12 +28,6 @@ STARTS = ("first", "second")
 FIGURES = ("first probe", "all probes", "CPU")
 
 
-def cpu_of_children() -> float:
-    """The CPU seconds of the processes that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def start(cache: Path) -> dict[str, float]:
     """Starts and stops an agent; returns its figures in seconds."""
     command: list[str | Path] = [BIN / "infrasight", "agent", "--program-cache", cache]
@@ -41,7 +35,7 @@ def start(cache: Path) -> dict[str, float]:
     for probe in PROBES:
         command += ["--probe", probe]
     figures: dict[str, float] = {}
-    cpu = cpu_of_children()
+    cpu = cpu_seconds_of_children()
     began = time.monotonic()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         assert agent.stderr is not None
@@ -54,7 +48,7 @@ def start(cache: Path) -> dict[str, float]:
                 break
         os.kill(agent.pid, signal.SIGTERM)
         agent.stderr.read()
-    figures["CPU"] = cpu_of_children() - cpu
+    figures["CPU"] = cpu_seconds_of_children() - cpu
     return figures
 
 

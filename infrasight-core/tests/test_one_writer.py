@@ -24,8 +24,8 @@ PROCESSES = 4
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program that calls getppid(2)."""
-    program = tmp_path_factory.mktemp("loop") / "getppid_loop"
-    source = WORKLOADS / "getppid_loop.c"
+    program = tmp_path_factory.mktemp("loop") / "calls"
+    source = WORKLOADS / "calls.c"
     subprocess.run(["cc", "-O2", "-o", program, source], check=True)
     return program
 
@@ -49,7 +49,7 @@ def recording(*points: SystemCall | Tracepoint) -> Iterator[LoadedProbe]:
 def calling(loop: Path, processes: int) -> Iterator[list[int]]:
     """Processes that share a CPU and call without end. Yields their numbers."""
     cpu = str(max(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", cpu, str(loop), "1000000000"]
+    command = ["taskset", "-c", cpu, str(loop), "getppid", "1000000000"]
     running = [subprocess.Popen(command) for _ in range(processes)]
     try:
         yield [process.pid for process in running]

@@ -3,7 +3,6 @@
 A piece of work does the same every time, so that the CPU times that it takes can be compared.
 """
 
-import resource
 import shutil
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from typing import Final
 from attrs import frozen
 
 from infrasight_testbed.ports import free_port
+from infrasight_testbed.process_cpu import cpu_seconds_of_children
 from infrasight_testbed.system import until
 
 WORKLOADS: Final = Path(__file__).parents[1] / "workloads"
@@ -49,12 +49,12 @@ class Work:
 
     def cpu_ns(self) -> float:
         """Does the work. Returns the CPU time of one operation, all its processes together."""
-        before = _children_ns()
+        before = cpu_seconds_of_children()
         with _running(self.server, self.port):
             subprocess.run(
                 self.command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-        return (_children_ns() - before) / self.operations
+        return (cpu_seconds_of_children() - before) * 1e9 / self.operations
 
 
 def loops(folder: Path) -> Iterator[Work]:
@@ -156,8 +156,3 @@ def _running(server: Sequence[str], port: int) -> Iterator[None]:
 def _is_listening(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _children_ns() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (used.ru_utime + used.ru_stime) * 1e9

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from infrasight_core.cli.format import write_objects
 from infrasight_core.cli.format_option import default_format, format_option
+from infrasight_core.cli.loading_options import LoadingOptions, loading_options
 from infrasight_core.cli.server_options import server_options
 from infrasight_core.console.entry import EXIT_STATUSES, FAILED
 from infrasight_core.console.streams import report
@@ -91,23 +91,7 @@ The status is 1 if an event is missing: made, but neither recorded nor dropped.
 @click.option(
     "--alone", is_flag=True, help="Record in this process, even if an agent runs on this machine."
 )
-@click.option(
-    "--memory",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1, 4096),
-    metavar="MIB",
-    help="Memory for events that wait to be read. Not used with an agent.",
-)
-@click.option(
-    "--loader-python",
-    default="/usr/bin/python3",
-    show_default=True,
-    envvar="INFRASIGHT_LOADER_PYTHON",
-    show_envvar=True,
-    metavar="FILE",
-    help="The Python that has bcc.",
-)
+@loading_options
 @click.option(
     "--agent-pid",
     type=click.IntRange(1),
@@ -129,8 +113,7 @@ def command(
     rounds: int,
     processes: int,
     alone: bool,
-    memory: int,
-    loader_python: str,
+    loading: LoadingOptions,
     agent_pid: int | None,
     server_pid: int | None,
     output_format: str | None,
@@ -152,7 +135,6 @@ def command(
     from infrasight_core.cli.load_result import Order
     from infrasight_core.cli.load_stored import measure_stored
     from infrasight_core.cli.program_owners import recording_processes
-    from infrasight_core.kernel.loader import LoadSettings
 
     order = Order(probe, rate, seconds, rounds, processes)
     canary = canary_of(probe)
@@ -168,8 +150,7 @@ def command(
                     f"Processes {', '.join(map(str, agents))} record as well: calls that are not "
                     "recorded here are recorded there, and cost more than unrecorded ones."
                 )
-            settings = LoadSettings(Path(loader_python), memory << 20, own_work=False)
-            result = measure_alone(order, load, settings, notes)
+            result = measure_alone(order, load, loading.settings(), notes)
         else:
             parts = find_parts(server, agent_pid, server_pid, agents)
             with connect() as client:

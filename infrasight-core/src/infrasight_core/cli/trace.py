@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from infrasight_core import logs
-from infrasight_core.agent.settings import DEFAULT_PROGRAM_CACHE
 from infrasight_core.cli.agent_capabilities import loading_capabilities
 from infrasight_core.cli.format_option import format_option
+from infrasight_core.cli.loading_options import LoadingOptions, loading_options
 from infrasight_core.cli.where_option import where_option
 from infrasight_core.console import privileges
 from infrasight_core.console.entry import EXIT_STATUSES
@@ -50,32 +50,7 @@ _LOADING_CALLS = ("perf_event_open",)  # bpf(2) also reads the counters of loade
     help="Do not record matching events, even if --include matches.",
 )
 @format_option()
-@click.option(
-    "--memory",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1, 4096),
-    metavar="MIB",
-    help="Memory for the events of one probe, over all CPUs.",
-)
-@click.option(
-    "--loader-python",
-    default="/usr/bin/python3",
-    show_default=True,
-    envvar="INFRASIGHT_LOADER_PYTHON",
-    show_envvar=True,
-    metavar="FILE",
-    help="The Python that has bcc.",
-)
-@click.option(
-    "--program-cache",
-    default=DEFAULT_PROGRAM_CACHE,
-    show_default=True,
-    envvar="INFRASIGHT_PROGRAM_CACHE",
-    show_envvar=True,
-    metavar="FOLDER",
-    help="Where compiled probes are stored; empty for nowhere.",
-)
+@loading_options
 @click.option(
     "--log-level",
     default="warning",
@@ -89,9 +64,7 @@ def command(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     output_format: str | None,
-    memory: int,
-    loader_python: str,
-    program_cache: str,
+    loading: LoadingOptions,
     log_level: str,
 ) -> None:
     """Show this machine's events as they happen; needs root, but no server.
@@ -107,26 +80,18 @@ def command(
     filters = Filters.parse(include, exclude)
     logs.configure(log_level)
     needed = needed_capabilities()
-    python = Path(loader_python)
     with ThreadPoolExecutor(1, "attach") as attaching:
         # Capabilities belong to threads. This one retains those for loading until it ends; all
         # other threads start without them.
-        retained = needed | loading_capabilities() | privileges.for_reading(_loaded_paths(python))
+        loaded_paths = _loaded_paths(loading.loader_python)
+        retained = needed | loading_capabilities() | privileges.for_reading(loaded_paths)
         attaching.submit(privileges.drop_capabilities, retained).result()
         restriction = privileges.restrict(needed, DANGEROUS_CALLS, ending_threads=1)
         # Imported here: it imports NumPy and pyarrow, which start threads with the privileges of
         # now.
         from infrasight_core.cli.trace_session import TraceSession
-        from infrasight_core.kernel.loader import LoadSettings
-        from infrasight_core.kernel.program_cache import ProgramCache
 
-        settings = LoadSettings(
-            python=python,
-            memory=memory << 20,
-            own_work=False,
-            cache=ProgramCache(Path(program_cache)) if program_cache else None,
-        )
-        session = TraceSession(probes, filters, conditions, settings)
+        session = TraceSession(probes, filters, conditions, loading.settings())
         attaching.submit(session.attach).result()
     restriction.deny_more(_LOADING_CALLS).log()
     session.run(None if output_format is None else output_format == "table")

@@ -28,9 +28,10 @@ from infrasight_server.ingest.validation import (
     validate_head,
 )
 from infrasight_server.limits import MAX_ROWS, BatchLimits
-from infrasight_server.store.batch_writer import BatchWriter, PendingBatch
+from infrasight_server.store.batch_writer import BatchWriter
 from infrasight_server.store.containers import ContainerTable
 from infrasight_server.store.outcome import StoreOutcome
+from infrasight_server.store.pending_batch import PendingBatch
 
 _MEASURED_AT_ONCE_BYTES = 64 << 10
 """A batch up to this size is measured in the event loop: a thread takes longer to start."""

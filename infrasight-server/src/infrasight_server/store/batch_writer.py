@@ -13,16 +13,17 @@ from concurrent.futures import Executor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
-from attrs import evolve, field, frozen
+from attrs import evolve
 from infrasight_core.errors import BatchConflictError, StoreError, StoreUnavailableError
 from infrasight_core.net.backoff import Backoff
 from infrasight_core.plugin.arrays import numbers
 
 from infrasight_server import metrics
-from infrasight_server.store.clickhouse import POSITIONS, BatchSummary, Store
+from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.outcome import StoreOutcome
+from infrasight_server.store.pending_batch import PendingBatch
+from infrasight_server.store.stored_rows import Found, find_stored
 
 log = structlog.get_logger(__name__)
 _INSERT_BYTES = 128 << 20  # half of the size at which ClickHouse splits an insert into blocks
@@ -32,34 +33,6 @@ _REMEMBERED_NODES = 10_000
 _MOST_FAILURES = 5
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
-
-
-@frozen(eq=False)
-class PendingBatch:
-    """A batch that waits for its insert.
-
-    Attributes:
-        node: The node that sent it.
-        batch_id: Its id, unique on that node.
-        rows: Its rows with all stored columns.
-        size: The bytes of its rows in memory.
-        days: The days since the epoch that its events lie in, each a partition of the table.
-        retry: Whether the agent has sent it before, so that the store may have it already.
-        stored: Done when the store has the batch; fails with a StoreError if the store rejects it.
-    """
-
-    node: str
-    batch_id: str
-    rows: pa.RecordBatch
-    size: int
-    days: frozenset[int]
-    retry: bool
-    stored: asyncio.Future[StoreOutcome]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Node and batch id, which identify the batch."""
-        return self.node, self.batch_id
 
 
 class BatchWriter:
@@ -281,7 +254,7 @@ class BatchWriter:
 
     def _insert_once(
         self, group: Sequence[PendingBatch], in_doubt: bool, previous_attempt: str, attempt: str
-    ) -> "_Found":
+    ) -> Found:
         """Makes one attempt, in a worker thread.
 
         Args:
@@ -296,7 +269,9 @@ class BatchWriter:
         """
         if previous_attempt and self._store.is_running(previous_attempt):
             raise StoreUnavailableError("it is still running the previous attempt")
-        found = self._find_stored([batch for batch in group if in_doubt or batch.retry])
+        found = find_stored(
+            self._store, self._table, [batch for batch in group if in_doubt or batch.retry]
+        )
         stored = found.complete | found.conflicts
         parts = [
             found.missing.get(batch.key, batch.rows) for batch in group if batch.key not in stored
@@ -307,69 +282,3 @@ class BatchWriter:
             with metrics.INSERT_SECONDS.labels(self.probe).time():
                 self._store.insert(self._table, rows, attempt)
         return found
-
-    def _find_stored(self, batches: Sequence[PendingBatch]) -> "_Found":
-        """Finds which batches are stored, in whole or in part.
-
-        An insert that is interrupted can leave a part of a batch, because each partition and each
-        large block is written by itself. Only the missing rows are inserted then.
-        """
-        found = _Found()
-        if not batches:
-            return found
-        nodes = {batch.node for batch in batches}
-        batch_ids = {batch.batch_id for batch in batches}
-        summaries = self._store.stored_batches(self._table, nodes, batch_ids)
-        for batch in batches:
-            stored = summaries.get(batch.key)
-            if stored is None:
-                continue
-            sent = _summary(batch.rows)
-            if stored == sent:
-                found.complete.add(batch.key)
-                continue
-            missing = None
-            if stored.rows < sent.rows:
-                positions = self._store.stored_positions(self._table, batch.node, batch.batch_id)
-                missing = _missing_rows(batch.rows, positions)
-            if missing is None:
-                found.conflicts.add(batch.key)
-            else:
-                found.missing[batch.key] = missing
-        return found
-
-
-@frozen
-class _Found:
-    """What the store has of some batches, by their keys.
-
-    Attributes:
-        complete: Batches that are stored.
-        missing: The rows that are missing of batches that are stored in part.
-        conflicts: Batches whose stored rows are not those that were sent.
-    """
-
-    complete: set[tuple[str, str]] = field(factory=set)
-    missing: dict[tuple[str, str], pa.RecordBatch] = field(factory=dict)
-    conflicts: set[tuple[str, str]] = field(factory=set)
-
-
-def _summary(rows: pa.RecordBatch) -> BatchSummary:
-    if not rows.num_rows:
-        return BatchSummary(0, 0, 0, 0)
-    times = pc.min_max(rows["time"].cast(pa.int64())).as_py()
-    sequences = rows["sequence"].to_numpy().astype(np.uint64).sum(dtype=np.uint64)
-    return BatchSummary(rows.num_rows, times["min"], times["max"], int(sequences))
-
-
-def _missing_rows(rows: pa.RecordBatch, stored: pa.Table) -> pa.RecordBatch | None:
-    """Returns the rows of a batch that are not stored; None if other rows are stored."""
-    keys = POSITIONS.names
-    sent = pa.Table.from_batches([rows]).select(keys).cast(POSITIONS)
-    numbered = sent.append_column("row", pa.array(np.arange(rows.num_rows)))
-    missing = numbered.join(stored, keys, join_type="left anti")["row"]
-    are_sent = not stored.join(sent, keys, join_type="left anti").num_rows
-    # Events at the same position are stored together or not at all.
-    if not are_sent or len(missing) + stored.num_rows != rows.num_rows:
-        return None
-    return rows.take(missing.sort().combine_chunks())

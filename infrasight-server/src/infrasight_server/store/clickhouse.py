@@ -227,8 +227,7 @@ class Store:
             return
         with store_errors(), self._side_connections.acquire() as client:
             for right in _WRITING_RIGHTS:
-                sql = f"CHECK GRANT {right.format(quoted(self.database))}"
-                if client.rows(sql, {}, {})[0][0]:
+                if client.is_granted(right.format(quoted(self.database))):
                     self._reader_warnings = [
                         f"query_user {query_user} has more rights than SELECT on {self.database}; "
                         "revoke them"
@@ -296,7 +295,7 @@ class Store:
         parameters = {"nodes": list(nodes), "batches": list(batches)}
         return {
             (node, batch): BatchSummary(*numbers)
-            for node, batch, *numbers in self._rows(sql, parameters)
+            for node, batch, *numbers in self.rows(sql, parameters)
         }
 
     def stored_positions(self, table: str, node: str, batch: str) -> pa.Table:
@@ -333,7 +332,7 @@ class Store:
             "SELECT name, type FROM system.columns "
             "WHERE database = {database:String} AND table = {table:String} ORDER BY position"
         )
-        return dict(self._rows(sql, {"database": self.database, "table": table}))
+        return dict(self.rows(sql, {"database": self.database, "table": table}))
 
     def aliases(self, table: str) -> dict[str, str]:
         """Returns the expressions of a table's ALIAS columns by name. Raises like `command`."""
@@ -342,7 +341,7 @@ class Store:
             "WHERE database = {database:String} AND table = {table:String} "
             "AND default_kind = 'ALIAS'"
         )
-        return dict(self._rows(sql, {"database": self.database, "table": table}))
+        return dict(self.rows(sql, {"database": self.database, "table": table}))
 
     def canonical(self, expression: str) -> str:
         """Returns an expression in the spelling of `aliases`. Raises like `command`."""
@@ -369,11 +368,11 @@ class Store:
 
     def functions(self) -> frozenset[str]:
         """Returns the names of all functions that an expression can have. Raises like `command`."""
-        return frozenset(name for (name,) in self._rows("SELECT name FROM system.functions", {}))
+        return frozenset(name for (name,) in self.rows("SELECT name FROM system.functions"))
 
     def databases(self) -> frozenset[str]:
         """Returns the names of all databases. Raises like `command`."""
-        return frozenset(name for (name,) in self._rows("SELECT name FROM system.databases", {}))
+        return frozenset(name for (name,) in self.rows("SELECT name FROM system.databases"))
 
     def ping(self) -> None:
         """Checks that the store answers. Raises StoreUnavailableError."""
@@ -381,14 +380,18 @@ class Store:
 
     def _value(self, sql: str, parameters: Mapping[str, Any]) -> Any:
         """Returns the only value of an answer."""
-        rows = self._rows(sql, parameters)
+        rows = self.rows(sql, parameters)
         if not rows:
             raise StoreUnavailableError("it returned no rows")
         return rows[0][0]
 
-    def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Returns the whole answer of one of the server's own statements.
+
+        An answer that is empty or cut off is an error, never fewer rows. Raises like `command`.
+        """
         with store_errors(), self._own_connections.acquire() as client:
-            return client.rows(sql, parameters, {})
+            return client.rows(sql, parameters or {}, {})
 
     def formatted(self, sql: str) -> str:
         """Returns a statement as ClickHouse's parser reads it, in canonical form without comments.

@@ -26,7 +26,10 @@ class Client(Protocol):
         """Runs a statement and returns its rows."""
 
     def text(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
-        """Runs a statement and returns its only value."""
+        """Runs a statement and returns its only value, which is not empty."""
+
+    def is_granted(self, right: str) -> bool:
+        """Returns whether the user has a right, such as `INSERT ON database.*`."""
 
     def insert(
         self, table: str, columns: Sequence[str], rows: "pa.Table", statement_id: str

@@ -1,18 +1,25 @@
 """A connection to a ClickHouse server over HTTP."""
 
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult
 
 import clickhouse_connect
 import pyarrow as pa
+from clickhouse_connect.driver.exceptions import OperationalError
 
 for _name in ("clickhouse_connect", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # they also raise what they log
 
 _CONNECT_SECONDS = 5
+_ROW_FORMAT = "JSONCompact"
+_INTEGER = re.compile(r"U?Int\d+")
+# Without it, the server would buffer answers on its disk; on a full disk they are empty then.
+_UNBUFFERED = {"wait_end_of_query": 0}
 _QUERY_SETTINGS = {
     "wait_end_of_query": 1,  # report a late failure instead of breaking the connection
     "cancel_http_readonly_queries_on_client_close": 1,
@@ -59,25 +66,59 @@ class HttpClient:
     def rows(
         self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
-        """Runs a statement and returns its rows."""
-        answer = self._client.query(sql, parameters=dict(parameters), settings=dict(settings))
-        return [tuple(row) for row in answer.result_rows]
+        """Runs a statement and returns its rows.
+
+        Raises:
+            ValueError: The answer is incomplete.
+        """
+        # A format that shows its end: an answer that is cut off must not look like fewer rows.
+        answer = self._client.raw_query(
+            sql, parameters=dict(parameters), settings={**settings, **_UNBUFFERED}, fmt=_ROW_FORMAT
+        )
+        parsed = json.loads(answer.decode("utf-8", "backslashreplace"))
+        if len(parsed["data"]) != parsed["rows"]:
+            raise ValueError(f"{len(parsed['data'])} of {parsed['rows']} rows")
+        types = [_python_type(column["type"]) for column in parsed["meta"]]
+        return [
+            tuple(convert(value) for convert, value in zip(types, row, strict=True))
+            for row in parsed["data"]
+        ]
 
     def text(self, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> bytes:
-        """Runs a statement and returns its only value."""
-        return self._client.raw_query(
-            sql, parameters=dict(parameters), settings=dict(settings), fmt="RawBLOB"
+        """Runs a statement and returns its only value, which is not empty.
+
+        Raises:
+            ClickHouseError: The answer is empty.
+        """
+        answer = self._client.raw_query(
+            sql, parameters=dict(parameters), settings={**settings, **_UNBUFFERED}, fmt="RawBLOB"
         )
+        if not answer:
+            raise OperationalError("empty answer")
+        return answer
 
     def insert(self, table: str, columns: Sequence[str], rows: pa.Table, statement_id: str) -> None:
-        """Inserts rows as one block; the table's name is quoted."""
+        """Inserts rows as one block; the table's name is quoted.
+
+        Raises:
+            ValueError: The store does not confirm the number of rows.
+        """
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
         # A buffer, because the client would send bytes again by itself after a broken connection.
-        self._client.raw_insert(
+        summary = self._client.raw_insert(
             table, columns, sink.getvalue(), settings={"query_id": statement_id}, fmt="ArrowStream"
         )
+        if summary.written_rows < rows.num_rows:  # more, if it wrote to other tables as well
+            raise ValueError(f"{summary.written_rows} of {rows.num_rows} rows are confirmed")
+
+    def is_granted(self, right: str) -> bool:
+        """Returns whether the user has a right, such as `INSERT ON database.*`."""
+        answer = self._client.command(f"CHECK GRANT {right}")
+        if answer not in (0, 1):
+            raise ValueError(f"{answer!r} instead of 0 or 1")
+        return bool(answer)
 
     @contextmanager
     def stream(
@@ -95,3 +136,12 @@ class HttpClient:
     def is_statement(statement_id: str) -> tuple[str, dict[str, str]]:
         """Returns a condition on `system.processes` and its parameters."""
         return "query_id = {id:String}", {"id": statement_id}
+
+
+def _python_type(type_: str) -> Callable[[Any], Any]:
+    """Returns what makes a value of a ClickHouse type; JSON may have large numbers as strings."""
+    return int if _INTEGER.fullmatch(type_) else _unchanged
+
+
+def _unchanged(value: Any) -> Any:
+    return value

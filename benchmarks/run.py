@@ -21,6 +21,8 @@ def main() -> None:
         ("cost.py", rounds),
         ("start.py", rounds),
         ("agent.py",),
+        ("memory.py",),
+        ("latency.py",),
         ("server.py", rounds),
         ("cluster_operator.py",),
     ):

@@ -4,7 +4,8 @@ usage: start.py [ROUNDS]      (as root; 5 rounds by default)
 
 Each round starts an agent with an empty folder of compiled programs, and then again with what the
 first start stored there. The figures are medians: seconds until the first probe records and until
-all do, and the CPU time of the agent and its compilers until it has stopped again.
+all do, and the CPU time of the agent and its compilers until it has stopped again. The last
+line is the same as JSON.
 """
 
 import json
@@ -62,10 +63,12 @@ def main() -> None:
                 for name, seconds in start(Path(folder) / "cache").items():
                     measured.setdefault((which, name), []).append(seconds)
     table = Table("start", *FIGURES, title="an agent's start, seconds")
+    result: dict[str, dict[str, float]] = {}
     for which in STARTS:
-        medians = [statistics.median(measured[which, name]) for name in FIGURES]
-        table.add_row(which, *(f"{median:.2f}" for median in medians))
+        result[which] = {name: statistics.median(measured[which, name]) for name in FIGURES}
+        table.add_row(which, *(f"{median:.2f}" for median in result[which].values()))
     Console().print(table)
+    print(json.dumps({"benchmark": "start", "rounds": rounds, "seconds": result}))
 
 
 if __name__ == "__main__":

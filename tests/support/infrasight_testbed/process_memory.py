@@ -1,4 +1,4 @@
-"""Measures the memory of another process at its peak."""
+"""Measures the memory of another process, now and at its peak."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,24 @@ def reset_peak(pid: int) -> int:
 def peak(pid: int) -> int:
     """Returns the most resident memory since `reset_peak`, in bytes."""
     return _status(pid, "VmHWM")
+
+
+def memory_now(pid: int) -> tuple[int, int]:
+    """Returns the resident and the proportional memory (RSS, PSS), in bytes."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    found = dict(re.findall(r"^(Rss|Pss):\s+(\d+) kB$", rollup, re.MULTILINE))
+    return int(found["Rss"]) << 10, int(found["Pss"]) << 10
+
+
+def memory_of_maps(pid: int) -> int:
+    """Returns the kernel's memory for the BPF maps that a process holds open, in bytes."""
+    sizes: dict[str, int] = {}
+    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+        text = descriptor.read_text()
+        found = dict(re.findall(r"^(map_id|memlock):\s+(\d+)$", text, re.MULTILINE))
+        if "map_id" in found:
+            sizes[found["map_id"]] = int(found["memlock"])
+    return sum(sizes.values())
 
 
 def _status(pid: int, name: str) -> int:

@@ -24,6 +24,7 @@ def main() -> None:
         ("memory.py",),
         ("latency.py",),
         ("server.py", rounds),
+        ("insert.py", rounds),
         ("cluster_operator.py",),
     ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)

@@ -33,6 +33,12 @@ class ClickHouseServer:
         """For `--store` of infrasight-server."""
         return f"http://127.0.0.1:{self._port}/"
 
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     def start(self) -> "ClickHouseServer":
         """Starts it and waits until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ def main() -> None:
         ("latency.py",),
         ("server.py", rounds),
         ("insert.py", rounds),
+        ("size.py",),
         ("cluster_operator.py",),
     ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)

@@ -9,6 +9,7 @@ import click
 from infrasight_core import logs
 from infrasight_core.agent.settings import SettingsSource
 from infrasight_core.cli.agent_capabilities import needed_capabilities
+from infrasight_core.cli.process_heap import share_one_heap
 from infrasight_core.console import privileges
 from infrasight_core.console.entry import EXIT_STATUSES
 from infrasight_core.console.options import (
@@ -110,6 +111,7 @@ def command(file: Path | None, **options: object) -> None:
     source = SettingsSource(file, settings_flags(options))
     settings = source.read()
     os.umask(UMASK)
+    share_one_heap()
     logs.configure(settings.log_level)
     restriction = None
     if not settings.keep_privileges:

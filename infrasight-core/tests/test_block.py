@@ -185,3 +185,23 @@ def test_canary_events_are_no_rows_and_leave_no_gap() -> None:
     counts = blocks.counts()
     assert (counts.seen, counts.filtered, counts.in_progress) == (EVENTS, len(canaries), 0)
     assert counts.read == counts.submitted == EVENTS - len(canaries)
+
+
+def test_part_of_the_waiting_events_is_drained(blocks: Blocks) -> None:
+    """At most the share of each block is drained; the rest waits, and comes next, as written."""
+    writers = [Writer(blocks, cpu) for cpu in range(CPUS)]
+    for number in range(10):
+        assert writers[0].write(number, b"first %d" % number)
+    for number in range(3):
+        assert writers[2].write(number, b"third %d" % number)
+    reader = Reader()
+    drained = []
+    while blocks.fill_level():
+        columns = blocks.drain(4 * CPUS)
+        drained.append(columns.rows)
+        reader.add(columns)
+    assert drained == [4 + 3, 4, 2]
+    assert reader.events[0] == [(number, b"first %d" % number) for number in range(10)]
+    assert reader.events[2] == [(number, b"third %d" % number) for number in range(3)]
+    assert reader.sequences[0] == list(range(10))
+    assert blocks.counts().read == 13

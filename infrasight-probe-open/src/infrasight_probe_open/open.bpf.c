@@ -5,9 +5,9 @@
  * operations through io_uring are recorded at their completion.
  */
 #define COLUMNS(FIXED, CHARS, TEXT)                                                                \
-  TEXT(exe, 4096, 64)                                                                              \
-  TEXT(path, 4096, 64)                                                                             \
-  TEXT(resolved_path, 4096, 64)                                                                    \
+  TEXT(exe, 4096, 32)                                                                              \
+  TEXT(path, 4096, 32)                                                                             \
+  TEXT(resolved_path, 4096, 32)                                                                    \
   FIXED(u64, flags)                                                                                \
   FIXED(u64, mode)                                                                                 \
   FIXED(u64, resolve)                                                                              \

@@ -40,6 +40,7 @@ def load_bpf(kernel: Kernel, options: Mapping[str, Any]) -> BpfProgram:
         _FILES / "open.bpf.c",
         attach=(*calls, *uring_points("submitted", "completed", "overflowed")),
         defines={"LARGE_FILE": LARGE_FILE},
+        slots=131072,
         canary=_open_nothing,
     )
 

@@ -22,13 +22,14 @@ log = structlog.get_logger(__name__)
 SHORTEST_PAUSE = 0.005  # seconds between two looks at the blocks
 LONGEST_PAUSE = 0.05
 ACCOUNT_INTERVAL = 5.0  # seconds after which an account is sent without a batch
+MOST_ROWS = 65536  # of a batch, so that its memory is bounded
 _LONGEST_WAIT = 0.1  # seconds that an event may wait in its block for others
 _FULL_ENOUGH = 0.25  # the share of a block that makes a batch worthwhile
 
 EVENTS_READ = Counter("infrasight_events_read", "Events read from the kernel's blocks.", ["probe"])
 EVENTS_FILTERED = Counter(
     "infrasight_events_filtered",
-    "Events that a filter excluded, or that the agent itself caused.",
+    "Events that a filter excluded, or that the agent or an embedded store here caused.",
     ["probe"],
 )
 BATCH_ROWS = Histogram(
@@ -104,15 +105,21 @@ class Recording:
         Args:
             elapsed: Seconds between the last two looks.
         """
+        if self._fill_level >= _FULL_ENOUGH:
+            return 0.0
         if self._growth <= 0:
             return LONGEST_PAUSE
         return (_FULL_ENOUGH - self._fill_level) * elapsed / self._growth
 
+    def has_events(self) -> bool:
+        """Returns whether an event waits in the blocks."""
+        return self.loaded.blocks.fill_level() > 0
+
     def drain(self) -> Columns:
-        """Copies the waiting events out of the blocks and frees their slots."""
-        columns = self.loaded.blocks.drain()
+        """Copies waiting events out of the blocks, at most MOST_ROWS, and frees their slots."""
+        columns = self.loaded.blocks.drain(MOST_ROWS)
         self._waiting_since = None
-        self._fill_level = 0.0
+        self._fill_level = self.loaded.blocks.fill_level()
         if columns.rows:
             EVENTS_READ.labels(self.probe).inc(columns.rows)
             BATCH_ROWS.labels(self.probe).observe(columns.rows)

@@ -23,6 +23,7 @@ from infrasight_core.plugin.columns import Columns
 _COUNTERS = 7  # from `seen` on, in the order of Counts but without `read`
 _MOST_READINGS = 64
 _MOST_CANARIES = 64  # whose texts are held; older ones are discarded
+_ALL = 1 << 32  # more than all blocks can hold
 _CANARY = np.uint64(1 << 63)  # QUALITY_CANARY in infrasight.bpf.h
 
 
@@ -167,10 +168,14 @@ class _Block:
                 break
         return read
 
-    def pieces(self) -> Iterator[_Piece]:
-        """Yields the waiting events, divided where the slots or a heap come to their end."""
+    def pieces(self, most_rows: int) -> Iterator[_Piece]:
+        """Yields waiting events, divided where the slots or a heap come to their end.
+
+        Args:
+            most_rows: The most events; later ones go on waiting.
+        """
         tail = int(self.tail[0])
-        head = int(self.head[0])
+        head = min(int(self.head[0]), tail + most_rows)
         load_barrier()  # the columns must not be loaded before the head that publishes them
         heap_tails = [int(self._heap_tail[text.index]) for text in self._texts]
         while tail < head:
@@ -258,15 +263,19 @@ class Blocks:
         """Counts the runs of programs that found their CPU's block held by another program."""
         return sum(int(block.scalars["skipped"][0]) for block in self._blocks)
 
-    def drain(self) -> Columns:
-        """Copies the waiting events out of all blocks and frees their slots.
+    def drain(self, most_rows: int = _ALL) -> Columns:
+        """Copies waiting events out of all blocks and frees their slots.
 
         Each column is copied once, whatever the number of blocks. Events of the canary are left
         out, also of the numbers in `sequence`.
+
+        Args:
+            most_rows: The most events, an equal share of each block; at least one of each.
         """
+        share = max(1, most_rows // self.cpus)
         pieces: list[_Piece] = []
         for block in self._blocks:
-            pieces += block.pieces()
+            pieces += block.pieces(share)
         if not pieces:
             return self._no_events()
         fixed = {

@@ -43,6 +43,28 @@ def numbers(system: System, marker: str) -> list[int]:
     return sorted(int(row["number"]) for row in system.rows(marker, "argv[3] AS number"))
 
 
+def test_store_on_this_machine_is_not_recorded_at_its_own_work(embedded: System) -> None:
+    """What the store opens for an insert is no event, or it would be the next insert.
+
+    What another process does to the store's files is.
+    """
+    embedded.start_server()
+    agent = embedded.start_agent(every_probe=True)
+    execute("mark-own-store", 5)
+    until(lambda: len(embedded.rows("mark-own-store")) == 5, "the first insert")
+    began = time.time_ns()
+    execute("mark-own-store", 5, first=5)
+    subprocess.run(["cat", embedded.store_folder / "status"], check=True, stdout=subprocess.PIPE)
+    until(lambda: len(embedded.rows("mark-own-store")) == 10, "the second insert")
+    assert agent.stop() == 0
+    rows = embedded.query(
+        "SELECT comm, resolved_path AS path FROM open_events "
+        f"WHERE startsWith(path, '{embedded.store_folder}/') "
+        f"AND time > fromUnixTimestamp64Nano({began})"
+    )
+    assert rows == [{"comm": "cat", "path": f"{embedded.store_folder}/status"}]
+
+
 def test_23_calls_are_stored_as_23_rows(system: System) -> None:
     """23 known calls are exactly those rows in the table, right in every field."""
     system.start_server()

@@ -225,6 +225,22 @@ def test_compressed_huge_answer_is_not_received(victim: Victim) -> None:
     assert "RESOURCE_EXHAUSTED" in log
 
 
+@pytest.mark.parametrize(
+    "folder",
+    [b"/", b"/etc", b"/proc/self", b"/\0/\xff", b"/x" * 100_000],
+    ids=["root", "etc", "proc", "no-text", "long"],
+)
+def test_folder_that_is_not_the_stores_hides_nothing(victim: Victim, folder: bytes) -> None:
+    """A welcome names any folder as the store's, to hide who opens its files; it has no effect."""
+    message = answer(welcome=Welcome(server_version="1.0", store_folder=folder))
+
+    def attack(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        next(requests)
+        yield message
+
+    assert "not recorded" not in victim.survive(attack)
+
+
 def test_text_for_the_terminal_is_escaped_and_bounded_in_the_log(victim: Victim) -> None:
     """A server's version, reasons and status control no terminal and fill no disk."""
 

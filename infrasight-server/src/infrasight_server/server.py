@@ -96,6 +96,7 @@ class Server:
             containers,
             MemoryBudget(settings.max_pending_bytes),
             settings.batch_limits,
+            self._store.folder,
         )
         accounts = AccountTables(account_writer, self._writers.keys(), settings.batch_limits)
         identification = self._choose_identification(credentials)

@@ -131,6 +131,11 @@ class System:
         self._server_status, self._agent_status = (f"127.0.0.1:{free_port()}" for _ in range(2))
         self._started: list[Process] = []
 
+    @property
+    def store_folder(self) -> Path:
+        """Where the embedded store has its files."""
+        return self._folder / "store"
+
     def start_server(
         self,
         *options: str,

@@ -68,14 +68,16 @@ class ProbeSchema(_message.Message):
     def __init__(self, probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("server_version", "probes", "max_batch_bytes")
+    __slots__ = ("server_version", "probes", "max_batch_bytes", "store_folder")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORE_FOLDER_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     probes: _containers.RepeatedCompositeFieldContainer[ProbeAnswer]
     max_batch_bytes: int
-    def __init__(self, server_version: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeAnswer, _Mapping]]] = ..., max_batch_bytes: _Optional[int] = ...) -> None: ...
+    store_folder: bytes
+    def __init__(self, server_version: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeAnswer, _Mapping]]] = ..., max_batch_bytes: _Optional[int] = ..., store_folder: _Optional[bytes] = ...) -> None: ...
 
 class ProbeAnswer(_message.Message):
     __slots__ = ("probe", "accepted", "reason")

@@ -21,6 +21,8 @@ from infrasight_core.agent.reload import Reloader
 from infrasight_core.agent.reload_plan import NO_FAILURES
 from infrasight_core.agent.settings import AgentSettings, SettingsSource
 from infrasight_core.errors import InfraSightError
+from infrasight_core.kernel.store_files import find_store_files
+from infrasight_core.net.address import Address
 from infrasight_core.net.peer_text import clean_text
 from infrasight_core.net.status_server import StatusServer
 from infrasight_core.net.tasks import cancel_all
@@ -65,7 +67,10 @@ class Agent:
         self._recorder = Recorder(plugins, settings.load_settings(), settings.node, self._outbox)
         self._canary = Canary(self._recorder, settings.canary_interval)
         self._reloader = Reloader(self._recorder, settings)
-        self._uplink = EventUplink(server, self._make_hello, self._outbox)
+        self._is_server_local = Address.parse(server.address).is_loopback
+        self._uplink = EventUplink(
+            server, self._make_hello, self._outbox, on_store_folder=self._exclude_store
+        )
         self._status = StatusServer(settings.status_listen, self._ready)
         self._reload_failure = ""  # unlike an invalid setting, it may leave a reload half done
         self._stop = asyncio.Event()
@@ -211,6 +216,11 @@ class Agent:
         return Hello(
             node=self._settings.node, boot_id=boot_id, agent_version=version(), probes=probes
         )
+
+    def _exclude_store(self, folder: bytes) -> None:
+        """Does not record that the server's store, if it is here, works on its own files."""
+        is_here = self._is_server_local and bool(folder)
+        self._recorder.exclude_store(find_store_files(folder) if is_here else None)
 
     def _add_state(self, report: Report) -> None:
         """Adds to a report for the operator what runs, what fails, and the uplink's state."""

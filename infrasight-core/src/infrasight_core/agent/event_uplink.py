@@ -37,11 +37,20 @@ class EventUplink(ReconnectingStream):
         peer: The server.
         make_hello: Makes the first message of each stream.
         outbox: Holds the batches to send.
+        on_store_folder: Called with the folder of the server's embedded store, which may be on
+            another machine; with b"" once that is not known any more.
     """
 
-    def __init__(self, peer: Peer, make_hello: Callable[[], Hello], outbox: Outbox) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        make_hello: Callable[[], Hello],
+        outbox: Outbox,
+        on_store_folder: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         super().__init__(peer, "server")
         self._make_hello = make_hello
+        self._on_store_folder = on_store_folder
         self._outbox = outbox
         self._hello_due = asyncio.Event()
         self._unanswered_hellos: list[Hello] = []
@@ -57,6 +66,7 @@ class EventUplink(ReconnectingStream):
             await self._exchange()
         finally:
             self._outbox.resend_unacknowledged()
+            self._on_store_folder(b"")
 
     async def _exchange(self) -> None:
         async with aio_channel(self._peer, _LARGEST_ANSWER) as channel:
@@ -135,6 +145,7 @@ class EventUplink(ReconnectingStream):
             server=self._peer.address,
             server_version=clean_text(welcome.server_version, _LONGEST_VERSION),
         )
+        self._on_store_folder(welcome.store_folder)
         answers = {answer.probe: answer for answer in welcome.probes}
         for announced in hello.probes:
             answer = answers.get(announced.probe)

@@ -3,6 +3,7 @@
 This is the agent's first step on the way of a record: blocks, recorder, outbox, uplink.
 """
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from infrasight_core.kernel.block import Counts
 from infrasight_core.kernel.dispatcher import Dispatcher
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.kernel.loader import LoadedProbe, LoadSettings, load, running_kernel
+from infrasight_core.kernel.store_files import StoreFiles
 from infrasight_core.plugin.arrays import recycle_memory
 from infrasight_core.plugin.clock import boot_time_ns
 from infrasight_core.plugin.columns import Columns
@@ -82,6 +84,7 @@ class Recorder:
         self._untraced_by_ended_probes = 0
         self._untraced_counted = 0.0
         self._recordings: dict[str, Recording] = {}
+        self._store: StoreFiles | None = None
         self._lock = threading.Lock()  # of the recordings, held while they are drained
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -119,6 +122,7 @@ class Recorder:
         recording = Recording(loaded, schema, ProbeSettings(options, filters), self._sink)
         with self._lock:
             self._recordings[probe] = recording
+            self._exclude_store(recording)
         functions = {"functions": list(loaded.functions)} if loaded.functions else {}
         log.info("probe attached", probe=probe, slots=loaded.blocks.layout.slots, **functions)
 
@@ -128,7 +132,8 @@ class Recorder:
             recording = self._recordings.pop(probe)  # only this thread uses it from here on
         self._dispatcher.detach(recording.loaded)
         recording.detach()
-        self._drain(recording)
+        while recording.has_events():
+            self._drain(recording)
         counts = recording.close()
         with self._lock:
             self._untraced_by_ended_probes += counts.untraced
@@ -149,6 +154,28 @@ class Recorder:
             raise PluginError(probe, "filters", str(error)) from error
         recording.settings = ProbeSettings(recording.settings.options, filters)
         log.info("filters changed", probe=probe)
+
+    def exclude_store(self, store: StoreFiles | None) -> None:
+        """Stops recording that an embedded store works on its own files; None: records it again."""
+        with self._lock:
+            if store == self._store:
+                return
+            self._store = store
+            for recording in self._recordings.values():
+                self._exclude_store(recording)
+        if store is not None:
+            folder = os.fsdecode(store.folder)
+            log.info("the store's work on its own files is not recorded", folder=folder)
+
+    def _exclude_store(self, recording: Recording) -> None:
+        try:
+            recording.loaded.filter_maps.exclude_store(self._store)
+        except KernelError as error:
+            log.warning(
+                "the store's work on its own files is recorded",
+                probe=recording.probe,
+                reason=str(error),
+            )
 
     def attach_tracker(self, tracker: str, options: Mapping[str, Any]) -> None:
         """Loads a tracker; one that runs is replaced without a gap. Raises PluginError."""

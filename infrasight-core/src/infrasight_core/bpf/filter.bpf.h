@@ -15,6 +15,9 @@
  * other than the first started. The kernel hands orphans to the first thread of process 1 (or of a
  * subreaper), so that no other process's child is ever taken for the agent's.
  *
+ * Nor is it recorded that the embedded store of a server on this machine works on a file in its own
+ * folder: storing that row would open files again, and never end.
+ *
  * The exception is the agent's canary: a thread that causes events on purpose (agent/canary.py). No
  * filter applies to it. Its events are written to the block and counted as filtered, and the agent
  * takes them out of what it reads.
@@ -31,10 +34,13 @@ enum filter_kind { FILTER_PID, FILTER_UID, FILTER_COMM, FILTER_CGROUP, FILTER_PA
 /* Only in the block's copy of the state: drop this event; this is an event of the canary. */
 #define FILTER_DROP (1ULL << 17)
 #define FILTER_CANARY (1ULL << 18)
+#define FILTER_STORE (1ULL << 19) /* the process is the embedded store */
 /* Whether a process is the agent. No process has the number that stands for "no agent". */
 #define FILTER_IS_AGENT(state, process) ((state) >> 32 == (process))
 #define FILTER_NO_AGENT (0xffffffffULL << 32)
 #define FILTER_PATH_BYTES 255 /* the longest prefix */
+#define STORE_BANK 2          /* in filter_prefixes: the store's folder */
+#define STORE_INDEX 1         /* in filter_state: the store's process, 0 for none */
 
 struct filter_key {
   u64 bank_kind, value[2];
@@ -45,7 +51,7 @@ struct filter_prefix {
   u8 bank, path[FILTER_PATH_BYTES];
 };
 
-BPF_ARRAY(filter_state, u64, 1);
+BPF_ARRAY(filter_state, u64, 2);
 BPF_F_TABLE("hash", struct filter_key, u64, filter_values, FILTER_VALUES, BPF_F_NO_PREALLOC);
 BPF_LPM_TRIE(filter_prefixes, struct filter_prefix, u64, FILTER_PREFIXES);
 
@@ -72,6 +78,13 @@ static inline bool is_canary(void) {
   return name[0] == CANARY_NAME_FIRST && name[1] == CANARY_NAME_SECOND;
 }
 
+/* Whether a process is the embedded store. */
+static inline bool is_store(u64 process) {
+  int index = STORE_INDEX;
+  u64 *store = filter_state.lookup(&index);
+  return store && *store == process;
+}
+
 /* Whether the filters reject the current task's events. Keeps the state in the block, so that one
  * state decides the whole event. */
 static inline bool task_is_filtered(struct block *b) {
@@ -79,6 +92,7 @@ static inline bool task_is_filtered(struct block *b) {
   u64 *stored = filter_state.lookup(&zero);
   u64 state = stored ? *stored & ~FILTER_DROP : 0;
   u64 ids = bpf_get_current_pid_tgid();
+  state |= is_store(ids >> 32) ? FILTER_STORE : 0;
   b->_filters = state;
   if (FILTER_IS_AGENT(state, ids >> 32)) {
     if (!is_canary()) return true;
@@ -122,12 +136,14 @@ static inline void drop_if_started_by_agent(struct block *b, u32 parent_pid) {
 static inline bool path_is_filtered(struct block *b) {
   u64 state = b->_filters;
   u64 length = FILTER_TEXT(TEXT_LENGTH, b, FILTER_PATH);
-  if (!length || !FILTER_SET(state, FILTER_PATHS)) return false;
+  if (!length || !(FILTER_SET(state, FILTER_PATHS) || state & FILTER_STORE)) return false;
   if (FILTER_TEXT(PATH_IS_UNKNOWN, b, FILTER_PATH)) return false;
   struct filter_prefix *prefix = (void *)b->_prefix;
   prefix->bits = 8 + 8 * (length < FILTER_PATH_BYTES ? length : FILTER_PATH_BYTES);
-  prefix->bank = FILTER_BANK(state);
   bpf_probe_read_kernel(prefix->path, FILTER_PATH_BYTES, FILTER_TEXT(TEXT_START, b, FILTER_PATH));
+  prefix->bank = STORE_BANK;
+  if (state & FILTER_STORE && filter_prefixes.lookup(prefix)) return true;
+  prefix->bank = FILTER_BANK(state);
   return is_rejected(FILTER_SET(state, FILTER_PATHS), filter_prefixes.lookup(prefix));
 }
 #endif

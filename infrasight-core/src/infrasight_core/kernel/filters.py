@@ -13,6 +13,7 @@ from attrs import Attribute, evolve, field, fields, frozen
 
 from infrasight_core.errors import ConfigError, KernelError
 from infrasight_core.kernel.grace_period import wait_for_programs
+from infrasight_core.kernel.store_files import StoreFiles
 from infrasight_core.kernel.written_map import WrittenMap
 
 # The most values and paths that a probe's filters may name. The maps hold two such banks.
@@ -27,7 +28,10 @@ _KINDS = ("pid", "uid", "comm", "cgroup", "path")  # enum filter_kind
 _TEXT_KINDS = ("comm", "path")
 _HELP = "write pid=, uid= or cgroup=NUMBER, comm=NAME, path=/PREFIX"
 _PATH_BYTES = 255
-_STATE_KEY = bytes(4)
+_STATE_KEY = struct.pack("<I", 0)
+_STORE_KEY = struct.pack("<I", 1)  # STORE_INDEX
+_STORE_BANK = 2
+_NO_STORE = bytes(8)
 _COMM_BYTES = 15
 
 Write = tuple[str, bytes, bytes]  # a map's name, a key, its value
@@ -182,8 +186,7 @@ class Filters:
             for shorter, shorter_bits in prefixes.items():
                 if prefix.startswith(shorter):
                     bits |= shorter_bits
-            key = struct.pack("<IB", 8 + 8 * len(prefix), bank) + prefix.ljust(_PATH_BYTES, b"\0")
-            yield "filter_prefixes", key, struct.pack("<Q", bits)
+            yield "filter_prefixes", _prefix_key(bank, prefix), struct.pack("<Q", bits)
 
     def _values(self, option: str, kind: str) -> Sequence[Any]:
         values: Sequence[Any] = getattr(self, f"{option}_{kind}")
@@ -229,6 +232,7 @@ class FilterMaps:
             for name, descriptor in zip(MAPS, descriptors, strict=True)
         }
         self._lock = threading.Lock()  # held while the maps are written or compared
+        self._store: StoreFiles | None = None
         self.filters = filters
         try:
             for name, key, value in self._entries[0]:
@@ -261,6 +265,24 @@ class FilterMaps:
             self._bank = bank
             self.filters = filters
 
+    def exclude_store(self, store: StoreFiles | None) -> None:
+        """Excludes the work of an embedded store on its own files, in place of another's.
+
+        Raises:
+            KernelError: The kernel does not permit it.
+        """
+        with self._lock:
+            if store == self._store:
+                return
+            self._maps["filter_state"].update(_STORE_KEY, _NO_STORE)
+            if self._store is not None:
+                self._maps["filter_prefixes"].delete(_store_prefix(self._store))
+                self._store = None
+            if store is not None:
+                self._maps["filter_prefixes"].update(_store_prefix(store), bytes(8))
+                self._maps["filter_state"].update(_STORE_KEY, struct.pack("<Q", store.pid))
+                self._store = store
+
     def restore(self) -> list[str]:
         """Compares the maps with what was written to them, and writes it again where they differ.
 
@@ -279,3 +301,12 @@ class FilterMaps:
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _prefix_key(bank: int, prefix: bytes) -> bytes:
+    """A key of `filter_prefixes`."""
+    return struct.pack("<IB", 8 + 8 * len(prefix), bank) + prefix.ljust(_PATH_BYTES, b"\0")
+
+
+def _store_prefix(store: StoreFiles) -> bytes:
+    return _prefix_key(_STORE_BANK, store.folder + b"/")

@@ -396,7 +396,7 @@ def _request(
         "ENTRIES": settings.entries,
         "ENTRY_SLOTS": 1 << (settings.entries - 1).bit_length(),
         "FILTER_VALUES": 2 * VALUES,
-        "FILTER_PREFIXES": 2 * PREFIXES,
+        "FILTER_PREFIXES": 2 * PREFIXES + 1,  # and the store's folder
         **canary_defines(),
         **compat_defines(kernel.machine),
         **cgroup_defines(),

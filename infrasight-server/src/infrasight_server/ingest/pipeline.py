@@ -1,8 +1,10 @@
 """Accepts or rejects a batch: validates it, enriches it, and queues it for its table."""
 
 import asyncio
+import os
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from infrasight.v1.stream_pb2 import (
     REJECTION_REASON_UNKNOWN_PROBE,
@@ -48,6 +50,7 @@ class IngestPipeline:
         containers: Stores container updates.
         budget: Bounds the memory of batches that are not stored yet.
         limits: The bounds on each batch.
+        store_folder: The folder of the embedded store; None without one.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class IngestPipeline:
         containers: ContainerTable,
         budget: MemoryBudget,
         limits: BatchLimits,
+        store_folder: Path | None = None,
     ) -> None:
+        self._store_folder = b"" if store_folder is None else os.fsencode(store_folder)
         self._writers = writers
         self._rejected_probes = rejected_probes
         self._containers = containers
@@ -81,6 +86,7 @@ class IngestPipeline:
             server_version=__version__,
             probes=answers,
             max_batch_bytes=self._limits.max_batch_bytes,
+            store_folder=self._store_folder,
         )
 
     async def accept(

@@ -71,6 +71,7 @@ class Store:
         password: That user's password.
         supervisor: Runs the store's process; `close` closes it.
         reader_settings: Further settings of users' queries.
+        folder: The folder of an embedded store.
 
     Raises:
         StoreError: The store cannot be opened.
@@ -86,8 +87,10 @@ class Store:
         password: str = "",
         supervisor: Supervisor | None = None,
         reader_settings: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.database = database
+        self.folder = folder
         self.default_limits = default_limits
         self.user = user
         self.password = password
@@ -146,7 +149,14 @@ class Store:
                     f"its process is not confined: {'; '.join(supervisor.missing)}; "
                     "or set require_store_confinement to false"
                 )
-            return cls(connect, connect_reader, database, limits, supervisor=supervisor)
+            return cls(
+                connect,
+                connect_reader,
+                database,
+                limits,
+                supervisor=supervisor,
+                folder=folder.resolve(),
+            )
         except StoreError as error:
             supervisor.close()
             raise StoreError(f"cannot open the embedded store in {folder}: {error}") from error

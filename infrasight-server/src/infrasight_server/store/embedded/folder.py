@@ -1,8 +1,10 @@
 """Prepares the folder in which the embedded store keeps its data."""
 
 import fcntl
+import os
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from infrasight_core.errors import StoreError
@@ -36,6 +38,20 @@ def prepare_folder(folder: Path) -> None:
                 "choose another one with --data"
             )
         time.sleep(_LOOK_SECONDS)
+
+
+def lock_folder(folder: Path) -> None:
+    """Locks the folder until the process ends: the lock shows others whose files are in it.
+
+    An agent on this machine does not record what this process does to them; see `find_store_files`
+    in infrasight_core. A folder that is locked already, which chDB itself rejects, is left alone.
+
+    Raises:
+        OSError: The folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # never closed
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_in_use(folder: Path) -> bool:

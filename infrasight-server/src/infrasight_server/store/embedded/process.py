@@ -29,6 +29,7 @@ from attrs import field, frozen, mutable
 
 from infrasight_server.store.embedded import frames
 from infrasight_server.store.embedded.confinement import confine
+from infrasight_server.store.embedded.folder import lock_folder
 from infrasight_server.store.names import literal, quoted
 
 MESSAGE_BYTES = 1 << 16
@@ -310,6 +311,7 @@ def main() -> None:
     options = Options(**json.load(sys.stdin))
     folder = Path(options.folder)
     os.umask(0o077)
+    lock_folder(folder)
     temporary = folder / "scratch"
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir()

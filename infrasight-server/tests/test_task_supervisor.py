@@ -2,7 +2,6 @@
 
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,10 @@ def test_task_that_a_row_ends_is_started_again_and_reported(
     """A row ends the task that writes accounts: others' accounts are stored, `/readyz` reports."""
     insert_rows = UpsertWriter._insert_rows
 
-    async def fail(writer: UpsertWriter, table: str, rows: Sequence[Mapping[str, Any]]) -> float:
-        if any(row["run"] == "evil" for row in rows):
+    async def fail(
+        writer: UpsertWriter, table: str, rows: dict[tuple[str, ...], dict[str, Any]]
+    ) -> float:
+        if any(row["run"] == "evil" for row in rows.values()):
             raise RuntimeError("an unforeseen row")
         return await insert_rows(writer, table, rows)
 

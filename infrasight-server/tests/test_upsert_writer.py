@@ -28,7 +28,7 @@ def test_newest_waiting_row_of_each_key_is_inserted(store: Store) -> None:
 
     async def upsert() -> None:
         with ThreadPoolExecutor(1) as threads:
-            containers = ContainerTable(store, threads, linger_seconds=0)
+            containers = ContainerTable(store, threads, 0, lambda: None)
             inserts = {
                 containers.upsert(NODE, update("a", b"newer", 9)),
                 containers.upsert(NODE, update("a", b"older", 5)),
@@ -56,7 +56,7 @@ def test_row_put_after_an_insert_waits_for_the_next(store: Store) -> None:
 
     async def upsert() -> None:
         with ThreadPoolExecutor(1) as threads:
-            containers = ContainerTable(store, threads, linger_seconds=0)
+            containers = ContainerTable(store, threads, 0, lambda: None)
             running = asyncio.create_task(containers.writer.run())
             first = containers.upsert(NODE, update("a", b"first", 1))
             await first
@@ -83,7 +83,7 @@ def test_row_that_the_store_cannot_hold_is_left_out_alone(
 
     async def upsert() -> None:
         with ThreadPoolExecutor(1) as threads:
-            containers = ContainerTable(store, threads, linger_seconds=0)
+            containers = ContainerTable(store, threads, 0, lambda: None)
             for name in ("a", "b", "c", "d"):
                 stored = containers.upsert(NODE, update(name, name.encode(), 9))
             row = {"node": NODE, "container_id": "bad", "time": 9} | bad
@@ -108,7 +108,7 @@ def test_row_that_the_store_rejects_is_left_out_alone(store: Store) -> None:
 
     async def upsert() -> None:
         with ThreadPoolExecutor(1) as threads:
-            containers = ContainerTable(store, threads, linger_seconds=0)
+            containers = ContainerTable(store, threads, 0, lambda: None)
             for name in ("a", "bad", "c"):
                 stored = containers.upsert(NODE, update(name, name.encode(), 9))
             containers.writer.close()

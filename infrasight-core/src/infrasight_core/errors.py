@@ -78,6 +78,10 @@ class StoreUnavailableError(StoreError):
     """The store does not answer, or not for now; the operation may succeed later."""
 
 
+class TableMissingError(StoreUnavailableError):
+    """A table or the database was deleted; the operation succeeds when it exists again."""
+
+
 class BatchConflictError(StoreError):
     """A batch was sent again with other rows than those that are stored."""
 

@@ -48,6 +48,11 @@ INSERT_RETRIES = Counter(
     "Inserts repeated because the store was unavailable; the label holds a probe or a table.",
     ["probe"],
 )
+INSERT_FAILING = Gauge(
+    "infrasight_server_insert_failing",
+    "Whether rows of a table wait because its last insert failed; /readyz has the reason.",
+    ["table"],
+)
 STORE_RESTARTS = Counter(
     "infrasight_server_store_restarts", "Restarts of the embedded store's process."
 )
@@ -62,7 +67,7 @@ RELOADS_FAILED = Counter(
 )
 TASK_FAILURES = Counter(
     "infrasight_server_task_failures",
-    "Failures of tasks that write to the store; each was restarted.",
+    "Unexpected errors in tasks that write to the store; each task goes on.",
     ["task"],
 )
 CONTAINERS_RECEIVED = Counter(

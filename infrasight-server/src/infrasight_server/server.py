@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import grpc.aio
@@ -60,7 +61,10 @@ class Server:
         self._threads = ThreadPoolExecutor(CONNECTIONS, "insert")
         self._watchers = Watchers(settings.watchers_per_peer)
         self._supervisor = TaskSupervisor()
+        self._migrating = Lock()
         self._rejected_probes: dict[str, str] = {}
+        self._writers: dict[str, BatchWriter] = {}
+        self._upsert_writers: tuple[UpsertWriter, ...] = ()
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []
         self._guard_task: asyncio.Task[None] | None = None
@@ -77,18 +81,18 @@ class Server:
         settings = self._settings
         credentials = None if settings.tls is None else ListenerCredentials(settings.tls)
         schemas = self._plugins.schemas()
-        self._rejected_probes = await asyncio.to_thread(
-            migrate, self._store, schemas, settings.ttl_days
-        )
+        self._rejected_probes = await asyncio.to_thread(self._create_tables)
         self._writers = {
             probe: self._batch_writer(probe)
             for probe in schemas
             if probe not in self._rejected_probes
         }
-        if self._writers:
-            await asyncio.to_thread(migrate_accounts, self._store, settings.ttl_days)
-        containers = ContainerTable(self._store, self._threads, settings.linger_seconds)
-        account_writer = UpsertWriter(self._store, self._threads, settings.linger_seconds, TABLES)
+        containers = ContainerTable(
+            self._store, self._threads, settings.linger_seconds, self._create_tables
+        )
+        account_writer = UpsertWriter(
+            self._store, self._threads, settings.linger_seconds, TABLES, self._create_tables
+        )
         self._pipeline = IngestPipeline(
             self._plugins,
             self._writers,
@@ -189,7 +193,25 @@ class Server:
             self._settings.linger_seconds,
             self._settings.max_insert_rows,
             self._watchers.publish,
+            self._create_tables,
         )
+
+    def _create_tables(self) -> dict[str, str]:
+        """Creates or completes the database and all tables.
+
+        Returns:
+            The probes whose tables cannot be used, each with the reason.
+
+        Raises:
+            StoreError: The store rejects a table or is unavailable.
+        """
+        with self._migrating:
+            self._store.create_database()
+            schemas = self._plugins.schemas()
+            rejected = migrate(self._store, schemas, self._settings.ttl_days)
+            if len(rejected) < len(schemas):
+                migrate_accounts(self._store, self._settings.ttl_days)
+        return rejected
 
     def _choose_identification(self, credentials: ListenerCredentials | None) -> Identification:
         """Returns the function that finds out who the peer of a call is."""
@@ -231,13 +253,16 @@ class Server:
         return server
 
     def _readiness(self) -> tuple[bool, str]:
+        problems = []
         try:
             self._store.ping()
         except StoreError as error:
-            return False, f"store unavailable: {error}"
-        failing = self._supervisor.failing()
-        if failing:
-            return False, failing
+            problems.append(f"store unavailable: {error}")
+        problems += [writer.problem() for writer in self._writers.values()]
+        problems += [upsert_writer.problem() for upsert_writer in self._upsert_writers]
+        problems.append(self._supervisor.failing())
+        if any(problems):
+            return False, "; ".join(problem for problem in problems if problem)
         parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
         for probe, reason in sorted(self._rejected_probes.items()):
             parts.append(f"rejected {probe}: {reason}")

@@ -207,6 +207,8 @@ class AgentSession:
             outcome = await stored
         except BatchConflictError as error:
             return self._store_rejection(batch, REJECTION_REASON_CONFLICT, str(error))
+        except StoreUnavailableError:
+            raise  # the agent has to send it again
         except StoreError as error:
             problem = f"the store rejects it: {error}"
             return self._store_rejection(batch, REJECTION_REASON_STORE_ERROR, problem)

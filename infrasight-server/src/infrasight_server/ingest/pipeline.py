@@ -216,6 +216,8 @@ def _pass_on(
     outcome: asyncio.Future[StoreOutcome | Rejection], stored: asyncio.Future[StoreOutcome]
 ) -> None:
     error = stored.exception()
+    if outcome.done():
+        return  # the stream is over, so no answer is needed
     if error is not None:
         outcome.set_exception(error)
     else:

@@ -1,38 +1,56 @@
 """Inserts the batches of one probe: merges them, inserts each exactly once, then reports it.
 
-Nodes take turns, and a batch that the store rejects affects no other. Nothing here deletes a row.
+Whatever the store answers, a batch waits until the store has it. Only a batch that the store
+rejects while it takes others is rejected. Nothing here deletes a row.
 """
 
 import asyncio
 import math
 import time
 import uuid
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import structlog
-from attrs import evolve
-from infrasight_core.errors import BatchConflictError, StoreError, StoreUnavailableError
+from attrs import evolve, frozen
+from infrasight_core.errors import (
+    BatchConflictError,
+    StoreError,
+    StoreUnavailableError,
+    TableMissingError,
+)
 from infrasight_core.net.backoff import Backoff
-from infrasight_core.plugin.arrays import numbers
 
 from infrasight_server import metrics
+from infrasight_server.store.batch_queue import BatchQueue
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.outcome import StoreOutcome
 from infrasight_server.store.pending_batch import PendingBatch
 from infrasight_server.store.stored_rows import Found, find_stored
+from infrasight_server.store.table_health import TableHealth
 
 log = structlog.get_logger(__name__)
-_INSERT_BYTES = 128 << 20  # half of the size at which ClickHouse splits an insert into blocks
-_MAX_DAYS_AT_ONCE = 16  # each day is a partition, and each partition takes time
-_ALONE_SECONDS = 300.0
-_REMEMBERED_NODES = 10_000
-_MOST_FAILURES = 5
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+_SUSPECT_SECONDS = 30.0
+_Result = TypeVar("_Result")
+
+
+@frozen(eq=False)
+class _Suspect:
+    """A batch whose insert failed although the store answered.
+
+    Attributes:
+        batch: The batch.
+        inserts: The number of inserts that had succeeded when its insert failed.
+        due: When it is tried again although no further insert has succeeded.
+    """
+
+    batch: PendingBatch
+    inserts: int
+    due: float
 
 
 class BatchWriter:
@@ -46,6 +64,7 @@ class BatchWriter:
             probe's batches merge into large inserts.
         max_rows: With so many rows waiting, an insert begins at once and takes no further batch.
         on_stored: Called with the probe and each batch's rows after their insert.
+        create_tables: Called in a worker thread when the table is missing; raises StoreError.
     """
 
     def __init__(
@@ -56,20 +75,21 @@ class BatchWriter:
         linger_seconds: float,
         max_rows: int,
         on_stored: Callable[[str, pa.RecordBatch], None],
+        create_tables: Callable[[], object],
     ) -> None:
         self.probe = probe
         self._table = f"{probe}_events"
         self._store = store
         self._threads = threads
         self._linger_seconds = linger_seconds
-        self._max_rows = max_rows
         self._on_stored = on_stored
-        # By node; the node whose turn it is comes first.
-        self._queues: OrderedDict[str, deque[PendingBatch]] = OrderedDict()
-        self._rejected_at: OrderedDict[str, float] = OrderedDict()  # by node
-        self._queued_rows = 0
+        self._create_tables = create_tables
+        self._queue = BatchQueue(max_rows)
+        self._health = TableHealth(self._table)
         self._last_insert = -math.inf
-        self._pending: dict[tuple[str, str], asyncio.Future[StoreOutcome]] = {}
+        self._inserts = 0
+        self._pending: dict[tuple[str, str], PendingBatch] = {}
+        self._suspects: list[_Suspect] = []
         self._changed = asyncio.Event()
         self._closing = False
 
@@ -78,17 +98,14 @@ class BatchWriter:
 
         An agent that reconnects sends the batches again that are still waiting here.
         """
-        return self._pending.get((node, batch_id))
+        batch = self._pending.get((node, batch_id))
+        return None if batch is None else batch.stored
 
     def submit(self, batch: PendingBatch) -> None:
         """Queues a batch; its future reports the outcome."""
-        if self._was_rejected(batch.node):
-            # It may wait long for its separate insert, and must not hold the memory of others.
-            batch = evolve(batch, rows=batch.rows.take(numbers(np.arange(batch.rows.num_rows))))
-        self._queues.setdefault(batch.node, deque()).append(batch)
-        self._queued_rows += batch.rows.num_rows
-        self._pending[batch.key] = batch.stored
+        self._pending[batch.key] = batch
         batch.stored.add_done_callback(lambda _: self._pending.pop(batch.key))
+        self._queue.put(batch)
         self._changed.set()
 
     def close(self) -> None:
@@ -96,72 +113,47 @@ class BatchWriter:
         self._closing = True
         self._changed.set()
 
+    def problem(self) -> str:
+        """Returns why no row can be inserted, in one line; "" if all is well. For any thread."""
+        return self._health.describe(sum(b.rows.num_rows for b in tuple(self._pending.values())))
+
     async def run(self) -> None:
-        """Inserts the submitted batches until `close`."""
-        while group := await self._next_group():
-            await self._insert(group)
+        """Inserts the submitted batches until `close`; may be called again when it has failed."""
+        while not (self._closing and self._queue.is_empty):
+            await self._try_suspects()
+            group = await self._next_group()
+            try:
+                await self._insert(group)
+            except Exception:
+                for batch in group:
+                    if not batch.stored.done():
+                        self._queue.put(evolve(batch, retry=True))
+                raise
+        for suspect in self._suspects:
+            suspect.batch.stored.set_exception(StoreUnavailableError("the server stops"))
 
     async def _next_group(self) -> list[PendingBatch]:
-        """Waits until an insert is due, and returns its batches; none when closed and empty."""
-        while not self._queues:
-            if self._closing:
-                return []
-            await self._wait_for_change(None)
-        due = self._last_insert + self._linger_seconds
-        while not self._closing and self._queued_rows < self._max_rows:
-            remaining = due - time.monotonic()
-            if remaining <= 0:
-                break
-            await self._wait_for_change(remaining)
-        group = self._dequeue_group()
-        self._last_insert = time.monotonic()
-        return group
+        """Waits until an insert is due, and returns its batches.
 
-    def _dequeue_group(self) -> list[PendingBatch]:
-        """Removes the batches of the next insert from the queues, one of each node in turn."""
-        group: list[PendingBatch] = []
-        days: frozenset[int] = frozenset()
-        rows = 0
-        size = 0
-        waiting = deque(self._queues)
-        while waiting and rows < self._max_rows:
-            node = waiting.popleft()
-            batch = self._queues[node][0]
-            is_alone = self._was_rejected(node)
-            if group and (is_alone or len(days | batch.days) > _MAX_DAYS_AT_ONCE):
-                continue  # its turn comes with the next insert
-            if group and size + batch.size > _INSERT_BYTES:
-                break
-            self._pop(node)
-            group.append(batch)
-            days |= batch.days
-            rows += batch.rows.num_rows
-            size += batch.size
-            if is_alone:
-                break
-            if node in self._queues:
-                waiting.append(node)
-        self._queued_rows -= rows
-        return group
-
-    def _pop(self, node: str) -> None:
-        """Removes a node's first batch; the other nodes' turns come before its next."""
-        queue = self._queues[node]
-        queue.popleft()
-        self._queues.move_to_end(node)
-        if not queue:
-            del self._queues[node]
-
-    def _was_rejected(self, node: str) -> bool:
-        """Returns whether the store rejected a batch of the node within the last minutes.
-
-        Its batches are then inserted one by one, so that no other has to be inserted twice.
+        Returns:
+            The batches; none when there is nothing to insert, or when a suspect is due.
         """
-        rejected_at = self._rejected_at.get(node)
-        return rejected_at is not None and time.monotonic() - rejected_at < _ALONE_SECONDS
+        if self._queue.is_empty and not self._closing:
+            await self._wait_for_change(min((s.due for s in self._suspects), default=math.inf))
+        due = self._last_insert + self._linger_seconds
+        while not self._queue.is_empty and not self._closing and not self._queue.is_full:
+            if time.monotonic() >= due:
+                break
+            await self._wait_for_change(due)
+        group = self._queue.take_group()
+        if group:
+            self._last_insert = time.monotonic()
+        return group
 
-    async def _wait_for_change(self, seconds: float | None) -> None:
+    async def _wait_for_change(self, until: float) -> None:
+        """Waits for a batch or for the end, at most until a moment; infinity for no such moment."""
         self._changed.clear()
+        seconds = None if math.isinf(until) else until - time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
@@ -171,74 +163,135 @@ class BatchWriter:
     async def _insert(self, group: Sequence[PendingBatch], in_doubt: bool = False) -> None:
         """Inserts batches, retrying while the store is unavailable, and completes their futures.
 
+        If the store rejects them, or something unexpected happens, they are inserted one by one; a
+        batch that fails alone becomes a suspect.
+
         Args:
-            group: The batches.
+            group: The batches; nothing happens if there is none.
             in_doubt: Whether an earlier attempt may have stored some of them.
         """
-        loop = asyncio.get_running_loop()
+        if not group:
+            return
+        try:
+            found = await self._insert_with_retries(group, in_doubt)
+        except Exception as error:  # noqa: BLE001 - it is reported, and the batches wait
+            self._log_failure(group, error)
+            if len(group) > 1:
+                for batch in group:
+                    await self._insert([batch], in_doubt=True)
+            else:
+                self._suspect(group[0])
+            return
+        self._health.succeeded()
+        for batch in group:
+            self._complete(batch, found)
+
+    async def _insert_with_retries(
+        self, group: Sequence[PendingBatch], in_doubt: bool = False
+    ) -> Found:
+        """Inserts batches, retrying while the store is unavailable.
+
+        Returns:
+            What the store had already.
+
+        Raises:
+            StoreError: The store rejects them.
+        """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         previous_attempt = ""
-        failures = 0
         while True:
             attempt = uuid.uuid4().hex
             try:
-                found = await loop.run_in_executor(
-                    self._threads, self._insert_once, group, in_doubt, previous_attempt, attempt
-                )
-                break
+                with self._health.attempt():
+                    return await self._in_thread(
+                        self._insert_once, group, in_doubt, previous_attempt, attempt
+                    )
             except StoreUnavailableError as error:
-                reason = str(error)
-            except StoreError as error:
-                await self._reject(group, error)
-                return
-            except Exception as error:
-                failures += 1
-                metrics.TASK_FAILURES.labels(self._table).inc()
-                log.exception("insert failed unexpectedly", table=self._table)
-                if failures == _MOST_FAILURES:
-                    await self._reject(group, StoreError(f"the server failed: {error!r}"))
-                    return
-                reason = repr(error)
+                failure = error
             in_doubt = True
             previous_attempt = attempt
             pause = backoff.next_pause()
             metrics.INSERT_RETRIES.labels(self.probe).inc()
+            self._health.failed(str(failure))
             log.warning(
                 "store unavailable; retrying the insert",
                 table=self._table,
-                reason=reason,
+                reason=str(failure),
                 pause=pause,
             )
+            if isinstance(failure, TableMissingError):
+                await self._create_missing_tables()
             await asyncio.sleep(pause)
-        for batch in group:
-            if batch.key in found.conflicts:
-                self._report_conflict(batch)
-            elif batch.retry and batch.key in found.complete:
-                batch.stored.set_result(StoreOutcome.ALREADY_STORED)
-            else:
-                metrics.ROWS_STORED.labels(self.probe).inc(batch.rows.num_rows)
-                self._on_stored(self.probe, batch.rows)
-                batch.stored.set_result(StoreOutcome.INSERTED)
 
-    async def _reject(self, group: Sequence[PendingBatch], error: StoreError) -> None:
-        """Finds the batch that the store rejects: inserts the batches of the group one by one."""
-        if len(group) == 1:
-            self._remember_rejection(group[0].node)
-            group[0].stored.set_exception(error)
-            return
+    async def _create_missing_tables(self) -> None:
+        log.warning("a table is missing; creating it again", table=self._table)
+        try:
+            await self._in_thread(self._create_tables)
+        except StoreError as error:
+            log.warning("cannot create the table", table=self._table, reason=str(error))
+
+    def _in_thread(
+        self, function: Callable[..., _Result], *arguments: object
+    ) -> asyncio.Future[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+    def _complete(self, batch: PendingBatch, found: Found) -> None:
+        if batch.key in found.conflicts:
+            self._report_conflict(batch)
+        elif batch.retry and batch.key in found.complete:
+            batch.stored.set_result(StoreOutcome.ALREADY_STORED)
+        else:
+            metrics.ROWS_STORED.labels(self.probe).inc(batch.rows.num_rows)
+            self._on_stored(self.probe, batch.rows)
+            batch.stored.set_result(StoreOutcome.INSERTED)
+
+    def _log_failure(self, group: Sequence[PendingBatch], error: Exception) -> None:
+        is_expected = isinstance(error, StoreError)
+        if not is_expected:
+            metrics.TASK_FAILURES.labels(self._table).inc()
+        self._health.failed(str(error) if is_expected else repr(error))
         log.warning(
-            "insert rejected; inserting its batches one by one",
+            "insert rejected",
             table=self._table,
-            reason=str(error),
+            batches=len(group),
+            first_node=group[0].node,
+            first_batch=group[0].batch_id,
+            reason=repr(error),
+            exc_info=None if is_expected else error,
         )
-        for batch in group:
-            await self._insert([batch], in_doubt=True)
 
-    def _remember_rejection(self, node: str) -> None:
-        self._rejected_at[node] = time.monotonic()
-        self._rejected_at.move_to_end(node)
-        if len(self._rejected_at) > _REMEMBERED_NODES:
-            self._rejected_at.popitem(last=False)
+    def _suspect(self, batch: PendingBatch) -> None:
+        due = time.monotonic() + _SUSPECT_SECONDS
+        self._suspects.append(_Suspect(batch, self._inserts, due))
+
+    async def _try_suspects(self) -> None:
+        """Tries those again that failed before another insert succeeded, or whose time has come.
+
+        A batch that fails again although the store takes others is at fault itself, and rejected.
+        While the store takes no batch, none is at fault: a table may have been altered by hand.
+        """
+        now = time.monotonic()
+        due = [s for s in self._suspects if s.due <= now or s.inserts < self._inserts]
+        for suspect in due:
+            self._suspects.remove(suspect)
+            batch = suspect.batch
+            if suspect.inserts == self._inserts:
+                await self._insert([batch], in_doubt=True)
+                continue
+            try:
+                found = await self._insert_with_retries([batch], in_doubt=True)
+            except Exception as error:  # noqa: BLE001 - it is logged, and the agent learns of it
+                self._log_failure([batch], error)
+                self._reject(batch, error)
+            else:
+                self._complete(batch, found)
+            self._health.succeeded()
+
+    def _reject(self, batch: PendingBatch, error: Exception) -> None:
+        self._queue.separate(batch.node)
+        if not isinstance(error, StoreError):
+            error = StoreError(f"the server failed: {error!r}")
+        batch.stored.set_exception(error)
 
     def _report_conflict(self, batch: PendingBatch) -> None:
         metrics.BATCHES_CONFLICTING.labels(self.probe).inc()
@@ -281,4 +334,5 @@ class BatchWriter:
             rows = pa.Table.from_batches(parts).combine_chunks()
             with metrics.INSERT_SECONDS.labels(self.probe).time():
                 self._store.insert(self._table, rows, attempt)
+            self._inserts += 1
         return found

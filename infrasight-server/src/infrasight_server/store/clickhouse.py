@@ -31,6 +31,7 @@ from infrasight_server.store.names import literal, quoted
 from infrasight_server.store.query_limits import QueryLimits
 
 _ANSWER_SECONDS = 60.0
+_CONTROL_SECONDS = 5.0
 _GRACE_SECONDS = 30.0
 """How long after a query's time limit the store may take to report it."""
 _WRITING_RIGHTS = ("INSERT ON {}.*", "ALTER ON {}.*", "CREATE TABLE ON {}.*", "FILE ON *.*")
@@ -65,6 +66,7 @@ class Store:
         connect: Opens a connection for the server's own statements, with the database as default
             or, for None, without it.
         connect_reader: Opens a connection for users' queries.
+        connect_control: Opens a connection for statements that the store answers at once.
         database: The database of all tables; created if it does not exist.
         default_limits: What a query may use for which `query` gets no limits.
         user: The user whom the dictionary of containers reads its table as.
@@ -81,6 +83,7 @@ class Store:
         self,
         connect: Callable[[str | None], Client],
         connect_reader: Callable[[str], Client],
+        connect_control: Callable[[str], Client],
         database: str,
         default_limits: QueryLimits,
         user: str = "default",
@@ -97,15 +100,11 @@ class Store:
         self._supervisor = supervisor
         self._reader_settings = dict(reader_settings or {})
         self._reader_warnings: list[str] = []
-        with store_errors():
-            client = connect(None)
-            try:
-                client.command(f"CREATE DATABASE IF NOT EXISTS {quoted(database)}", {}, {})
-            finally:
-                client.close()
+        self._connect = connect
+        self.create_database()
         self._own_connections = Connections(lambda: connect(database))
-        # Apart from the others: the end of a query must not wait for inserts.
-        self._control_connections = Connections(lambda: connect(database))
+        # Apart from the others: the end of a query and `/readyz` must not wait for inserts.
+        self._control_connections = Connections(lambda: connect_control(database))
         self._query_connections = Connections(lambda: connect_reader(database))
         # Apart from the others: a running query must not wait for a connection of other queries.
         self._side_connections = Connections(lambda: connect_reader(database))
@@ -142,6 +141,9 @@ class Store:
         def connect_reader(name: str) -> Client:
             return EmbeddedClient(supervisor.connect(), name, limits.seconds + _GRACE_SECONDS)
 
+        def connect_control(name: str) -> Client:
+            return EmbeddedClient(supervisor.connect(), name, _CONTROL_SECONDS)
+
         try:
             supervisor.start()
             if require_confinement and supervisor.missing:
@@ -152,6 +154,7 @@ class Store:
             return cls(
                 connect,
                 connect_reader,
+                connect_control,
                 database,
                 limits,
                 supervisor=supervisor,
@@ -205,6 +208,9 @@ class Store:
             seconds = max(_ANSWER_SECONDS, limits.seconds + _GRACE_SECONDS)
             return HttpClient(parts, *reader, name, seconds)
 
+        def connect_control(name: str) -> Client:
+            return HttpClient(parts, user, password, name, _CONTROL_SECONDS)
+
         reader_settings = {}
         if query_user and query_memory is not None:
             reader_settings["max_memory_usage_for_user"] = query_memory
@@ -212,6 +218,7 @@ class Store:
             store = cls(
                 connect,
                 connect_reader,
+                connect_control,
                 database,
                 limits,
                 user,
@@ -259,6 +266,15 @@ class Store:
         self._side_connections.close()
         if self._supervisor is not None:
             self._supervisor.close()
+
+    def create_database(self) -> None:
+        """Creates the database if it does not exist. Raises like `command`."""
+        with store_errors():
+            client = self._connect(None)
+            try:
+                client.command(f"CREATE DATABASE IF NOT EXISTS {quoted(self.database)}", {}, {})
+            finally:
+                client.close()
 
     def insert(self, table: str, rows: pa.Table, insert_id: str) -> None:
         """Inserts rows as one block.
@@ -385,8 +401,9 @@ class Store:
         return frozenset(name for (name,) in self.rows("SELECT name FROM system.databases"))
 
     def ping(self) -> None:
-        """Checks that the store answers. Raises StoreUnavailableError."""
-        self._value("SELECT 1", {})
+        """Checks that the store answers within seconds. Raises StoreUnavailableError."""
+        with store_errors(), self._control_connections.acquire() as client:
+            client.rows("SELECT 1", {}, {})
 
     def _value(self, sql: str, parameters: Mapping[str, Any]) -> Any:
         """Returns the only value of an answer."""

@@ -1,7 +1,7 @@
 """Stores container updates, and adds the columns that show them to the probes' tables."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from importlib import resources
 
@@ -97,15 +97,23 @@ class ContainerTable:
         store: The store.
         threads: Runs the inserts.
         linger_seconds: The shortest time between the beginnings of two inserts.
+        create_tables: Called in a worker thread when the table is missing; raises StoreError.
     """
 
-    def __init__(self, store: Store, threads: Executor, linger_seconds: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        threads: Executor,
+        linger_seconds: float,
+        create_tables: Callable[[], object],
+    ) -> None:
         reload = f"SYSTEM RELOAD DICTIONARY {store.database}.{_DICTIONARY}"
         self.writer = UpsertWriter(
             store,
             threads,
             linger_seconds,
             {_TABLE: UpsertTable(_SCHEMA, version="time")},
+            create_tables,
             after_insert=lambda: store.command(reload),
         )
 

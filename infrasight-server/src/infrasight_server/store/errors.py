@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError
+from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError, TableMissingError
 
 from infrasight_server.store.embedded.frames import AnswerError
 
@@ -16,10 +16,10 @@ _TRANSIENT_CODES = frozenset(
         *(202, 209, 210, 279, 425),  # network errors, too many simultaneous queries
         *(159, 236, 241, 394),  # timeout, aborted, memory limit, cancelled
         *(164, 242, 291, 492, 497, 516, 999),  # read-only, access denied, no coordinator
-        *(60, 81),  # unknown table or database: somebody is changing the store
         *(1000, 1001, 1002),  # exceptions of the operating system and the standard library
     }
 )
+_MISSING_CODES = frozenset({60, 81})  # unknown table or database
 # Of a whole table, merges reduce the number of parts; of one insert, a retry fails again.
 _TOO_MANY_PARTS = 252
 _NOISE = (" (version ", ", Stack trace", ": In scope SELECT formatQuerySingleLine(")
@@ -30,14 +30,18 @@ def store_errors() -> Iterator[None]:
     """Translates errors of the server's own statements.
 
     Raises:
+        TableMissingError: A table or the database does not exist.
         StoreUnavailableError: A retry can succeed.
-        StoreError: A retry fails again.
+        StoreError: The store rejects the statement, or rows of it.
     """
     try:
         yield
     except (ClickHouseError, AnswerError) as error:
         message = one_line(error)
-        if _is_transient(getattr(error, "code", None), message):
+        code = getattr(error, "code", None)
+        if code in _MISSING_CODES:
+            raise TableMissingError(message) from error
+        if _is_transient(code, message):
             raise StoreUnavailableError(message) from error
         raise StoreError(message) from error
     except Exception as error:  # the client fails in many ways at an answer that is cut off

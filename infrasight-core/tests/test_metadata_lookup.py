@@ -115,6 +115,18 @@ def test_lookup_without_runtimes_does_not_wait(store: Store) -> None:
     assert waited_seconds() == before
 
 
+def test_lookup_counts_each_container_once(store: Store) -> None:
+    """Each container that a batch needs is counted once, as a hit if its metadata is cached."""
+    name = "infrasight_container_cache_requests_total"
+    hits, misses = (metric(name, outcome=outcome) for outcome in ("hit", "miss"))
+    known = "c" * 64
+    with closing(start_lookup(store, NO_SOCKET)) as lookup:
+        lookup.on_container(NO_SOCKET, Container(container_id=known, name=b"web"))
+        assert look_up(lookup, known, "d" * 64, "e" * 64) == [b"web", None, None]
+    assert metric(name, outcome="hit") == hits + 1
+    assert metric(name, outcome="miss") == misses + 2
+
+
 def test_lookup_without_runtimes_imports_no_client() -> None:
     """The clients of the runtimes, and gRPC with them, are not imported."""
     source = (

@@ -104,6 +104,9 @@ class MetadataLookup:
         deadline = time.monotonic() + (self._options.wait if wait is None else wait)
         with self._changed:
             entries = [self._use(container_id) for container_id in container_ids]
+            cached = sum(entry.container is not None for entry in entries)
+            _HIT.inc(cached)
+            _MISS.inc(len(entries) - cached)
             if self._worth_waiting(container_ids):
                 self._wait(container_ids, deadline)
             return [entry.container for entry in entries]
@@ -183,7 +186,6 @@ class MetadataLookup:
     def _use(self, container_id: str) -> CacheEntry:
         """Returns the entry of a container that has events; requests a lookup if one is due."""
         entry = self._request_if_due(container_id)
-        (_MISS if entry.container is None else _HIT).inc()
         entry.has_events = True
         self._queue_update(entry)
         return entry
@@ -225,6 +227,8 @@ class MetadataLookup:
 
     def _worth_waiting(self, container_ids: Sequence[str]) -> list[str]:
         """Returns the containers whose first lookup some link may soon answer."""
+        if not self._awaited:
+            return []
         return [container_id for container_id in container_ids if self._may_arrive(container_id)]
 
     def _may_arrive(self, container_id: str) -> bool:

@@ -23,6 +23,7 @@ def main() -> None:
         ("agent.py",),
         ("memory.py",),
         ("latency.py",),
+        ("growth.py", rounds),
         ("server.py", rounds),
         ("insert.py", rounds),
         ("size.py",),

@@ -244,7 +244,7 @@ def test_no_other_file_runs() -> None:
         outcomes: list[Prepared] = []
         preparer = BatchPreparer(plugins, LIMITS, lambda _, prepared: outcomes.append(prepared))
         outcome = asyncio.get_running_loop().create_future()
-        preparer.submit(ReceivedBatch("node", sent, 1, outcome))
+        preparer.submit(ReceivedBatch("node", sent, 1, 0.0, outcome))
         await preparer.close()
         (rows,) = outcomes
         assert isinstance(rows, PreparedRows)

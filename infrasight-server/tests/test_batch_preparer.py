@@ -33,7 +33,7 @@ def prepared(
         preparer = BatchPreparer(manager, LIMITS, note)
         for node, sent in batches:
             future = asyncio.get_running_loop().create_future()
-            preparer.submit(ReceivedBatch(node, sent, size, future))
+            preparer.submit(ReceivedBatch(node, sent, size, 0.0, future))
         await preparer.close()
 
     asyncio.run(run())

@@ -82,6 +82,10 @@ class TableMissingError(StoreUnavailableError):
     """A table or the database was deleted; the operation succeeds when it exists again."""
 
 
+class ClaimsChangedError(StoreError):
+    """Another server has claimed a node, so an insert was not made."""
+
+
 class BatchConflictError(StoreError):
     """A batch was sent again with other rows than those that are stored."""
 

@@ -1,6 +1,7 @@
 """A real ClickHouse server for tests, which can be killed and started again with its data."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -77,6 +78,18 @@ class ClickHouseServer:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its connections and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on after `pause`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL, as when the machine loses it; what it had committed stays."""

@@ -68,6 +68,7 @@ class AgentSession:
         self._last_warning = -math.inf
         self._unanswered: set[asyncio.Task[None]] = set()
         self._node = ""
+        self._began = time.monotonic()
         self._reader: asyncio.Task[None] | None = None
 
     async def run(
@@ -172,7 +173,7 @@ class AgentSession:
             accepted = reject(batch, REJECTION_REASON_MALFORMED, decrease)
             count_rejection("unknown", batch, accepted.reason)
         else:
-            accepted = await self._pipeline.accept(self._node, batch)
+            accepted = await self._pipeline.accept(self._node, batch, self._began)
         self._answer_later(_without_body(batch), accepted)
 
     def _answer_later(

@@ -51,6 +51,7 @@ class ReceivedBatch:
         node: The node that sent it.
         batch: A batch of a known probe; `validate_head` and `measure_rows` accept it.
         size: The bytes that its rows need in memory.
+        stream_began: When the stream began on which it came, on the monotonic clock.
         outcome: The answer to the agent: done when the store has the batch or the server rejects
             it, fails if the agent has to send it again or with a StoreError.
     """
@@ -58,6 +59,7 @@ class ReceivedBatch:
     node: str
     batch: Batch
     size: int
+    stream_began: float
     outcome: asyncio.Future[StoreOutcome | Rejection]
 
 

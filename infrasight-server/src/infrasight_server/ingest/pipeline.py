@@ -90,12 +90,17 @@ class IngestPipeline:
         )
 
     async def accept(
-        self, node: str, batch: Batch
+        self, node: str, batch: Batch, stream_began: float
     ) -> asyncio.Future[StoreOutcome | Rejection] | Rejection:
         """Validates what stands beside a batch's rows, and queues the rest of the work.
 
         While pending batches use up the memory budget, it waits, and so does the calling stream.
         An account that must not be stored is removed from the batch.
+
+        Args:
+            node: The node that sent the batch.
+            batch: The batch.
+            stream_began: When the stream began on which it came, on the monotonic clock.
 
         Returns:
             A future that is done when the store has the batch or the server rejects it, and fails
@@ -114,13 +119,13 @@ class IngestPipeline:
             return _nothing_to_store()
         metrics.BATCHES_RECEIVED.labels(label).inc()
         metrics.ROWS_RECEIVED.labels(label).inc(batch.rows)
-        accepted = await self._accept_events(node, batch)
+        accepted = await self._accept_events(node, batch, stream_began)
         if isinstance(accepted, Rejection):
             count_rejection(label, batch, accepted.reason)
         return accepted
 
     async def _accept_events(
-        self, node: str, batch: Batch
+        self, node: str, batch: Batch, stream_began: float
     ) -> asyncio.Future[StoreOutcome | Rejection] | Rejection:
         if batch.probe not in self._writers:
             batch.ClearField("account")
@@ -132,7 +137,7 @@ class IngestPipeline:
         outcome: asyncio.Future[StoreOutcome | Rejection]
         outcome = asyncio.get_running_loop().create_future()
         outcome.add_done_callback(lambda _: self._budget.release(node, needed))
-        self._preparer.submit(ReceivedBatch(node, batch, needed, outcome))
+        self._preparer.submit(ReceivedBatch(node, batch, needed, stream_began, outcome))
         return outcome
 
     def _store(self, received: ReceivedBatch, prepared: Prepared) -> None:
@@ -157,6 +162,7 @@ class IngestPipeline:
                 size=received.size,
                 days=prepared.days,
                 retry=batch.retry,
+                stream_began=received.stream_began,
                 stored=stored,
             )
             writer.submit(pending)

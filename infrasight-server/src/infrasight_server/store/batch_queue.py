@@ -50,6 +50,10 @@ class BatchQueue:
         self._batches.setdefault(batch.node, deque()).append(batch)
         self.rows += batch.rows.num_rows
 
+    def remove(self, node: str) -> None:
+        """Removes the batches of a node."""
+        self.rows -= sum(batch.rows.num_rows for batch in self._batches.pop(node, ()))
+
     def separate(self, node: str) -> None:
         """Inserts the batches of a node one by one for some minutes.
 

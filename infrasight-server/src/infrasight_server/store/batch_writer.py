@@ -8,15 +8,16 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Executor
 from typing import TypeVar
 
 import pyarrow as pa
 import structlog
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 from infrasight_core.errors import (
     BatchConflictError,
+    ClaimsChangedError,
     StoreError,
     StoreUnavailableError,
     TableMissingError,
@@ -25,7 +26,9 @@ from infrasight_core.net.backoff import Backoff
 
 from infrasight_server import metrics
 from infrasight_server.store.batch_queue import BatchQueue
+from infrasight_server.store.claims import Claims
 from infrasight_server.store.clickhouse import Store
+from infrasight_server.store.node_streams import NodeStreams
 from infrasight_server.store.outcome import StoreOutcome
 from infrasight_server.store.pending_batch import PendingBatch
 from infrasight_server.store.stored_rows import Found, find_stored
@@ -35,7 +38,21 @@ log = structlog.get_logger(__name__)
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 _SUSPECT_SECONDS = 30.0
+_MOVED = "another server receives the node's batches"
 _Result = TypeVar("_Result")
+
+
+@define
+class _Progress:
+    """How far the inserts of some batches have come.
+
+    Attributes:
+        in_doubt: Whether an insert of unknown outcome may be running or begin.
+        claimed: The nodes that have been claimed for these batches, some of which may be stored.
+    """
+
+    in_doubt: bool
+    claimed: set[str] = field(factory=set)
 
 
 @frozen(eq=False)
@@ -86,6 +103,8 @@ class BatchWriter:
         self._create_tables = create_tables
         self._queue = BatchQueue(max_rows)
         self._health = TableHealth(self._table)
+        self._claims = Claims(probe, store)
+        self._streams = NodeStreams()
         self._last_insert = -math.inf
         self._inserts = 0
         self._pending: dict[tuple[str, str], PendingBatch] = {}
@@ -103,6 +122,11 @@ class BatchWriter:
 
     def submit(self, batch: PendingBatch) -> None:
         """Queues a batch; its future reports the outcome."""
+        if self._streams.is_moved(batch):
+            batch.stored.set_exception(StoreUnavailableError(_MOVED))
+            return
+        if self._streams.is_superseded(batch):
+            batch = evolve(batch, retry=True)  # it may have come on the newer stream already
         self._pending[batch.key] = batch
         batch.stored.add_done_callback(lambda _: self._pending.pop(batch.key))
         self._queue.put(batch)
@@ -130,6 +154,8 @@ class BatchWriter:
                         self._queue.put(evolve(batch, retry=True))
                 raise
         for suspect in self._suspects:
+            if suspect.batch.stored.done():
+                continue
             suspect.batch.stored.set_exception(StoreUnavailableError("the server stops"))
 
     async def _next_group(self) -> list[PendingBatch]:
@@ -179,7 +205,7 @@ class BatchWriter:
             if len(group) > 1:
                 for batch in group:
                     await self._insert([batch], in_doubt=True)
-            else:
+            elif not group[0].stored.done():
                 self._suspect(group[0])
             return
         self._health.succeeded()
@@ -191,6 +217,8 @@ class BatchWriter:
     ) -> Found:
         """Inserts batches, retrying while the store is unavailable.
 
+        Batches of nodes that another server has claimed are given up: their futures fail.
+
         Returns:
             What the store had already.
 
@@ -198,18 +226,19 @@ class BatchWriter:
             StoreError: The store rejects them.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        previous_attempt = ""
+        progress = _Progress(in_doubt)
         while True:
-            attempt = uuid.uuid4().hex
+            waiting = [batch for batch in group if not batch.stored.done()]
             try:
                 with self._health.attempt():
-                    return await self._in_thread(
-                        self._insert_once, group, in_doubt, previous_attempt, attempt
-                    )
+                    return await self._in_thread(self._insert_once, waiting, progress)
+            except ClaimsChangedError:
+                continue
             except StoreUnavailableError as error:
                 failure = error
-            in_doubt = True
-            previous_attempt = attempt
+            finally:
+                self._give_up_moved()
+            progress.in_doubt = True
             pause = backoff.next_pause()
             metrics.INSERT_RETRIES.labels(self.probe).inc()
             self._health.failed(str(failure))
@@ -222,6 +251,16 @@ class BatchWriter:
             if isinstance(failure, TableMissingError):
                 await self._create_missing_tables()
             await asyncio.sleep(pause)
+
+    def _give_up_moved(self) -> None:
+        """Gives up the batches of nodes that another server has claimed; it has them too."""
+        for node in self._claims.take_moved():
+            log.info("another server receives a node's batches", node=node, table=self._table)
+            self._streams.note_moved(node, time.monotonic())
+            self._queue.remove(node)
+            for batch in [b for b in self._pending.values() if b.node == node]:
+                if not batch.stored.done():
+                    batch.stored.set_exception(StoreUnavailableError(_MOVED))
 
     async def _create_missing_tables(self) -> None:
         log.warning("a table is missing; creating it again", table=self._table)
@@ -236,6 +275,8 @@ class BatchWriter:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _complete(self, batch: PendingBatch, found: Found) -> None:
+        if batch.stored.done():  # given up
+            return
         if batch.key in found.conflicts:
             self._report_conflict(batch)
         elif batch.retry and batch.key in found.complete:
@@ -275,6 +316,8 @@ class BatchWriter:
         for suspect in due:
             self._suspects.remove(suspect)
             batch = suspect.batch
+            if batch.stored.done():  # given up
+                continue
             if suspect.inserts == self._inserts:
                 await self._insert([batch], in_doubt=True)
                 continue
@@ -305,26 +348,29 @@ class BatchWriter:
             BatchConflictError("its id is stored already, with other rows; those stay")
         )
 
-    def _insert_once(
-        self, group: Sequence[PendingBatch], in_doubt: bool, previous_attempt: str, attempt: str
-    ) -> Found:
+    def _insert_once(self, group: Sequence[PendingBatch], progress: _Progress) -> Found:
         """Makes one attempt, in a worker thread.
 
         Args:
             group: The batches.
-            in_doubt: Whether any of them may be in the store, not only those marked `retry`.
-            previous_attempt: The id of the attempt before, which the store may still be running;
-                "" for none.
-            attempt: The id of this attempt.
+            progress: What earlier attempts have come to; it is updated.
 
         Returns:
             What the store had already.
+
+        Raises:
+            ClaimsChangedError: Another server has claimed one of the nodes.
         """
-        if previous_attempt and self._store.is_running(previous_attempt):
-            raise StoreUnavailableError("it is still running the previous attempt")
-        found = find_stored(
-            self._store, self._table, [batch for batch in group if in_doubt or batch.retry]
-        )
+        nodes = {batch.node for batch in group}
+        to_claim = nodes if progress.in_doubt else self._claims.unclaimed(nodes)
+        if to_claim:
+            progress.claimed |= to_claim
+            self._claims.claim(_oldest_streams(group, to_claim))
+            progress.in_doubt = False
+        if self._claims.unclaimed(nodes):
+            raise ClaimsChangedError("another server has claimed a node")
+        doubtful = [batch for batch in group if batch.retry or batch.node in progress.claimed]
+        found = find_stored(self._store, self._table, doubtful)
         stored = found.complete | found.conflicts
         parts = [
             found.missing.get(batch.key, batch.rows) for batch in group if batch.key not in stored
@@ -332,7 +378,24 @@ class BatchWriter:
         if any(part.num_rows for part in parts):
             # In one piece: the store's cost for each piece of few rows exceeds that of its rows.
             rows = pa.Table.from_batches(parts).combine_chunks()
-            with metrics.INSERT_SECONDS.labels(self.probe).time():
-                self._store.insert(self._table, rows, attempt)
-            self._inserts += 1
+            self._insert_rows(rows)
         return found
+
+    def _insert_rows(self, rows: pa.Table) -> None:
+        attempt = uuid.uuid4().hex
+        try:
+            with metrics.INSERT_SECONDS.labels(self.probe).time():
+                self._store.insert(self._table, rows, attempt, self._claims.condition)
+        except ClaimsChangedError:
+            self._claims.refresh()
+            raise
+        self._inserts += 1
+
+
+def _oldest_streams(group: Sequence[PendingBatch], nodes: Set[str]) -> dict[str, float]:
+    """Returns when the oldest stream of each node began on which one of the batches came."""
+    began: dict[str, float] = {}
+    for batch in group:
+        if batch.node in nodes:
+            began[batch.node] = min(batch.stream_began, began.get(batch.node, math.inf))
+    return began

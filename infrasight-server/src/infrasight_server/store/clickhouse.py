@@ -276,20 +276,40 @@ class Store:
             finally:
                 client.close()
 
-    def insert(self, table: str, rows: pa.Table, insert_id: str) -> None:
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may use the store too."""
+        return self._supervisor is None
+
+    def insert(self, table: str, rows: pa.Table, insert_id: str, condition: str = "") -> None:
         """Inserts rows as one block.
 
         Args:
             table: The table's name.
             rows: The rows, with the table's column names.
             insert_id: Identifies this attempt to `is_running`.
+            condition: An SQL condition that the store evaluates when the insert begins; only for a
+                shared store.
 
         Raises:
+            ClaimsChangedError: The condition does not hold; nothing is inserted.
             StoreUnavailableError: The store did not confirm the insert; it may have the rows.
             StoreError: The store rejects the rows; a retry fails again.
         """
         with store_errors(), self._own_connections.acquire() as client:
-            client.insert(quoted(table), rows.schema.names, rows, insert_id)
+            client.insert(quoted(table), rows.schema.names, rows, insert_id, condition)
+
+    def running_inserts(self, table: str) -> frozenset[str]:
+        """Returns the ids of the inserts into a table that the store is running for any server.
+
+        It shows those of other users if the own user may see them. Raises like `command`.
+        """
+        sql = (
+            "SELECT query_id FROM system.processes WHERE query_kind = 'Insert' "
+            "AND current_database = {database:String} AND position(query, {start:String}) > 0"
+        )
+        parameters = {"database": self.database, "start": f"INSERT INTO {quoted(table)} ("}
+        return frozenset(query_id for (query_id,) in self.rows(sql, parameters))
 
     def is_running(self, insert_id: str) -> bool:
         """Returns whether the store still runs an insert whose connection was lost.

@@ -32,9 +32,18 @@ class Client(Protocol):
         """Returns whether the user has a right, such as `INSERT ON database.*`."""
 
     def insert(
-        self, table: str, columns: Sequence[str], rows: "pa.Table", statement_id: str
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: "pa.Table",
+        statement_id: str,
+        condition: str,
     ) -> None:
-        """Inserts rows as one block; the table's name is quoted."""
+        """Inserts rows as one block, if an SQL condition holds; the table's name is quoted.
+
+        An empty condition always holds. If it does not hold, the message of the error is
+        `errors.CLAIMS_CHANGED`.
+        """
 
     def stream(
         self, sql: str, settings: Mapping[str, Any], statement_id: str

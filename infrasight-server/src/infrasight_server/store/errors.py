@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
-from infrasight_core.errors import QueryError, StoreError, StoreUnavailableError, TableMissingError
+from infrasight_core.errors import (
+    ClaimsChangedError,
+    QueryError,
+    StoreError,
+    StoreUnavailableError,
+    TableMissingError,
+)
 
 from infrasight_server.store.embedded.frames import AnswerError
 
@@ -22,6 +28,8 @@ _TRANSIENT_CODES = frozenset(
 _MISSING_CODES = frozenset({60, 81})  # unknown table or database
 # Of a whole table, merges reduce the number of parts; of one insert, a retry fails again.
 _TOO_MANY_PARTS = 252
+CLAIMS_CHANGED = "infrasight: the claims have changed"
+"""The message of inserts whose condition does not hold."""
 _NOISE = (" (version ", ", Stack trace", ": In scope SELECT formatQuerySingleLine(")
 
 
@@ -30,6 +38,7 @@ def store_errors() -> Iterator[None]:
     """Translates errors of the server's own statements.
 
     Raises:
+        ClaimsChangedError: The condition of an insert does not hold.
         TableMissingError: A table or the database does not exist.
         StoreUnavailableError: A retry can succeed.
         StoreError: The store rejects the statement, or rows of it.
@@ -39,6 +48,8 @@ def store_errors() -> Iterator[None]:
     except (ClickHouseError, AnswerError) as error:
         message = one_line(error)
         code = getattr(error, "code", None)
+        if CLAIMS_CHANGED in message:
+            raise ClaimsChangedError(CLAIMS_CHANGED) from error
         if code in _MISSING_CODES:
             raise TableMissingError(message) from error
         if _is_transient(code, message):

@@ -12,6 +12,9 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import OperationalError
 
+from infrasight_server.store.errors import CLAIMS_CHANGED
+from infrasight_server.store.names import literal, quoted
+
 for _name in ("clickhouse_connect", "urllib3"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # they also raise what they log
 
@@ -97,8 +100,15 @@ class HttpClient:
             raise OperationalError("empty answer")
         return answer
 
-    def insert(self, table: str, columns: Sequence[str], rows: pa.Table, statement_id: str) -> None:
-        """Inserts rows as one block; the table's name is quoted.
+    def insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: pa.Table,
+        statement_id: str,
+        condition: str,
+    ) -> None:
+        """Inserts rows as one block, if an SQL condition holds; the table's name is quoted.
 
         Raises:
             ValueError: The store does not confirm the number of rows.
@@ -106,9 +116,19 @@ class HttpClient:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, rows.schema) as writer:
             writer.write_table(rows)
+        names = ", ".join(map(quoted, columns))
+        target = f"{table} ({names})"
+        if condition:
+            message = literal(CLAIMS_CHANGED)
+            target += (
+                f" SELECT {names} FROM input() WHERE throwIf(NOT ({condition}), {message}) = 0"
+            )
         # A buffer, because the client would send bytes again by itself after a broken connection.
         summary = self._client.raw_insert(
-            table, columns, sink.getvalue(), settings={"query_id": statement_id}, fmt="ArrowStream"
+            target,
+            insert_block=sink.getvalue(),
+            settings={"query_id": statement_id},
+            fmt="ArrowStream",
         )
         if summary.written_rows < rows.num_rows:  # more, if it wrote to other tables as well
             raise ValueError(f"{summary.written_rows} of {rows.num_rows} rows are confirmed")

@@ -1,6 +1,7 @@
 """Migrates the probes' tables: creates them and adds columns; never drops or changes a column."""
 
 from collections.abc import Mapping
+from importlib import resources
 
 import structlog
 from infrasight_core.errors import SchemaError, StoreError, StoreUnavailableError
@@ -11,12 +12,13 @@ from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.containers import add_container_columns, migrate_containers
 
 log = structlog.get_logger(__name__)
+_SQL = resources.files("infrasight_server") / "sql"
 
 
 def migrate(
     store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | None
 ) -> dict[str, str]:
-    """Migrates the table of containers, then the table of every probe, which refers to it.
+    """Migrates the tables of claims and containers, then that of every probe, which refers to it.
 
     Args:
         store: An open store.
@@ -30,6 +32,8 @@ def migrate(
         StoreError: The store rejects the table of containers.
         StoreUnavailableError: The store does not answer.
     """
+    if store.is_shared:
+        store.command((_SQL / "claims.sql").read_text(encoding="utf-8"))
     migrate_containers(store)
     rejected = {}
     for probe, schema in schemas.items():

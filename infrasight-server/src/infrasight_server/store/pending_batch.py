@@ -19,7 +19,9 @@ class PendingBatch:
         size: The bytes of its rows in memory.
         days: The days since the epoch that its events lie in, each a partition of the table.
         retry: Whether the agent has sent it before, so that the store may have it already.
-        stored: Done when the store has the batch; fails with a StoreError if the store rejects it.
+        stream_began: When the stream began on which it came, on the monotonic clock.
+        stored: Done when the store has the batch; fails with a StoreUnavailableError if the
+            agent has to send it again, with another StoreError if the store rejects it.
     """
 
     node: str
@@ -28,6 +30,7 @@ class PendingBatch:
     size: int
     days: frozenset[int]
     retry: bool
+    stream_began: float
     stored: asyncio.Future[StoreOutcome]
 
     @property

@@ -60,8 +60,20 @@ class EmbeddedClient:
         """Returns True: the embedded store has no users."""
         return True
 
-    def insert(self, table: str, columns: Sequence[str], rows: pa.Table, statement_id: str) -> None:
-        """Inserts rows as one block; the table's name is quoted."""
+    def insert(
+        self,
+        table: str,
+        columns: Sequence[str],
+        rows: pa.Table,
+        statement_id: str,
+        condition: str,
+    ) -> None:
+        """Inserts rows as one block; the table's name is quoted.
+
+        No condition is possible: the embedded store has one server, which needs none.
+        """
+        if condition:
+            raise NotImplementedError
         # The process maps the same memory, so the rows are written once and not sent.
         descriptor = os.memfd_create("rows", os.MFD_CLOEXEC)
         try:

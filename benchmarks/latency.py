@@ -1,11 +1,13 @@
 """From an event to a query that returns it, and to `infrasight tail` that prints it.
 
-usage: latency.py [SECONDS [RATE...]]     (as root; 25 seconds for each rate by default)
+usage: latency.py [SECONDS [RATE...]]     (as root; 15 seconds for each rate by default)
 
-This process opens a path that does not exist some ten times a second, beside two processes that
-open files at a rate, and notes the time. An agent with all probes, a server with its embedded store
-and the tail run on the same CPUs. A query looks for the newest opens about every 50 ms, so that the
-times of queries are up to that much too long. The last line is the same as JSON.
+This process opens a path that does not exist and notes the time: ten times a second beside two
+processes that open files at a rate, and once a second, for twice the time, beside none. An agent
+with all probes, a server with its embedded store and the tail run on the same CPUs. A filter of
+thread names excludes what other programs do: it would be load, too. A query looks for the newest
+opens about every 50 ms, so that the times of queries are up to that much too long. The last line
+is the same as JSON.
 """
 
 import json
@@ -25,6 +27,7 @@ from typing import IO, Final
 
 import pyarrow as pa
 from attrs import asdict, define, field, frozen
+from infrasight_core.cli.load_generator import thread_name
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.server_client import ServerClient
 from infrasight_testbed.system import BIN, Process, System, running_system
@@ -36,7 +39,10 @@ RATES: Final = (0, 10_000, 100_000)
 PROCESSES: Final = 2
 LOOK_SECONDS: Final = 0.05
 MARK_SECONDS: Final = 0.1
-LAST_SECONDS: Final = 15.0
+IDLE_MARK_SECONDS: Final = 1.0  # longer than the server waits for further rows
+COMM: Final = "bench-latency"
+FILTERS: Final = f'[filters.all]\ninclude_comm = ["{COMM}", "paced_opens"]\n'
+LAST_SECONDS: Final = 10.0
 WAYS: Final = ("SELECT", "tail")
 
 
@@ -56,7 +62,7 @@ class Marks:
         """Opens the next path."""
         path = f"/mark/{time.monotonic_ns()}"
         self.made[path] = time.monotonic()
-        with suppress(FileNotFoundError):
+        with thread_name(COMM), suppress(FileNotFoundError):
             Path(path).open()  # noqa: SIM115 - it fails
 
     def note(self, way: str, path: str, now: float) -> None:
@@ -190,6 +196,9 @@ def dropped_by(agent: Process) -> int:
 
 def measure(system: System, agent: Process, program: Path, rate: int, seconds: float) -> Outcome:
     """Makes marks beside opens at a rate."""
+    interval = MARK_SECONDS if rate else IDLE_MARK_SECONDS
+    if not rate:
+        seconds *= 2
     marks = Marks()
     dropped = dropped_by(agent)
     client = ServerClient(Peer(system.address))
@@ -203,7 +212,7 @@ def measure(system: System, agent: Process, program: Path, rate: int, seconds: f
             end = time.monotonic() + seconds
             while time.monotonic() < end:
                 marks.make()
-                time.sleep(random.uniform(0.5, 1.5) * MARK_SECONDS)
+                time.sleep(random.uniform(0.7, 1.3) * interval)
             looked = looker.looked[-int(seconds / LOOK_SECONDS) :]
         end = time.monotonic() + LAST_SECONDS
         while any(map(marks.waiting, WAYS)) and time.monotonic() < end:
@@ -238,14 +247,16 @@ def show(outcomes: Sequence[Outcome]) -> None:
 
 def main() -> None:
     """Measures at each rate and prints."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 25.0
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 15.0
     rates = tuple(map(int, sys.argv[2:])) or RATES
     outcomes = []
     with tempfile.TemporaryDirectory() as name, running_system(Path(name)) as system:
         program = Path(name) / "paced_opens"
         subprocess.run(["cc", "-O2", "-o", program, WORKLOADS / "paced_opens.c"], check=True)
         system.start_server()
-        agent = system.start_agent(every_probe=True)
+        config = Path(name) / "agent.toml"
+        config.write_text(FILTERS)
+        agent = system.start_agent("--config", str(config))
         for rate in rates:
             outcomes.append(measure(system, agent, program, rate, seconds))
             print(outcomes[-1], file=sys.stderr)

@@ -40,7 +40,8 @@ CREATE TABLE execve_events
     `at_flags` UInt32 CODEC(ZSTD(1)),
     `duration` String ALIAS multiIf(duration_ns < 1000, concat(toString(duration_ns), ' ns'), duration_ns < 1000000, concat(toString(round(duration_ns / 1000., 2)), ' µs'), duration_ns < 1000000000, concat(toString(round(duration_ns / 1000000., 2)), ' ms'), concat(toString(round(duration_ns / 1000000000., 2)), ' s')),
     `command` String ALIAS arrayStringConcat(argv, ' '),
-    INDEX batch_id batch_id TYPE bloom_filter GRANULARITY 4
+    INDEX batch_id batch_id TYPE bloom_filter GRANULARITY 4,
+    INDEX window toUInt32OrZero(substringIndex(substringIndex(concat(batch_id, '-'), '-', 2), '-', -1)) TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

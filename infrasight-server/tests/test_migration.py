@@ -1,5 +1,6 @@
-"""Tables follow the plugins' DDL: columns are added, nothing is ever dropped or changed."""
+"""Tables follow the plugins' DDL: columns and indexes are added, none is dropped or changed."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_missing_columns_are_added_in_their_places(store: Store) -> None:
     assert list(store.columns("execve_events")) == [c.name for c in EXECVE.columns]
     rows = list(store.query("SELECT pid, user, command FROM execve_events"))[-1]
     assert rows.to_pylist() == [{"pid": 7, "user": b"", "command": b""}]
+
+
+def test_missing_indexes_are_added(store: Store) -> None:
+    """An older table gets the indexes that it lacks, and another migration changes nothing."""
+    create_without(store)
+    store.command("ALTER TABLE execve_events ADD INDEX ours pid TYPE minmax GRANULARITY 1")
+    assert "INDEX window" not in store.create_statement("execve_events")
+    migrate_table(store, EXECVE, None)
+    migrated = store.create_statement("execve_events")
+    for index in ("ours pid TYPE minmax", *re.findall(r"INDEX (.*?),?\n", EXPECTED.read_text())):
+        assert f"INDEX {index}" in migrated
+    migrate_table(store, EXECVE, None)
+    assert store.create_statement("execve_events") == migrated
 
 
 def test_migration_leaves_an_additional_column_alone(store: Store) -> None:

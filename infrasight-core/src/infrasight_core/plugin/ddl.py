@@ -62,18 +62,34 @@ class TableColumn:
 
 
 @frozen
+class TableIndex:
+    """One data-skipping index of a probe's table.
+
+    Attributes:
+        name: The index's name.
+        definition: Name, expression, type and granularity, as `ALTER TABLE … ADD INDEX` expects
+            them.
+    """
+
+    name: str
+    definition: str
+
+
+@frozen
 class TableDefinition:
     """A probe's complete table.
 
     Attributes:
         name: The table's name, without a database.
         columns: All columns in order: the header's, the probe's own, then the computed ones.
+        indexes: All indexes: the shared ones, then the probe's own.
         own_columns: The names of the columns that the probe's `.sql` file declares.
         statement: The `CREATE TABLE IF NOT EXISTS` statement, formatted, without a semicolon.
     """
 
     name: str
     columns: tuple[TableColumn, ...]
+    indexes: tuple[TableIndex, ...]
     own_columns: frozenset[str]
     statement: str
 
@@ -130,6 +146,9 @@ def derive_table(sql: str) -> TableDefinition:
     return TableDefinition(
         name=table.name,
         columns=tuple(_column(item) for item in items if isinstance(item, exp.ColumnDef)),
+        indexes=tuple(
+            _index(item) for item in items if isinstance(item, exp.IndexColumnConstraint)
+        ),
         own_columns=frozenset(item.name for item in own_items if isinstance(item, exp.ColumnDef)),
         statement=create.sql(_DIALECT, pretty=True, comments=False),
     )
@@ -312,3 +331,8 @@ def _column(definition: exp.ColumnDef) -> TableColumn:
         definition=definition.sql(_DIALECT, comments=False),
         expression=_expression(definition),
     )
+
+
+def _index(definition: exp.IndexColumnConstraint) -> TableIndex:
+    text = definition.sql(_DIALECT, comments=False)
+    return TableIndex(name=definition.name, definition=text.removeprefix("INDEX "))

@@ -1,5 +1,5 @@
 -- The part that the tables of all probes share: the columns of infrasight.v1.EventHeader, the
--- columns computed from them, and an index; then the engine, partition, order and settings of a
+-- columns computed from them, and indexes; then the engine, partition, order and settings of a
 -- probe that chooses none. `ddl.py` inserts a probe's own columns.
 CREATE TABLE IF NOT EXISTS event_table
 (
@@ -44,7 +44,11 @@ CREATE TABLE IF NOT EXISTS event_table
     ),
 
     -- The server looks up a batch that an agent sends again by its id.
-    INDEX batch_id batch_id TYPE bloom_filter GRANULARITY 4
+    INDEX batch_id batch_id TYPE bloom_filter GRANULARITY 4,
+    -- The view `accounting` counts the rows of a window, which is in the batch's id.
+    INDEX window toUInt32OrZero(
+        substringIndex(substringIndex(concat(batch_id, '-'), '-', 2), '-', -1)
+    ) TYPE minmax GRANULARITY 1
 )
 ENGINE = MergeTree
 PARTITION BY toDate(time)

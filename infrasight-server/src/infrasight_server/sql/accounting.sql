@@ -52,8 +52,11 @@ FROM
     SELECT
         node,
         left(_table, length(_table) - 7) AS probe,
-        splitByChar('-', batch_id)[1] AS run,
-        toUInt32OrZero(splitByChar('-', batch_id)[2]) AS window,
+        substringIndex(batch_id, '-', 1) AS run,
+        -- The expression of the index `window`, so that a query reads only the minutes it asks for.
+        toUInt32OrZero(
+            substringIndex(substringIndex(concat(batch_id, '-'), '-', 2), '-', -1)
+        ) AS window,
         false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(), false
     FROM merge({database}, '^[a-z0-9_]+_events$')
     GROUP BY node, probe, run, window

@@ -1,5 +1,6 @@
-"""Migrates the probes' tables: creates them and adds columns; never drops or changes a column."""
+"""Migrates the tables of probes: creates them, adds columns and indexes, never changes those."""
 
+import re
 from collections.abc import Mapping
 from importlib import resources
 
@@ -50,7 +51,7 @@ def migrate(
 
 
 def migrate_table(store: Store, table: TableDefinition, ttl_days: int | None) -> None:
-    """Creates a probe's table, or adds the columns that it lacks, and sets its TTL.
+    """Creates a probe's table, or adds the columns and indexes that it lacks, and sets its TTL.
 
     Raises:
         StoreError: The table exists with another type for a column, or the store rejects the DDL.
@@ -59,6 +60,7 @@ def migrate_table(store: Store, table: TableDefinition, ttl_days: int | None) ->
     existing_types = store.columns(table.name)
     if existing_types:
         _add_missing_columns(store, table, existing_types)
+        _add_missing_indexes(store, table)
     else:
         store.command(table.statement)
         log.info("table created", table=table.name)
@@ -83,3 +85,14 @@ def _add_missing_columns(
                 "alter the column, or rename the table"
             )
         place = f"AFTER `{column.name}`"
+
+
+def _add_missing_indexes(store: Store, table: TableDefinition) -> None:
+    existing = store.create_statement(table.name)
+    for index in table.indexes:
+        if re.search(rf"\bINDEX `?{re.escape(index.name)}`? ", existing):
+            continue
+        store.command(f"ALTER TABLE {table.name} ADD INDEX IF NOT EXISTS {index.definition}")
+        # The store writes the index for the existing rows in the background.
+        store.command(f"ALTER TABLE {table.name} MATERIALIZE INDEX {index.name}")
+        log.info("index added", table=table.name, index=index.name)

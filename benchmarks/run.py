@@ -27,6 +27,7 @@ def main() -> None:
         ("server.py", rounds),
         ("insert.py", rounds),
         ("size.py",),
+        ("queries.py",),
         ("cluster_operator.py",),
     ):
         subprocess.run([sys.executable, HERE / script, *arguments], env=environment, check=True)

@@ -11,16 +11,14 @@ import pytest
 from infrasight.v1.stream_pb2 import Batch, Container
 from infrasight_core import constant
 from infrasight_testbed.agent_client import AgentClient
+from infrasight_testbed.documented_queries import queries_of
 from infrasight_testbed.execve_batches import batch, hello, table
 from infrasight_testbed.system import System, running_system
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("infrasight-*/README.md"))]
 QUERIES: list[tuple[Path, str]] = [
-    (page.relative_to(ROOT), query)
-    for page in PAGES
-    for query in re.findall(r"```sql\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    if "CREATE TABLE" not in query
+    (page.relative_to(ROOT), query.sql) for page in PAGES for query in queries_of(page)
 ]
 SCRIPT = "/bin/sh -c '/bin/true tree a; /bin/true tree b; exit 0'; /bin/true tree c; exit 0"
 FLAGS = pa.list_(pa.field("item", pa.dictionary(pa.int32(), pa.string()), nullable=False))

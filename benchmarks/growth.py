@@ -1,12 +1,13 @@
 """What an event costs when there is much of something: probes, filters, containers, paths, agents.
 
-usage: growth.py [ROUNDS [EVENTS]]     (as root; 3 rounds of 100,000 events by default)
+usage: growth.py [ROUNDS [EVENTS]]     (as root; 3 rounds of 50,000 events by default)
 
 Each row has two sizes. The rounds alternate between them, and the figures are medians. `kernel` is
 the time of all BPF programs of the agent per open, by the kernel's statistics. `agent` is the CPU
 time of the recorder's thread, up to the encoded batch. `server` and `store` are the CPU time of
 infrasight-server and of ClickHouse per row, without merges. The opens are made on the first CPU,
-100,000 a second, and read on the others. The last line is the same as JSON, in nanoseconds.
+100,000 a second, and read on the others. A filter excludes what other programs do. The last line is
+the same as JSON, in nanoseconds.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ from infrasight_core.agent.reload import attach_all
 from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.agent.sink import Delivery
 from infrasight_core.cli.program_owners import program_holders
-from infrasight_core.kernel.filters import EVERYTHING, PREFIXES, VALUES, Filters
+from infrasight_core.kernel.filters import PREFIXES, VALUES, Filters
 from infrasight_core.kernel.loader import LoadSettings
 from infrasight_core.kernel.program_list import counting_runs, list_programs
 from infrasight_core.net import ipc
@@ -45,6 +46,7 @@ from rich.table import Table
 
 WORKLOADS: Final = Path(__file__).parent.parent / "tests/support/workloads"
 GOAL: Final = 1.3
+TABLE: Final = f"{PROBE}_events"
 CGROUPS: Final = 1_000
 PATHS: Final = 10_000
 AGENTS: Final = 200
@@ -52,6 +54,8 @@ OPENS: Final = 100_000  # a second
 ROWS: Final = 100_000
 RATE: Final = 60_000.0
 STORED: Final = 5_000_000
+OWN: Final = Filters(include_comm=("varied_opens",))
+MOST: Final = VALUES - 1
 NO_PID: Final = 1 << 21  # further than this machine numbers its processes soon
 
 Costs = dict[str, float]
@@ -108,9 +112,9 @@ class Opens:
 
     def filtered(self, filters: Filters) -> Costs:
         """Returns the costs with filters that exclude none of the opens."""
-        self._recorder.filter("open", filters)
+        self._recorder.filter("open", filters.merged(OWN))
         cost = self.cost()
-        self._recorder.filter("open", EVERYTHING)
+        self._recorder.filter("open", OWN)
         return cost
 
     def _kernel_ns(self) -> int:
@@ -126,7 +130,7 @@ def recording(probes: Sequence[str], program: Path, count: int) -> Iterator[Open
     """Records probes, with all enrichers."""
     plugins = PluginManager.discover(probes)
     recorder = Recorder(plugins, LoadSettings(own_work=False), "here", Encoding())
-    assert attach_all(recorder, {probe: ProbeSettings() for probe in probes}) == {}
+    assert attach_all(recorder, {probe: ProbeSettings({}, OWN) for probe in probes}) == {}
     recorder.start()
     try:
         opens = Opens(program, count, recorder)
@@ -154,10 +158,11 @@ def measure_agent(program: Path, count: int, cgroups: Sequence[Path], measured: 
             measured["probes", number].append(opens.cost())
             if number > 1:
                 continue
-            for kind, most in (("pid", VALUES), ("comm", VALUES), ("path", PREFIXES)):
+            for kind, most in (("pid", MOST), ("comm", MOST), ("path", PREFIXES)):
                 for size in (1, most):
                     cost = opens.filtered(filters_of(kind, size))
                     measured[f"filters by {kind}", size].append(cost)
+            opens.cost(processes=len(cgroups), cgroups=cgroups)  # learns the containers
             for size in (1, len(cgroups)):
                 cost = opens.cost(processes=len(cgroups), cgroups=cgroups[:size])
                 measured["containers", size].append(cost)
@@ -193,40 +198,37 @@ class Inserts:
 
 
 @contextmanager
-def inserting(folder: Path) -> Iterator[tuple[Inserts, Store]]:
-    """Runs a server with a ClickHouse server that merges nothing."""
-    clickhouse = ClickHouseServer(folder / "clickhouse").start()
-    try:
-        with running_system(folder, clickhouse.url) as system:
-            system.address = loopback_address()
-            server = system.start_server("--probe", PROBE)
-            store = Store.at(clickhouse.url, "infrasight")
+def inserting(folder: Path, clickhouse: ClickHouseServer) -> Iterator[tuple[Inserts, Store]]:
+    """Runs a server whose database in ClickHouse is called as the folder."""
+    folder.mkdir()
+    with running_system(folder, clickhouse.url, folder.name) as system:
+        system.address = loopback_address()
+        server = system.start_server("--probe", PROBE)
+        processes = {"server": server.pid, "store": clickhouse.pid}
+        with closing(Store.at(clickhouse.url, folder.name)) as store:
             store.command("SYSTEM STOP MERGES")
-            inserts = Inserts(system.address, {"server": server.pid, "store": clickhouse.pid})
-            yield inserts, store
-            store.close()
-    finally:
-        clickhouse.kill()
+            yield Inserts(system.address, processes), store
 
 
 async def measure_server(folder: Path, rounds: int, measured: Measured) -> None:
     """Measures what grows at a server, in all rounds."""
-    table = f"{PROBE}_events"
     few = Size(4, ROWS // 10_000, 2_500)
-    with inserting(folder) as (inserts, store):
-        await inserts.cost(few)  # imports, caches
+    with ExitStack() as stack:
+        clickhouse = ClickHouseServer(folder / "clickhouse").start()
+        stack.callback(clickhouse.kill)
+        empty, empty_store = stack.enter_context(inserting(folder / "empty", clickhouse))
+        full, full_store = stack.enter_context(inserting(folder / "full", clickhouse))
+        await empty.cost(few)  # imports, caches
+        await full.cost(few)
+        copies = f"SELECT events.* FROM {TABLE} AS events, numbers({STORED // ROWS}) AS copies"
+        full_store.command(f"INSERT INTO {TABLE} {copies}")
         for _ in range(rounds):
+            empty_store.command(f"TRUNCATE TABLE {TABLE}")
+            measured["rows in the table", 0].append(await empty.cost(few))
+            measured["rows in the table", STORED].append(await full.cost(few))
             for agents in (1, AGENTS):
-                cost = await inserts.cost(Size(agents, ROWS // agents // 100, 100))
+                cost = await empty.cost(Size(agents, ROWS // agents // 100, 100))
                 measured["agents", agents].append(cost)
-        for _ in range(rounds):
-            store.command(f"TRUNCATE TABLE {table}")
-            measured["rows in the table", 0].append(await inserts.cost(few))
-        copied = f"SELECT events.* FROM {table} AS events, numbers({STORED // ROWS}) AS copies"
-        store.command(f"INSERT INTO {table} {copied}")
-        await inserts.cost(few)  # what the copies leave to do
-        for _ in range(rounds):
-            measured["rows in the table", STORED].append(await inserts.cost(few))
 
 
 def medians(measured: Measured) -> dict[str, dict[int, Costs]]:
@@ -265,7 +267,7 @@ def show(found: dict[str, dict[int, Costs]]) -> None:
 def main() -> None:
     """Measures and prints."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else 50_000
     cpus = sorted(os.sched_getaffinity(0))
     measured: Measured = defaultdict(list)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:

@@ -28,7 +28,10 @@ def memory_of_maps(pid: int) -> int:
     """Returns the kernel's memory for the BPF maps that a process holds open, in bytes."""
     sizes: dict[str, int] = {}
     for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
-        text = descriptor.read_text()
+        try:
+            text = descriptor.read_text()
+        except FileNotFoundError:  # closed meanwhile
+            continue
         found = dict(re.findall(r"^(map_id|memlock):\s+(\d+)$", text, re.MULTILINE))
         if "map_id" in found:
             sizes[found["map_id"]] = int(found["memlock"])

@@ -1,5 +1,10 @@
 """The pytest plugins that every package's tests share."""
 
+import os
+
+# Agents of different tests would send each other's batches.
+os.environ.setdefault("INFRASIGHT_AGENT_SPOOL__FOLDER", "")
+
 pytest_plugins = [
     "infrasight_testbed.cluster_plugin",
     "infrasight_testbed.operator_plugin",

@@ -1,13 +1,17 @@
 """From the kernel to the table, through the real commands: each event is stored exactly once."""
 
 import os
+import sqlite3
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from infrasight.v1.stream_pb2 import Batch
+from infrasight_core.net import ipc
 from infrasight_testbed.certificates import CertificateAuthority, tls_options
 from infrasight_testbed.clickhouse import ClickHouseServer
 from infrasight_testbed.system import System, execute, loopback_address, running_system, until
@@ -41,6 +45,39 @@ def embedded(tmp_path: Path) -> Iterator[System]:
 def numbers(system: System, marker: str) -> list[int]:
     """The running numbers of the marked calls in the table."""
     return sorted(int(row["number"]) for row in system.rows(marker, "argv[3] AS number"))
+
+
+def spooled(system: System, marker: str) -> int:
+    """How many of the marked calls are in the agent's spool."""
+    with closing(sqlite3.connect(system.spool_folder / "batches.sqlite")) as spool:
+        contents = [content for (content,) in spool.execute("SELECT content FROM batches")]
+    batches = [Batch.FromString(content) for content in contents]
+    calls = [ipc.from_bytes(batch.arrow)["argv"].to_pylist() for batch in batches if batch.arrow]
+    return sum(argv[1:2] == [marker.encode()] for each in calls for argv in each)
+
+
+def await_spooled(system: System, marker: str, count: int) -> None:
+    """Waits until so many of the marked calls are in the agent's spool."""
+    until(lambda: spooled(system, marker) >= count, "the calls are in the spool")
+
+
+def test_killed_agent_leaves_its_events_to_the_next_one(embedded: System) -> None:
+    """Without a server the agent is killed, again and again; the next one sends what it had read.
+
+    Each row is stored once.
+    """
+    server = embedded.start_server()
+    for life in range(3):
+        agent = embedded.start_agent(ready=life == 0)
+        server.kill()
+        execute("mark-left", 25, first=25 * life)
+        await_spooled(embedded, "mark-left", 25 * (life + 1))
+        agent.kill()
+    embedded.start_server()
+    agent = embedded.start_agent()
+    until(lambda: len(numbers(embedded, "mark-left")) >= 75, "every event is stored")
+    assert agent.stop() == 0
+    assert numbers(embedded, "mark-left") == list(range(75))
 
 
 def test_store_on_this_machine_is_not_recorded_at_its_own_work(embedded: System) -> None:
@@ -145,7 +182,7 @@ def test_stopping_agent_delivers_everything_recorded(embedded: System) -> None:
 def test_full_outbox_counts_what_it_drops(embedded: System) -> None:
     """Without a server a small outbox overflows: stored and dropped events add up to those seen."""
     agent = embedded.start_agent(
-        ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"}
+        "--spool", "", ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"}
     )
     executed = 0
     while agent.metric("infrasight_events_dropped_total") == 0:

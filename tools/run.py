@@ -368,6 +368,7 @@ def _agent(settings: Settings, agent_settings: Path, logs: Path) -> Part:
         f"--server={settings.server}",
         f"--status-listen=127.0.0.1:{settings.agent_status}",
         f"--config={agent_settings}",
+        f"--spool={settings.data}/spool",
         *_trust(settings),
     ]
     return Part("agent", command, logs / "agent.log")

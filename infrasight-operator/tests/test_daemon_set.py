@@ -69,7 +69,10 @@ def test_manifest_equals_reviewed_manifest() -> None:
 
 @pytest.mark.parametrize("spec", [FULL, MINIMAL])
 def test_pod_has_least_privileges(spec: dict[str, Any]) -> None:
-    """Every pod has no token, no privilege, no writable root and no host namespace."""
+    """Every pod has no token, no privilege, no writable root and no host namespace.
+
+    The host's directories are read-only, except for the agent's own with its spool.
+    """
     pod = build(spec)["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod.keys()
@@ -80,9 +83,9 @@ def test_pod_has_least_privileges(spec: dict[str, Any]) -> None:
         assert rights["privileged"] is rights["allowPrivilegeEscalation"] is False
         assert rights["readOnlyRootFilesystem"] is True
         assert rights["capabilities"]["drop"] == ["ALL"]
-        assert all(
-            mount.get("readOnly") for mount in container["volumeMounts"] if mount["name"] in host
-        )
+        mounts = [mount for mount in container["volumeMounts"] if mount["name"] in host]
+        writable = {mount["name"] for mount in mounts if not mount.get("readOnly")}
+        assert writable <= {"spool"}
     assert pod["containers"][0]["securityContext"]["capabilities"]["add"] == ["BPF", "PERFMON"]
     assert "add" not in pod["initContainers"][0]["securityContext"]["capabilities"]
     assert not host & {mount["name"] for mount in pod["initContainers"][0]["volumeMounts"]}
@@ -101,15 +104,20 @@ def test_digest_changes_with_the_pod_template() -> None:
 
 
 def test_host_paths_can_be_disabled() -> None:
-    """Without /etc user names are not resolved; without /run no runtime socket is mounted."""
-    pod = build_with(hostPaths={"etc": "", "run": ""})["spec"]["template"]["spec"]
+    """Without /etc user names are not resolved; without /run no runtime socket is mounted.
+
+    Without a folder for the spool, events wait in memory alone.
+    """
+    paths = {"etc": "", "run": "", "spool": ""}
+    pod = build_with(hostPaths=paths)["spec"]["template"]["spec"]
     variables = {
         variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]
     }
     assert variables["INFRASIGHT_AGENT_DISABLE"] == "users"
     assert not any(name.startswith("INFRASIGHT_AGENT_OPTIONS") for name in variables)
     mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-    assert not {"/host/etc", "/host/run"} & mounts
+    assert not {"/host/etc", "/host/run", "/var/lib/infrasight-agent"} & mounts
+    assert variables["INFRASIGHT_AGENT_SPOOL__FOLDER"] == ""
 
 
 def test_installation_overrides_enricher_options() -> None:

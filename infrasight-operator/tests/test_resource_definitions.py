@@ -38,8 +38,10 @@ def test_installation_gets_defaults(control_plane: ControlPlane, namespace: str)
         "tracing": "/sys/kernel/tracing",
         "etc": "/etc",
         "run": "/run",
+        "spool": "/var/lib/infrasight-agent",
     }
     assert agent["settings"]["blockMemory"] == "64Mi"
+    assert agent["settings"]["spoolBytes"] == "1Gi"
     assert agent["maxUnavailable"] == "10%"
 
 

@@ -90,5 +90,9 @@ class BatchConflictError(StoreError):
     """A batch was sent again with other rows than those that are stored."""
 
 
+class SpoolError(InfraSightError):
+    """The agent's disk cannot store its batches, or what is stored there is damaged."""
+
+
 class LimitError(InfraSightError):
     """A peer uses as much as it may, or all peers together do; it can try again later."""

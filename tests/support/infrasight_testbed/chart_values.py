@@ -116,6 +116,7 @@ SCHEDULING: dict[str, Any] = {
         "settings": {
             "blockMemory": "32Mi",
             "outboxMemory": 1048576,
+            "spoolBytes": "64Mi",
             "stopSeconds": 7,
             "logLevel": "debug",
         },
@@ -130,6 +131,7 @@ SCHEDULING: dict[str, Any] = {
             "tracing": "/sys/kernel/debug/tracing",
             "etc": "",
             "run": "/var/run",
+            "spool": "/srv/infrasight",
         },
     },
 }

@@ -37,6 +37,7 @@ class Pod:
         control_plane: The cluster with the pod's Secrets.
         body: The pod.
         folder: The folder for volumes and logs.
+        host: The folder with the directories of the node that pods create, and that outlive them.
         overrides: Variables that replace the pod's.
     """
 
@@ -45,11 +46,13 @@ class Pod:
         control_plane: ControlPlane,
         body: Mapping[str, Any],
         folder: Path,
+        host: Path,
         overrides: Mapping[str, str],
     ) -> None:
         self._control_plane = control_plane
         self._body = body
         self._folder = folder
+        self._host = host
         self._overrides = overrides
         self._spec: Mapping[str, Any] = body["spec"]
         self.component: str = self._spec["containers"][0]["name"]
@@ -64,6 +67,10 @@ class Pod:
         self.process = self.start()
 
     def _create_volume(self, volume: Mapping[str, Any]) -> str:
+        if "hostPath" in volume and volume["hostPath"]["type"] == "DirectoryOrCreate":
+            created = self._host / volume["hostPath"]["path"].lstrip("/")
+            created.mkdir(parents=True, exist_ok=True)
+            return str(created)
         if "hostPath" in volume:
             return str(volume["hostPath"]["path"])
         folder = self._folder / str(volume["name"])
@@ -194,7 +201,9 @@ class Kubelet:
         for name in sorted(current.keys() - self.pods.keys(), key=is_agent):
             body = current[name]
             overrides = self._overrides(body)
-            self.pods[name] = Pod(self._control_plane, body, self._folder / name, overrides)
+            host = self._folder / f"host-{body['spec']['nodeName']}"
+            folder = self._folder / name
+            self.pods[name] = Pod(self._control_plane, body, folder, host, overrides)
 
     def pod(self, component: str, node: str = "") -> Pod:
         """The only pod of a component, or its only pod on a node."""

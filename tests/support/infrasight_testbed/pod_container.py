@@ -208,6 +208,9 @@ def _variable_value(entry: Mapping[str, Any], fields: Mapping[str, str]) -> str:
 
 def _create_volume(volume: Mapping[str, Any], folder: Path, fields: Mapping[str, str]) -> Path:
     """Creates a volume, unless it is a host path; returns its path on the host."""
+    if "hostPath" in volume and volume["hostPath"].get("type") == "DirectoryOrCreate":
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder  # the machine's own is left alone
     if "hostPath" in volume:
         path = Path(volume["hostPath"]["path"])
         assert path.is_dir() or volume["hostPath"].get("type") != "Directory", path

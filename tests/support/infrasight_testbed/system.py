@@ -50,12 +50,17 @@ class Process:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._log = log
+        self._log_begin = len(self.log()) if log.exists() else 0  # what earlier processes wrote
         self._status = status
         with log.open("ab") as stderr:
             environ = {**os.environ, "PYTHONFAULTHANDLER": "1", **(environment or {})}
             self._process = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
             )
+
+    def is_recording(self) -> bool:
+        """Whether an agent has attached its probes."""
+        return '"recording"' in self.log()[self._log_begin :]
 
     @property
     def pid(self) -> int:
@@ -136,6 +141,11 @@ class System:
         """Where the embedded store has its files."""
         return self._folder / "store"
 
+    @property
+    def spool_folder(self) -> Path:
+        """Where the agent has its spool."""
+        return self._folder / "spool"
+
     def start_server(
         self,
         *options: str,
@@ -180,12 +190,13 @@ class System:
         """
         command: list[str | Path] = [*launcher, BIN / "infrasight", "agent"]
         command += ["--server", self.address]
-        command += ["--status-listen", self._agent_status, "--node", "node-a", *options]
+        command += ["--status-listen", self._agent_status, "--node", "node-a"]
+        command += ["--spool", self.spool_folder, *options]
         if not every_probe and not {"--probe", "--config"} & set(options):
             command += ["--probe", "execve"]
         environment = {"INFRASIGHT_AGENT_STOP_SECONDS": str(STOP_SECONDS), **(environment or {})}
         agent = self._start(command, "agent.log", self._agent_status, environment)
-        until(agent.ready if ready else lambda: "recording" in agent.log(), "the agent is ready")
+        until(agent.ready if ready else agent.is_recording, "the agent is ready")
         return agent
 
     def _start(

@@ -19,6 +19,7 @@ class RejectionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REJECTION_REASON_TOO_LARGE: _ClassVar[RejectionReason]
     REJECTION_REASON_STORE_ERROR: _ClassVar[RejectionReason]
     REJECTION_REASON_CONFLICT: _ClassVar[RejectionReason]
+    REJECTION_REASON_DROPPED: _ClassVar[RejectionReason]
 REJECTION_REASON_UNSPECIFIED: RejectionReason
 REJECTION_REASON_UNKNOWN_PROBE: RejectionReason
 REJECTION_REASON_SCHEMA_MISMATCH: RejectionReason
@@ -26,6 +27,7 @@ REJECTION_REASON_MALFORMED: RejectionReason
 REJECTION_REASON_TOO_LARGE: RejectionReason
 REJECTION_REASON_STORE_ERROR: RejectionReason
 REJECTION_REASON_CONFLICT: RejectionReason
+REJECTION_REASON_DROPPED: RejectionReason
 
 class StreamRequest(_message.Message):
     __slots__ = ("hello", "batch")
@@ -90,7 +92,7 @@ class ProbeAnswer(_message.Message):
     def __init__(self, probe: _Optional[str] = ..., accepted: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "retry", "account", "containers")
+    __slots__ = ("batch_id", "probe", "message_type", "fingerprint", "rows", "arrow", "messages", "retry", "account", "containers", "dropped")
     BATCH_ID_FIELD_NUMBER: _ClassVar[int]
     PROBE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,7 @@ class Batch(_message.Message):
     RETRY_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     batch_id: str
     probe: str
     message_type: str
@@ -111,7 +114,8 @@ class Batch(_message.Message):
     retry: bool
     account: Account
     containers: _containers.RepeatedCompositeFieldContainer[Container]
-    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ...) -> None: ...
+    dropped: bool
+    def __init__(self, batch_id: _Optional[str] = ..., probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., rows: _Optional[int] = ..., arrow: _Optional[bytes] = ..., messages: _Optional[_Union[Messages, _Mapping]] = ..., retry: _Optional[bool] = ..., account: _Optional[_Union[Account, _Mapping]] = ..., containers: _Optional[_Iterable[_Union[Container, _Mapping]]] = ..., dropped: _Optional[bool] = ...) -> None: ...
 
 class Container(_message.Message):
     __slots__ = ("container_id", "name", "image", "pod_name", "pod_namespace", "pod_container", "labels", "labels_cut", "runtime", "time")

@@ -12,6 +12,7 @@ from infrasight.v1.control_pb2 import Report
 from infrasight.v1.stream_pb2 import Hello, ProbeSchema
 from prometheus_client import Counter
 
+from infrasight_core.agent.bounded_spool import open_spool
 from infrasight_core.agent.canary import Canary
 from infrasight_core.agent.event_uplink import EventUplink
 from infrasight_core.agent.operator_link import OperatorLink, failure
@@ -63,7 +64,7 @@ class Agent:
         plugins.options = settings.options
         # Includes probes that have been detached since: some of their batches may still wait.
         self._schemas = plugins.schemas()
-        self._outbox = Outbox(settings.outbox_memory)
+        self._outbox = Outbox(settings.outbox_memory, open_spool(settings.spool))
         self._recorder = Recorder(plugins, settings.load_settings(), settings.node, self._outbox)
         self._canary = Canary(self._recorder, settings.canary_interval)
         self._reloader = Reloader(self._recorder, settings)
@@ -111,6 +112,7 @@ class Agent:
             await self._reload_until_stopped(streams)
             await self._flush()
             await cancel_all(streams)
+            self._close_outbox()
         finally:
             self._status.stop()
         if self._recorder.failure:
@@ -197,13 +199,14 @@ class Agent:
                 submitted=counts.submitted,
                 dropped=counts.dropped,
             )
-        batches, events = self._outbox.waiting()
-        if events:
-            log.error(
-                "stopped with events that no server has acknowledged",
-                batches=batches,
-                events=events,
-            )
+
+    def _close_outbox(self) -> None:
+        """Closes the outbox; what is not on disk is lost."""
+        spooled, lost = self._outbox.close()
+        if spooled:
+            log.info("the next start sends the events in the spool", events=spooled)
+        if lost:
+            log.error("stopped with events that no server has acknowledged", events=lost)
 
     def _make_hello(self) -> Hello:
         probes = [
@@ -249,6 +252,8 @@ class Agent:
             return False, "no probe is attached yet"
         if not self._uplink.open:
             return False, f"no stream to {self._settings.server}: {self._uplink.reason}"
+        if self._outbox.problem:
+            return False, self._outbox.problem
         recording = (
             f"recording {probes}"
             if probes

@@ -1,18 +1,23 @@
 """Holds batches between the recorder and the server's acknowledgement, bounded in bytes.
 
-The recorder's thread fills it and the uplink empties it. Batches live in memory: a batch that finds
-no room is dropped and counted, and so is what remains when the agent ends without its server.
+The recorder's thread fills it and the uplink empties it. With a spool, each batch is on disk before
+`put` returns, and in memory as well while there is room. Without one, batches live in memory alone.
+A batch that finds no room is dropped and counted, and so is what is in memory alone when the agent
+ends without its server.
 """
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import structlog
+from attrs import define
 from infrasight.v1.stream_pb2 import Account, Batch, Container
 from prometheus_client import Counter, Gauge
 
+from infrasight_core.agent.bounded_spool import BoundedSpool
 from infrasight_core.agent.container_updates import ContainerUpdates
 from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.containers.bounds import find_violation
@@ -25,7 +30,7 @@ DROPPED = Counter(
     ["probe", "reason"],
 )
 WAITING_BYTES = Gauge(
-    "infrasight_outbox_bytes", "Bytes of batches that the server has not acknowledged."
+    "infrasight_outbox_bytes", "Bytes of batches in memory that the server has not acknowledged."
 )
 ACKNOWLEDGED = Counter(
     "infrasight_events_acknowledged", "Events that the server has stored.", ["probe"]
@@ -40,23 +45,63 @@ REJECTED = Counter(
 )
 
 
+@define(eq=False)
+class _Waiting:
+    """A batch that waits to be sent, or for the server's answer.
+
+    Attributes:
+        batch_id: Its id.
+        probe: Its probe.
+        rows: The number of its events.
+        size: The bytes that count against the limits; accounts are free.
+        batch: The batch; None if it is on disk alone.
+        number: Its number in the spool; 0 if it is not there.
+        seconds: When it was made, in seconds since the epoch.
+        is_retry: Whether it may have been sent before.
+        is_dropped: Whether its rows have been dropped and counted.
+    """
+
+    batch_id: str
+    probe: str
+    rows: int
+    size: int
+    batch: Batch | None
+    number: int = 0
+    seconds: float = 0.0
+    is_retry: bool = False
+    is_dropped: bool = False
+
+    @property
+    def memory(self) -> int:
+        """The bytes that it takes in memory."""
+        return 0 if self.batch is None else self.size
+
+
 class Outbox(Sink):
     """The batches that no server has acknowledged.
 
     Args:
-        limit: How many bytes it may hold.
+        limit: How many bytes it may hold in memory.
+        spool: Stores batches on disk; what it holds already is sent first. None for memory alone.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, spool: BoundedSpool | None = None) -> None:
         self._limit = limit
+        self._spool = spool
         self._lock = threading.Lock()
-        self._unsent: OrderedDict[str, Batch] = OrderedDict()
-        self._sent: OrderedDict[str, Batch] = OrderedDict()
-        self._bytes = 0  # of both, and of the updates
+        self._unsent: OrderedDict[str, _Waiting] = OrderedDict()
+        self._sent: OrderedDict[str, _Waiting] = OrderedDict()
+        self._bytes = 0  # in memory: of both, and of the updates
         self._updates = ContainerUpdates()
         self._accounts: dict[str, Batch] = {}  # the last account without a batch, by probe
         self._loop: asyncio.AbstractEventLoop | None = None
         self._filled = asyncio.Event()
+        self._add_left()
+
+    @property
+    def problem(self) -> str:
+        """Why batches are not stored on disk although they should be; "" if they are."""
+        return f"spool: {self._spool.problem}" if self._spool and self._spool.problem else ""
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Sets the event loop in which `next_batch` is awaited."""
@@ -73,22 +118,31 @@ class Outbox(Sink):
             arrow=ipc.to_bytes(delivery.batch),
             account=delivery.account,
         )
+        size = _size(batch)
+        number = self._store(batch, size)
+        self._add_left()
         with self._lock:
-            fits = self._bytes + _size(batch) <= self._limit
-            if fits:
-                self._unsent[batch.batch_id] = batch
-                self._add_bytes(_size(batch))
-        if fits:
+            fits = self._bytes + size <= self._limit
+            if fits or number:
+                waiting = _Waiting(
+                    batch_id=batch.batch_id,
+                    probe=batch.probe,
+                    rows=batch.rows,
+                    size=size,
+                    batch=batch if fits else None,
+                    number=number,
+                    seconds=time.time(),
+                )
+                self._unsent[batch.batch_id] = waiting
+                self._add_bytes(waiting.memory)
+        if fits or number:
             self._wake()
-        else:
-            self.count_dropped(batch.probe, "outbox_full", batch.rows)
-            log.warning(
-                "outbox full, batch dropped",
-                probe=batch.probe,
-                events=batch.rows,
-                limit=self._limit,
-            )
-        return fits
+            return True
+        self.count_dropped(batch.probe, "outbox_full", batch.rows)
+        log.warning(
+            "outbox full, batch dropped", probe=batch.probe, events=batch.rows, limit=self._limit
+        )
+        return False
 
     def put_account(self, probe: str, account: Account) -> None:
         """Adds an account, in place of an unsent one of the same window; see `Sink`."""
@@ -102,7 +156,10 @@ class Outbox(Sink):
             if previous is not None and _window(previous.account) == _window(account):
                 self._unsent.pop(previous.batch_id, None)
             self._accounts[probe] = batch
-            self._unsent[batch.batch_id] = batch
+            self._unsent[batch.batch_id] = _Waiting(batch.batch_id, probe, 0, 0, batch)
+        if self._spool is not None:
+            self._drop_expired(self._spool)
+            self._spool.flush()
         self._wake()
 
     def count_dropped(self, probe: str, reason: str, events: int) -> None:
@@ -138,22 +195,20 @@ class Outbox(Sink):
         The batch stays here until it is acknowledged or rejected.
         """
         while True:
-            with self._lock:
-                batch = self._updates.pop_batch()
-                if batch is None and self._unsent:
-                    _, batch = self._unsent.popitem(last=False)
-                if batch is not None:
-                    self._sent[batch.batch_id] = batch
-                    return batch
-                self._filled.clear()
-            await self._filled.wait()
+            waiting = self._send_next()
+            if waiting is None:
+                await self._filled.wait()
+                continue
+            batch = await self._content(waiting)
+            if batch is not None:
+                return batch
 
     def acknowledge(self, batch_id: str) -> bool:
         """Removes a batch that the server has stored. Returns whether it was sent and waited."""
-        batch = self._pop_sent(batch_id)
-        if batch is not None and batch.rows:
-            ACKNOWLEDGED.labels(batch.probe).inc(batch.rows)
-        return batch is not None
+        waiting = self._pop_sent(batch_id)
+        if waiting is not None and waiting.rows and not waiting.is_dropped:
+            ACKNOWLEDGED.labels(waiting.probe).inc(waiting.rows)
+        return waiting is not None
 
     def reject(self, batch_id: str, reason: str, detail: str) -> bool:
         """Removes a batch that the server will never store; it is counted and logged.
@@ -161,23 +216,24 @@ class Outbox(Sink):
         Returns:
             Whether it was sent and waited for an answer.
         """
-        batch = self._pop_sent(batch_id)
-        if batch is None:
+        waiting = self._pop_sent(batch_id)
+        if waiting is None:
             return False
-        if batch.containers:
-            DROPPED_UPDATES.labels("rejected").inc(len(batch.containers))
+        containers = waiting.batch.containers if waiting.batch is not None else ()
+        if containers:
+            DROPPED_UPDATES.labels("rejected").inc(len(containers))
             log.error(
                 "container updates rejected by the server",
-                containers=len(batch.containers),
+                containers=len(containers),
                 reason=reason,
                 detail=detail,
             )
-        else:
-            REJECTED.labels(batch.probe, reason).inc(batch.rows)
+        elif not waiting.is_dropped:
+            REJECTED.labels(waiting.probe, reason).inc(waiting.rows)
             log.error(
                 "batch rejected by the server",
-                probe=batch.probe,
-                events=batch.rows,
+                probe=waiting.probe,
+                events=waiting.rows,
                 reason=reason,
                 detail=detail,
             )
@@ -189,13 +245,13 @@ class Outbox(Sink):
         Updates of containers go back to the unsent ones, where a newer one replaces them.
         """
         with self._lock:
-            retries: OrderedDict[str, Batch] = OrderedDict()
-            for batch_id, batch in self._sent.items():
-                if batch.containers:
-                    self._add_bytes(-self._updates.put_back(batch.containers))
+            retries: OrderedDict[str, _Waiting] = OrderedDict()
+            for batch_id, waiting in self._sent.items():
+                if waiting.batch is not None and waiting.batch.containers:
+                    self._add_bytes(-self._updates.put_back(waiting.batch.containers))
                 else:
-                    batch.retry = True
-                    retries[batch_id] = batch
+                    waiting.is_retry = True
+                    retries[batch_id] = waiting
             retries.update(self._unsent)
             self._unsent = retries
             self._sent.clear()
@@ -208,14 +264,139 @@ class Outbox(Sink):
         with self._lock:
             batches = [*self._sent.values(), *self._unsent.values()]
             has_updates = len(self._updates) > 0
-        return len(batches) + has_updates, sum(batch.rows for batch in batches)
+        return len(batches) + has_updates, sum(waiting.rows for waiting in batches)
 
-    def _pop_sent(self, batch_id: str) -> Batch | None:
+    def close(self) -> tuple[int, int]:
+        """Stores what is in memory alone on disk, and closes the spool.
+
+        Returns:
+            How many events wait on disk for the next start, and how many are lost.
+        """
         with self._lock:
-            batch = self._sent.pop(batch_id, None)
-            if batch is not None:
-                self._add_bytes(-_size(batch))
+            left = [*self._sent.values(), *self._unsent.values()]
+        spooled = 0
+        lost = 0
+        for waiting in left:
+            if self._spool and not waiting.number and waiting.batch and waiting.probe:
+                waiting.number = self._store(waiting.batch, waiting.size)
+            if waiting.number:
+                spooled += waiting.rows
+            else:
+                lost += waiting.rows
+        if self._spool is not None:
+            self._spool.close()
+        return spooled, lost
+
+    def _add_left(self) -> None:
+        """Adds what the spool held when it was opened."""
+        for left in self._spool.take_left() if self._spool else ():
+            waiting = _Waiting(
+                batch_id=left.batch_id,
+                probe=left.probe,
+                rows=left.rows,
+                size=left.size,
+                batch=None,
+                number=left.number,
+                seconds=left.seconds,
+                is_retry=True,
+            )
+            with self._lock:
+                self._unsent[left.batch_id] = waiting
+
+    def _store(self, batch: Batch, size: int) -> int:
+        """Stores a batch on disk. Returns its number; 0 if it is not there."""
+        spool = self._spool
+        if spool is None:
+            return 0
+        if spool.drops_oldest and spool.missing_bytes(size):
+            self._drop_oldest(spool, size)
+        return 0 if spool.missing_bytes(size) else spool.store(batch, size)
+
+    def _drop_oldest(self, spool: BoundedSpool, size: int) -> None:
+        """Drops the rows of the oldest unsent batches until a batch of this size fits."""
+        for waiting in self._droppable():
+            if not spool.missing_bytes(size):
+                return
+            self._drop_rows(spool, waiting, "spool_full")
+
+    def _drop_expired(self, spool: BoundedSpool) -> None:
+        """Drops the rows of unsent batches that are too old."""
+        for waiting in self._droppable():
+            if not spool.is_expired(waiting.seconds):
+                return
+            self._drop_rows(spool, waiting, "spool_expired")
+
+    def _droppable(self) -> Iterator[_Waiting]:
+        """Yields the unsent batches that have rows on disk, oldest first."""
+        with self._lock:
+            unsent = list(self._unsent.values())
+        for waiting in unsent:
+            if waiting.number and waiting.size and not waiting.is_dropped:
+                yield waiting
+
+    def _drop_rows(self, spool: BoundedSpool, waiting: _Waiting, reason: str) -> None:
+        """Drops a batch's rows. Its head is still sent: the server records how many are missing."""
+        batch = waiting.batch or spool.load(waiting.number)
+        with self._lock:
+            if self._unsent.get(waiting.batch_id) is not waiting:
+                return  # it is being sent
+            self._add_bytes(-waiting.memory)
+            size = waiting.size
+            waiting.size = 0
+            waiting.is_dropped = True
+            waiting.batch = _head(batch) if batch is not None else _missing(waiting)
+        spool.strip(waiting.number, waiting.batch, size)
+        self.count_dropped(waiting.probe, reason, waiting.rows)
+        log.warning(
+            "batch dropped from the spool",
+            probe=waiting.probe,
+            events=waiting.rows,
+            reason=reason,
+        )
+
+    def _send_next(self) -> _Waiting | None:
+        """Moves the next batch to the sent ones; None if there is none."""
+        with self._lock:
+            updates = self._updates.pop_batch()
+            if updates is not None:
+                waiting = _Waiting(updates.batch_id, "", 0, _size(updates), updates)
+            elif self._unsent:
+                _, waiting = self._unsent.popitem(last=False)
+            else:
+                self._filled.clear()
+                return None
+            self._sent[waiting.batch_id] = waiting
+            return waiting
+
+    async def _content(self, waiting: _Waiting) -> Batch | None:
+        """Returns a batch to send. One that is on disk leaves the memory.
+
+        One that cannot be read again is sent without its rows, which are counted as dropped.
+        """
+        batch = waiting.batch
+        if batch is None and self._spool is not None:
+            batch = await asyncio.to_thread(self._spool.load, waiting.number)
+        with self._lock:
+            if self._sent.get(waiting.batch_id) is not waiting:
+                return None
+            if waiting.number and waiting.batch is not None:
+                self._add_bytes(-waiting.memory)
+                waiting.batch = None
+        if batch is None:
+            batch = _missing(waiting)
+            waiting.is_dropped = True
+            self.count_dropped(waiting.probe, "spool_damaged", waiting.rows)
+        batch.retry = waiting.is_retry
         return batch
+
+    def _pop_sent(self, batch_id: str) -> _Waiting | None:
+        with self._lock:
+            waiting = self._sent.pop(batch_id, None)
+            if waiting is not None:
+                self._add_bytes(-waiting.memory)
+        if waiting is not None and waiting.number and self._spool is not None:
+            self._spool.remove(waiting.number, waiting.size)
+        return waiting
 
     def _add_bytes(self, count: int) -> None:
         self._bytes += count
@@ -229,6 +410,24 @@ class Outbox(Sink):
 def _size(batch: Batch) -> int:
     """Returns how many bytes a batch counts for against the limit; accounts are free."""
     return len(batch.arrow) + sum(update.ByteSize() for update in batch.containers)
+
+
+def _head(batch: Batch) -> Batch:
+    """Returns a batch without its rows."""
+    return Batch(
+        batch_id=batch.batch_id,
+        probe=batch.probe,
+        message_type=batch.message_type,
+        fingerprint=batch.fingerprint,
+        rows=batch.rows,
+        account=batch.account if batch.HasField("account") else None,
+        dropped=True,
+    )
+
+
+def _missing(waiting: _Waiting) -> Batch:
+    """Returns what is left of a batch that cannot be read."""
+    return Batch(batch_id=waiting.batch_id, probe=waiting.probe, rows=waiting.rows, dropped=True)
 
 
 def _window(account: Account) -> tuple[str, int]:

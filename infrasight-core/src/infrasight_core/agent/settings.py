@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import Attribute, Factory, field, frozen
 from attrs.validators import ge
 
+from infrasight_core.agent.spool_settings import SpoolSettings
 from infrasight_core.kernel.filters import EVERYTHING, Filters
 from infrasight_core.net.address import DEFAULT_SERVER
 from infrasight_core.net.peer import Peer
@@ -83,7 +84,9 @@ class AgentSettings:
             key replaces the same key of `all`. An operator can set filters of named probes only.
         status_listen: Address of the HTTP server of /metrics, /healthz and /readyz, as `host:port`.
         block_memory: Bytes of kernel memory for the blocks of one probe, over all CPUs.
-        outbox_memory: Bytes of batches that may wait for the server; further events are dropped.
+        outbox_memory: Bytes of batches in memory that may wait for the server. With a spool,
+            further ones are on disk alone; without one, they are dropped.
+        spool: How batches are stored on disk until the server has acknowledged them.
         loader_python: The Python interpreter that has the module `bcc`.
         program_cache: The folder that stores compiled probes, so that the next start needs no
             compiler. No other user may enter it. Empty to compile at every start.
@@ -113,6 +116,7 @@ class AgentSettings:
     status_listen: str = "127.0.0.1:7445"
     block_memory: int = 64 << 20
     outbox_memory: int = 128 << 20
+    spool: SpoolSettings = field(factory=SpoolSettings)
     loader_python: Path = Path("/usr/bin/python3")
     program_cache: str = DEFAULT_PROGRAM_CACHE
     canary_interval: float = field(default=60.0, validator=ge(0))

@@ -82,6 +82,13 @@ Options take precedence over variables, and variables over the file.
     metavar="FOLDER",
     help="Where compiled probes are stored; empty for nowhere.  [/var/cache/infrasight]",
 )
+@click.option(
+    "--spool",
+    "spool_folder",
+    metavar="FOLDER",
+    help="Where batches wait for the server; empty for in memory alone.  "
+    "[/var/lib/infrasight-agent/spool]",
+)
 @click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")
 @tls_options("the server and the operator")
 @local_server_options()

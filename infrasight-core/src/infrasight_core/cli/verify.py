@@ -55,9 +55,10 @@ _PROBLEMS = {
     "heap_full": "the kernel filled the text of its blocks faster than the agent read it: "
     "give the blocks more memory (block_memory)",
     "decode_failed": "a plugin failed on them: the agent's log has the reason",
-    "outbox_full": "the server was unavailable for longer than the agent's memory lasted "
-    "(outbox_memory)",
-    "rejected": "the server rejected them: SELECT * FROM rejections",
+    "outbox_full": "the server was unavailable for longer than the agent's spool and memory "
+    "lasted (spool.bytes, outbox_memory)",
+    "rejected": "the server rejected them, or the agent's spool dropped them later: "
+    "SELECT * FROM rejections",
     "untraced": "operations that no program traces: io_uring requests or calls of 32-bit ABIs",
     "skipped": "runs of the probe's program that the kernel skipped; how many events they would "
     "have recorded is unknown",

@@ -1,5 +1,6 @@
 """The command-line options that several commands share."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ import click
 from infrasight_core.errors import ConfigError
 from infrasight_core.net.tls import TlsFiles
 
+_NESTED = re.compile("^(tls|spool)_")  # tables of the settings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -132,4 +134,4 @@ def log_level_option(command: Command) -> Command:
 
 def settings_flags(options: dict[str, object]) -> dict[str, object]:
     """The options of a command as keys of its settings: `tls_key` is the key `tls.key`."""
-    return {name.replace("tls_", "tls."): value for name, value in options.items()}
+    return {_NESTED.sub(r"\1.", name): value for name, value in options.items()}

@@ -45,6 +45,8 @@ def build_volumes(installation: Installation) -> list[Volume]:
         volumes.append(_host_path("etc", paths.etc, "/host/etc"))
     if paths.run:
         volumes.append(_host_path("run", paths.run, "/host/run"))
+    if paths.spool:
+        volumes.append(_spool(paths.spool))
     if spec.server.tls is not None:
         secret = {"secretName": spec.server.tls.secret_name, "defaultMode": 0o400}
         tls = _read_only("tls", "/etc/infrasight/tls")
@@ -92,6 +94,11 @@ def _host_path(name: str, path: str, mount_path: str) -> Volume:
     # unmounted file systems, such as the roots of ended containers below /run, mounted.
     mount = {**_read_only(name, mount_path), "mountPropagation": "HostToContainer"}
     return Volume({"name": name, "hostPath": {"path": path, "type": "Directory"}}, mount)
+
+
+def _spool(path: str) -> Volume:
+    source = {"name": "spool", "hostPath": {"path": path, "type": "DirectoryOrCreate"}}
+    return Volume(source, _writable("spool", "/var/lib/infrasight-agent"))
 
 
 def _options_file() -> Volume:

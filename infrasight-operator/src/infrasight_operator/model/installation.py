@@ -17,12 +17,14 @@ class AgentRunSettings:
     Attributes:
         block_memory: Kernel memory for the blocks of one probe: bytes, or text such as 64Mi.
         outbox_memory: Memory for events that wait for the server.
+        spool_bytes: Disk space for events that wait for the server.
         stop_seconds: How long a stopping agent waits for the server's acknowledgements.
         log_level: The agents' log level.
     """
 
     block_memory: int | str = "64Mi"
     outbox_memory: int | str = "128Mi"
+    spool_bytes: int | str = "1Gi"
     stop_seconds: int = 5
     log_level: str = "info"
 
@@ -46,19 +48,22 @@ class Security:
 
 @frozen
 class HostPaths:
-    """Host directories that agents read. An empty `etc` or `run` is not mounted.
+    """Host directories that agents read, and one that they write. An empty one is not mounted.
 
     Attributes:
         cgroup: The cgroup file system.
         tracing: The tracing file system.
         etc: The user and group databases.
         run: The sockets of the container runtimes.
+        spool: Where events wait for the server, so that they outlive a pod. It is created, and the
+            only one that agents write.
     """
 
     cgroup: str = "/sys/fs/cgroup"
     tracing: str = "/sys/kernel/tracing"
     etc: str = "/etc"
     run: str = "/run"
+    spool: str = "/var/lib/infrasight-agent"
 
 
 @frozen

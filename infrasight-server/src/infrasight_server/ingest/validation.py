@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from infrasight.v1.stream_pb2 import (
+    REJECTION_REASON_DROPPED,
     REJECTION_REASON_MALFORMED,
     REJECTION_REASON_SCHEMA_MISMATCH,
     REJECTION_REASON_TOO_LARGE,
@@ -84,6 +85,8 @@ def measure_rows(batch: Batch, limits: BatchLimits) -> int | Rejection:
         batch: A batch whose head is valid.
         limits: The bounds.
     """
+    if batch.dropped:
+        return reject(batch, REJECTION_REASON_DROPPED, "the agent has dropped its rows")
     if batch.WhichOneof("body") is None:
         return reject(batch, REJECTION_REASON_MALFORMED, "it has no body")
     rows = len(batch.messages.messages)

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import pytest
 from infrasight_core.net import reconnecting_stream
+from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.reconnecting_stream import ReconnectingStream
 
@@ -32,6 +33,31 @@ class FailingStream(ReconnectingStream):
         await asyncio.Event().wait()
 
 
+class ShortStream(ReconnectingStream):
+    """A stream that opens and ends at once, in order, until it has done so four times."""
+
+    def __init__(self) -> None:
+        super().__init__(Peer("localhost:1"), "server")
+        self.attempts = 0
+
+    async def _stream(self) -> None:
+        self.attempts += 1
+        self.open = True
+        if self.attempts > 4:
+            await asyncio.Event().wait()
+
+
+class CountingBackoff(Backoff):
+    """Counts how often the pauses begin again."""
+
+    resets = 0
+
+    def reset(self) -> None:
+        """Begins again."""
+        type(self).resets += 1
+        super().reset()
+
+
 def fail_unexpectedly() -> NoReturn:
     """Fails as a bug would."""
     raise AttributeError("\x1b[31mno such attribute")
@@ -42,7 +68,7 @@ def cancel_the_call() -> NoReturn:
     raise asyncio.CancelledError
 
 
-async def run_until_open(stream: FailingStream) -> asyncio.Task[None]:
+async def run_until_open(stream: ReconnectingStream) -> asyncio.Task[None]:
     """Runs the stream until it is open."""
     running = asyncio.create_task(stream.run())
     async with asyncio.timeout(20):
@@ -80,3 +106,26 @@ def test_stream_reopens_after_an_unexpected_error(
     stream = asyncio.run(run())
     assert stream.attempts == 3
     assert stream.reasons[1].replace("\\\\", "\\") == reason
+
+
+@pytest.mark.parametrize(("stable_seconds", "resets"), [(0.0, 4), (60.0, 0)])
+def test_only_a_stable_stream_shortens_the_pauses(
+    monkeypatch: pytest.MonkeyPatch, stable_seconds: float, resets: int
+) -> None:
+    """An agent whose streams end soon after they open does not come back faster each time."""
+    monkeypatch.setattr(reconnecting_stream, "_STABLE_SECONDS", stable_seconds)
+    monkeypatch.setattr(reconnecting_stream, "Backoff", CountingBackoff)
+    monkeypatch.setattr(CountingBackoff, "resets", 0)
+
+    async def run() -> int:
+        stream = ShortStream()
+        running = asyncio.create_task(stream.run())
+        async with asyncio.timeout(20):
+            while stream.attempts < 5:
+                await asyncio.sleep(0.001)
+        counted = CountingBackoff.resets
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return counted
+
+    assert asyncio.run(run()) == resets

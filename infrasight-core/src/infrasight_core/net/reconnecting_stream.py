@@ -4,6 +4,7 @@ The other process is not trusted: whatever it sends, at worst the stream breaks 
 """
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from typing import Any, TypeVar
 
@@ -26,7 +27,8 @@ VIOLATIONS = Counter(
     ["peer", "violation"],
 )
 _FIRST_PAUSE = 0.5  # seconds
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 5.0  # the longest that a peer which is back waits for its agents
+_STABLE_SECONDS = 10.0  # a stream that ends sooner does not shorten the pauses
 _MOST_IGNORED = 1000  # messages of one stream that are ignored until it counts as broken
 _EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _Message = TypeVar("_Message")
@@ -54,12 +56,14 @@ class ReconnectingStream(ABC):
     async def run(self) -> None:
         """Opens the stream again and again, until it is cancelled.
 
-        No error ends it. The pauses grow until a stream has been open that ended in order.
+        No error ends it. The pauses grow until a stream has been open for some time and has ended
+        in order.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             in_order = True
             self._ignored = 0
+            began = time.monotonic()
             try:
                 await self._stream()
                 self.reason = f"the {self._role} closed the stream"
@@ -79,7 +83,8 @@ class ReconnectingStream(ABC):
                 self.reason = f"unexpected error: {clean_text(repr(error))}"
                 log.exception("stream failed; it is opened again", peer=self._role)
             finally:
-                if self.open and in_order:
+                is_stable = time.monotonic() - began >= _STABLE_SECONDS
+                if self.open and in_order and is_stable:
                     backoff.reset()
                 self.open = False
             pause = backoff.next_pause()

@@ -35,6 +35,7 @@ def migrate(
     """
     if store.is_shared:
         store.command((_SQL / "claims.sql").read_text(encoding="utf-8"))
+        store.running_inserts("claims")  # needs a right, without which no insert could begin
     migrate_containers(store)
     rejected = {}
     for probe, schema in schemas.items():

@@ -35,6 +35,7 @@ def test_canary_events_arrive_and_are_accounted_for(tmp_path: Path) -> None:
             return all(arrived(probe) >= 3 for probe in PROBES)
 
         until(have_arrived, "three canary events of every probe arrive")
+        assert agent.ready(), agent.log()[-2000:]  # no map differs from what the agent wrote
         execute("mark-canary", 10)
         assert agent.stop() == 0
         assert len(system.rows("mark-canary")) == 10

@@ -237,6 +237,7 @@ class FilterMaps:
         try:
             for name, key, value in self._entries[0]:
                 self._maps[name].update(key, value)
+            self._maps["filter_state"].update(_STORE_KEY, _NO_STORE)
             self._maps["filter_state"].update(_STATE_KEY, filters.state(0, agent_process))
         except KernelError:
             self.close()

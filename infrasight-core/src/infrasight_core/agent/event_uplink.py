@@ -161,6 +161,7 @@ class EventUplink(ReconnectingStream):
         match response.WhichOneof("message"):
             case "acknowledgement":
                 is_known = self._outbox.acknowledge(response.acknowledgement.batch_id)
+                self.useful = self.useful or is_known
             case "rejection":
                 rejection = response.rejection
                 reason = reason_name(rejection.reason)

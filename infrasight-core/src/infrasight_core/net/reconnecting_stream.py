@@ -28,7 +28,7 @@ VIOLATIONS = Counter(
 )
 _FIRST_PAUSE = 0.5  # seconds
 _LONGEST_PAUSE = 5.0  # the longest that a peer which is back waits for its agents
-_STABLE_SECONDS = 10.0  # a stream that ends sooner does not shorten the pauses
+_STABLE_SECONDS = 10.0  # a useless stream that ends sooner does not shorten the pauses
 _MOST_IGNORED = 1000  # messages of one stream that are ignored until it counts as broken
 _EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 _Message = TypeVar("_Message")
@@ -40,6 +40,7 @@ class ReconnectingStream(ABC):
     Attributes:
         open: Whether the peer has answered on the current stream.
         reason: Why the stream is not open, in one line.
+        useful: Whether the peer has done what the current stream is for.
 
     Args:
         peer: The other process.
@@ -49,6 +50,7 @@ class ReconnectingStream(ABC):
     def __init__(self, peer: Peer, role: str) -> None:
         self.open = False
         self.reason = "not connected yet"
+        self.useful = False
         self._peer = peer
         self._role = role
         self._ignored = 0
@@ -56,13 +58,14 @@ class ReconnectingStream(ABC):
     async def run(self) -> None:
         """Opens the stream again and again, until it is cancelled.
 
-        No error ends it. The pauses grow until a stream has been open for some time and has ended
-        in order.
+        No error ends it. The pauses grow until a stream has been useful or open for some time,
+        and has ended in order.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             in_order = True
             self._ignored = 0
+            self.useful = False
             began = time.monotonic()
             try:
                 await self._stream()
@@ -83,7 +86,7 @@ class ReconnectingStream(ABC):
                 self.reason = f"unexpected error: {clean_text(repr(error))}"
                 log.exception("stream failed; it is opened again", peer=self._role)
             finally:
-                is_stable = time.monotonic() - began >= _STABLE_SECONDS
+                is_stable = self.useful or time.monotonic() - began >= _STABLE_SECONDS
                 if self.open and in_order and is_stable:
                     backoff.reset()
                 self.open = False

@@ -116,7 +116,7 @@ def test_stored_rows_are_summarized_by_node_and_batch(store: Store) -> None:
         2,
     ]
     assert store.stored_positions("execve_events", NODE, "c").num_rows == 0
-    assert not store.is_running("2")
+    assert not store.running_inserts("execve_events")
 
 
 def test_permanent_error_differs_from_a_transient_one(store: Store) -> None:

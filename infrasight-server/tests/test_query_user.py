@@ -118,7 +118,8 @@ def test_cancelled_query_of_the_user_ends(store: Store) -> None:
 
     thread = Thread(target=run)
     thread.start()
-    until(lambda: store.is_running("long"), "the query is running")
+    running = "SELECT 1 FROM system.processes WHERE query_id = 'long'"
+    until(lambda: bool(store.rows(running)), "the query is running")
     store.cancel("long")
     thread.join(30)
     (error,) = raised

@@ -287,7 +287,7 @@ class Store:
         Args:
             table: The table's name.
             rows: The rows, with the table's column names.
-            insert_id: Identifies this attempt to `is_running`.
+            insert_id: Identifies this attempt to `running_inserts`.
             condition: An SQL condition that the store evaluates when the insert begins; only for a
                 shared store.
 
@@ -310,17 +310,6 @@ class Store:
         )
         parameters = {"database": self.database, "start": f"INSERT INTO {quoted(table)} ("}
         return frozenset(query_id for (query_id,) in self.rows(sql, parameters))
-
-    def is_running(self, insert_id: str) -> bool:
-        """Returns whether the store still runs an insert whose connection was lost.
-
-        Raises:
-            StoreUnavailableError: The store does not answer.
-        """
-        with store_errors(), self._own_connections.acquire() as client:
-            condition, parameters = client.is_statement(insert_id)
-            sql = f"SELECT count() FROM system.processes WHERE {condition}"
-            return any(row[0] for row in client.rows(sql, parameters, {}))
 
     def stored_batches(
         self, table: str, nodes: Collection[str], batches: Collection[str]

@@ -80,6 +80,10 @@ def test_rendered_objects_match_their_schemas(cluster_tools: Path, tmp_path: Pat
         ),
         ({"server": {"settings": {"querySlots": 0}}}, "/server/settings/querySlots"),
         (
+            {"server": {"settings": {"probeTtlDays": {"open": 0}}}},
+            "/server/settings/probeTtlDays/open",
+        ),
+        (
             {"server": {"security": {"seccompProfile": {"type": "Localhost"}}}},
             "/server/security/seccompProfile.*localhostProfile",
         ),
@@ -216,6 +220,7 @@ def test_every_server_setting_has_a_value(rendered: dict[str, list[Manifest]]) -
     """Together the values set every setting of the server that is of use in a pod."""
     names = {f"TLS__{field.name.upper()}" for field in fields(ListenerTls)}
     names |= {field.name.upper() for field in fields(ServerSettings) if field.name != "tls"}
+    names ^= {"PROBE_TTL_DAYS", "PROBE_TTL_DAYS__OPEN"}  # a table, with one variable a probe
     without_value = {
         *("SOCKET_GROUP", "AGENT_USERS", "TOKENS"),  # a pod listens on a port, with TLS
         *("STORE_PASSWORD", "QUERY_PASSWORD"),  # they are in files
@@ -240,6 +245,7 @@ def test_limits_are_whole_numbers(rendered: dict[str, list[Manifest]]) -> None:
         "MAX_DECODED_BYTES": "67108864",
         "MAX_PENDING_BYTES": "8589934592",
         "MAX_AGE_DAYS": "7",
+        "PROBE_TTL_DAYS__OPEN": "3",
         "MAX_STREAMS": "300",
         "QUERY_SLOTS": "6",
         "QUERY_SLOTS_PER_PEER": "3",

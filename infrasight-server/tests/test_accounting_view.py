@@ -1,12 +1,14 @@
 """The view `accounting` counts the stored rows of each run and window."""
 
 import re
+import time
 from typing import Any
 
 import pytest
 from infrasight_server.store.accounts import migrate_accounts
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate
+from infrasight_server.store.ttl import Ttl
 from infrasight_testbed.execve_batches import SCHEMA
 
 DAY = 86_400
@@ -74,3 +76,20 @@ def test_query_reads_only_the_windows_that_it_asks_for(migrated: Store) -> None:
     plan = b"\n".join(lines).decode()
     parts_read = re.findall(r"Name: window\n.*\n.*Condition: .*\n.*Parts: (\d/\d)\n", plan)
     assert parts_read[-1] == "1/2"  # the others are of the rejections
+
+
+def test_view_ends_where_the_ttl_of_the_probe_begins(migrated: Store) -> None:
+    """Minutes whose rows or accounts may be deleted are left out; other probes keep theirs."""
+    window = int(time.time()) // 60 - 3 * WINDOWS_OF_A_DAY
+    for age in (0, WINDOWS_OF_A_DAY):
+        insert_row(migrated, NEW_DAY, f"run-{window - age}-0-1")
+
+    def windows(ttl: Ttl) -> list[int]:
+        migrate_accounts(migrated, ttl)
+        query = "SELECT intDiv(toUnixTimestamp(time), 60) AS window FROM accounting ORDER BY window"
+        return [row["window"] for row in rows_of(migrated, query)]
+
+    assert windows(Ttl(4)) == [window]
+    assert windows(Ttl(1, {"execve": 5, "open": 1})) == [window - WINDOWS_OF_A_DAY, window]
+    assert windows(Ttl(5, {"execve": 1})) == []
+    assert windows(Ttl(None, {"open": 1})) == [window - WINDOWS_OF_A_DAY, window]

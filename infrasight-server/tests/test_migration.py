@@ -10,8 +10,10 @@ from infrasight_core.errors import StoreError
 from infrasight_core.plugin.ddl import canonical_type, define_table
 from infrasight_core.plugin.schema import EventSchema
 from infrasight_probe_execve.v1.execve_pb2 import ExecveEvent
+from infrasight_server.store.accounts import migrate_accounts
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.migration import migrate, migrate_table
+from infrasight_server.store.ttl import Ttl
 from infrasight_testbed.execve_batches import SCHEMA
 
 EXECVE = define_table("execve", SCHEMA)
@@ -132,6 +134,21 @@ def test_ttl_follows_the_setting(store: Store) -> None:
     assert "toIntervalDay(7)" in store.create_statement("execve_events")
     migrate_table(store, EXECVE, None)
     assert "TTL toDateTime" not in store.create_statement("execve_events")
+
+
+def test_probe_can_have_its_own_ttl(store: Store) -> None:
+    """Its table and its accounts have it, the others have the general one."""
+    schemas = {"execve": SCHEMA}
+    assert migrate(store, schemas, Ttl(30, {"execve": 7})) == {}
+    migrate_accounts(store, Ttl(30, {"execve": 7}))
+    assert "toIntervalDay(7)" in store.create_statement("execve_events")
+    accounts = store.create_statement("accounts").replace("\\'", "'")
+    assert "toIntervalDay(7) WHERE probe = 'execve'" in accounts
+    assert "toIntervalDay(30) WHERE probe NOT IN ('execve')" in accounts
+    assert migrate(store, schemas, Ttl(30)) == {}
+    migrate_accounts(store, Ttl(None, {"open": 7}))
+    assert "toIntervalDay(30)" in store.create_statement("execve_events")
+    assert "toIntervalDay(30)" not in store.create_statement("accounts")
 
 
 def test_probes_own_clauses_replace_the_defaults(store: Store, tmp_path: Path) -> None:

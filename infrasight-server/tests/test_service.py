@@ -271,6 +271,15 @@ def test_status_server_answers(server: Server, make_settings: MakeSettings) -> N
     assert "infrasight_server_pending_bytes 0.0" in get(server, "/metrics")[1]
 
 
+def test_ttl_of_a_probe_that_is_not_installed_is_a_warning(make_settings: MakeSettings) -> None:
+    """`/readyz` names the probe, so that a misspelt name is noticed."""
+    settings = make_settings(probe_ttl_days={"execve": 30, "exceve": 7})
+    with running_server(settings, plugins()) as server:
+        status, answer = get(server, "/readyz")
+    assert status == 200
+    assert "warning: probe_ttl_days: not installed: exceve" in answer
+
+
 def test_mutual_tls_accepts_certificates_of_the_ca_only(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ class Server:
         self._supervisor = TaskSupervisor()
         self._migrating = Lock()
         self._rejected_probes: dict[str, str] = {}
+        self._warnings: list[str] = []
         self._writers: dict[str, BatchWriter] = {}
         self._upsert_writers: tuple[UpsertWriter, ...] = ()
         self._batch_tasks: list[asyncio.Task[None]] = []
@@ -81,6 +82,10 @@ class Server:
         settings = self._settings
         credentials = None if settings.tls is None else ListenerCredentials(settings.tls)
         schemas = self._plugins.schemas()
+        unknown = sorted(settings.probe_ttl_days.keys() - schemas.keys())
+        if unknown:
+            self._warnings.append(f"probe_ttl_days: not installed: {', '.join(unknown)}")
+            log.warning("probe_ttl_days names probes that are not installed", probes=unknown)
         self._rejected_probes = await asyncio.to_thread(self._create_tables)
         self._writers = {
             probe: self._batch_writer(probe)
@@ -208,9 +213,9 @@ class Server:
         with self._migrating:
             self._store.create_database()
             schemas = self._plugins.schemas()
-            rejected = migrate(self._store, schemas, self._settings.ttl_days)
+            rejected = migrate(self._store, schemas, self._settings.ttl)
             if len(rejected) < len(schemas):
-                migrate_accounts(self._store, self._settings.ttl_days)
+                migrate_accounts(self._store, self._settings.ttl)
         return rejected
 
     def _choose_identification(self, credentials: ListenerCredentials | None) -> Identification:
@@ -266,7 +271,8 @@ class Server:
         parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
         for probe, reason in sorted(self._rejected_probes.items()):
             parts.append(f"rejected {probe}: {reason}")
-        parts.extend(f"warning: {warning}" for warning in self._store.warnings)
+        warnings = [*self._store.warnings, *self._warnings]
+        parts.extend(f"warning: {warning}" for warning in warnings)
         return True, "; ".join(parts)
 
 

@@ -1,5 +1,6 @@
 """The server's settings."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from infrasight_core.settings.private_files import make_private_folder
 from infrasight_server.limits import BatchLimits
 from infrasight_server.store import memory
 from infrasight_server.store.query_limits import QueryLimits
+from infrasight_server.store.ttl import Ttl
 
 if TYPE_CHECKING:
     from infrasight_server.store.clickhouse import Store
@@ -64,11 +66,13 @@ class ServerSettings:
         max_decoded_bytes: The largest size of a batch's rows in memory, in bytes; a batch is
             compressed on the wire.
         max_age_days: The greatest age of an event when it arrives, in days; the agent learns that
-            older ones are rejected. At most `ttl_days` counts.
+            older ones are rejected. At most the longest `ttl_days` counts.
         max_streams: The most streams of agents that are open at once.
         max_pending_bytes: The most bytes that batches may hold until they are stored; then the
             server stops reading and the agents wait.
         ttl_days: The age in days after which the store deletes rows; not set: never.
+        probe_ttl_days: The same for single probes, by name, instead of `ttl_days`: `open = 7` in
+            the table `[probe_ttl_days]`.
         query_seconds: The longest time of one query, in seconds, with its wait for a slot and the
             transfer of its answer.
         query_bytes: The largest answer of one query, in bytes.
@@ -112,6 +116,10 @@ class ServerSettings:
     max_streams: int = field(default=2_000, validator=_positive)
     max_pending_bytes: int = field(default=256 << 20, validator=_positive)
     ttl_days: int | None = field(default=None, validator=validators.optional(_positive))
+    probe_ttl_days: Mapping[str, int] = field(
+        factory=dict,
+        validator=validators.deep_mapping(validators.matches_re(r"[a-z][a-z0-9_]*"), _positive),
+    )
     query_seconds: float = field(default=60.0, validator=_positive)
     query_bytes: int = field(default=1 << 30, validator=_positive)
     query_slots: int = field(default=4, validator=_positive)
@@ -146,8 +154,13 @@ class ServerSettings:
     @property
     def batch_limits(self) -> BatchLimits:
         """The bounds on what agents send."""
-        age = self.max_age_days if self.ttl_days is None else min(self.max_age_days, self.ttl_days)
+        age = min(self.max_age_days, self.ttl.longest or self.max_age_days)
         return BatchLimits(self.max_batch_bytes, self.max_decoded_bytes, age)
+
+    @property
+    def ttl(self) -> Ttl:
+        """When the store deletes rows."""
+        return Ttl(self.ttl_days, self.probe_ttl_days)
 
     def open_store(self) -> "Store":
         """Opens the store.

@@ -59,6 +59,7 @@ LIMITS: dict[str, Any] = {
             "maxDecodedBytes": 1 << 26,
             "maxPendingBytes": 1 << 33,
             "maxAgeDays": 7,
+            "probeTtlDays": {"open": 3},
             "maxStreams": 300,
             "querySlots": 6,
             "querySlotsPerPeer": 3,

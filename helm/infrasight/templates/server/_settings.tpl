@@ -22,6 +22,9 @@
 {{- with $settings.ttlDays }}
 - {name: INFRASIGHT_SERVER_TTL_DAYS, value: {{ int64 . | quote }}}
 {{- end }}
+{{- range $probe, $days := $settings.probeTtlDays }}
+- {name: INFRASIGHT_SERVER_PROBE_TTL_DAYS__{{ upper $probe }}, value: {{ int64 $days | quote }}}
+{{- end }}
 {{- with $settings.queryMemory }}
 - {name: INFRASIGHT_SERVER_QUERY_MEMORY, value: {{ int64 . | quote }}}
 {{- end }}

@@ -61,4 +61,6 @@ FROM
     FROM merge({database}, '^[a-z0-9_]+_events$')
     GROUP BY node, probe, run, window
 ) AS a
+-- The TTL may have deleted the account of such a minute, but not yet all its rows, or vice versa.
+WHERE NOT ({expired})
 GROUP BY node, probe, run, window

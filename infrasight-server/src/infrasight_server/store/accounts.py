@@ -14,6 +14,7 @@ from infrasight_server import metrics
 from infrasight_server.limits import COUNTS, BatchLimits, find_decrease, window_of
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.names import literal
+from infrasight_server.store.ttl import Ttl
 from infrasight_server.store.upsert_writer import UpsertTable, UpsertWriter
 
 WINDOW_SECONDS = 60
@@ -47,21 +48,27 @@ TABLES = {
 }
 
 
-def migrate_accounts(store: Store, ttl_days: int | None) -> None:
+def migrate_accounts(store: Store, ttl: Ttl | None) -> None:
     """Creates the tables `accounts` and `rejections` and the views over them.
 
     The views read the probes' tables, of which there must be one at least.
+
+    Args:
+        store: An open store.
+        ttl: When rows are deleted; None: never.
 
     Raises:
         StoreError: The store rejects a statement.
         StoreUnavailableError: The store does not answer.
     """
+    ttl = ttl or Ttl()
     for table in TABLES:
         store.command((_SQL / f"{table}.sql").read_text(encoding="utf-8"))
-        store.set_ttl(table, ttl_days)
+        store.set_ttl(table, ttl.accounts_clause())
     for view in _VIEWS:
         sql = (_SQL / f"{view}.sql").read_text(encoding="utf-8")
         sql = sql.replace("{database}", literal(store.database))
+        sql = sql.replace("{expired}", ttl.expired_condition())
         store.command(sql.replace("{name}", store.database))
 
 

@@ -387,15 +387,19 @@ class Store:
         """Returns the answer of `SHOW CREATE TABLE`. Raises like `command`."""
         return str(self._value(f"SHOW CREATE TABLE {quoted(table)}", {}))
 
-    def set_ttl(self, table: str, days: int | None) -> None:
-        """Sets after how many days the store deletes a row, from its `time`; None: never.
+    def set_ttl(self, table: str, clause: str) -> None:
+        """Sets when the store deletes rows of a table; see `Ttl`.
+
+        Args:
+            table: The table's name.
+            clause: What follows `TTL`; "" for never.
 
         Raises like `command`.
         """
-        if days is not None:
+        if clause:
             # The setting avoids a rewrite of the table: expired parts are dropped as they are.
             self.command(
-                f"ALTER TABLE {quoted(table)} MODIFY TTL toDateTime(time) + INTERVAL {days} DAY "
+                f"ALTER TABLE {quoted(table)} MODIFY TTL {clause} "
                 "SETTINGS materialize_ttl_after_modify = 0"
             )
         elif "\nTTL " in self.create_statement(table):

@@ -11,20 +11,19 @@ from infrasight_core.plugin.schema import EventSchema
 
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.containers import add_container_columns, migrate_containers
+from infrasight_server.store.ttl import Ttl, expiry
 
 log = structlog.get_logger(__name__)
 _SQL = resources.files("infrasight_server") / "sql"
 
 
-def migrate(
-    store: Store, schemas: Mapping[str, EventSchema], ttl_days: int | None
-) -> dict[str, str]:
+def migrate(store: Store, schemas: Mapping[str, EventSchema], ttl: Ttl | None) -> dict[str, str]:
     """Migrates the tables of claims and containers, then that of every probe, which refers to it.
 
     Args:
         store: An open store.
         schemas: The schemas by probe.
-        ttl_days: The number of days after which rows are deleted; None: never.
+        ttl: When rows are deleted; None: never.
 
     Returns:
         The probes whose tables cannot be used, each with the reason; empty when all can.
@@ -41,7 +40,7 @@ def migrate(
     for probe, schema in schemas.items():
         try:
             table = define_table(probe, schema)
-            migrate_table(store, table, ttl_days)
+            migrate_table(store, table, None if ttl is None else ttl.of(probe))
             add_container_columns(store, table.name, table.own_columns)
         except StoreUnavailableError:
             raise
@@ -54,6 +53,11 @@ def migrate(
 def migrate_table(store: Store, table: TableDefinition, ttl_days: int | None) -> None:
     """Creates a probe's table, or adds the columns and indexes that it lacks, and sets its TTL.
 
+    Args:
+        store: An open store.
+        table: The table.
+        ttl_days: After how many days its rows are deleted; None: never.
+
     Raises:
         StoreError: The table exists with another type for a column, or the store rejects the DDL.
         StoreUnavailableError: The store does not answer.
@@ -65,7 +69,7 @@ def migrate_table(store: Store, table: TableDefinition, ttl_days: int | None) ->
     else:
         store.command(table.statement)
         log.info("table created", table=table.name)
-    store.set_ttl(table.name, ttl_days)
+    store.set_ttl(table.name, "" if ttl_days is None else expiry(ttl_days))
 
 
 def _add_missing_columns(

@@ -3,7 +3,7 @@
 import os
 
 # Agents of different tests would send each other's batches.
-os.environ.setdefault("INFRASIGHT_AGENT_SPOOL__FOLDER", "")
+os.environ.setdefault("INFRASIGHT_AGENT_SPOOL__FOLDER", "none")
 
 pytest_plugins = [
     "infrasight_testbed.cluster_plugin",

@@ -69,7 +69,7 @@ class Encoding(Nowhere):
 
     def put(self, delivery: Delivery) -> bool:
         """Encodes the batch."""
-        ipc.to_bytes(delivery.batch)
+        ipc.to_frame(delivery.batch)
         return True
 
 

@@ -4,11 +4,10 @@ usage: size.py [RUNS [OPENS]]      (as root; 1 run of mixed work and 300,000 ope
 
 The storm opens files with similar paths. The mixed work builds packages, compiles, uses git and
 runs servers; the events of other programs on the machine are among the rows. *Wire* is what the
-agent sends: each batch as an Arrow IPC stream. *Plain* is the same without compression, *whole* the
-plain stream compressed as a whole, not by column. *Rest* is the compressed data of the probes'
-tables after a merge of all parts, in the layout of large parts. *Naive* is the same rows in a table
-with the same columns without codecs and LowCardinality, ordered by time. The last line is the same
-as JSON.
+agent sends: each batch as an Arrow IPC stream in a zstd frame. *Plain* is the same without
+compression. *Rest* is the compressed data of the probes' tables after a merge of all parts, in the
+layout of large parts. *Naive* is the same rows in a table with the same columns without codecs and
+LowCardinality, ordered by time. The last line is the same as JSON.
 """
 
 import json
@@ -63,14 +62,12 @@ class Sizes:
         batches: The batches in which an agent sends them.
         wire: The bytes on the wire.
         plain: The same without compression.
-        whole: The bytes of the plain streams, each compressed as a whole.
         rest: The bytes at rest.
         naive: The bytes at rest in the naive tables.
     """
 
     rows: int = 0
     batches: int = 0
-    whole: int = 0
     wire: Counter[str] = field(factory=Counter)
     plain: Counter[str] = field(factory=Counter)
     rest: Counter[str] = field(factory=Counter)
@@ -79,8 +76,7 @@ class Sizes:
     def per_row(self) -> dict[str, float]:
         """Returns the bytes of a row."""
         sizes = {"wire": self.wire, "plain": self.plain, "rest": self.rest, "naive": self.naive}
-        per_row = {name: size.total() / self.rows for name, size in sizes.items()}
-        return {**per_row, "whole": self.whole / self.rows}
+        return {name: size.total() / self.rows for name, size in sizes.items()}
 
 
 def total(parts: Sequence[Sizes]) -> Sizes:
@@ -88,7 +84,6 @@ def total(parts: Sequence[Sizes]) -> Sizes:
     return Sizes(
         rows=sum(part.rows for part in parts),
         batches=sum(part.batches for part in parts),
-        whole=sum(part.whole for part in parts),
         wire=sum((part.wire for part in parts), Counter()),
         plain=sum((part.plain for part in parts), Counter()),
         rest=sum((part.rest for part in parts), Counter()),
@@ -121,7 +116,6 @@ def sizes_of(work: RecordedWork, probe: str, store: Store) -> Sizes:
     return Sizes(
         rows=work.rows(probe),
         batches=len(batches),
-        whole=sum(map(compressed_as_a_whole, batches)),
         wire=wire,
         plain=plain,
         rest=columns_at_rest(store, f"{probe}_events"),
@@ -130,16 +124,15 @@ def sizes_of(work: RecordedWork, probe: str, store: Store) -> Sizes:
 
 
 def columns_on_wire(batch: pa.RecordBatch) -> Counter[str]:
-    """Returns the bytes of each column in the batch's IPC stream, and of what else is in it."""
-    is_compressed = batch.nbytes >= ipc.COMPRESS_FROM_BYTES
+    """Returns the bytes of each column compressed by itself, and what the whole batch differs."""
     sizes: Counter[str] = Counter()
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        sizes[name] = column_size(column, is_compressed)
+        sizes[name] = column_size(column)
         if pa.types.is_list(column.type) or pa.types.is_map(column.type) or is_text(column.type):
-            size = column_size(offsets_of(column), is_compressed)
+            size = column_size(offsets_of(column))
             sizes[name] -= size
             sizes[OFFSETS] += size
-    sizes[FRAMING] = len(ipc.to_bytes(batch)) - sizes.total()
+    sizes[FRAMING] = len(ipc.to_frame(batch)) - sizes.total()
     return sizes
 
 
@@ -154,28 +147,11 @@ def offsets_of(column: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(pa.int32(), len(column) + 1, buffers, offset=column.offset)
 
 
-def column_size(column: pa.Array, is_compressed: bool) -> int:
-    """Returns the bytes that a column adds to an IPC stream."""
+def column_size(column: pa.Array) -> int:
+    """Returns the bytes that a column adds to a frame."""
     batch = pa.RecordBatch.from_arrays([column], ["column"])
     empty = pa.RecordBatch.from_pylist([], batch.schema)
-    return stream_size(batch, is_compressed) - stream_size(empty, is_compressed)
-
-
-def compressed_as_a_whole(batch: pa.RecordBatch) -> int:
-    """Returns the bytes of a batch's IPC stream that is compressed after it was written."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return len(pa.compress(sink.getvalue(), codec="zstd", asbytes=True))
-
-
-def stream_size(batch: pa.RecordBatch, is_compressed: bool) -> int:
-    """Returns the bytes of a batch as an IPC stream."""
-    sink = pa.MockOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd" if is_compressed else None)
-    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
-        writer.write_batch(batch)
-    return int(sink.size())
+    return len(ipc.to_frame(batch)) - len(ipc.to_frame(empty))
 
 
 def naive_statement(table: TableDefinition) -> str:
@@ -229,7 +205,7 @@ def show(name: str, by_probe: dict[str, Sizes], whole: Sizes) -> None:
     """Prints the bytes per row by probe, and of the largest columns."""
     goal = GOALS[name]
     table = Table(
-        *("probe", "rows", "batches", "wire", f"goal {goal.wire:.0f}", "plain / wire", "whole"),
+        *("probe", "rows", "batches", "wire", f"goal {goal.wire:.0f}", "plain / wire"),
         *("rest", f"goal {goal.rest:.0f}", "naive", "naive / rest"),
         title=f"{name}: bytes per row",
     )
@@ -244,7 +220,6 @@ def show(name: str, by_probe: dict[str, Sizes], whole: Sizes) -> None:
             f"{size['wire']:.1f}",
             "met" if size["wire"] <= goal.wire else "not met",
             f"{size['plain'] / size['wire']:.1f}x",
-            f"{size['whole']:.1f}",
             f"{size['rest']:.1f}",
             "met" if size["rest"] <= goal.rest else "not met",
             f"{size['naive']:.1f}",

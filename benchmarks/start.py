@@ -32,6 +32,7 @@ FIGURES = ("first probe", "all probes", "CPU")
 def start(cache: Path) -> dict[str, float]:
     """Starts and stops an agent; returns its figures in seconds."""
     command: list[str | Path] = [BIN / "infrasight", "agent", "--program-cache", cache]
+    command += ["--spool", "none"]
     command += ["--server", "unix:/nowhere", "--status-listen", f"127.0.0.1:{free_port()}"]
     for probe in PROBES:
         command += ["--probe", probe]

@@ -52,7 +52,7 @@ def spooled(system: System, marker: str) -> int:
     with closing(sqlite3.connect(system.spool_folder / "batches.sqlite")) as spool:
         contents = [content for (content,) in spool.execute("SELECT content FROM batches")]
     batches = [Batch.FromString(content) for content in contents]
-    calls = [ipc.from_bytes(batch.arrow)["argv"].to_pylist() for batch in batches if batch.arrow]
+    calls = [ipc.from_frame(batch.arrow)["argv"].to_pylist() for batch in batches if batch.arrow]
     return sum(argv[1:2] == [marker.encode()] for each in calls for argv in each)
 
 
@@ -182,7 +182,7 @@ def test_stopping_agent_delivers_everything_recorded(embedded: System) -> None:
 def test_full_outbox_counts_what_it_drops(embedded: System) -> None:
     """Without a server a small outbox overflows: stored and dropped events add up to those seen."""
     agent = embedded.start_agent(
-        "--spool", "", ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"}
+        "--spool", "none", ready=False, environment={"INFRASIGHT_AGENT_OUTBOX_MEMORY": "20000"}
     )
     executed = 0
     while agent.metric("infrasight_events_dropped_total") == 0:

@@ -69,7 +69,7 @@ def test_outbox_does_not_resend_a_rejected_batch() -> None:
 
 def test_full_outbox_reports_the_batch_as_not_accepted() -> None:
     """A batch without room is not accepted; an account needs no room."""
-    outbox = Outbox(len(ipc.to_bytes(NO_ROWS)))
+    outbox = Outbox(len(ipc.to_frame(NO_ROWS)))
     assert outbox.put(delivery("a")) is True
     assert outbox.put(delivery("b")) is False
     outbox.put_account("sample", Account(run="r", window=1, number=1, outbox_full=3))
@@ -96,4 +96,4 @@ def test_outbox_ignores_the_acknowledgement_of_an_unknown_batch() -> None:
 def test_outbox_encodes_the_agents_columns() -> None:
     """The body of a batch is an Arrow stream with exactly the agent's schema."""
     (batch,) = next_batches(outbox_of("a"), 1)
-    assert ipc.from_bytes(batch.arrow).schema == SCHEMA.agent
+    assert ipc.from_frame(batch.arrow).schema == SCHEMA.agent

@@ -117,7 +117,7 @@ def test_host_paths_can_be_disabled() -> None:
     assert not any(name.startswith("INFRASIGHT_AGENT_OPTIONS") for name in variables)
     mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert not {"/host/etc", "/host/run", "/var/lib/infrasight-agent"} & mounts
-    assert variables["INFRASIGHT_AGENT_SPOOL__FOLDER"] == ""
+    assert variables["INFRASIGHT_AGENT_SPOOL__FOLDER"] == "none"
 
 
 def test_installation_overrides_enricher_options() -> None:

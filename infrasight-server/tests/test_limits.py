@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from attrs import evolve
 from infrasight.v1.stream_pb2 import (
     Account,
     Batch,
@@ -19,7 +20,7 @@ from infrasight.v1.stream_pb2 import (
     StreamRequest,
 )
 from infrasight_core.errors import LimitError, SchemaError, TransportError
-from infrasight_core.net import ipc
+from infrasight_core.net import ipc, zstd_frame
 from infrasight_core.net.identity import Identity, Role
 from infrasight_server import limits, metrics
 from infrasight_server.ingest import agent_session
@@ -187,6 +188,92 @@ def test_measured_size_is_the_size_in_memory() -> None:
         assert content.nbytes <= size.bytes <= content.nbytes + 1_000
         with pytest.raises(SchemaError, match="after decompression"):
             measure(stream, content.nbytes - 1)
+
+
+def framed(stream: bytes) -> bytes:
+    """A stream in a zstd frame."""
+    return zstd_frame.compress(pa.py_buffer(stream))
+
+
+@pytest.mark.parametrize("rows", [1, 100, 20_000])
+def test_batch_in_a_frame_is_accepted(rows: int) -> None:
+    """The agent's form: its memory is known before it is decompressed, and its rows come out."""
+    content = table(rows).combine_chunks()
+    frame = ipc.to_frame(*content.to_batches())
+    sent = batch("b", content, arrow=frame)
+    needed = measure_rows(sent, LIMITS)
+    assert isinstance(needed, int)
+    assert content.nbytes <= needed <= content.nbytes + 16 * rows + 20_000
+    assert ipc.from_frame(frame).equals(content)
+    assert reason_of(sent) == ""
+
+
+def test_frame_larger_than_the_bound_is_not_decompressed() -> None:
+    """What it declares is enough to reject it."""
+    frame = framed(bytes(64 << 20))
+    assert len(frame) < 10_000
+    bound = evolve(LIMITS, max_decoded_bytes=1 << 20)
+    outcome = measure_rows(batch("b", table(1), arrow=frame), bound)
+    assert isinstance(outcome, Rejection)
+    assert "after decompression" in outcome.detail
+
+
+@pytest.mark.parametrize("declared", [0, 1, 255, 256, 65_791, 1 << 20, 1 << 40, (1 << 64) - 1])
+def test_frame_that_declares_another_size_is_rejected(declared: int) -> None:
+    """No memory is used that was not filled, or more than was reserved."""
+    stream = ipc.to_bytes(*table(100).to_batches())
+    body = framed(stream)
+    header = body.index(zstd_header(len(stream)))
+    forged = body[:header] + zstd_header(declared) + body[header + len(zstd_header(len(stream))) :]
+    assert reason_of(batch("b", table(100), arrow=forged)) == "MALFORMED"
+
+
+def zstd_header(size: int) -> bytes:
+    """The descriptor and the size in a frame of one segment (RFC 8878, 3.1.1.1)."""
+    if size < 256:
+        return bytes([0x20, size])
+    if size < 65_792:
+        return b"\x60" + (size - 256).to_bytes(2, "little")
+    if size < 1 << 32:
+        return b"\xa0" + size.to_bytes(4, "little")
+    return b"\xe0" + size.to_bytes(8, "little")
+
+
+def test_frame_with_compressed_buffers_is_rejected() -> None:
+    """Memory is reserved for the frame's content; what is in it must not grow once more."""
+    stream = ipc.to_bytes(*table(20_000).combine_chunks().to_batches())
+    assert reason_of(batch("b", table(20_000), arrow=framed(stream))) == "MALFORMED"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x28\xb5\x2f\xfd",
+        b"\x28\xb5\x2f\xfd\x00",
+        b"\x28\xb5\x2f\xfd\xe0\x01",
+        b"\x28\xb5\x2f\xfd\x20\x05hello",
+    ],
+    ids=["magic", "no-size", "cut-size", "no-block"],
+)
+def test_bytes_that_only_begin_like_a_frame_are_rejected(frame: bytes) -> None:
+    """Cut headers, undeclared sizes and content that is no block."""
+    assert reason_of(batch("b", table(1), arrow=frame)) == "MALFORMED"
+
+
+def test_damaged_frames_are_rejected_or_decoded() -> None:
+    """Whatever byte of a frame is another one: it is rejected, or its rows are valid."""
+    frame = ipc.to_frame(*table(3).combine_chunks().to_batches())
+    for position in range(len(frame)):
+        for value in (0, 0xFF, frame[position] ^ 0x10):
+            damaged = bytearray(frame)
+            damaged[position] = value
+            assert reason_of(batch("b", table(3), arrow=bytes(damaged))) in ("", "MALFORMED")
+
+
+def test_frame_with_a_second_one_behind_it_is_rejected() -> None:
+    """A frame's size says nothing about what follows it."""
+    frame = ipc.to_frame(*table(1).to_batches())
+    assert reason_of(batch("b", table(1), arrow=frame + framed(bytes(1 << 20)))) == "MALFORMED"
 
 
 @pytest.mark.parametrize("size", [-2, -(1 << 63), (1 << 63) - 1, 1 << 40])

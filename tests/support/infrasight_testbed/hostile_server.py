@@ -81,7 +81,7 @@ class HostileServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not at
         numbers = []
         for batch in list(self.batches):
             if batch.probe == "execve" and batch.arrow:
-                argv = ipc.from_bytes(batch.arrow)["argv"].to_pylist()
+                argv = ipc.from_frame(batch.arrow)["argv"].to_pylist()
                 numbers += [int(words[2]) for words in argv if words[1:2] == [marker.encode()]]
         return sorted(numbers)
 

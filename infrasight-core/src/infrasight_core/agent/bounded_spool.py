@@ -15,7 +15,7 @@ from infrasight.v1.stream_pb2 import Batch
 from prometheus_client import Counter, Gauge
 
 from infrasight_core.agent.spool import Spool, StoredBatch
-from infrasight_core.agent.spool_settings import DROP_OLDEST, SpoolSettings
+from infrasight_core.agent.spool_settings import DROP_OLDEST, NO_FOLDER, SpoolSettings
 from infrasight_core.errors import SpoolError
 
 log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ def open_spool(settings: SpoolSettings) -> "BoundedSpool | None":
     Raises:
         ConfigError: The folder cannot be used, or another agent uses it.
     """
-    return BoundedSpool(settings) if settings.folder else None
+    return None if settings.folder == NO_FOLDER else BoundedSpool(settings)
 
 
 class BoundedSpool:

@@ -115,7 +115,7 @@ class Outbox(Sink):
             message_type=delivery.schema.message_type,
             fingerprint=delivery.schema.fingerprint,
             rows=delivery.batch.num_rows,
-            arrow=ipc.to_bytes(delivery.batch),
+            arrow=ipc.to_frame(delivery.batch),
             account=delivery.account,
         )
         size = _size(batch)

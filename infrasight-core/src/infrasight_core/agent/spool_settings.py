@@ -9,6 +9,7 @@ from attrs.validators import gt, in_, optional
 SYNCHRONIZATIONS = MappingProxyType({"never": "OFF", "checkpoint": "NORMAL", "batch": "FULL"})
 """When batches reach the disk itself, and SQLite's word for it."""
 _OLDEST: Any = optional(gt(0))
+NO_FOLDER = "none"
 DROP_OLDEST = "oldest"
 DROP_NEWEST = "newest"
 
@@ -18,7 +19,7 @@ class SpoolSettings:
     """How batches are stored on disk until the server has acknowledged them.
 
     Attributes:
-        folder: The folder, which no other user may enter; empty to store batches in memory alone.
+        folder: The folder, which no other user may enter; `none` to store batches in memory alone.
         bytes: The most bytes of batches on disk.
         days: The greatest age of a batch; an older one is dropped. None for any age.
         drop: Which batches a full spool drops: the `oldest` or the `newest`.

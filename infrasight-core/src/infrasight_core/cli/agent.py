@@ -86,7 +86,7 @@ Options take precedence over variables, and variables over the file.
     "--spool",
     "spool_folder",
     metavar="FOLDER",
-    help="Where batches wait for the server; empty for in memory alone.  "
+    help="Where batches wait for the server; `none` for in memory alone.  "
     "[/var/lib/infrasight-agent/spool]",
 )
 @click.option("--node", metavar="NAME", help="The node name of the events.  [the host name]")

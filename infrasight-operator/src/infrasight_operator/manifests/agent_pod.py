@@ -52,7 +52,7 @@ def _agent_container(
         "PACKAGES": "/packages",
         "BLOCK_MEMORY": str(parse_bytes(agent.settings.block_memory)),
         "OUTBOX_MEMORY": str(parse_bytes(agent.settings.outbox_memory)),
-        "SPOOL__FOLDER": "/var/lib/infrasight-agent/spool" if agent.host_paths.spool else "",
+        "SPOOL__FOLDER": "/var/lib/infrasight-agent/spool" if agent.host_paths.spool else "none",
         "SPOOL__BYTES": str(parse_bytes(agent.settings.spool_bytes)),
         "STOP_SECONDS": str(agent.settings.stop_seconds),
         "LOG_LEVEL": agent.settings.log_level,

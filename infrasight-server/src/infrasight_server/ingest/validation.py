@@ -19,11 +19,11 @@ from infrasight.v1.stream_pb2 import (
 )
 from infrasight_core.containers.bounds import find_violation
 from infrasight_core.errors import SchemaError
-from infrasight_core.net import ipc
+from infrasight_core.net import ipc, zstd_frame
 from infrasight_core.plugin.arrays import view
 from infrasight_core.plugin.schema import EventSchema
 
-from infrasight_server.ingest.arrow_size import measure
+from infrasight_server.ingest.arrow_size import ArrowSize, measure
 from infrasight_server.ingest.protobuf_batches import table_from_messages
 from infrasight_server.limits import (
     MAX_DAYS,
@@ -91,17 +91,17 @@ def measure_rows(batch: Batch, limits: BatchLimits) -> int | Rejection:
         return reject(batch, REJECTION_REASON_MALFORMED, "it has no body")
     rows = len(batch.messages.messages)
     needed = rows * _MESSAGE_ROW_BYTES + 2 * batch.messages.ByteSize()
-    if batch.WhichOneof("body") == "arrow":
-        try:
-            size = measure(batch.arrow, limits.max_decoded_bytes)
-        except SchemaError as error:
-            return reject(batch, REJECTION_REASON_MALFORMED, str(error))
-        most = max(size.rows, MAX_DICTIONARY_VALUES)
-        if size.dictionary_values > most:
-            problem = f"a dictionary has {size.dictionary_values} values, more than {most}"
-            return reject(batch, REJECTION_REASON_MALFORMED, problem)
-        rows = size.rows
-        needed = size.bytes + rows * _SERVER_ROW_BYTES
+    try:
+        if zstd_frame.is_frame(batch.arrow):
+            # It is measured further once it is decompressed, when its memory has been reserved.
+            rows = batch.rows
+            needed = _content_size(batch.arrow, limits) + rows * _SERVER_ROW_BYTES
+        elif batch.WhichOneof("body") == "arrow":
+            size = _measure_stream(batch.arrow, limits.max_decoded_bytes)
+            rows = size.rows
+            needed = size.bytes + rows * _SERVER_ROW_BYTES
+    except SchemaError as error:
+        return reject(batch, REJECTION_REASON_MALFORMED, str(error))
     if rows != batch.rows:
         return reject(
             batch,
@@ -207,12 +207,37 @@ def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) ->
 
 def _table(batch: Batch, schema: EventSchema) -> pa.Table:
     match batch.WhichOneof("body"):
+        case "arrow" if zstd_frame.is_frame(batch.arrow):
+            stream = zstd_frame.decompress(batch.arrow)
+            # Only so much memory is reserved: its buffers must not be compressed once more.
+            _measure_stream(stream, len(stream))
+            return ipc.from_bytes(stream, schema.agent)
         case "arrow":
             return ipc.from_bytes(batch.arrow, schema.agent)
         case "messages":
             return table_from_messages(batch.messages.messages, schema)
         case _:
             raise SchemaError("it has no body")
+
+
+def _content_size(frame: bytes, limits: BatchLimits) -> int:
+    """Returns the size of a frame's content. Raises SchemaError."""
+    size = zstd_frame.content_size(frame)
+    if size > limits.max_decoded_bytes:
+        raise SchemaError(
+            f"its rows exceed {limits.max_decoded_bytes} bytes after decompression; "
+            "send fewer rows at once"
+        )
+    return size
+
+
+def _measure_stream(stream: bytes, max_bytes: int) -> ArrowSize:
+    """Returns the size of an IPC stream. Raises SchemaError if one of its bounds is exceeded."""
+    size = measure(stream, max_bytes)
+    most = max(size.rows, MAX_DICTIONARY_VALUES)
+    if size.dictionary_values > most:
+        raise SchemaError(f"a dictionary has {size.dictionary_values} values, more than {most}")
+    return size
 
 
 def _has_nulls(array: pa.Array) -> bool:

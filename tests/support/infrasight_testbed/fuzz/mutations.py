@@ -4,7 +4,12 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+import pyarrow as pa
 from attrs import frozen
+from google.protobuf.message import DecodeError
+from infrasight.v1.stream_pb2 import StreamRequest
+from infrasight_core.errors import SchemaError
+from infrasight_core.net import zstd_frame
 
 _EXTREMES: Final = (
     0,
@@ -68,6 +73,7 @@ class Mutator:
             self._overwrite_number,
             *(self._change_field,) * 6,
             *(self._change_arrow,) * 6,
+            *(self._change_framed,) * 2,
         )
 
     def mutate(self, message: bytes) -> bytes:
@@ -136,6 +142,16 @@ class Mutator:
             number = self.random.choice(_EXTREMES) & ((1 << 8 * size) - 1)
             changed[place : place + size] = number.to_bytes(size, "little")[: len(data) - place]
         return bytes(changed)
+
+    def _change_framed(self, data: bytes) -> bytes:
+        """Mutates the Arrow IPC stream in a batch's zstd frame, and leaves the frame valid."""
+        try:
+            request = StreamRequest.FromString(data)
+            stream = zstd_frame.decompress(request.batch.arrow)
+        except (DecodeError, SchemaError):
+            return self._change_arrow(data)
+        request.batch.arrow = zstd_frame.compress(pa.py_buffer(self._change_arrow(stream)))
+        return request.SerializeToString()
 
     def _change_field(self, data: bytes, depth: int = 0) -> bytes:
         """Changes one protobuf field at some depth; the lengths around it stay right."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 from google.protobuf.message import Message
 from infrasight.v1 import control_pb2
 from infrasight.v1.stream_pb2 import Account, Batch, Container, Hello, Messages, ProbeSchema
-from infrasight_core.net import ipc
+from infrasight_core.net import ipc, zstd_frame
 from infrasight_core.plugin.arrays import empty_values
 from infrasight_core.plugin.schema import EventSchema, event_fields, set_by_server
 
@@ -36,12 +36,16 @@ def hello(node: str, schemas: Mapping[str, EventSchema]) -> Hello:
 
 
 def batches(schemas: Mapping[str, EventSchema]) -> Iterator[Batch]:
-    """Yields batches of every probe: as Arrow, plain and compressed, and as messages."""
+    """Yields batches of every probe: as Arrow, plain, compressed and framed, and as messages."""
     now = time.time_ns()
     window = now // (60 * 10**9)
     for probe, schema in schemas.items():
         for rows in (*_ROWS, _COMPRESSED_ROWS):
-            yield event_batch(probe, schema, rows, now)
+            sent = event_batch(probe, schema, rows, now)
+            yield sent
+            if rows != _COMPRESSED_ROWS:
+                framed = zstd_frame.compress(pa.py_buffer(sent.arrow))
+                yield _batch(probe, schema, rows, window, arrow=framed)
         bodies = [_message(schema, number, now) for number in range(5)]
         yield _batch(probe, schema, len(bodies), window, messages=Messages(messages=bodies))
         account = _account(window, 3)

@@ -65,7 +65,18 @@ class RunAccount:
             run=self.run, window=self.window, number=self._number, ended=ended, **in_window
         )
 
-    def begin_window(self, window: int) -> None:
-        """Begins a window at the numbers of the last account."""
-        self.window = window
+    def has_ended(self, seconds: float) -> bool:
+        """Returns whether the current window has ended.
+
+        While the wall clock is behind where it has been, the window goes on: an account counts from
+        its window's beginning, so that no window of a run may begin twice.
+
+        Args:
+            seconds: The wall clock, in seconds since the epoch.
+        """
+        return window_at(seconds) > self.window
+
+    def begin_window(self, seconds: float) -> None:
+        """Begins the window of a moment at the numbers of the last account."""
+        self.window = window_at(seconds)
         self._at_window_begin = self._reported

@@ -10,7 +10,7 @@ import structlog
 from infrasight.v1.stream_pb2 import Account
 from prometheus_client import Counter, Histogram
 
-from infrasight_core.agent.accounts import RunAccount, window_at
+from infrasight_core.agent.accounts import RunAccount
 from infrasight_core.agent.settings import ProbeSettings
 from infrasight_core.agent.sink import Delivery, Sink
 from infrasight_core.kernel.block import Counts
@@ -152,10 +152,10 @@ class Recording:
 
     def begin_window_if_due(self) -> None:
         """Sends the account of a window that has ended, and begins the next one."""
-        window = window_at(time.time())
-        if window != self._account.window:
+        now = time.time()
+        if self._account.has_ended(now):
             self._send_account()
-            self._account.begin_window(window)
+            self._account.begin_window(now)
 
     def send_account_if_due(self, now: float) -> None:
         """Sends the account without a batch, every few seconds.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from prometheus_client import Counter
 
-from infrasight_core.agent.accounts import RunAccount, window_at
+from infrasight_core.agent.accounts import RunAccount
 from infrasight_core.agent.recording import ACCOUNT_INTERVAL
 from infrasight_core.agent.sink import Sink
 from infrasight_core.kernel.block import Counts
@@ -53,11 +53,12 @@ class UntracedOperations:
             if added:
                 OPERATIONS_DROPPED.labels(way).inc(added)
             self._counted[way] = total
-        window = window_at(time.time())
-        if window != self._account.window or now - self._account_sent >= ACCOUNT_INTERVAL or ended:
+        has_window_ended = self._account.has_ended(time.time())
+        if has_window_ended or now - self._account_sent >= ACCOUNT_INTERVAL or ended:
             counts = Counts(0, 0, 0, 0, 0, 0, 0, untraced=totals["x32"])
             account = self._account.report(counts, skipped, ended)
             if account is not None:
                 self._sink.put_account(DISPATCHER, account)
-            self._account.begin_window(window)
             self._account_sent = now
+        if has_window_ended:
+            self._account.begin_window(time.time())

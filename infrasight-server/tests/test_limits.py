@@ -1,6 +1,7 @@
 """What arrives is bounded: requests, values, times, accounts, memory, streams."""
 
 import asyncio
+import math
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -419,7 +420,7 @@ def test_streams_are_bounded_in_all_and_of_each_agent() -> None:
     """An agent's ninth stream is rejected; an identity of many nodes is bounded by all streams."""
     agent = Identity("agent/node-1", frozenset({Role.AGENT}), "node-1")
     agents = Identity("agents/cluster", frozenset({Role.AGENTS}))
-    streams = StreamLimits(20)
+    streams = StreamLimits(20, math.inf)
     with ExitStack() as held:
         for _ in range(limits.MAX_STREAMS_PER_PEER):
             held.enter_context(streams.admit(agent))

@@ -13,6 +13,7 @@ import pytest
 from infrasight.v1.stream_pb2 import Batch
 from infrasight_core.errors import ClaimsChangedError, StoreUnavailableError
 from infrasight_core.plugin.context import EnrichContext
+from infrasight_server import server as server_module
 from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store import claims as claims_module
@@ -76,6 +77,7 @@ class MovingAgent:
     def __init__(self, node: str, first: int) -> None:
         self.unanswered: dict[str, Batch] = {}
         self.made = 0
+        self.moves = 0
         self._node = node
         self._first = first
         self._client: AgentClient | None = None
@@ -83,6 +85,7 @@ class MovingAgent:
     def move(self, server: Server) -> None:
         """Opens a stream to a server, and sends all unanswered batches there."""
         self.leave()
+        self.moves += 1
         self._client = AgentClient(server.address)
         self._client.send(hello(node=self._node))
         self._client.answer()
@@ -275,3 +278,24 @@ def test_moved_batches_are_not_rejected(slow_clickhouse: ClickHouseServer) -> No
             new_stream.send(batch("b", table(10, first=10), retry=True))
             assert new_stream.answers(1) == {"b": "stored"}
     assert sequences(settings) == list(range(20))
+
+
+def test_streams_end_in_order_so_that_agents_spread(
+    slow_clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream ends after its lifetime; what it brought is answered, and nothing is doubled."""
+    monkeypatch.setattr(server_module, "STREAM_SECONDS", 1.0)
+    settings = settings_for(slow_clickhouse)
+    agent = MovingAgent(NODE, 0)
+    with running_server(settings, plugins()) as server:
+        with AgentClient(server.address) as idle:
+            idle.send(hello(node="idle"))
+            idle.answer()
+            with pytest.raises(StopIteration):  # without an error
+                idle.answer()
+        agent.move(server)
+        while agent.moves < 4:  # streams end between batches and beside them
+            agent.send(3)
+            agent.settle(server)
+        agent.leave()
+    assert sequences(settings) == list(range(ROWS * agent.made))

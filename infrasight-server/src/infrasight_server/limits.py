@@ -48,6 +48,8 @@ MAX_RPCS_BESIDE_STREAMS: Final = 256
 """The most queries and watchers, and streams that are about to be rejected."""
 HELLO_SECONDS: Final = 30.0
 """How long a stream may take until its hello."""
+STREAM_SECONDS: Final = 3600.0
+"""How long a stream lasts at most where servers share a store, so that agents spread over them."""
 NEWEST_AFTER_SECONDS: Final = 86_400
 """How far a node's clock may be ahead."""
 

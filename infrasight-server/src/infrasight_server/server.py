@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from infrasight_server.access.tokens import TokenFile
 from infrasight_server.ingest.memory_budget import MemoryBudget
 from infrasight_server.ingest.pipeline import IngestPipeline
 from infrasight_server.ingest.stream_limits import StreamLimits
+from infrasight_server.limits import STREAM_SECONDS
 from infrasight_server.query.query_runner import QueryRunner
 from infrasight_server.query.query_slots import SlotLimits
 from infrasight_server.query.watchers import Watchers
@@ -114,6 +116,7 @@ class Server:
             settings.query_seconds,
             SlotLimits(settings.query_slots, settings.query_slots_per_peer),
         )
+        longest_stream = STREAM_SECONDS if self._store.is_shared else math.inf
         self._service = EventService(
             self._pipeline,
             accounts,
@@ -121,7 +124,7 @@ class Server:
             self._watchers,
             frozenset(self._writers),
             identification,
-            StreamLimits(settings.max_streams),
+            StreamLimits(settings.max_streams, longest_stream),
         )
         self._grpc = self._grpc_server(credentials)
         self._status.start()

@@ -1,6 +1,7 @@
 """The gRPC service: passes each call to its handler and translates errors into status codes."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -62,7 +63,7 @@ class EventService(EventServiceServicer):
         watchers: Publishes stored events.
         probes: The probes whose events the server stores.
         identify: Returns the peer of a call; raises AccessError.
-        stream_limits: Bounds the number of streams.
+        stream_limits: Bounds the number of streams and how long each lasts.
     """
 
     def __init__(
@@ -135,12 +136,18 @@ class EventService(EventServiceServicer):
     ) -> AsyncIterator[StreamResponse]:
         session = AgentSession(self._pipeline, self._accounts, identity)
         self._sessions.add(session)
+        lifetime = self._stream_limits.lifetime()
+        end = None
+        if math.isfinite(lifetime):
+            end = asyncio.get_running_loop().call_later(lifetime, session.stop)
         try:
             with self._stream_limits.admit(identity), metrics.STREAMS.track_inprogress():
                 async for response in session.run(requests):
                     yield response
         finally:
             self._sessions.remove(session)
+            if end is not None:
+                end.cancel()
 
     async def _watch(
         self, request: WatchRequest, context: Context, identity: Identity

@@ -1,5 +1,6 @@
-"""Bounds the number of open streams, in all and of each agent."""
+"""Bounds the number of open streams, in all and of each agent, and how long each lasts."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,11 +16,17 @@ class StreamLimits:
 
     Args:
         max_streams: The most streams of all agents.
+        longest_seconds: How long a stream lasts at most; infinity for no bound.
     """
 
-    def __init__(self, max_streams: int) -> None:
+    def __init__(self, max_streams: int, longest_seconds: float) -> None:
         self._max_streams = max_streams
+        self._longest_seconds = longest_seconds
         self._open = OpenCalls()
+
+    def lifetime(self) -> float:
+        """Returns how many seconds the next stream lasts, so that streams do not end together."""
+        return self._longest_seconds * random.uniform(0.5, 1)
 
     @contextmanager
     def admit(self, identity: Identity) -> Iterator[None]:

@@ -99,7 +99,13 @@ def test_rejected_batches_do_not_end_the_stream(server: Server) -> None:
         agent.send(batch("malformed", table(3), arrow=b"nonsense"))
         agent.send(batch("unknown", table(3), probe="bpf_party"))
         agent.send(batch("oversized", table(3), arrow=b"\xff" * (1 << 20)))
-        agent.send(batch("fingerprint", table(3), fingerprint="0123456789abcdef"))
+        agent.send(
+            batch(
+                "newer",
+                table(3).append_column("further", [[1, 2, 3]]),
+                fingerprint="0123456789abcdef",
+            )
+        )
         agent.send(batch("rows", table(3), rows=2))
         agent.send(batch("good-2", table(3)))
         assert agent.answers(7) == {
@@ -107,7 +113,7 @@ def test_rejected_batches_do_not_end_the_stream(server: Server) -> None:
             "malformed": "MALFORMED",
             "unknown": "UNKNOWN_PROBE",
             "oversized": "TOO_LARGE",
-            "fingerprint": "SCHEMA_MISMATCH",
+            "newer": "SCHEMA_MISMATCH",
             "rows": "MALFORMED",
             "good-2": "stored",
         }

@@ -14,6 +14,7 @@ MAX_ID_BYTES: Final = 256
 """The longest node, probe, run, batch id, container id, message type, fingerprint and version."""
 MAX_HELLO_BYTES: Final = 256 << 10
 MAX_HELLO_PROBES: Final = 256
+MAX_HELLO_SCHEMA_BYTES: Final = 64 << 10
 MAX_BATCH_HEAD_BYTES: Final = 16 << 10
 """The largest size of a batch's message, except for its rows and its container updates."""
 MAX_MESSAGES: Final = 10_000
@@ -114,6 +115,8 @@ def find_hello_violation(hello: Hello) -> str:
         texts += (probe.probe, probe.message_type, probe.fingerprint)
     if any(len(text) > MAX_ID_BYTES for text in texts):
         return f"a text of hello is longer than {MAX_ID_BYTES} characters"
+    if any(len(probe.arrow_schema) > MAX_HELLO_SCHEMA_BYTES for probe in hello.probes):
+        return f"a schema of hello is larger than {MAX_HELLO_SCHEMA_BYTES} bytes"
     return ""
 
 

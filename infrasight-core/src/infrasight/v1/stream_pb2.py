@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainfrasight/v1/stream.proto\x12\rinfrasight.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\rStreamRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.infrasight.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x14.infrasight.v1.BatchH\x00\x42\t\n\x07message\"\xb0\x01\n\x0eStreamResponse\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.infrasight.v1.WelcomeH\x00\x12\x39\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1e.infrasight.v1.AcknowledgementH\x00\x12-\n\trejection\x18\x03 \x01(\x0b\x32\x18.infrasight.v1.RejectionH\x00\x42\t\n\x07message\"i\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12*\n\x06probes\x18\x04 \x03(\x0b\x32\x1a.infrasight.v1.ProbeSchema\"G\n\x0bProbeSchema\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"|\n\x07Welcome\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12*\n\x06probes\x18\x02 \x03(\x0b\x32\x1a.infrasight.v1.ProbeAnswer\x12\x17\n\x0fmax_batch_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cstore_folder\x18\x04 \x01(\x0c\">\n\x0bProbeAnswer\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xab\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\t\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x05\x61rrow\x18\x06 \x01(\x0cH\x00\x12+\n\x08messages\x18\x07 \x01(\x0b\x32\x17.infrasight.v1.MessagesH\x00\x12\r\n\x05retry\x18\t \x01(\x08\x12\'\n\x07\x61\x63\x63ount\x18\n \x01(\x0b\x32\x16.infrasight.v1.Account\x12,\n\ncontainers\x18\x0b \x03(\x0b\x32\x18.infrasight.v1.Container\x12\x0f\n\x07\x64ropped\x18\x0c \x01(\x08\x42\x06\n\x04\x62odyJ\x04\x08\x08\x10\tR\x05\x64rops\"\xb2\x02\n\tContainer\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x10\n\x08pod_name\x18\x04 \x01(\x0c\x12\x15\n\rpod_namespace\x18\x05 \x01(\x0c\x12\x15\n\rpod_container\x18\x06 \x01(\x0c\x12\x34\n\x06labels\x18\x07 \x03(\x0b\x32$.infrasight.v1.Container.LabelsEntry\x12\x12\n\nlabels_cut\x18\x08 \x01(\x08\x12\x0f\n\x07runtime\x18\t \x01(\t\x12(\n\x04time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x02\n\x07\x41\x63\x63ount\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\x0c\n\x04seen\x18\x05 \x01(\x04\x12\x10\n\x08\x66iltered\x18\x06 \x01(\x04\x12\x12\n\nblock_full\x18\x07 \x01(\x04\x12\x11\n\theap_full\x18\x08 \x01(\x04\x12\x11\n\tsubmitted\x18\t \x01(\x04\x12\x0c\n\x04read\x18\n \x01(\x04\x12\x0f\n\x07waiting\x18\x0b \x01(\x12\x12\x13\n\x0bin_progress\x18\x0c \x01(\x12\x12\x15\n\rdecode_failed\x18\r \x01(\x04\x12\x13\n\x0boutbox_full\x18\x0e \x01(\x04\x12\x14\n\x0c\x65ntries_full\x18\x0f \x01(\x04\x12\x0f\n\x07skipped\x18\x10 \x01(\x04\x12\x10\n\x08untraced\x18\x11 \x01(\x04\"\x1c\n\x08Messages\x12\x10\n\x08messages\x18\x01 \x03(\x0c\"#\n\x0f\x41\x63knowledgement\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"]\n\tRejection\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.infrasight.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x1b\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\"\x1e\n\rQueryResponse\x12\r\n\x05\x61rrow\x18\x01 \x01(\x0c\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06probes\x18\x01 \x03(\t\">\n\rWatchResponse\x12\r\n\x05probe\x18\x01 \x01(\t\x12\r\n\x05\x61rrow\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04*\x9c\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eREJECTION_REASON_UNKNOWN_PROBE\x10\x01\x12$\n REJECTION_REASON_SCHEMA_MISMATCH\x10\x02\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x03\x12\x1e\n\x1aREJECTION_REASON_TOO_LARGE\x10\x04\x12 \n\x1cREJECTION_REASON_STORE_ERROR\x10\x05\x12\x1d\n\x19REJECTION_REASON_CONFLICT\x10\x06\x12\x1c\n\x18REJECTION_REASON_DROPPED\x10\x07\x32\xe5\x01\n\x0c\x45ventService\x12I\n\x06Stream\x12\x1c.infrasight.v1.StreamRequest\x1a\x1d.infrasight.v1.StreamResponse(\x01\x30\x01\x12\x44\n\x05Query\x12\x1b.infrasight.v1.QueryRequest\x1a\x1c.infrasight.v1.QueryResponse0\x01\x12\x44\n\x05Watch\x12\x1b.infrasight.v1.WatchRequest\x1a\x1c.infrasight.v1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ainfrasight/v1/stream.proto\x12\rinfrasight.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"h\n\rStreamRequest\x12%\n\x05hello\x18\x01 \x01(\x0b\x32\x14.infrasight.v1.HelloH\x00\x12%\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x14.infrasight.v1.BatchH\x00\x42\t\n\x07message\"\xb0\x01\n\x0eStreamResponse\x12)\n\x07welcome\x18\x01 \x01(\x0b\x32\x16.infrasight.v1.WelcomeH\x00\x12\x39\n\x0f\x61\x63knowledgement\x18\x02 \x01(\x0b\x32\x1e.infrasight.v1.AcknowledgementH\x00\x12-\n\trejection\x18\x03 \x01(\x0b\x32\x18.infrasight.v1.RejectionH\x00\x42\t\n\x07message\"i\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x15\n\ragent_version\x18\x03 \x01(\t\x12*\n\x06probes\x18\x04 \x03(\x0b\x32\x1a.infrasight.v1.ProbeSchema\"]\n\x0bProbeSchema\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x14\n\x0cmessage_type\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x14\n\x0c\x61rrow_schema\x18\x04 \x01(\x0c\"|\n\x07Welcome\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12*\n\x06probes\x18\x02 \x03(\x0b\x32\x1a.infrasight.v1.ProbeAnswer\x12\x17\n\x0fmax_batch_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cstore_folder\x18\x04 \x01(\x0c\">\n\x0bProbeAnswer\x12\r\n\x05probe\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xab\x02\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\t\x12\x14\n\x0cmessage_type\x18\x03 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x04\x12\x0f\n\x05\x61rrow\x18\x06 \x01(\x0cH\x00\x12+\n\x08messages\x18\x07 \x01(\x0b\x32\x17.infrasight.v1.MessagesH\x00\x12\r\n\x05retry\x18\t \x01(\x08\x12\'\n\x07\x61\x63\x63ount\x18\n \x01(\x0b\x32\x16.infrasight.v1.Account\x12,\n\ncontainers\x18\x0b \x03(\x0b\x32\x18.infrasight.v1.Container\x12\x0f\n\x07\x64ropped\x18\x0c \x01(\x08\x42\x06\n\x04\x62odyJ\x04\x08\x08\x10\tR\x05\x64rops\"\xb2\x02\n\tContainer\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12\r\n\x05image\x18\x03 \x01(\x0c\x12\x10\n\x08pod_name\x18\x04 \x01(\x0c\x12\x15\n\rpod_namespace\x18\x05 \x01(\x0c\x12\x15\n\rpod_container\x18\x06 \x01(\x0c\x12\x34\n\x06labels\x18\x07 \x03(\x0b\x32$.infrasight.v1.Container.LabelsEntry\x12\x12\n\nlabels_cut\x18\x08 \x01(\x08\x12\x0f\n\x07runtime\x18\t \x01(\t\x12(\n\x04time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb8\x02\n\x07\x41\x63\x63ount\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06window\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\x0c\n\x04seen\x18\x05 \x01(\x04\x12\x10\n\x08\x66iltered\x18\x06 \x01(\x04\x12\x12\n\nblock_full\x18\x07 \x01(\x04\x12\x11\n\theap_full\x18\x08 \x01(\x04\x12\x11\n\tsubmitted\x18\t \x01(\x04\x12\x0c\n\x04read\x18\n \x01(\x04\x12\x0f\n\x07waiting\x18\x0b \x01(\x12\x12\x13\n\x0bin_progress\x18\x0c \x01(\x12\x12\x15\n\rdecode_failed\x18\r \x01(\x04\x12\x13\n\x0boutbox_full\x18\x0e \x01(\x04\x12\x14\n\x0c\x65ntries_full\x18\x0f \x01(\x04\x12\x0f\n\x07skipped\x18\x10 \x01(\x04\x12\x10\n\x08untraced\x18\x11 \x01(\x04\"\x1c\n\x08Messages\x12\x10\n\x08messages\x18\x01 \x03(\x0c\"#\n\x0f\x41\x63knowledgement\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\"]\n\tRejection\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.infrasight.v1.RejectionReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x1b\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\"\x1e\n\rQueryResponse\x12\r\n\x05\x61rrow\x18\x01 \x01(\x0c\"\x1e\n\x0cWatchRequest\x12\x0e\n\x06probes\x18\x01 \x03(\t\">\n\rWatchResponse\x12\r\n\x05probe\x18\x01 \x01(\t\x12\r\n\x05\x61rrow\x18\x02 \x01(\x0c\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04*\x9c\x02\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1eREJECTION_REASON_UNKNOWN_PROBE\x10\x01\x12$\n REJECTION_REASON_SCHEMA_MISMATCH\x10\x02\x12\x1e\n\x1aREJECTION_REASON_MALFORMED\x10\x03\x12\x1e\n\x1aREJECTION_REASON_TOO_LARGE\x10\x04\x12 \n\x1cREJECTION_REASON_STORE_ERROR\x10\x05\x12\x1d\n\x19REJECTION_REASON_CONFLICT\x10\x06\x12\x1c\n\x18REJECTION_REASON_DROPPED\x10\x07\x32\xe5\x01\n\x0c\x45ventService\x12I\n\x06Stream\x12\x1c.infrasight.v1.StreamRequest\x1a\x1d.infrasight.v1.StreamResponse(\x01\x30\x01\x12\x44\n\x05Query\x12\x1b.infrasight.v1.QueryRequest\x1a\x1c.infrasight.v1.QueryResponse0\x01\x12\x44\n\x05Watch\x12\x1b.infrasight.v1.WatchRequest\x1a\x1c.infrasight.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CONTAINER_LABELSENTRY']._loaded_options = None
   _globals['_CONTAINER_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_REJECTIONREASON']._serialized_start=1979
-  _globals['_REJECTIONREASON']._serialized_end=2263
+  _globals['_REJECTIONREASON']._serialized_start=2001
+  _globals['_REJECTIONREASON']._serialized_end=2285
   _globals['_STREAMREQUEST']._serialized_start=78
   _globals['_STREAMREQUEST']._serialized_end=182
   _globals['_STREAMRESPONSE']._serialized_start=185
@@ -43,33 +43,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=363
   _globals['_HELLO']._serialized_end=468
   _globals['_PROBESCHEMA']._serialized_start=470
-  _globals['_PROBESCHEMA']._serialized_end=541
-  _globals['_WELCOME']._serialized_start=543
-  _globals['_WELCOME']._serialized_end=667
-  _globals['_PROBEANSWER']._serialized_start=669
-  _globals['_PROBEANSWER']._serialized_end=731
-  _globals['_BATCH']._serialized_start=734
-  _globals['_BATCH']._serialized_end=1033
-  _globals['_CONTAINER']._serialized_start=1036
-  _globals['_CONTAINER']._serialized_end=1342
-  _globals['_CONTAINER_LABELSENTRY']._serialized_start=1297
-  _globals['_CONTAINER_LABELSENTRY']._serialized_end=1342
-  _globals['_ACCOUNT']._serialized_start=1345
-  _globals['_ACCOUNT']._serialized_end=1657
-  _globals['_MESSAGES']._serialized_start=1659
-  _globals['_MESSAGES']._serialized_end=1687
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1689
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1724
-  _globals['_REJECTION']._serialized_start=1726
-  _globals['_REJECTION']._serialized_end=1819
-  _globals['_QUERYREQUEST']._serialized_start=1821
-  _globals['_QUERYREQUEST']._serialized_end=1848
-  _globals['_QUERYRESPONSE']._serialized_start=1850
-  _globals['_QUERYRESPONSE']._serialized_end=1880
-  _globals['_WATCHREQUEST']._serialized_start=1882
-  _globals['_WATCHREQUEST']._serialized_end=1912
-  _globals['_WATCHRESPONSE']._serialized_start=1914
-  _globals['_WATCHRESPONSE']._serialized_end=1976
-  _globals['_EVENTSERVICE']._serialized_start=2266
-  _globals['_EVENTSERVICE']._serialized_end=2495
+  _globals['_PROBESCHEMA']._serialized_end=563
+  _globals['_WELCOME']._serialized_start=565
+  _globals['_WELCOME']._serialized_end=689
+  _globals['_PROBEANSWER']._serialized_start=691
+  _globals['_PROBEANSWER']._serialized_end=753
+  _globals['_BATCH']._serialized_start=756
+  _globals['_BATCH']._serialized_end=1055
+  _globals['_CONTAINER']._serialized_start=1058
+  _globals['_CONTAINER']._serialized_end=1364
+  _globals['_CONTAINER_LABELSENTRY']._serialized_start=1319
+  _globals['_CONTAINER_LABELSENTRY']._serialized_end=1364
+  _globals['_ACCOUNT']._serialized_start=1367
+  _globals['_ACCOUNT']._serialized_end=1679
+  _globals['_MESSAGES']._serialized_start=1681
+  _globals['_MESSAGES']._serialized_end=1709
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1711
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1746
+  _globals['_REJECTION']._serialized_start=1748
+  _globals['_REJECTION']._serialized_end=1841
+  _globals['_QUERYREQUEST']._serialized_start=1843
+  _globals['_QUERYREQUEST']._serialized_end=1870
+  _globals['_QUERYRESPONSE']._serialized_start=1872
+  _globals['_QUERYRESPONSE']._serialized_end=1902
+  _globals['_WATCHREQUEST']._serialized_start=1904
+  _globals['_WATCHREQUEST']._serialized_end=1934
+  _globals['_WATCHRESPONSE']._serialized_start=1936
+  _globals['_WATCHRESPONSE']._serialized_end=1998
+  _globals['_EVENTSERVICE']._serialized_start=2288
+  _globals['_EVENTSERVICE']._serialized_end=2517
 # @@protoc_insertion_point(module_scope)

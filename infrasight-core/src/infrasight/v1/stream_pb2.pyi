@@ -60,14 +60,16 @@ class Hello(_message.Message):
     def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., agent_version: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[ProbeSchema, _Mapping]]] = ...) -> None: ...
 
 class ProbeSchema(_message.Message):
-    __slots__ = ("probe", "message_type", "fingerprint")
+    __slots__ = ("probe", "message_type", "fingerprint", "arrow_schema")
     PROBE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_TYPE_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ARROW_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     probe: str
     message_type: str
     fingerprint: str
-    def __init__(self, probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+    arrow_schema: bytes
+    def __init__(self, probe: _Optional[str] = ..., message_type: _Optional[str] = ..., fingerprint: _Optional[str] = ..., arrow_schema: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("server_version", "probes", "max_batch_bytes", "store_folder")

@@ -188,7 +188,7 @@ class Agent:
         await asyncio.to_thread(self._canary.stop)
         counts_by_probe = await asyncio.to_thread(self._recorder.stop)
         deadline = time.monotonic() + self._settings.stop_seconds
-        while self._outbox.waiting()[0] and self._uplink.open and time.monotonic() < deadline:
+        while self._outbox.can_send() and self._uplink.open and time.monotonic() < deadline:
             await asyncio.sleep(_ACKNOWLEDGEMENT_INTERVAL)
         for probe, counts in counts_by_probe.items():
             log.info(
@@ -211,7 +211,10 @@ class Agent:
     def _make_hello(self) -> Hello:
         probes = [
             ProbeSchema(
-                probe=name, message_type=schema.message_type, fingerprint=schema.fingerprint
+                probe=name,
+                message_type=schema.message_type,
+                fingerprint=schema.fingerprint,
+                arrow_schema=schema.agent.serialize().to_pybytes(),
             )
             for name, schema in self._schemas.items()
         ]
@@ -254,6 +257,10 @@ class Agent:
             return False, f"no stream to {self._settings.server}: {self._uplink.reason}"
         if self._outbox.problem:
             return False, self._outbox.problem
+        if self._uplink.not_accepted:
+            problems = self._uplink.not_accepted.items()
+            reasons = "; ".join(f"{probe}: {reason}" for probe, reason in problems)
+            return False, f"the server does not accept {reasons}; the batches wait here"
         recording = (
             f"recording {probes}"
             if probes

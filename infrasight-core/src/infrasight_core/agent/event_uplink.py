@@ -33,6 +33,9 @@ _Call = grpc.aio.StreamStreamCall[StreamRequest, StreamResponse]
 class EventUplink(ReconnectingStream):
     """The agent's stream to its server; open once the server has welcomed the agent.
 
+    Attributes:
+        not_accepted: The probes whose events the server does not accept, and why.
+
     Args:
         peer: The server.
         make_hello: Makes the first message of each stream.
@@ -55,6 +58,7 @@ class EventUplink(ReconnectingStream):
         self._hello_due = asyncio.Event()
         self._unanswered_hellos: list[Hello] = []
         self._writing = asyncio.Lock()
+        self.not_accepted: dict[str, str] = {}
         self._max_batch_bytes = 0  # 0: the server has named no limit
 
     def greet_again(self) -> None:
@@ -147,14 +151,19 @@ class EventUplink(ReconnectingStream):
         )
         self._on_store_folder(welcome.store_folder)
         answers = {answer.probe: answer for answer in welcome.probes}
+        not_accepted = {}
         for announced in hello.probes:
             answer = answers.get(announced.probe)
             if answer is not None and not answer.accepted:
+                reason = clean_text(answer.reason)
+                not_accepted[announced.probe] = reason
                 log.error(
-                    "server rejects a probe's events",
+                    "the server does not accept a probe's events; they wait here",
                     probe=announced.probe,
-                    reason=clean_text(answer.reason),
+                    reason=reason,
                 )
+        self.not_accepted = not_accepted
+        self._outbox.hold(not_accepted)
 
     def _dispatch(self, response: StreamResponse) -> None:
         is_known = True

@@ -7,10 +7,11 @@ ends without its server.
 """
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import structlog
 from attrs import define
@@ -55,6 +56,7 @@ class _Waiting:
         rows: The number of its events.
         size: The bytes that count against the limits; accounts are free.
         batch: The batch; None if it is on disk alone.
+        order: Its place among all batches, in the order in which they were made.
         number: Its number in the spool; 0 if it is not there.
         seconds: When it was made, in seconds since the epoch.
         is_retry: Whether it may have been sent before.
@@ -66,6 +68,7 @@ class _Waiting:
     rows: int
     size: int
     batch: Batch | None
+    order: int = 0
     number: int = 0
     seconds: float = 0.0
     is_retry: bool = False
@@ -90,6 +93,9 @@ class Outbox(Sink):
         self._spool = spool
         self._lock = threading.Lock()
         self._unsent: OrderedDict[str, _Waiting] = OrderedDict()
+        self._held: OrderedDict[str, _Waiting] = OrderedDict()  # of probes that are not accepted
+        self._held_probes: frozenset[str] = frozenset()
+        self._orders = itertools.count(1)
         self._sent: OrderedDict[str, _Waiting] = OrderedDict()
         self._bytes = 0  # in memory: of both, and of the updates
         self._updates = ContainerUpdates()
@@ -133,7 +139,7 @@ class Outbox(Sink):
                     number=number,
                     seconds=time.time(),
                 )
-                self._unsent[batch.batch_id] = waiting
+                self._queue(waiting)
                 self._add_bytes(waiting.memory)
         if fits or number:
             self._wake()
@@ -155,8 +161,9 @@ class Outbox(Sink):
             previous = self._accounts.get(probe)
             if previous is not None and _window(previous.account) == _window(account):
                 self._unsent.pop(previous.batch_id, None)
+                self._held.pop(previous.batch_id, None)
             self._accounts[probe] = batch
-            self._unsent[batch.batch_id] = _Waiting(batch.batch_id, probe, 0, 0, batch)
+            self._queue(_Waiting(batch.batch_id, probe, 0, 0, batch))
         if self._spool is not None:
             self._drop_expired(self._spool)
             self._spool.flush()
@@ -188,6 +195,25 @@ class Outbox(Sink):
                     limit=self._limit,
                 )
         self._wake()
+
+    def hold(self, probes: Collection[str]) -> None:
+        """Sends the batches of these probes no longer, and those of all others again.
+
+        The server does not accept them; it may after its next start. Until then they wait here.
+        """
+        with self._lock:
+            self._held_probes = frozenset(probes)
+            waiting = [*self._held.values(), *self._unsent.values()]
+            self._held.clear()
+            self._unsent.clear()
+            for each in sorted(waiting, key=lambda each: each.order):
+                self._queue(each)
+        self._wake()
+
+    def can_send(self) -> bool:
+        """Returns whether the server can be expected to acknowledge more."""
+        with self._lock:
+            return bool(self._sent or self._unsent or len(self._updates))
 
     async def next_batch(self) -> Batch:
         """Waits for the next batch to send: updates of containers first, then the oldest batch.
@@ -262,7 +288,7 @@ class Outbox(Sink):
         All unsent updates of containers count as one batch.
         """
         with self._lock:
-            batches = [*self._sent.values(), *self._unsent.values()]
+            batches = [*self._sent.values(), *self._held.values(), *self._unsent.values()]
             has_updates = len(self._updates) > 0
         return len(batches) + has_updates, sum(waiting.rows for waiting in batches)
 
@@ -273,7 +299,7 @@ class Outbox(Sink):
             How many events wait on disk for the next start, and how many are lost.
         """
         with self._lock:
-            left = [*self._sent.values(), *self._unsent.values()]
+            left = [*self._sent.values(), *self._held.values(), *self._unsent.values()]
         spooled = 0
         lost = 0
         for waiting in left:
@@ -286,6 +312,14 @@ class Outbox(Sink):
         if self._spool is not None:
             self._spool.close()
         return spooled, lost
+
+    def _queue(self, waiting: _Waiting) -> None:
+        """Adds a batch to those to be sent, or to those that are held. The lock is held."""
+        waiting.order = waiting.order or next(self._orders)
+        self._queue_of(waiting)[waiting.batch_id] = waiting
+
+    def _queue_of(self, waiting: _Waiting) -> OrderedDict[str, _Waiting]:
+        return self._held if waiting.probe in self._held_probes else self._unsent
 
     def _add_left(self) -> None:
         """Adds what the spool held when it was opened."""
@@ -301,7 +335,7 @@ class Outbox(Sink):
                 is_retry=True,
             )
             with self._lock:
-                self._unsent[left.batch_id] = waiting
+                self._queue(waiting)
 
     def _store(self, batch: Batch, size: int) -> int:
         """Stores a batch on disk. Returns its number; 0 if it is not there."""
@@ -329,8 +363,8 @@ class Outbox(Sink):
     def _droppable(self) -> Iterator[_Waiting]:
         """Yields the unsent batches that have rows on disk, oldest first."""
         with self._lock:
-            unsent = list(self._unsent.values())
-        for waiting in unsent:
+            unsent = [*self._held.values(), *self._unsent.values()]
+        for waiting in sorted(unsent, key=lambda each: each.order):
             if waiting.number and waiting.size and not waiting.is_dropped:
                 yield waiting
 
@@ -338,7 +372,8 @@ class Outbox(Sink):
         """Drops a batch's rows. Its head is still sent: the server records how many are missing."""
         batch = waiting.batch or spool.load(waiting.number)
         with self._lock:
-            if self._unsent.get(waiting.batch_id) is not waiting:
+            queue = self._queue_of(waiting)
+            if queue.get(waiting.batch_id) is not waiting:
                 return  # it is being sent
             self._add_bytes(-waiting.memory)
             size = waiting.size

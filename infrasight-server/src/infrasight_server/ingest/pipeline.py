@@ -80,7 +80,12 @@ class IngestPipeline:
             reason = self._unusable(announced.probe)
             if not reason:
                 schema = self._schemas[announced.probe]
-                reason = schema_mismatch(schema, announced.message_type, announced.fingerprint)
+                reason = schema_mismatch(
+                    schema,
+                    announced.message_type,
+                    announced.fingerprint,
+                    announced.arrow_schema,
+                )
             answers.append(ProbeAnswer(probe=announced.probe, accepted=not reason, reason=reason))
         return Welcome(
             server_version=__version__,

@@ -25,6 +25,7 @@ from infrasight_core.plugin.schema import EventSchema
 
 from infrasight_server.ingest.arrow_size import ArrowSize, measure
 from infrasight_server.ingest.protobuf_batches import table_from_messages
+from infrasight_server.ingest.schema_versions import adapt, find_incompatibility, parse_schema
 from infrasight_server.limits import (
     MAX_DAYS,
     MAX_DETAIL_LENGTH,
@@ -118,11 +119,18 @@ def decode_events(batch: Batch, schema: EventSchema) -> pa.Table | Rejection:
         batch: A batch of a known probe; `validate_head` and `measure_rows` accept it.
         schema: That probe's schema.
     """
-    mismatch = schema_mismatch(schema, batch.message_type, batch.fingerprint)
-    if mismatch:
+    is_other_message = batch.message_type != schema.message_type
+    is_other_version = batch.fingerprint != schema.fingerprint
+    if is_other_message or (is_other_version and batch.WhichOneof("body") != "arrow"):
+        mismatch = schema_mismatch(schema, batch.message_type, batch.fingerprint)
         return reject(batch, REJECTION_REASON_SCHEMA_MISMATCH, mismatch)
     try:
-        table = _table(batch, schema)
+        table = _table(batch, schema, is_other_version)
+        if is_other_version:
+            mismatch = find_incompatibility(table.schema, schema.agent)
+            if mismatch:
+                return reject(batch, REJECTION_REASON_SCHEMA_MISMATCH, mismatch)
+            table = adapt(table, schema.agent)
     except SchemaError as error:
         return reject(batch, REJECTION_REASON_MALFORMED, str(error))
     if table.num_rows != batch.rows:
@@ -193,31 +201,42 @@ def days_of(rows: pa.RecordBatch) -> frozenset[int]:
     return frozenset(np.unique(days).tolist())
 
 
-def schema_mismatch(schema: EventSchema, message_type: str, fingerprint: str) -> str:
-    """Returns how an agent's schema differs from the server's; "" if it does not."""
+def schema_mismatch(
+    schema: EventSchema, message_type: str, fingerprint: str, columns: bytes = b""
+) -> str:
+    """Returns why the server cannot store the events of an agent's probe; "" if it can.
+
+    Args:
+        schema: The server's version.
+        message_type: The agent's protobuf message.
+        fingerprint: The agent's fingerprint.
+        columns: The columns that the agent sends, as a serialized Arrow schema; b"" if it does not
+            say.
+    """
     if message_type != schema.message_type:
         return f"the agent's message is {message_type!r}, the server's is {schema.message_type!r}"
-    if fingerprint != schema.fingerprint:
-        return (
-            f"the agent's schema of {message_type} has fingerprint {fingerprint!r}, "
-            f"the server's {schema.fingerprint!r}; install the same version of the probe on both"
-        )
-    return ""
+    if fingerprint == schema.fingerprint:
+        return ""
+    if columns:
+        try:
+            return find_incompatibility(parse_schema(columns), schema.agent)
+        except SchemaError as error:
+            return str(error)
+    return (
+        f"the agent's schema of {message_type} has fingerprint {fingerprint!r}, "
+        f"the server's {schema.fingerprint!r}; install the same version of the probe on both"
+    )
 
 
-def _table(batch: Batch, schema: EventSchema) -> pa.Table:
-    match batch.WhichOneof("body"):
-        case "arrow" if zstd_frame.is_frame(batch.arrow):
-            stream = zstd_frame.decompress(batch.arrow)
-            # Only so much memory is reserved: its buffers must not be compressed once more.
-            _measure_stream(stream, len(stream))
-            return ipc.from_bytes(stream, schema.agent)
-        case "arrow":
-            return ipc.from_bytes(batch.arrow, schema.agent)
-        case "messages":
-            return table_from_messages(batch.messages.messages, schema)
-        case _:
-            raise SchemaError("it has no body")
+def _table(batch: Batch, schema: EventSchema, is_other_version: bool) -> pa.Table:
+    if batch.WhichOneof("body") == "messages":
+        return table_from_messages(batch.messages.messages, schema)
+    stream = batch.arrow
+    if zstd_frame.is_frame(stream):
+        stream = zstd_frame.decompress(stream)
+        # Only so much memory is reserved: its buffers must not be compressed once more.
+        _measure_stream(stream, len(stream))
+    return ipc.from_bytes(stream, None if is_other_version else schema.agent)
 
 
 def _content_size(frame: bytes, limits: BatchLimits) -> int:

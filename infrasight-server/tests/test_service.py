@@ -245,7 +245,7 @@ def test_time_of_a_query_includes_the_transfer(make_settings: MakeSettings) -> N
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_watchers_get_stored_rows(server: Server) -> None:
+def test_watchers_get_all_columns(server: Server) -> None:
     """A watcher gets all stored columns of new batches; for an unknown probe, the known ones."""
     with grpc.insecure_channel(server.address) as channel, AgentClient(server.address) as agent:
         watching = EventServiceStub(channel).Watch(WatchRequest(probes=["execve"]), timeout=60)
@@ -264,6 +264,25 @@ def test_watchers_get_stored_rows(server: Server) -> None:
             grpc.RpcError, match="this server does not know probe nowhere; it knows: execve"
         ):
             next(EventServiceStub(channel).Watch(WatchRequest(probes=["nowhere"]), timeout=60))
+
+
+def test_watchers_get_each_row_once(server: Server) -> None:
+    """A batch is shown when it arrives; one that is sent again, only if it was not stored."""
+    with grpc.insecure_channel(server.address) as channel, AgentClient(server.address) as agent:
+        watching = EventServiceStub(channel).Watch(WatchRequest(probes=["execve"]), timeout=60)
+        watching.initial_metadata()
+        agent.send(hello())
+        agent.answer()
+        agent.send(batch("a", table(3)))
+        assert agent.answers(1) == {"a": "stored"}
+        agent.send(batch("a", table(3), retry=True))
+        agent.send(batch("b", table(2, first=3), retry=True))
+        assert agent.answers(2) == {"a": "stored", "b": "stored"}
+        sequences: list[int] = []
+        while len(sequences) < 5:
+            sequences += ipc.from_bytes(next(watching).arrow)["sequence"].to_pylist()
+        watching.cancel()
+    assert sequences == [0, 1, 2, 3, 4]
 
 
 def test_status_server_answers(server: Server, make_settings: MakeSettings) -> None:

@@ -70,7 +70,8 @@ class EventServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Streams the events of some probes as they are stored, starting now.
+        """Streams the events of some probes as they arrive, starting now; most will be stored within the
+        second that follows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

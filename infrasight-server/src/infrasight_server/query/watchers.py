@@ -1,4 +1,4 @@
-"""Publishes stored events to Watch calls; a slow watcher loses some and learns how many.
+"""Publishes events to Watch calls as they arrive; a slow watcher loses some and learns how many.
 
 The queues of one peer's watchers share a budget, so that no peer holds more by watching more often.
 """
@@ -20,7 +20,7 @@ _QUEUED_BYTES = 16 << 20
 
 @frozen(eq=False)
 class WatchedRows:
-    """Stored rows for one watcher.
+    """Rows for one watcher.
 
     Attributes:
         probe: The probe that recorded them.
@@ -34,7 +34,7 @@ class WatchedRows:
 
 
 class Watcher:
-    """One Watch call's queue of stored rows.
+    """One Watch call's queue of rows.
 
     Args:
         probes: The probes to watch; empty for all.

@@ -80,7 +80,8 @@ class BatchWriter:
         linger_seconds: The shortest time between the beginnings of two inserts, so that a busy
             probe's batches merge into large inserts.
         max_rows: With so many rows waiting, an insert begins at once and takes no further batch.
-        on_stored: Called with the probe and each batch's rows after their insert.
+        publish: Called with the probe and each batch's rows: when it arrives, or, if the store may
+            have it already, after its insert.
         create_tables: Called in a worker thread when the table is missing; raises StoreError.
     """
 
@@ -91,7 +92,7 @@ class BatchWriter:
         threads: Executor,
         linger_seconds: float,
         max_rows: int,
-        on_stored: Callable[[str, pa.RecordBatch], None],
+        publish: Callable[[str, pa.RecordBatch], None],
         create_tables: Callable[[], object],
     ) -> None:
         self.probe = probe
@@ -99,7 +100,7 @@ class BatchWriter:
         self._store = store
         self._threads = threads
         self._linger_seconds = linger_seconds
-        self._on_stored = on_stored
+        self._publish = publish
         self._create_tables = create_tables
         self._queue = BatchQueue(max_rows)
         self._health = TableHealth(self._table)
@@ -131,6 +132,8 @@ class BatchWriter:
         batch.stored.add_done_callback(lambda _: self._pending.pop(batch.key))
         self._queue.put(batch)
         self._changed.set()
+        if not batch.retry:
+            self._publish(self.probe, batch.rows)
 
     def close(self) -> None:
         """Makes `run` return as soon as every queued batch is stored."""
@@ -283,7 +286,8 @@ class BatchWriter:
             batch.stored.set_result(StoreOutcome.ALREADY_STORED)
         else:
             metrics.ROWS_STORED.labels(self.probe).inc(batch.rows.num_rows)
-            self._on_stored(self.probe, batch.rows)
+            if batch.retry:
+                self._publish(self.probe, batch.rows)
             batch.stored.set_result(StoreOutcome.INSERTED)
 
     def _log_failure(self, group: Sequence[PendingBatch], error: Exception) -> None:

@@ -79,6 +79,7 @@ def test_rendered_objects_match_their_schemas(cluster_tools: Path, tmp_path: Pat
             "certificates.crl: certificates.mode is plaintext",
         ),
         ({"server": {"settings": {"querySlots": 0}}}, "/server/settings/querySlots"),
+        ({"server": {"settings": {"diskLimit": 85}}}, "/server/settings/diskLimit"),
         (
             {"server": {"settings": {"probeTtlDays": {"open": 0}}}},
             "/server/settings/probeTtlDays/open",
@@ -237,8 +238,8 @@ def test_every_server_setting_has_a_value(rendered: dict[str, list[Manifest]]) -
     )
 
 
-def test_limits_are_whole_numbers(rendered: dict[str, list[Manifest]]) -> None:
-    """The server's limits arrive as whole numbers, although Helm reads numbers as floats."""
+def test_limits_arrive_as_they_are_set(rendered: dict[str, list[Manifest]]) -> None:
+    """The server's limits, as whole numbers where they are, although Helm reads all as floats."""
     deployment = find_manifest(rendered["limits"], "Deployment", "infrasight-server")
     variables = literal_environment(deployment["spec"]["template"]["spec"]["containers"][0])
     expected = {
@@ -246,6 +247,7 @@ def test_limits_are_whole_numbers(rendered: dict[str, list[Manifest]]) -> None:
         "MAX_PENDING_BYTES": "8589934592",
         "MAX_AGE_DAYS": "7",
         "PROBE_TTL_DAYS__OPEN": "3",
+        "DISK_LIMIT": "0.7",
         "MAX_STREAMS": "300",
         "QUERY_SLOTS": "6",
         "QUERY_SLOTS_PER_PEER": "3",

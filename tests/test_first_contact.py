@@ -52,6 +52,7 @@ ACCOUNTS = {
     "rejected": 0,
     "pending": -40,
     "stored": 21_600_042,
+    "deleted": 0,
     "entries_full": 0,
     "skipped": 0,
     "untraced": 0,

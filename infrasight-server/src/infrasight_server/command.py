@@ -141,6 +141,11 @@ SIGTERM and Ctrl-C stop the server once every acknowledged event is stored.
     help="Accept no batches while this much waits for the store.  [268435456]",
 )
 @click.option("--ttl-days", metavar="DAYS", help="Delete rows older than this.  [never]")
+@click.option(
+    "--disk-limit",
+    metavar="SHARE",
+    help="Delete the oldest days while more of the store's disk is used, such as 0.85.  [never]",
+)
 @click.option("--query-seconds", metavar="SECONDS", help="The time limit of a query.  [60]")
 @click.option("--query-slots", metavar="COUNT", help="How many queries run at a time.  [4]")
 @click.option("--query-slots-per-peer", metavar="COUNT", help="How many of one reader.  [2]")

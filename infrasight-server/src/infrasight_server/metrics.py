@@ -56,6 +56,17 @@ INSERT_FAILING = Gauge(
 STORE_RESTARTS = Counter(
     "infrasight_server_store_restarts", "Restarts of the embedded store's process."
 )
+DISK_USED = Gauge(
+    "infrasight_server_store_disk_used_ratio",
+    "Share of the store's disk that is used, from 0 to 1.",
+)
+DAYS_DELETED = Counter(
+    "infrasight_server_days_deleted",
+    "Days whose rows the server deleted because the store's disk was too full.",
+    ["table"],
+)
+ROWS_DELETED = Counter("infrasight_server_rows_deleted", "Rows of these days.", ["table"])
+BYTES_DELETED = Counter("infrasight_server_bytes_deleted", "Bytes of these days.", ["table"])
 UPSERTS_REJECTED = Counter(
     "infrasight_server_upserts_rejected",
     "Rows of accounts, rejections or containers that the store rejected.",

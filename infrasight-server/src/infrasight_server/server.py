@@ -39,6 +39,7 @@ from infrasight_server.store.batch_writer import BatchWriter
 from infrasight_server.store.clickhouse import Store
 from infrasight_server.store.connections import CONNECTIONS
 from infrasight_server.store.containers import ContainerTable
+from infrasight_server.store.disk_guard import DiskGuard
 from infrasight_server.store.migration import migrate
 from infrasight_server.store.upsert_writer import UpsertWriter
 from infrasight_server.task_supervisor import TaskSupervisor
@@ -71,6 +72,8 @@ class Server:
         self._batch_tasks: list[asyncio.Task[None]] = []
         self._upsert_tasks: list[asyncio.Task[None]] = []
         self._guard_task: asyncio.Task[None] | None = None
+        self._disk_guard = DiskGuard(store, settings.disk_limit)
+        self._disk_task: asyncio.Task[None] | None = None
         self._status = StatusServer(settings.status_listen, self._readiness)
         self._relay: SocketRelay | None = None
 
@@ -133,6 +136,7 @@ class Server:
             await self._relay.start()
         self._upsert_writers = (containers.writer, account_writer)
         self._guard_task = self._supervisor.start("access", self._service.guard.run)
+        self._disk_task = self._supervisor.start("disk", self._disk_guard.run)
         self._batch_tasks = [
             self._supervisor.start(f"{probe}_events", writer.run)
             for probe, writer in self._writers.items()
@@ -172,8 +176,9 @@ class Server:
         stopping = asyncio.create_task(self._grpc.stop(seconds))
         await asyncio.sleep(0)  # lets the task begin: from now on gRPC rejects new calls
         self._service.stop()
-        if self._guard_task is not None:
-            self._guard_task.cancel()
+        for task in (self._guard_task, self._disk_task):
+            if task is not None:
+                task.cancel()
         await self._pipeline.finish()
         for batch_writer in self._writers.values():
             batch_writer.close()
@@ -274,8 +279,8 @@ class Server:
         parts = [f"ready; probes: {', '.join(sorted(self._writers)) or 'none'}"]
         for probe, reason in sorted(self._rejected_probes.items()):
             parts.append(f"rejected {probe}: {reason}")
-        warnings = [*self._store.warnings, *self._warnings]
-        parts.extend(f"warning: {warning}" for warning in warnings)
+        warnings = [*self._store.warnings, *self._warnings, self._disk_guard.warning()]
+        parts.extend(f"warning: {warning}" for warning in warnings if warning)
         return True, "; ".join(parts)
 
 

@@ -73,6 +73,8 @@ class ServerSettings:
         ttl_days: The age in days after which the store deletes rows; not set: never.
         probe_ttl_days: The same for single probes, by name, instead of `ttl_days`: `open = 7` in
             the table `[probe_ttl_days]`.
+        disk_limit: The share of the store's disk, such as 0.85, above which the server deletes the
+            oldest days of all probes, but never today's; not set: never.
         query_seconds: The longest time of one query, in seconds, with its wait for a slot and the
             transfer of its answer.
         query_bytes: The largest answer of one query, in bytes.
@@ -119,6 +121,10 @@ class ServerSettings:
     probe_ttl_days: Mapping[str, int] = field(
         factory=dict,
         validator=validators.deep_mapping(validators.matches_re(r"[a-z][a-z0-9_]*"), _positive),
+    )
+    disk_limit: float | None = field(
+        default=None,
+        validator=validators.optional([validators.gt(0), validators.lt(1)]),
     )
     query_seconds: float = field(default=60.0, validator=_positive)
     query_bytes: int = field(default=1 << 30, validator=_positive)

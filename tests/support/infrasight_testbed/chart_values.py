@@ -60,6 +60,7 @@ LIMITS: dict[str, Any] = {
             "maxPendingBytes": 1 << 33,
             "maxAgeDays": 7,
             "probeTtlDays": {"open": 3},
+            "diskLimit": 0.7,
             "maxStreams": 300,
             "querySlots": 6,
             "querySlotsPerPeer": 3,
@@ -172,7 +173,7 @@ ALL_OPTIONAL_PARTS_OFF: dict[str, Any] = {
     "server": {
         "replicas": 1,
         "podDisruptionBudget": {"enabled": False},
-        "settings": {"ttlDays": None, "probes": ["execve", "open"]},
+        "settings": {"ttlDays": None, "diskLimit": None, "probes": ["execve", "open"]},
     },
     "operator": {"rbac": {"create": False}, "serviceAccount": {"create": False, "name": "mine"}},
     "networkPolicy": {"enabled": False},

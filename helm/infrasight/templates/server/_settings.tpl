@@ -25,6 +25,9 @@
 {{- range $probe, $days := $settings.probeTtlDays }}
 - {name: INFRASIGHT_SERVER_PROBE_TTL_DAYS__{{ upper $probe }}, value: {{ int64 $days | quote }}}
 {{- end }}
+{{- with $settings.diskLimit }}
+- {name: INFRASIGHT_SERVER_DISK_LIMIT, value: {{ . | quote }}}
+{{- end }}
 {{- with $settings.queryMemory }}
 - {name: INFRASIGHT_SERVER_QUERY_MEMORY, value: {{ int64 . | quote }}}
 {{- end }}

@@ -30,8 +30,9 @@ Examples:
 
 \b
 For every node and probe, to the event:
-  seen = filtered + dropped + rejected + pending + stored + difference
+  seen = filtered + dropped + rejected + pending + stored + deleted + difference
   stored       rows that the probe's table holds now
+  deleted      rows that the server deleted because the store's disk was too full
   pending      on the way from the kernel to the store
   dropped      never become rows; each has a reason, and so have rejected ones
   skipped      runs of the probe's program that the kernel skipped
@@ -70,6 +71,7 @@ _COLUMNS = (
     "rejected",
     "pending",
     "stored",
+    "deleted",
     "skipped",
     "untraced",
     "difference",
@@ -88,6 +90,7 @@ SELECT
     sum(r.rejected) AS rejected,
     sum(r.pending) AS pending,
     sum(r.stored) AS stored,
+    sum(r.deleted) AS deleted,
     sum(r.entries_full) AS entries_full,
     sum(r.skipped) AS skipped,
     sum(r.untraced) AS untraced,
@@ -110,6 +113,7 @@ FROM
         sum(a.outbox_full) AS outbox_full,
         sum(a.rejected) AS rejected,
         sum(a.stored) AS stored,
+        sum(a.deleted) AS deleted,
         sum(a.entries_full) AS entries_full,
         sum(a.skipped) AS skipped,
         sum(a.untraced) AS untraced,

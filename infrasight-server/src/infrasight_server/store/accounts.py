@@ -49,7 +49,7 @@ TABLES = {
 
 
 def migrate_accounts(store: Store, ttl: Ttl | None) -> None:
-    """Creates the tables `accounts` and `rejections` and the views over them.
+    """Creates the tables `accounts`, `rejections` and `deletions`, and the views over them.
 
     The views read the probes' tables, of which there must be one at least.
 
@@ -62,7 +62,7 @@ def migrate_accounts(store: Store, ttl: Ttl | None) -> None:
         StoreUnavailableError: The store does not answer.
     """
     ttl = ttl or Ttl()
-    for table in TABLES:
+    for table in (*TABLES, "deletions"):
         store.command((_SQL / f"{table}.sql").read_text(encoding="utf-8"))
         store.set_ttl(table, ttl.accounts_clause())
     for view in _VIEWS:

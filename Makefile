@@ -9,7 +9,7 @@ TRACKERS := infrasight-core/tests/test_trackers.py infrasight-core/tests/test_co
 C_FILES = $(shell git ls-files --cached --others --exclude-standard '*.c' '*.h')
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard infrasight-*/pyproject.toml))
 
-.PHONY: help setup run tour test test-all test-kernels lint images sbom proto docs lock bench clean fuzz
+.PHONY: help setup run tour test test-all test-kernels lint images sbom proto docs lock bench clean fuzz soak
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,10 @@ lock: ## Write the newest versions that fit together, with hashes, into requirem
 fuzz: ## Send mutated messages to a server and a control service; ARGS="--mutations 1000000 --seed 2"
 	@$(PYTHON) tools/setup.py test
 	@PYTHONPATH=tests/support $(BIN)/python -m infrasight_testbed.fuzz $(ARGS)
+
+soak: ## Kill and freeze server and ClickHouse under load, and count every event; ARGS="--faults 20"
+	@$(PYTHON) tools/setup.py test
+	@PYTHONPATH=tests/support $(BIN)/python -m infrasight_testbed.soak $(ARGS)
 
 bench: ## Run the benchmarks, which compare with other tracers (as root, on a test machine)
 	@$(PYTHON) tools/setup.py bench

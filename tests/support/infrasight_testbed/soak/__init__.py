@@ -1,0 +1,1 @@
+"""Kills and freezes the server and its store under a steady load, and counts every event."""

@@ -1,7 +1,9 @@
 """The disk guard deletes the oldest days while the disk is too full, and accounts for them."""
 
+import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from infrasight.v1.stream_pb2 import Account
 from infrasight_server import metrics
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store import disk_guard
@@ -19,10 +22,10 @@ from infrasight_server.store.disk_guard import DiskGuard
 from infrasight_server.store.migration import migrate
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
-from infrasight_testbed.execve_batches import SCHEMA, TIME, batch, hello, plugins, table
+from infrasight_testbed.execve_batches import SCHEMA, WINDOW, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 from infrasight_testbed.small_disk import SmallDisk
-from infrasight_testbed.system import until
+from infrasight_testbed.system import BIN, until
 
 DAY = 86_400
 WINDOWS_OF_A_DAY = 1_440
@@ -154,6 +157,13 @@ def deleted(store: Store) -> int:
     return sum(row[0] for row in rows)
 
 
+def verify(server: str) -> "subprocess.CompletedProcess[str]":
+    """Runs `infrasight verify` for the last days."""
+    options = ["--server", server, "--since", "3d", "--format", "json"]
+    command = [str(BIN / "infrasight"), "verify", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def guard(store: Store, limit: float | None) -> DiskGuard:
     """Returns a guard that takes it to be noon of the last day with rows."""
     return DiskGuard(store, limit, lambda: float(NOON))
@@ -264,19 +274,56 @@ def test_guards_of_several_servers_delete_and_count_a_day_once(
 
 
 @root_only
+def test_days_that_a_query_still_reads_count_as_deleted(store: Store) -> None:
+    """They occupy the disk until the query ends; no further day is deleted in their place."""
+    answer = store.query("SELECT exe FROM execve_events")
+    next(answer)
+    next(answer)
+    watched = guard(store, limit_that_needs(store, 0.5))
+    watched.look()
+    watched.look()
+    assert days(store) == [-3, -2, -1, 0]
+    assert sum(piece.num_rows for piece in answer) > ROWS
+    watched.look()
+    assert days(store) == [-3, -2, -1, 0]
+
+
+@root_only
+def test_disk_without_a_free_byte_is_reported(small_disk: SmallDisk, store: Store) -> None:
+    """The store cannot delete a day then; the guard warns, and deletes when it can."""
+    watched = guard(store, 1e-9)
+    small_disk.fill()
+    watched.look()
+    assert "cannot measure the store's disk or delete days" in watched.warning()
+    assert "not enough space" in watched.warning()
+    small_disk.free()
+    assert days(store) == [-4, -3, -2, -1, 0]
+    watched.look()
+    assert days(store) == [0]
+    assert deleted(store) == 4 * ROWS
+
+
+@root_only
 def test_server_guards_its_disk(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It deletes yesterday's rows that an agent has sent, and `/readyz` warns."""
+    """It deletes yesterday's rows that an agent has sent; `/readyz` warns, and `verify` adds up."""
     monkeypatch.setattr(disk_guard, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(disk_guard, "_LATE_SECONDS", 0)
     limited = evolve(settings, linger_seconds=0.02, disk_limit=1e-9)
     with running_server(limited, plugins()) as server, AgentClient(server.address) as agent:
         agent.send(hello())
         agent.answer()
-        window = TIME // 10**9 // 60
-        agent.send(batch(f"run-{window}-0-1", table(30)))
-        assert agent.answers(1) == {f"run-{window}-0-1": "stored"}
+        batch_id = f"run-{WINDOW}-0-1"
+        counts = dict.fromkeys(("seen", "submitted", "read"), 30)
+        account = Account(run="run", window=WINDOW, number=1, ended=True, **counts)
+        agent.send(batch(batch_id, table(30), account=account))
+        assert agent.answers(1) == {batch_id: "stored"}
+        until(lambda: "above disk_limit" in server._readiness()[1], "the warning")
         sql = "SELECT sum(deleted) FROM accounting"
         until(lambda: server._store.rows(sql) == [(30,)], "yesterday is deleted")
-        until(lambda: "above disk_limit" in server._readiness()[1], "the warning")
         assert server._readiness()[0]
         assert server._store.rows("SELECT count() FROM execve_events") == [(0,)]
+        done = verify(server.address)
+    row = json.loads(done.stdout)
+    names = ("seen", "stored", "deleted", "difference", "problems")
+    assert [row[name] for name in names] == [30, 0, 30, 0, []]
+    assert (done.returncode, done.stderr) == (0, "")

@@ -274,6 +274,27 @@ def test_guards_of_several_servers_delete_and_count_a_day_once(
 
 
 @root_only
+def test_day_that_another_server_deletes_after_the_measurement_suffices(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second server does not delete the next day for the excess that is gone."""
+    limit = limit_that_needs(store, 0.5)
+    measure = DiskGuard._measure
+    other = guard(store, limit)
+
+    def measure_first(self: DiskGuard) -> tuple[float, float]:
+        measured = measure(self)
+        if self is not other:
+            other.look()
+        return measured
+
+    monkeypatch.setattr(DiskGuard, "_measure", measure_first)
+    guard(store, limit).look()
+    assert days(store) == [-3, -2, -1, 0]
+    assert deleted(store) == ROWS
+
+
+@root_only
 def test_days_that_a_query_still_reads_count_as_deleted(store: Store) -> None:
     """They occupy the disk until the query ends; no further day is deleted in their place."""
     answer = store.query("SELECT exe FROM execve_events")

@@ -64,6 +64,14 @@ def test_ttl_of_single_probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ServerSettings(probe_ttl_days={"open": 7}).batch_limits.max_age_days == 366
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0, 85])
+def test_disk_limit_is_a_share(share: float) -> None:
+    """Between 0 and 1: a percentage is rejected."""
+    with pytest.raises(ValueError, match="disk_limit"):
+        ServerSettings(disk_limit=share)
+    assert ServerSettings(disk_limit=0.85).disk_limit == 0.85
+
+
 @pytest.mark.parametrize("line", ["'op en' = 7", "open = 0", "open = 'never'"])
 def test_malformed_ttl_of_a_probe_is_rejected(tmp_path: Path, line: str) -> None:
     """A name that no probe can have, or a value that is no number of days."""

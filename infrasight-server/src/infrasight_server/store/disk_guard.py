@@ -6,7 +6,7 @@ Several servers may do so at the same time: a day is deleted once, and its rows 
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 
@@ -100,6 +100,8 @@ class DiskGuard:
 
     def _look(self) -> str:
         """Returns what `/readyz` should report after it. Raises like `Store.command`."""
+        # In this order: what another server deletes in between is no longer used, or is found gone.
+        old_days = self._old_days()
         total, used = self._measure()
         share = used / total if total else 0.0
         metrics.DISK_USED.set(share)
@@ -107,12 +109,12 @@ class DiskGuard:
             return ""
         excess = used - self._limit * total
         if excess > 0:
-            last_day = self._delete_days(excess)
+            last_day = self._delete_days(old_days, excess)
             reason = f"the store's disk was {share:.0%} full, above disk_limit"
             if last_day:
                 self._last_deletion = f"the days up to {last_day} were deleted, because {reason}"
                 self._reported_until = self._now() + _DAY_SECONDS
-            elif not self._old_days():
+            elif not old_days:
                 return f"{reason}, and only today's rows are left"
         return self._last_deletion if self._now() < self._reported_until else ""
 
@@ -122,15 +124,19 @@ class DiskGuard:
         ((total, used),) = self._store.rows(sql, self._parameters())
         return total, used
 
-    def _delete_days(self, excess: float) -> str:
+    def _delete_days(self, old_days: Sequence[_Partition], excess: float) -> str:
         """Deletes whole days, the oldest first, until so many bytes are freed.
+
+        Args:
+            old_days: The partitions that may be deleted, the oldest first.
+            excess: The number of bytes.
 
         Returns:
             The last day of which rows were deleted; "" for none.
         """
         freed = 0
         last_day = ""
-        for day, partitions in itertools.groupby(self._old_days(), lambda old: old.day):
+        for day, partitions in itertools.groupby(old_days, lambda old: old.day):
             if freed >= excess:
                 break
             for partition in partitions:

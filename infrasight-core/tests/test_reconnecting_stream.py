@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
+from infrasight_core.errors import TransportError
 from infrasight_core.net import reconnecting_stream
 from infrasight_core.net.backoff import Backoff
 from infrasight_core.net.peer import Peer
@@ -129,3 +130,38 @@ def test_only_a_stable_stream_shortens_the_pauses(
         return counted
 
     assert asyncio.run(run()) == resets
+
+
+class MovingStream(ReconnectingStream):
+    """A stream to three peers, of which only the last is there."""
+
+    def __init__(self) -> None:
+        others = [Peer("localhost:2"), Peer("localhost:3")]
+        super().__init__(Peer("localhost:1"), "server", others)
+        self.tried: list[str] = []
+        self.ended = asyncio.Event()
+
+    async def _stream(self) -> None:
+        self.tried.append(self._peer.address)
+        if self._peer.address != "localhost:3":
+            raise TransportError("nothing listens there")
+        self.open = True
+        await self.ended.wait()
+        self.ended.clear()
+
+
+def test_stream_moves_to_the_next_peer() -> None:
+    """Each attempt is at the next of them, without a pause until all have been tried."""
+
+    async def run() -> list[str]:
+        stream = MovingStream()
+        running = await run_until_open(stream)
+        stream.ended.set()
+        async with asyncio.timeout(20):
+            while len(stream.tried) < 6:
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return stream.tried
+
+    assert asyncio.run(run()) == [f"localhost:{number}" for number in (1, 2, 3, 1, 2, 3)]

@@ -1,6 +1,7 @@
 """Runs the agent process: recorder, outbox, uplink, operator link and status server."""
 
 import asyncio
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -49,8 +50,10 @@ class Agent:
     """
 
     def __init__(self, settings: AgentSettings, source: SettingsSource) -> None:
-        server = settings.peer(settings.server)
-        server.require_tls_or_loopback()
+        servers = [settings.peer(address) for address in settings.servers()]
+        for server in servers:
+            server.require_tls_or_loopback()
+        random.shuffle(servers)
         if settings.tls:
             settings.tls.read()  # raises now; later, unusable files count as being replaced
         self._source = source
@@ -68,9 +71,12 @@ class Agent:
         self._recorder = Recorder(plugins, settings.load_settings(), settings.node, self._outbox)
         self._canary = Canary(self._recorder, settings.canary_interval)
         self._reloader = Reloader(self._recorder, settings)
-        self._is_server_local = Address.parse(server.address).is_loopback
         self._uplink = EventUplink(
-            server, self._make_hello, self._outbox, on_store_folder=self._exclude_store
+            servers[0],
+            self._make_hello,
+            self._outbox,
+            on_store_folder=self._exclude_store,
+            others=servers[1:],
         )
         self._status = StatusServer(settings.status_listen, self._ready)
         self._reload_failure = ""  # unlike an invalid setting, it may leave a reload half done
@@ -225,7 +231,7 @@ class Agent:
 
     def _exclude_store(self, folder: bytes) -> None:
         """Does not record that the server's store, if it is here, works on its own files."""
-        is_here = self._is_server_local and bool(folder)
+        is_here = bool(folder) and Address.parse(self._uplink.server).is_loopback
         self._recorder.exclude_store(find_store_files(folder) if is_here else None)
 
     def _add_state(self, report: Report) -> None:
@@ -254,7 +260,7 @@ class Agent:
         if not probes and not self._operator:
             return False, "no probe is attached yet"
         if not self._uplink.open:
-            return False, f"no stream to {self._settings.server}: {self._uplink.reason}"
+            return False, f"no stream to {self._uplink.server}: {self._uplink.reason}"
         if self._outbox.problem:
             return False, self._outbox.problem
         if self._uplink.not_accepted:
@@ -266,4 +272,4 @@ class Agent:
             if probes
             else "recording nothing: the operator's configuration names no probe"
         )
-        return True, f"{recording}; streaming to {self._settings.server}"
+        return True, f"{recording}; streaming to {self._uplink.server}"

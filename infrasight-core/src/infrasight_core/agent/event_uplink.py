@@ -5,7 +5,7 @@ breaks the stream, or is ignored and counted.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 import structlog
@@ -42,6 +42,7 @@ class EventUplink(ReconnectingStream):
         outbox: Holds the batches to send.
         on_store_folder: Called with the folder of the server's embedded store, which may be on
             another machine; with b"" once that is not known any more.
+        others: Further servers that share the store.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class EventUplink(ReconnectingStream):
         make_hello: Callable[[], Hello],
         outbox: Outbox,
         on_store_folder: Callable[[bytes], None] = lambda _: None,
+        others: Sequence[Peer] = (),
     ) -> None:
-        super().__init__(peer, "server")
+        super().__init__(peer, "server", others)
         self._make_hello = make_hello
         self._on_store_folder = on_store_folder
         self._outbox = outbox
@@ -60,6 +62,11 @@ class EventUplink(ReconnectingStream):
         self._writing = asyncio.Lock()
         self.not_accepted: dict[str, str] = {}
         self._max_batch_bytes = 0  # 0: the server has named no limit
+
+    @property
+    def server(self) -> str:
+        """The address of the current server, or of the next one to be tried."""
+        return self._peer.address
 
     def greet_again(self) -> None:
         """Sends hello again on an open stream, because the probes have changed."""

@@ -59,7 +59,9 @@ class AgentSettings:
     """The settings of an agent.
 
     Attributes:
-        server: Address of the server, as `host:port`, or `unix:/path` for its Unix socket.
+        server: Address of the server, as `host:port`, or `unix:/path` for its Unix socket. Several,
+            separated by commas, are servers that share their store: the agent begins with one of
+            them by chance, and goes on with the next when a stream ends.
         tls: Certificate, key and CA for mutual TLS with the server and the operator; without them,
             both must be on this machine.
         plaintext: Whether to send without TLS over the network, or over loopback to whichever
@@ -137,9 +139,13 @@ class AgentSettings:
             cache=ProgramCache(Path(self.program_cache)) if self.program_cache else None,
         )
 
+    def servers(self) -> tuple[str, ...]:
+        """Returns the addresses of the servers."""
+        return tuple(address.strip() for address in self.server.split(","))
+
     def peer(self, address: str) -> Peer:
-        """Returns how to reach the server or the operator at an address."""
-        token_file = self.token_file if address == self.server else None
+        """Returns how to reach a server or the operator at an address."""
+        token_file = self.token_file if address in self.servers() else None
         return Peer(address, self.tls, self.plaintext, token_file, self.server_user)
 
     def enabled(self) -> tuple[str, ...] | None:

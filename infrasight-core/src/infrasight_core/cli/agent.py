@@ -56,7 +56,11 @@ Options take precedence over variables, and variables over the file.
 
 @click.command("agent", epilog=EPILOG)
 @config_option
-@click.option("--server", metavar="ADDRESS", help=f"Where to send events.  [{DEFAULT_SERVER}]")
+@click.option(
+    "--server",
+    metavar="ADDRESS",
+    help=f"Where to send events; several with commas.  [{DEFAULT_SERVER}]",
+)
 @click.option(
     "--probe",
     "probes",

@@ -72,7 +72,7 @@ def _read_paths(settings: AgentSettings, file: Path | None, root: Path) -> Itera
 
 def _sockets(settings: AgentSettings) -> Iterator[Path]:
     """Yields the Unix sockets that the settings name."""
-    for text in (settings.server, settings.operator):
+    for text in (*settings.servers(), settings.operator):
         address = Address.parse(text) if text else None
         if address is not None and address.is_unix:
             yield Path(address.host)

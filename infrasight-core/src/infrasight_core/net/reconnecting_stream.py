@@ -6,6 +6,8 @@ The other process is not trusted: whatever it sends, at worst the stream breaks 
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -45,23 +47,26 @@ class ReconnectingStream(ABC):
     Args:
         peer: The other process.
         role: Its role, for messages: `server` or `operator`.
+        others: Further processes of that role. Each stream goes to the next of all of them.
     """
 
-    def __init__(self, peer: Peer, role: str) -> None:
+    def __init__(self, peer: Peer, role: str, others: Sequence[Peer] = ()) -> None:
         self.open = False
         self.reason = "not connected yet"
         self.useful = False
         self._peer = peer
+        self._peers = deque([peer, *others])
         self._role = role
         self._ignored = 0
 
     async def run(self) -> None:
         """Opens the stream again and again, until it is cancelled.
 
-        No error ends it. The pauses grow until a stream has been useful or open for some time,
-        and has ended in order.
+        No error ends it. It pauses when it has tried each peer. The pauses grow until a stream has
+        been useful or open for some time, and has ended in order.
         """
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        tried = 0
         while True:
             in_order = True
             self._ignored = 0
@@ -90,13 +95,16 @@ class ReconnectingStream(ABC):
                 if self.open and in_order and is_stable:
                     backoff.reset()
                 self.open = False
-            pause = backoff.next_pause()
+            tried += 1
+            pause = 0.0 if tried % len(self._peers) else backoff.next_pause()
             log.warning(
                 f"no stream to the {self._role}",
                 address=self._peer.address,
                 reason=self.reason,
                 retry_seconds=round(pause, 1),
             )
+            self._peers.rotate(-1)
+            self._peer = self._peers[0]
             await asyncio.sleep(pause)
 
     @abstractmethod

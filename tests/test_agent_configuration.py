@@ -119,7 +119,7 @@ def test_probe_misses_no_event_while_others_change(
     worker.start()
     steps = [
         configuration("two", "execve", "sample", "open"),
-        configuration("three", "execve", "sample", options={"sample": {"slots": 1024}}),
+        configuration("three", "execve", "sample", options={"sample": {"slots": 8192}}),
         configuration("four", "execve", filters={"execve": {"exclude_comm": ["nobody"]}}),
         configuration("five", "sample", "execve"),
     ]

@@ -14,9 +14,11 @@ import pytest
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Batch
 from infrasight_core.agent.batches import assemble, conform
+from infrasight_core.agent.bounded_spool import open_spool
 from infrasight_core.agent.outbox import Outbox
 from infrasight_core.agent.quality_metrics import count_missing_fields
 from infrasight_core.agent.sink import Delivery
+from infrasight_core.agent.spool_settings import SpoolSettings
 from infrasight_core.plugin.context import EnrichContext
 from infrasight_core.plugin.manager import PluginManager
 from infrasight_core.testing import GoldenBlocks
@@ -216,13 +218,13 @@ def test_steps_are_in_the_order_of_the_calls() -> None:
     assert misplaced == []
 
 
-def test_no_other_file_runs() -> None:
+def test_no_other_file_runs(tmp_path: Path) -> None:
     """A batch on its way from its block to the server's acceptance runs code of no other file."""
     golden = GoldenBlocks(ROOT / "infrasight-probe-execve/tests/golden")
     plugins = PluginManager.discover(["execve"])
     schema = plugins.schemas()["execve"]
     columns = golden.columns()
-    outbox = Outbox(1 << 20)
+    outbox = Outbox(1 << 20, open_spool(SpoolSettings(str(tmp_path / "spool"))))
 
     def deliver() -> Batch:
         decoded = plugins.decode("execve", columns)

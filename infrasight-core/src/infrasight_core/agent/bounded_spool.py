@@ -5,6 +5,7 @@ a series are logged.
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from prometheus_client import Counter, Gauge
 
 from infrasight_core.agent.spool import Spool, StoredBatch
 from infrasight_core.agent.spool_settings import DROP_OLDEST, NO_FOLDER, SpoolSettings
-from infrasight_core.errors import SpoolError
+from infrasight_core.errors import ConfigError, SpoolError
 
 log = structlog.get_logger(__name__)
 SPOOLED_BYTES = Gauge(
@@ -34,7 +35,15 @@ def open_spool(settings: SpoolSettings) -> "BoundedSpool | None":
     Raises:
         ConfigError: The folder cannot be used, or another agent uses it.
     """
-    return None if settings.folder == NO_FOLDER else BoundedSpool(settings)
+    if settings.folder == NO_FOLDER:
+        return None
+    try:
+        return BoundedSpool(settings)
+    except ConfigError as error:
+        remedy = f"or `{NO_FOLDER}`, to store batches in memory alone"
+        if os.geteuid():
+            remedy = f"{remedy}; an agent must run as root anyway"
+        raise ConfigError(f"{error}, {remedy}") from error
 
 
 class BoundedSpool:

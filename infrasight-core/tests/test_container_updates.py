@@ -109,7 +109,7 @@ def test_updates_and_events_share_the_limit() -> None:
     assert dropped_updates("outbox_full") == before + 1
     (batch,) = next_batches(outbox, 1)
     assert [container.container_id for container in batch.containers] == ["a", "c"]
-    outbox.publish([update("d", labels={"a": "v" * 8_000})])
+    outbox.publish([update("d", labels={"a": "v" * 9_000})])
     assert outbox.put(delivery("e")) is False
     outbox.acknowledge(batch.batch_id)
     assert outbox.put(delivery("e")) is True

@@ -78,7 +78,10 @@ def test_bad_batches_are_rejected_alone() -> None:
             batch_of("bad", table(1, exe=pa.array([b"x" * (2 << 20)]))),
             "column exe has a value of",
         ),
-        20: (batch_of("bad", table(1), fingerprint="0"), "fingerprint"),
+        20: (
+            batch_of("bad", table(1).append_column("further", [[1]]), fingerprint="0"),
+            "further columns, further",
+        ),
     }
     sent = [bad[n][0] if n in bad else batch_of(f"good-{n}", table(5)) for n in range(25)]
     outcomes = prepared([(f"node-{n}", one) for n, one in enumerate(sent)], plugins())

@@ -22,6 +22,7 @@ from infrasight_server.store.disk_guard import DiskGuard
 from infrasight_server.store.migration import migrate
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
+from infrasight_testbed.clickhouse_users import users_with
 from infrasight_testbed.execve_batches import SCHEMA, WINDOW, batch, hello, plugins, table
 from infrasight_testbed.server_thread import running_server
 from infrasight_testbed.small_disk import SmallDisk
@@ -34,26 +35,6 @@ NOON = TODAY * DAY + DAY // 2
 ROWS = 6_000
 """Rows of a day; each is a kilobyte that cannot be compressed."""
 ROOT = Path(__file__).parents[2]
-USERS = """<clickhouse>
-    <profiles><default/></profiles>
-    <quotas><default/></quotas>
-    <users>
-        <default>
-            <password/>
-            <networks><ip>127.0.0.1</ip></networks>
-            <profile>default</profile>
-            <quota>default</quota>
-        </default>
-        <infrasight>
-            <password/>
-            <networks><ip>127.0.0.1</ip></networks>
-            <profile>default</profile>
-            <quota>default</quota>
-            <grants>{grants}</grants>
-        </infrasight>
-    </users>
-</clickhouse>
-"""
 CONFIG = """<clickhouse>
     <path>{folder}/data/</path>
     <max_partition_size_to_drop>1</max_partition_size_to_drop>
@@ -95,7 +76,7 @@ def settings(request: pytest.FixtureRequest, small_disk: SmallDisk) -> Iterator[
         yield ServerSettings(**values, data=folder)
         return
     folder.mkdir()
-    (folder / "users.xml").write_text(USERS.format(grants=documented_grants()))
+    (folder / "users.xml").write_text(users_with("infrasight", documented_grants()))
     (folder / "config.xml").write_text(CONFIG.format(folder=folder))
     server = ClickHouseServer(folder, f"--config-file={folder}/config.xml").start()
     yield ServerSettings(**values, store=server.url.replace("//", "//infrasight@"))

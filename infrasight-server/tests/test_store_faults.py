@@ -18,10 +18,12 @@ from infrasight_server.query.watchers import Watchers
 from infrasight_server.server import Server
 from infrasight_server.settings import ServerSettings
 from infrasight_server.store import batch_writer
+from infrasight_server.store.batch_writer import BatchWriter
 from infrasight_server.store.clickhouse import BatchSummary, Store
 from infrasight_server.store.migration import migrate_table
 from infrasight_testbed.agent_client import AgentClient
 from infrasight_testbed.clickhouse import ClickHouseServer
+from infrasight_testbed.clickhouse_users import users_with
 from infrasight_testbed.execve_batches import (
     NODE,
     SCHEMA,
@@ -38,27 +40,6 @@ from infrasight_testbed.small_disk import SmallDisk
 from infrasight_testbed.system import until
 
 MakeSettings = Callable[..., ServerSettings]
-USERS = """
-<clickhouse>
-    <profiles><default/></profiles>
-    <quotas><default/></quotas>
-    <users>
-        <default>
-            <password/>
-            <networks><ip>127.0.0.1</ip></networks>
-            <profile>default</profile>
-            <quota>default</quota>
-        </default>
-        <writer>
-            <password/>
-            <networks><ip>127.0.0.1</ip></networks>
-            <profile>default</profile>
-            <quota>default</quota>
-            <grants>{grants}</grants>
-        </writer>
-    </users>
-</clickhouse>
-"""
 ALL_RIGHTS = "<query>GRANT ALL ON *.*</query>"
 NO_INSERTS = ALL_RIGHTS + "<query>REVOKE INSERT ON *.*</query>"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -128,7 +109,7 @@ def clickhouse_with_writer(tmp_path: Path) -> Iterator[ClickHouseServer]:
     """A ClickHouse server with a user `writer`."""
     folder = tmp_path / "clickhouse"
     folder.mkdir()
-    (folder / "users.xml").write_text(USERS.format(grants=ALL_RIGHTS))
+    (folder / "users.xml").write_text(users_with("writer", ALL_RIGHTS))
     (folder / "config.xml").write_text(
         f"<clickhouse><path>{folder}/data/</path><user_directories><users_xml>"
         f"<path>{folder}/users.xml</path></users_xml></user_directories></clickhouse>"
@@ -205,7 +186,7 @@ def test_user_without_rights_stops_no_writer(
 
     def restart_with(grants: str) -> None:
         clickhouse_with_writer.kill()
-        users.write_text(USERS.format(grants=grants))
+        users.write_text(users_with("writer", grants))
         clickhouse_with_writer.start()
 
     with (
@@ -305,24 +286,26 @@ def test_batch_is_rejected_only_beside_one_that_is_stored(make_settings: MakeSet
     assert sequences(settings) == [0]
 
 
-def test_writer_that_fails_after_its_insert_loses_no_answer(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", [(Watchers, "publish"), (BatchWriter, "_complete")])
+def test_unforeseen_failure_costs_no_answer(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, failing: tuple[type, str]
 ) -> None:
-    """A failing watcher ends the writer's task; it is restarted, and each batch is answered."""
-    publish = Watchers.publish
-    failed: list[str] = []
+    """A watcher fails when a batch arrives, or the writer after its insert: each is answered."""
+    owner, name = failing
+    original = getattr(owner, name)
+    failed: list[object] = []
 
-    def fail_once(watchers: Watchers, probe: str, rows: pa.RecordBatch) -> None:
+    def fail_once(*arguments: object) -> object:
         if not failed:
-            failed.append(probe)
+            failed.append(arguments)
             raise RuntimeError("unforeseen")
-        publish(watchers, probe, rows)
+        return original(*arguments)
 
-    monkeypatch.setattr(Watchers, "publish", fail_once)
+    monkeypatch.setattr(owner, name, fail_once)
     settings = make_settings(linger_seconds=0)
     with running_server(settings, plugins()) as server, connected(server) as agent:
         agent.send(batch("a", table(10)))
         agent.send(batch("b", table(10, first=10)))
         assert agent.answers(2) == {"a": "stored", "b": "stored"}
-        assert failed == ["execve"]
+        assert failed
     assert sequences(settings) == list(range(20))

@@ -50,7 +50,7 @@ def test_valid_rows_pass_unchanged() -> None:
         ({"rows": 4}, "MALFORMED", "it declares 4 rows and contains 3"),
         ({"batch_id": ""}, "MALFORMED", "no batch_id"),
         (
-            {"fingerprint": "0123"},
+            {"fingerprint": "0123", "messages": Messages(), "rows": 0},
             "SCHEMA_MISMATCH",
             f"fingerprint '0123', the server's '{SCHEMA.fingerprint}'",
         ),

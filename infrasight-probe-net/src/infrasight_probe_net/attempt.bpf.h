@@ -157,17 +157,14 @@ static inline void begin_attempt(struct entry *entry, struct set_state *change) 
  * clears the socket. */
 static inline void store_other_attempt(struct set_state *change) {
   u64 sk = change->sk;
-  struct other_attempt *known = other_attempts.lookup(&sk);
-  struct other_attempt fresh = {};
   if (change->new == TCP_SYN_SENT) {
-    fresh.time = bpf_ktime_get_boot_ns();
-    fresh.id = new_id();
+    struct other_attempt fresh = {.time = bpf_ktime_get_boot_ns(), .id = new_id()};
     copy_tuple(&fresh.tuple, change);
     fresh.tuple.local_port = 0;
     other_attempts.update(&sk, &fresh);
-  } else if (known && change->old == TCP_SYN_SENT &&
-             known->tuple.remote_port == change->remote_port) {
-    copy_tuple(&known->tuple, change);
+  } else if (change->old == TCP_SYN_SENT) {
+    struct other_attempt *known = other_attempts.lookup(&sk);
+    if (known && known->tuple.remote_port == change->remote_port) copy_tuple(&known->tuple, change);
   }
 }
 

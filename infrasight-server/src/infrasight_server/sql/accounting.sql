@@ -1,6 +1,7 @@
 -- Compares, for each node, probe, run and minute, the events that the kernel saw with the rows that
--- the probes' tables hold now, and those that the server has deleted. `difference` is 0 if every event is accounted for, positive if
--- events are unaccounted for, and negative if there are rows without an account.
+-- the probes' tables hold now, and those that the server has deleted. `difference` is 0 if every
+-- event is accounted for, positive if events are unaccounted for, and negative if there are rows
+-- without an account.
 CREATE OR REPLACE VIEW accounting AS
 SELECT
     node,

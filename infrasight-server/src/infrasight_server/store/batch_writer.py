@@ -133,7 +133,7 @@ class BatchWriter:
         self._queue.put(batch)
         self._changed.set()
         if not batch.retry:
-            self._publish(self.probe, batch.rows)
+            self._show(batch)
 
     def close(self) -> None:
         """Makes `run` return as soon as every queued batch is stored."""
@@ -287,8 +287,16 @@ class BatchWriter:
         else:
             metrics.ROWS_STORED.labels(self.probe).inc(batch.rows.num_rows)
             if batch.retry:
-                self._publish(self.probe, batch.rows)
+                self._show(batch)
             batch.stored.set_result(StoreOutcome.INSERTED)
+
+    def _show(self, batch: PendingBatch) -> None:
+        """Publishes a batch's rows. A failure must cost no answer."""
+        try:
+            self._publish(self.probe, batch.rows)
+        except Exception:
+            metrics.TASK_FAILURES.labels(self._table).inc()
+            log.exception("cannot show a batch's rows to watchers", table=self._table)
 
     def _log_failure(self, group: Sequence[PendingBatch], error: Exception) -> None:
         is_expected = isinstance(error, StoreError)

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import infrasight_probe_open.plugin
 import infrasight_probe_sample.plugin as sample
 import pytest
 from infrasight_core.kernel.store_files import LONGEST_FOLDER, StoreFiles, find_store_files
@@ -134,6 +135,17 @@ def test_only_the_stores_own_files_are_left_out(folder: Path, opener: Opener) ->
     assert paths == [inside, outside, beside, inside]
     assert inside in [row["path"].decode() for row in kept.rows_of(other.pid)]
     assert kept.counts.filtered == 1
+    kept.assert_accounted()
+
+
+def test_few_further_files_of_the_store_are_left_out(folder: Path, opener: Opener) -> None:
+    """Those that each statement opens, also where that fails; no other failure is left out."""
+    with recording("open", infrasight_probe_open.plugin) as kept:
+        kept.recorder.exclude_store(StoreFiles(opener.pid, bytes(folder)))
+        opener.open("/dev/urandom", "/proc/self/loginuid", "/proc/thread-self/schedstat/denied")
+        opener.open("/no/such/file", f"{folder}/gone")
+    paths = [row["path"].decode() for row in kept.rows_of(opener.pid)]
+    assert paths == ["/proc/self/loginuid", "/no/such/file"]
     kept.assert_accounted()
 
 

@@ -18,6 +18,7 @@
  * reports no completion if it succeeds. */
 #define FLAGS(FLAG) FLAG(flags_missing) FLAG(flags_user_memory) FLAG(return_code_missing)
 #define FILTER_PATH resolved_path
+#define FILTER_GIVEN_PATH path
 
 struct entry {
   u64 time;

@@ -8,6 +8,7 @@ import grpc.aio
 from attrs import frozen
 from infrasight.v1.stream_pb2 import Account, Batch, Hello, StreamRequest, StreamResponse
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
+from infrasight_core.net import ipc
 from infrasight_core.plugin.manager import PluginManager
 
 from infrasight_testbed.fuzz import recorded
@@ -97,6 +98,8 @@ async def connect_agents(address: str, size: Size, first: int = 0) -> list[Agent
     """Returns connected agents, which are numbered from `first`."""
     schema = PluginManager.discover(enable=[PROBE]).schemas()[PROBE]
     template = recorded.event_batch(PROBE, schema, size.rows, time.time_ns())
+    table = ipc.from_bytes(template.arrow).combine_chunks()
+    template.arrow = ipc.to_frame(*table.to_batches())  # as an agent sends it
     agents = [Agent(first + number, size, template) for number in range(size.agents)]
     await asyncio.gather(*(agent.connect(address) for agent in agents))
     return agents

@@ -16,7 +16,9 @@
  * subreaper), so that no other process's child is ever taken for the agent's.
  *
  * Nor is it recorded that the embedded store of a server on this machine works on a file in its own
- * folder: storing that row would open files again, and never end.
+ * folder, or on one of the few others that it opens for each statement: storing that row would open
+ * files again, and never end. Such an open may fail, and then has no path but the given one; a probe
+ * names that column before it includes the header: `#define FILTER_GIVEN_PATH path`.
  *
  * The exception is the agent's canary: a thread that causes events on purpose (agent/canary.py). No
  * filter applies to it. Its events are written to the block and counted as filtered, and the agent
@@ -132,19 +134,31 @@ static inline void drop_if_started_by_agent(struct block *b, u32 parent_pid) {
 #define FILTER_TEXT(macro, b, name) macro(b, name)
 #define PATH_IS_UNKNOWN(b, name) ((b)->_quality & (TEXT_CUT(name) | TEXT_MISSING(name)))
 
+/* Finds the longest prefix of a path in a bank; NULL if there is none. */
+static inline u64 *find_prefix(struct block *b, u8 bank, u64 length, const char *path) {
+  struct filter_prefix *prefix = (void *)b->_prefix;
+  prefix->bits = 8 + 8 * (length < FILTER_PATH_BYTES ? length : FILTER_PATH_BYTES);
+  prefix->bank = bank;
+  bpf_probe_read_kernel(prefix->path, FILTER_PATH_BYTES, path);
+  return filter_prefixes.lookup(prefix);
+}
+
 /* Whether the filters by path reject the event in the current slot. */
 static inline bool path_is_filtered(struct block *b) {
   u64 state = b->_filters;
   u64 length = FILTER_TEXT(TEXT_LENGTH, b, FILTER_PATH);
+  char *path = FILTER_TEXT(TEXT_START, b, FILTER_PATH);
+#ifdef FILTER_GIVEN_PATH
+  if (!length && state & FILTER_STORE) {
+    u64 given = FILTER_TEXT(TEXT_LENGTH, b, FILTER_GIVEN_PATH);
+    return find_prefix(b, STORE_BANK, given, FILTER_TEXT(TEXT_START, b, FILTER_GIVEN_PATH));
+  }
+#endif
   if (!length || !(FILTER_SET(state, FILTER_PATHS) || state & FILTER_STORE)) return false;
   if (FILTER_TEXT(PATH_IS_UNKNOWN, b, FILTER_PATH)) return false;
-  struct filter_prefix *prefix = (void *)b->_prefix;
-  prefix->bits = 8 + 8 * (length < FILTER_PATH_BYTES ? length : FILTER_PATH_BYTES);
-  bpf_probe_read_kernel(prefix->path, FILTER_PATH_BYTES, FILTER_TEXT(TEXT_START, b, FILTER_PATH));
-  prefix->bank = STORE_BANK;
-  if (state & FILTER_STORE && filter_prefixes.lookup(prefix)) return true;
-  prefix->bank = FILTER_BANK(state);
-  return is_rejected(FILTER_SET(state, FILTER_PATHS), filter_prefixes.lookup(prefix));
+  if (state & FILTER_STORE && find_prefix(b, STORE_BANK, length, path)) return true;
+  return is_rejected(FILTER_SET(state, FILTER_PATHS),
+                     find_prefix(b, FILTER_BANK(state), length, path));
 }
 #endif
 

@@ -13,7 +13,7 @@ from attrs import Attribute, evolve, field, fields, frozen
 
 from infrasight_core.errors import ConfigError, KernelError
 from infrasight_core.kernel.grace_period import wait_for_programs
-from infrasight_core.kernel.store_files import StoreFiles
+from infrasight_core.kernel.store_files import FURTHER_FILES, StoreFiles
 from infrasight_core.kernel.written_map import WrittenMap
 
 # The most values and paths that a probe's filters may name. The maps hold two such banks.
@@ -277,10 +277,12 @@ class FilterMaps:
                 return
             self._maps["filter_state"].update(_STORE_KEY, _NO_STORE)
             if self._store is not None:
-                self._maps["filter_prefixes"].delete(_store_prefix(self._store))
+                for key in _store_prefixes(self._store):
+                    self._maps["filter_prefixes"].delete(key)
                 self._store = None
             if store is not None:
-                self._maps["filter_prefixes"].update(_store_prefix(store), bytes(8))
+                for key in _store_prefixes(store):
+                    self._maps["filter_prefixes"].update(key, bytes(8))
                 self._maps["filter_state"].update(_STORE_KEY, struct.pack("<Q", store.pid))
                 self._store = store
 
@@ -309,5 +311,7 @@ def _prefix_key(bank: int, prefix: bytes) -> bytes:
     return struct.pack("<IB", 8 + 8 * len(prefix), bank) + prefix.ljust(_PATH_BYTES, b"\0")
 
 
-def _store_prefix(store: StoreFiles) -> bytes:
-    return _prefix_key(_STORE_BANK, store.folder + b"/")
+def _store_prefixes(store: StoreFiles) -> Iterator[bytes]:
+    """Yields the keys of the store's files."""
+    for prefix in (store.folder + b"/", *FURTHER_FILES):
+        yield _prefix_key(_STORE_BANK, prefix)

@@ -60,6 +60,7 @@ from infrasight_core.kernel.programs import (
     find_obstacle,
     own_process,
 )
+from infrasight_core.kernel.store_files import FURTHER_FILES
 from infrasight_core.kernel.system_calls import compat_defines
 from infrasight_core.kernel.written_map import WrittenMap
 from infrasight_core.plugin.program import BpfProgram, Kernel, KernelFunction, Tracepoint
@@ -396,7 +397,7 @@ def _request(
         "ENTRIES": settings.entries,
         "ENTRY_SLOTS": 1 << (settings.entries - 1).bit_length(),
         "FILTER_VALUES": 2 * VALUES,
-        "FILTER_PREFIXES": 2 * PREFIXES + 1,  # and the store's folder
+        "FILTER_PREFIXES": 2 * PREFIXES + 1 + len(FURTHER_FILES),  # the store's
         **canary_defines(),
         **compat_defines(kernel.machine),
         **cgroup_defines(),

@@ -14,6 +14,14 @@ from attrs import frozen
 
 LOCKS = Path("/proc/locks")
 LONGEST_FOLDER = 254  # bytes, so that a slash fits behind it
+# What ClickHouse opens for each statement beside its folder, and each insert's rows. Nothing that
+# is worth hiding begins like one of these.
+FURTHER_FILES = (
+    b"/proc/thread-self/schedstat",
+    b"/proc/self/loginuid",
+    b"/dev/urandom",
+    b"/memfd:rows",
+)
 _LEAST_DEPTH = 2  # `/var` would be too much to leave out
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # `1: FLOCK  ADVISORY  WRITE 16929 fe:00:9994353 0 EOF`; see proc_locks(5).

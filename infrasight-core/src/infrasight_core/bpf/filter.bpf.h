@@ -17,8 +17,8 @@
  *
  * Nor is it recorded that the embedded store of a server on this machine works on a file in its own
  * folder, or on one of the few others that it opens for each statement: storing that row would open
- * files again, and never end. Such an open may fail, and then has no path but the given one; a probe
- * names that column before it includes the header: `#define FILTER_GIVEN_PATH path`.
+ * files again, and never end. Such an open may fail, and then has no path but the given one; a
+ * probe names its column before it includes the header: `#define FILTER_GIVEN_PATH path`.
  *
  * The exception is the agent's canary: a thread that causes events on purpose (agent/canary.py). No
  * filter applies to it. Its events are written to the block and counted as filtered, and the agent

@@ -346,3 +346,21 @@ def test_disk_that_is_full_at_the_start_is_used_later(tmp_path: Path) -> None:
         assert outbox.problem == ""
         assert {batch.batch_id for batch in send(outbox, 3)} == {"before", "meanwhile", "after"}
         outbox.close()
+
+
+def test_folder_that_another_agent_took_meanwhile_does_not_end_the_recorder(tmp_path: Path) -> None:
+    """The disk failed at the start, and the folder is in use by now: batches stay in memory."""
+    with small_file_system(tmp_path / "disk", 2 << 20) as disk:
+        Spool(disk / "spool", "never").close()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        outbox = outbox_on(disk / "spool")
+        assert outbox.problem
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        other = Spool(disk / "spool", "never")
+        assert outbox._spool is not None
+        outbox._spool._opened = 0.0  # the next attempt is due
+        assert outbox.put(delivery("a"))
+        assert "another agent" in outbox.problem
+        assert [batch.batch_id for batch in send(outbox, 1)] == ["a"]
+        other.close()
+        outbox.close()

@@ -100,12 +100,12 @@ class BoundedSpool:
             batch: The batch.
             size: The bytes that count against the limit.
         """
-        spool = self._open_if_due()
-        if spool is None:
-            return 0
         try:
+            spool = self._open_if_due()
+            if spool is None:
+                return 0
             number = spool.add(batch)
-        except SpoolError as error:
+        except (ConfigError, SpoolError) as error:
             self._report(str(error))
             return 0
         self._report("")

@@ -13,7 +13,7 @@ from infrasight.v1.stream_pb2 import Batch, Hello, StreamRequest, StreamResponse
 from infrasight.v1.stream_pb2_grpc import EventServiceStub
 from prometheus_client import Counter
 
-from infrasight_core.agent.outbox import Outbox
+from infrasight_core.agent.outbox import Outbox, head_of
 from infrasight_core.net.channel import aio_channel
 from infrasight_core.net.peer import Peer
 from infrasight_core.net.peer_text import clean_text
@@ -123,14 +123,7 @@ class EventUplink(ReconnectingStream):
             bytes=size,
             limit=self._max_batch_bytes,
         )
-        return Batch(
-            batch_id=batch.batch_id,
-            probe=batch.probe,
-            message_type=batch.message_type,
-            fingerprint=batch.fingerprint,
-            rows=batch.rows,
-            account=batch.account if batch.HasField("account") else None,
-        )
+        return head_of(batch)
 
     async def _send_hellos(self, call: _Call) -> None:
         while True:

@@ -379,8 +379,10 @@ class Outbox(Sink):
             size = waiting.size
             waiting.size = 0
             waiting.is_dropped = True
-            waiting.batch = _head(batch) if batch is not None else _missing(waiting)
-        spool.strip(waiting.number, waiting.batch, size)
+            head = head_of(batch) if batch is not None else _missing(waiting)
+            head.dropped = True
+            waiting.batch = head
+        spool.strip(waiting.number, head, size)
         self.count_dropped(waiting.probe, reason, waiting.rows)
         log.warning(
             "batch dropped from the spool",
@@ -447,8 +449,8 @@ def _size(batch: Batch) -> int:
     return len(batch.arrow) + sum(update.ByteSize() for update in batch.containers)
 
 
-def _head(batch: Batch) -> Batch:
-    """Returns a batch without its rows."""
+def head_of(batch: Batch) -> Batch:
+    """Returns a batch without its rows; the server records how many are missing."""
     return Batch(
         batch_id=batch.batch_id,
         probe=batch.probe,
@@ -456,7 +458,6 @@ def _head(batch: Batch) -> Batch:
         fingerprint=batch.fingerprint,
         rows=batch.rows,
         account=batch.account if batch.HasField("account") else None,
-        dropped=True,
     )
 
 
